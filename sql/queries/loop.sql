@@ -1,0 +1,214 @@
+-- The statements of the worker's loop. Each batch is one pipeline with one Sync, so one implicit transaction:
+-- fence, what was executed, outcomes, releases, the next claim. Lock order: sql/README.md.
+-- All are prepared once per session under the loop's connection profile (generic plans, no seqscan, no sort).
+
+-- name: fence :exec
+-- Refuse everything that follows in this batch unless this worker may still write.
+-- Locks:  worker row, FOR SHARE (whoever declares it dead waits for the batch).     Index:  worker_pkey
+-- $1 int4 worker    $2 uuid boot    $3 int4 epoch    Raises SV003.
+SELECT {schema}.fence($1::int4, $2::uuid, $3::int4);
+
+-- name: insert_steps :exec
+-- Record finished steps, timers and joins.
+-- Locks:  none but the new rows.     Index:  none (insert; the primary key refuses a second result)
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] pos    $4 int2[] kind    $5 int2[] status    $6 text[] name
+-- $7 bytea[] result    $8 timestamptz[] started    $9 timestamptz[] ended    $10 int4 worker
+INSERT INTO {schema}.step (run_id, started_at, ended_at, seq, pos, worker, kind, status, name, result)
+SELECT u.run_id, u.started_at, u.ended_at, u.seq, u.pos, $10::int4, u.kind, u.status, u.name, u.result
+FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int2[], $6::text[], $7::bytea[], $8::timestamptz[], $9::timestamptz[])
+  AS u (run_id, seq, pos, kind, status, name, result, started_at, ended_at);
+
+-- name: insert_attempts :exec
+-- Record failed tries, and the durable start of at_most_once steps (kind 2).
+-- Locks:  none but the new rows.     Index:  none
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] n    $4 int2[] kind    $5 text[] name    $6 bytea[] error    $7 text[] fingerprint
+-- $8 timestamptz[] started    $9 timestamptz[] ended    $10 timestamptz[] next retry    $11 int4 worker
+INSERT INTO {schema}.attempt (run_id, seq, n, kind, started_at, ended_at, next_retry_at, worker, name, error, fingerprint)
+SELECT u.run_id, u.seq, u.n, u.kind, u.started_at, u.ended_at, u.next_retry_at, $11::int4, u.name, u.error, u.fingerprint
+FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::text[], $6::bytea[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
+  AS u (run_id, seq, n, kind, name, error, fingerprint, started_at, ended_at, next_retry_at);
+
+-- name: finish :exec
+-- End runs: only those whose task row is this worker's get an outcome.
+-- IS NOT DISTINCT FROM keeps the planner from task_owner_idx, which holds thousands of rows of one worker.
+-- Locks:  task rows, by run_id (an array key is scanned in index order).     Index:  task_pkey
+-- $1 uuid[] run, ascending    $2 int2[] status    $3 int4[] steps    $4 bytea[] result    $5 timestamptz[] ended    $6 int4 worker
+WITH gone AS (DELETE FROM {schema}.task t WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $6::int4 RETURNING t.run_id, t.version, t.attributes)
+INSERT INTO {schema}.outcome (run_id, ended_at, worker, steps, status, result, version, attributes)
+SELECT u.run_id, u.ended_at, $6::int4, u.steps, u.status, u.result, gone.version, gone.attributes
+FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::bytea[], $5::timestamptz[]) AS u (run_id, status, steps, result, ended_at)
+JOIN gone ON gone.run_id = u.run_id;
+
+-- name: insert_children_done :exec
+-- Tell parents how many of their children ended in this batch; wake_parents follows in a later transaction.
+-- Locks:  none but the new rows.     Index:  none
+-- $1 uuid[] parent    $2 int4[] ended    $3 int4[] of those failed
+INSERT INTO {schema}.child_done (parent_id, n, failed) SELECT u.parent_id, u.n, u.failed FROM unnest($1::uuid[], $2::int4[], $3::int4[]) AS u (parent_id, n, failed);
+
+-- name: lock_parents :exec
+-- First half of waking parents: take the rows, so that the next statement's snapshot is newer than any parking.
+-- Locks:  task rows, ascending run_id.     Index:  task_pkey
+-- $1 uuid[] parent, ascending
+SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NULL ORDER BY run_id FOR NO KEY UPDATE;
+
+-- name: wake_parents :exec
+-- Second half: wake those that are parked on children and whose count is reached.
+-- Locks:  as lock_parents, already held.     Index:  task_pkey, child_done_parent_idx of the parents' partitions (custom plan: prunes)
+-- $1 uuid[] parent
+UPDATE {schema}.task t
+SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL, wait_since = clock_timestamp(), wait_children = NULL, wait_failed = NULL
+FROM (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
+WHERE t.run_id = ANY ($1::uuid[]) AND t.run_id = done.parent_id AND t.owner IS NULL AND t.wait_children IS NOT NULL
+  AND (done.n >= t.wait_children OR done.failed > t.wait_failed);
+
+-- name: release :exec
+-- Give runs back: to wait for a time (timer, backoff), at once, or for ever (parked).
+-- Locks:  task rows in the order given: ascending run_id.     Index:  task_pkey
+-- $1 uuid[] run, ascending    $2 timestamptz[] ready_at (infinity = until something wakes it)    $3 int2[] wait_kind    $4 text[] detail
+-- $5 int4[] seq    $6 text[] step    $7 int4[] attempt    $8 int2[] resumed    $9 int4 worker
+UPDATE {schema}.task t
+SET owner = NULL, claims = 0, ready_at = u.ready_at, wait_kind = u.wait_kind, wait_detail = u.detail, wait_since = clock_timestamp(),
+    seq = u.seq, step = u.step, attempt = u.attempt, resumed = u.resumed, wait_children = NULL, wait_failed = NULL
+FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::int4[], $6::text[], $7::int4[], $8::int2[])
+  AS u (run_id, ready_at, wait_kind, detail, seq, step, attempt, resumed)
+WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $9::int4;
+
+-- name: lock_own :exec
+-- First half of parking on children: take the rows; a child that ends meanwhile waits for us or is seen by park_on_children.
+-- Locks:  task rows, ascending run_id.     Index:  task_pkey
+-- $1 uuid[] run, ascending    $2 int4 worker
+SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTINCT FROM $2::int4 ORDER BY run_id FOR NO KEY UPDATE;
+
+-- name: park_on_children :exec
+-- Second half, with the newer snapshot: park those whose count is not reached; the others become ready at once.
+-- Locks:  as lock_own, already held.     Index:  task_pkey, child_done_parent_idx (custom plan: prunes)
+-- $1 uuid[] run    $2 int4[] wait_children    $3 int4[] wait_failed    $4 timestamptz[] wake at the latest (a timer beside the children, or infinity)
+-- $5 int4[] seq    $6 text[] step    $7 text[] detail    $8 int2[] wait_kind    $9 int4 worker
+UPDATE {schema}.task t
+SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
+    ready_at = CASE WHEN p.reached THEN clock_timestamp() ELSE p.ready_at END,
+    wait_kind = CASE WHEN p.reached THEN 1 ELSE p.wait_kind END,
+    wait_children = CASE WHEN NOT p.reached THEN p.wait_children END,
+    wait_failed = CASE WHEN NOT p.reached THEN p.wait_failed END
+FROM (SELECT u.*, coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed, 0) > u.wait_failed AS reached
+      FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::timestamptz[], $5::int4[], $6::text[], $7::text[], $8::int2[])
+             AS u (run_id, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind)
+      LEFT JOIN (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
+        ON done.parent_id = u.run_id) AS p
+WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $9::int4;
+
+-- name: insert_runs :exec
+-- Start child runs in the batch of their parent's command.
+-- Locks:  none but the new rows.     Index:  none
+-- $1 uuid[] run    $2 int4[] workflow    $3 int4[] queue (null: the workflow's)    $4 int2[] prio    $5 bytea[] input
+-- $6 uuid[] parent    $7 int4[] parent_seq    $8 int8[] delay in us
+WITH asked AS (
+    SELECT u.*, coalesce(u.queue, w.queue) AS goes_to
+    FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::bytea[], $6::uuid[], $7::int4[], $8::int8[])
+           AS u (run_id, workflow, queue, prio, input, parent_id, parent_seq, delay_us)
+    JOIN {schema}.workflow w ON w.id = u.workflow),
+made AS (
+    INSERT INTO {schema}.run (run_id, workflow, queue, prio, input, parent_id, parent_seq)
+    SELECT run_id, workflow, goes_to, prio, input, parent_id, parent_seq FROM asked),
+linked AS (
+    INSERT INTO {schema}.child (parent_id, seq, run_id) SELECT parent_id, parent_seq, run_id FROM asked)
+INSERT INTO {schema}.task (run_id, ready_at, queue, workflow, prio, parent_id, input)
+SELECT run_id, clock_timestamp() + delay_us * interval '1 us', goes_to, workflow, prio, parent_id, CASE WHEN length(input) <= 1024 THEN input END
+FROM asked;
+
+-- name: insert_timers :many
+-- Make sleeps durable, by the database's clock.
+-- Locks:  none but the new rows.     Index:  none
+-- $1 uuid[] run    $2 int4[] seq    $3 int8[] delay in us    $4 timestamptz[] due (null: now + delay)
+-- Returns run, seq, due as us since 2000, us from now to due
+INSERT INTO {schema}.timer (run_id, seq, due_at)
+SELECT u.run_id, u.seq, coalesce(u.due_at, clock_timestamp() + u.delay_us * interval '1 us')
+FROM unnest($1::uuid[], $2::int4[], $3::int8[], $4::timestamptz[]) AS u (run_id, seq, delay_us, due_at)
+RETURNING run_id, seq, due_at, (extract(epoch FROM due_at - clock_timestamp()) * 1000000)::int8;
+
+-- name: fire_timers :many
+-- Record the firing of timers that are due by the database's clock; a worker's clock may be wrong, so the rest stays.
+-- Locks:  timer rows.     Index:  timer_pkey
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] pos    $4 text[] name    $5 int4 worker
+-- Returns run, seq, fired at
+WITH fired AS (
+    DELETE FROM {schema}.timer t USING unnest($1::uuid[], $2::int4[], $3::int4[], $4::text[]) AS u (run_id, seq, pos, name)
+    WHERE t.run_id = u.run_id AND t.seq = u.seq AND t.due_at <= clock_timestamp()
+    RETURNING t.run_id, t.seq, u.pos, u.name, t.due_at)
+INSERT INTO {schema}.step (run_id, started_at, ended_at, seq, pos, worker, kind, status, name)
+SELECT run_id, due_at, clock_timestamp(), seq, pos, $5::int4, 2, 1, name FROM fired
+RETURNING run_id, seq, ended_at;
+
+-- name: drop_timers :exec
+-- Forget the timers of runs that ended or no longer wait for them (seq null: all of the run).
+-- Locks:  timer rows.     Index:  timer_pkey
+-- $1 uuid[] run    $2 int4[] seq
+DELETE FROM {schema}.timer t USING unnest($1::uuid[], $2::int4[]) AS u (run_id, seq)
+WHERE t.run_id = u.run_id AND (u.seq IS NULL OR t.seq = u.seq);
+
+-- name: claim :many
+-- Take ready runs: by priority, then oldest first, each queue up to its quota.
+-- Addressed by ctid: a row newer than this statement's snapshot is skipped, where `run_id in (…)` would follow it and
+-- return a run whose history was written in between. So fewer than asked never means empty.
+-- One lateral per (queue, priority) with its own low-water mark: no claim walks over the dead entries of earlier ones.
+-- statement_timestamp() is stable, so it bounds the index scan; it is never later than the clock: nothing is early.
+-- Locks:  task rows FOR NO KEY UPDATE SKIP LOCKED.     Index:  task_ready_idx, one range per (queue, priority)
+-- $1 int4[] queue    $2 int2[] prio, both in claiming order    $3 timestamptz[] mark    $4 uuid[] mark    $5 int4[] quota    $6 int4 run_max    $7 int4 worker
+-- Returns run, workflow, resumed, claims, queue, prio, ready_at, parent, key, input (null: read it from run)
+UPDATE {schema}.task t SET owner = $7::int4, claims = t.claims + 1, wait_kind = NULL
+WHERE t.ctid = ANY (ARRAY(
+    SELECT c.ctid
+    FROM unnest($1::int4[], $2::int2[], $3::timestamptz[], $4::uuid[], $5::int4[]) AS m (queue, prio, ready_at, run_id, quota),
+         LATERAL (
+            SELECT r.ctid FROM {schema}.task r
+            WHERE r.queue = m.queue AND r.prio = m.prio AND r.owner IS NULL
+              AND (r.ready_at, r.run_id) >= (m.ready_at, m.run_id) AND r.ready_at <= statement_timestamp()
+            ORDER BY r.ready_at, r.run_id LIMIT m.quota FOR NO KEY UPDATE SKIP LOCKED) AS c
+    LIMIT $6::int4))
+RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at, t.parent_id, t.key, t.input;
+
+-- name: plan_custom :exec
+-- Statements on partitioned tables are planned with their values, so that they prune before they lock.
+-- Locks:  none
+SET plan_cache_mode = force_custom_plan;
+
+-- name: plan_generic :exec
+-- Back to the loop's own profile.
+-- Locks:  none
+SET plan_cache_mode = force_generic_plan;
+
+-- name: read_inputs :many
+-- Inputs that were too long to stand in task.
+-- Locks:  none.     Index:  run primary key, pruned.
+-- $1 uuid[] run     Returns run, input
+SELECT run_id, input FROM {schema}.run WHERE run_id = ANY ($1::uuid[]);
+
+-- name: read_steps :many
+-- The history of resumed runs, in the order of delivery.
+-- Locks:  none.     Index:  step primary key, pruned.
+-- $1 uuid[] run     Returns run, seq, pos, kind, status, name, result, ended_at
+SELECT run_id, seq, pos, kind, status, name, result, ended_at FROM {schema}.step WHERE run_id = ANY ($1::uuid[]) ORDER BY run_id, pos;
+
+-- name: read_attempts :many
+-- Tries of steps that have no result yet (the caller drops the others).
+-- Locks:  none.     Index:  attempt primary key, pruned.
+-- $1 uuid[] run     Returns run, seq, n, kind, us from now to the next retry
+SELECT run_id, seq, n, kind, (extract(epoch FROM next_retry_at - clock_timestamp()) * 1000000)::int8
+FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) ORDER BY run_id, seq, n;
+
+-- name: read_timers :many
+-- Locks:  none.     Index:  timer_pkey
+-- $1 uuid[] run     Returns run, seq, us from now to due
+SELECT run_id, seq, (extract(epoch FROM due_at - clock_timestamp()) * 1000000)::int8 FROM {schema}.timer WHERE run_id = ANY ($1::uuid[]);
+
+-- name: read_children :many
+-- Children that the commands of resumed runs have started.
+-- Locks:  none.     Index:  child primary key, pruned.
+-- $1 uuid[] parent     Returns parent, seq, child
+SELECT parent_id, seq, run_id FROM {schema}.child WHERE parent_id = ANY ($1::uuid[]);
+
+-- name: read_outcomes :many
+-- How children ended, those that have.
+-- Locks:  none.     Index:  outcome primary key, pruned.
+-- $1 uuid[] run     Returns run, status, result
+SELECT run_id, status, result FROM {schema}.outcome WHERE run_id = ANY ($1::uuid[]);
