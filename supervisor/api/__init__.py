@@ -1,0 +1,44 @@
+"""What users import: `from supervisor import workflow, step, sleep, …` passes through here, each name on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "supervisor.api.decorators": ("StartOptions", "Workflow", "step", "workflow"),
+    "supervisor.api.words": ("ChildRun", "current", "first", "gather", "now", "random", "sleep", "sleep_until", "start", "uuid4"),
+    "supervisor.api.transaction": ("AsyncTransaction", "Transaction"),
+    "supervisor.api.client": ("Client", "Run"),
+    "supervisor.core.retry": ("Retry",),
+    "supervisor.core.context": ("Current",),
+    "supervisor.core.errors": (
+        "AsyncioInWorkflow", "ClientInsideRun", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "InputInvalid", "KeyMismatch",
+        "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled",
+        "RunFailed", "RunTerminated", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepFailed", "StepInterrupted", "StepTimeout",
+        "SupervisorError", "TransactionMisused", "UnknownWorkflow",
+    ),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+if TYPE_CHECKING:
+    from supervisor.api.client import Client as Client, Run as Run
+    from supervisor.api.decorators import StartOptions as StartOptions, Workflow as Workflow, step as step, workflow as workflow
+    from supervisor.api.transaction import AsyncTransaction as AsyncTransaction, Transaction as Transaction
+    from supervisor.api.words import (
+        ChildRun as ChildRun, current as current, first as first, gather as gather, now as now, random as random, sleep as sleep,
+        sleep_until as sleep_until, start as start, uuid4 as uuid4,
+    )  # fmt: skip
+    from supervisor.core.context import Current as Current
+    from supervisor.core.errors import *  # noqa: F403
+    from supervisor.core.retry import Retry as Retry
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"supervisor has no {name!r}")
+    return getattr(import_module(home), name)
+
+
+__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,0 +1,387 @@
+"""`@step` and `@workflow`: plain functions become durable ones, with their types kept.
+
+A decorated function is decided upon at import as far as possible (`DefinitionError`), its annotations at first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+
+from supervisor._fastpath import loop as core_loop
+from supervisor.api.transaction import AsyncTransaction, Transaction
+from supervisor.core import codec, registry
+from supervisor.core.errors import DefinitionError, OutsideWorkflow
+from supervisor.core.parameters import Input, hints, named_parameters
+from supervisor.core.retry import ONCE, Retry, seconds
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Place = Literal["inline", "thread"]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What a step was declared as."""
+
+    retry: Retry
+    timeout_s: float | None
+    at_most_once: bool
+    transactional: bool
+    isolation: str | None
+    place: Place | None
+    where: str  # module.function, for errors and logs
+
+
+class _StepBase(core_loop.Step):
+    """What both kinds of step share: resolving annotations at first use, and saying what to write instead."""
+
+    info: StepInfo
+
+    def __init__(self, fn: Callable[..., Any], name: str, info: StepInfo) -> None:
+        super().__init__(fn, name, None, codec.encode_raw, inspect.iscoroutinefunction(fn))
+        self.info = info
+        self.retry = info.retry
+        self.special = info.at_most_once or info.transactional or info.timeout_s is not None
+        self.sync = _block
+        self.__name__ = fn.__name__
+        self.__qualname__ = fn.__qualname__
+        self.__module__ = fn.__module__
+        self.__doc__ = fn.__doc__
+        self.__wrapped__ = fn
+
+    def settle(self) -> None:
+        """Resolve the return annotation; a worker does it before its first claim, so that errors come early."""
+        if self.shape is None:
+            self.shape = codec.Shape(hints(self.fn).get("return", Any), f"step {self.name}")
+            self.exact = self.shape.exact
+
+    def misplaced(self, where: int) -> Any:
+        if where == core_loop.INERT:
+            raise GeneratorExit
+        if where == core_loop.IN_ASYNC:
+            raise DefinitionError(f"step {self.name} is a def step; in an async def workflow write: await {self.fn.__name__}.aio(…)")
+        raise DefinitionError(f"step {self.name} is an async def step; in a def workflow write: {self.fn.__name__}.sync(…)")
+
+    def outside_aio(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`.aio` outside of a run: the plain function, awaitable."""
+        if self.is_async:
+            return self.fn(*args, **kwargs)
+        return asyncio.to_thread(self.fn, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+
+class AsyncStep(_StepBase, Generic[P, R]):
+    """A step from an `async def` function: `await charge(…)` in an async workflow, `charge.sync(…)` in a def workflow."""
+
+    def __init__(self, fn: Callable[..., Any], name: str, info: StepInfo) -> None:
+        super().__init__(fn, name, info)
+        self.sync = self._sync
+
+    def _sync(self, *args: Any, **kwargs: Any) -> Any:
+        if core_loop.mode() == core_loop.OUTSIDE:
+            return asyncio.run(self.fn(*args, **kwargs))
+        return _block(self.aio(*args, **kwargs))
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self
+
+
+class DefStep(_StepBase, Generic[P, R]):
+    """A step from a `def` function: `parse(…)` in a def workflow, `await parse.aio(…)` in an async workflow."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self
+
+
+def _block(command: Any) -> Any:
+    """In a def workflow: hand *command* to the loop and come back with its value, or raise its error."""
+    from greenlet import getcurrent
+
+    hub = getcurrent().parent
+    if hub is None:
+        raise OutsideWorkflow("this word waits, which only a def workflow can do here; in an async workflow use await")
+    hub.switch(command)
+    if command.error is not None:
+        raise command.error
+    return command.value
+
+
+# ── workflows ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class StartOptions(Generic[P, R]):
+    """A workflow with how it is to be started: pass it where the workflow goes."""
+
+    workflow: Workflow[P, R]
+    key: str | None = None
+    queue: str | None = None
+    priority: int = 5
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class WorkflowInfo:
+    queue: str
+    timeout_s: float | None
+    where: str
+
+
+class Workflow(core_loop.Workflow, Generic[P, R]):
+    """A durable function. In a workflow, calling it starts a child run and waits for it; `Client.start` starts it from outside."""
+
+    info: WorkflowInfo
+
+    def __init__(self, fn: Callable[..., Any], name: str, info: WorkflowInfo) -> None:
+        named_parameters(fn, "workflow")
+        super().__init__(fn, name, inspect.iscoroutinefunction(fn))
+        self.info = info
+        self.queue = info.queue
+        self.encode_raw = codec.encode_raw
+        self._input: Input | None = None
+        self.__name__ = fn.__name__
+        self.__qualname__ = fn.__qualname__
+        self.__module__ = fn.__module__
+        self.__doc__ = fn.__doc__
+        self.__wrapped__ = fn
+
+    def settle(self) -> None:
+        """Resolve annotations of parameters and result. Raises DefinitionError."""
+        if self.shape is None:
+            self.read_input = self.input.read
+            shape = codec.Shape(hints(self.fn).get("return", Any), f"workflow {self.name}")
+            self.exact = shape.exact
+            self.shape = shape
+
+    @property
+    def input(self) -> Input:
+        if self._input is None:
+            self._input = Input(self.fn, self.name)
+        return self._input
+
+    def encode_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """The stored form of a call's arguments. Raises InputInvalid or PayloadRefused."""
+        return self.input.write(args, kwargs)
+
+    def encode_record(self, record: Any) -> bytes:
+        """The stored form of one record: the only parameter's value where there is one parameter, else the object by name."""
+        return self.input.write_record(record)
+
+    def decode_result(self, payload: bytes) -> R:
+        self.settle()
+        result: R = self.shape.decode(payload)
+        return result
+
+    def options(
+        self, *, key: str | None = None, queue: str | None = None, priority: int = 5, delay: float | timedelta = 0
+    ) -> StartOptions[P, R]:
+        """This workflow with options for its start: `client.start(checkout.options(key="o-42"), order)`.
+
+        key       idempotency key, per workflow: a second start with it gives the first one's run
+        priority  0 (first) to 9 (last)
+        delay     seconds or timedelta until it may be claimed
+        """
+        if not isinstance(priority, int) or not 0 <= priority <= 9:
+            raise DefinitionError(f"priority={priority!r}: give a whole number from 0 (first) to 9 (last)")
+        if key is not None and (not isinstance(key, str) or not key or len(key) > 500 or "\x00" in key):
+            raise DefinitionError(f"key={key!r}: give a text of 1 to 500 characters without NUL")
+        return StartOptions(self, key, queue, priority, seconds(delay, "delay="))
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        where = core_loop.mode()
+        if where == core_loop.OUTSIDE:
+            return self.fn(*args, **kwargs)  # type: ignore[no-any-return]
+        if where == core_loop.INERT:
+            raise GeneratorExit
+        if where == core_loop.IN_SYNC:
+            raise DefinitionError(f"workflow {self.name}: in a def workflow write: {self.fn.__name__}.sync(…)")
+        return _child(self.options(), args, kwargs)  # type: ignore[return-value]
+
+    def sync(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """In a def workflow: start a child run and wait for its result."""
+        if core_loop.mode() == core_loop.OUTSIDE:
+            raise OutsideWorkflow(f"{self.name}.sync(…) is for def workflows; from outside use Client().start({self.name}, …)")
+        result: R = _block(_child(self.options(), args, kwargs))
+        return result
+
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        """In a def workflow: a child run to be gathered."""
+        if core_loop.mode() == core_loop.OUTSIDE:
+            raise OutsideWorkflow(f"{self.name}.aio(…) is for workflows")
+        return _child(self.options(), args, kwargs)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name}>"
+
+
+@dataclass(frozen=True)
+class ChildStart:
+    """What the loop needs to start a child run; stands where a step stands in a command."""
+
+    workflow: Any
+    options: StartOptions[Any, Any]
+    payload: bytes
+    name: str
+    wire_name: bytes
+    inline: bool = False
+
+
+def _child(options: StartOptions[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], kind: int = core_loop.CHILD) -> Any:
+    workflow = options.workflow
+    payload = workflow.encode_input(args, kwargs)
+    return core_loop.new_command(kind, ChildStart(workflow, options, payload, workflow.name, workflow.name.encode()), ())
+
+
+# ── the decorators ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@overload
+def step(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStepOf[P, R]: ...
+@overload
+def step(fn: Callable[P, R], /) -> DefStepOf[P, R]: ...
+@overload
+def step(
+    *, transactional: Literal[True], name: str | None = None, retry: Retry | bool | None = None,
+    timeout: float | timedelta | None = None, isolation: Literal["serializable", "repeatable read"] | None = None,
+) -> _TransactionalDecorator: ...  # fmt: skip
+@overload
+def step(
+    *, name: str | None = None, retry: Retry | bool | None = None, timeout: float | timedelta | None = None,
+    at_most_once: bool = False, transactional: Literal[False] = False, run: Place | None = None,
+) -> _StepDecorator: ...  # fmt: skip
+def step(
+    fn: Callable[..., Any] | None = None, /, *, name: str | None = None, retry: Retry | bool | None = None,
+    timeout: float | timedelta | None = None, at_most_once: bool = False, transactional: bool = False,
+    isolation: str | None = None, run: Place | None = None,
+) -> Any:  # fmt: skip
+    """Make a function a durable step: its result is stored before the next step starts, and never computed again.
+
+    name           stored with the result; default the function's name
+    retry          True (5 attempts), or a Retry; without it the step is tried once and its error is raised in the workflow
+    timeout        seconds or timedelta for one attempt; StepTimeout counts as a failed attempt
+    at_most_once   commit the start first; after a crash the workflow gets StepInterrupted instead of a second call
+    transactional  the first parameter is a Transaction (AsyncTransaction in async def): its SQL and the result commit together
+    isolation      of a transactional step: "serializable" or "repeatable read"; it then runs alone
+    run            "inline" on the loop's thread, "thread"; default: the engine decides by measuring
+    """
+
+    def decorate(fn: Callable[..., Any]) -> Any:
+        info = StepInfo(_policy(retry), _timeout(timeout), at_most_once, transactional, isolation, run, f"{fn.__module__}.{fn.__qualname__}")
+        _check_step(fn, info)
+        made = (AsyncStep if inspect.iscoroutinefunction(fn) else DefStep)(fn, name or fn.__name__, info)
+        registry.register_step(made)
+        return made
+
+    return decorate if fn is None else decorate(fn)
+
+
+def _check_step(fn: Callable[..., Any], info: StepInfo) -> None:
+    if not callable(fn) or isinstance(fn, type) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise DefinitionError(f"@step on {fn!r}: give a def or async def function that returns its result")
+    is_async = inspect.iscoroutinefunction(fn)
+    if info.place is not None and (is_async or info.place not in ("inline", "thread")):
+        raise DefinitionError(f"step {fn.__qualname__}: run={info.place!r}; a def step may run \"inline\" or \"thread\", an async def step on the event loop")
+    if info.place == "inline" and info.timeout_s is not None:
+        raise DefinitionError(f"step {fn.__qualname__}: a step with a timeout is never inline; leave out run=\"inline\"")
+    if info.transactional and (info.at_most_once or info.place is not None):
+        raise DefinitionError(f"step {fn.__qualname__}: a transactional step is exactly once already and has its own session; leave out at_most_once= and run=")
+    if info.isolation not in (None, "serializable", "repeatable read"):
+        raise DefinitionError(f"step {fn.__qualname__}: isolation={info.isolation!r}; give \"serializable\" or \"repeatable read\"")
+    if info.transactional and not inspect.signature(fn).parameters:
+        raise DefinitionError(f"step {fn.__qualname__}: a transactional step takes its transaction as first parameter")
+
+
+def _policy(retry: Retry | bool | None) -> Retry:
+    if retry is None or retry is False:
+        return ONCE
+    if retry is True:
+        return Retry()
+    if not isinstance(retry, Retry):
+        raise DefinitionError(f"retry={retry!r}: give True or Retry(max_attempts=…, …)")
+    return retry
+
+
+def _timeout(timeout: float | timedelta | None) -> float | None:
+    return None if timeout is None else seconds(timeout, "timeout=")
+
+
+@overload
+def workflow(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+@overload
+def workflow(fn: Callable[P, R], /) -> Workflow[P, R]: ...
+@overload
+def workflow(*, name: str | None = None, queue: str = "default", timeout: float | timedelta | None = None) -> _WorkflowDecorator: ...
+def workflow(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, queue: str = "default", timeout: float | timedelta | None = None) -> Any:
+    """Make a function a durable workflow: it survives the death of its process and goes on after its last finished step.
+
+    name     what starts and the history call it; default the function's name
+    queue    whose workers run it
+    timeout  seconds or timedelta from its start to its end
+    """
+
+    def decorate(fn: Callable[..., Any]) -> Any:
+        if not callable(fn) or isinstance(fn, type) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise DefinitionError(f"@workflow on {fn!r}: give a def or async def function")
+        if not queue or len(queue) > 200:
+            raise DefinitionError(f"workflow {fn.__qualname__}: queue={queue!r}; give a name of 1 to 200 characters")
+        made: Workflow[Any, Any] = Workflow(fn, name or fn.__name__, WorkflowInfo(queue, _timeout(timeout), f"{fn.__module__}.{fn.__qualname__}"))
+        registry.register(made)
+        return made
+
+    return decorate if fn is None else decorate(fn)
+
+
+# ── types only: what the decorators return, as a type checker sees it ────────────────────────────────────────────
+
+
+class AsyncStepOf(Generic[P, R]):
+    """Type of an `async def` step."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def sync(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    name: str
+
+
+class DefStepOf(Generic[P, R]):
+    """Type of a `def` step."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+
+    name: str
+
+
+class _StepDecorator:
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStepOf[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> DefStepOf[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any: ...
+
+
+class _TransactionalDecorator:
+    @overload
+    def __call__(self, fn: Callable[Concatenate[AsyncTransaction, P], Coroutine[Any, Any, R]], /) -> AsyncStepOf[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Transaction, P], R], /) -> DefStepOf[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any: ...
+
+
+class _WorkflowDecorator:
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Workflow[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any: ...
+
+
+__all__ = ["AsyncStep", "DefStep", "Retry", "StartOptions", "Workflow", "replace", "step", "workflow"]

@@ -1,0 +1,173 @@
+"""The durable words of an `async def` workflow: each is recorded, and answered from the record in a replay."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Coroutine
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+from uuid import UUID
+
+from supervisor._fastpath import loop as core_loop
+from supervisor._fastpath.wire import Command
+from supervisor.api.decorators import StartOptions, Workflow, _child
+from supervisor.core.context import Current, current
+from supervisor.core.errors import DefinitionError, OutsideWorkflow
+from supervisor.core.retry import seconds
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+
+EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class _Named:
+    """Stands where a step stands in a command that has none."""
+
+    inline = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.wire_name = name.encode()
+
+
+SLEEP = _Named("sleep")
+GATHERED = _Named("gather")
+FIRST_OF = _Named("first")
+
+
+def inside_run() -> bool:
+    """Whether the calling code is workflow code that is executing now."""
+    return core_loop.mode() != core_loop.OUTSIDE
+
+
+def _inside(word: str) -> Any:
+    run = core_loop.current_run()
+    if run is None:
+        raise OutsideWorkflow(f"{word} means something inside a workflow only; it was called outside of one")
+    if core_loop.mode() == core_loop.INERT:
+        raise GeneratorExit
+    return run
+
+
+def sleep_command(duration: float | timedelta) -> Any:
+    _inside("sleep(…)")
+    command = core_loop.new_command(core_loop.TIMER, SLEEP, ())
+    command.extra = ("for", int(seconds(duration, "sleep(…)") * 1_000_000))
+    return command
+
+
+def sleep_until_command(when: datetime) -> Any:
+    _inside("sleep_until(…)")
+    if when.tzinfo is None:
+        raise DefinitionError(f"sleep_until({when!r}): give a datetime with a time zone; without one it depends on the machine")
+    command = core_loop.new_command(core_loop.TIMER, SLEEP, ())
+    command.extra = ("until", (when - EPOCH_2000) // timedelta(microseconds=1))
+    return command
+
+
+def group_command(kind: int, members: list[Any], names: list[str] | None) -> Any:
+    word = "gather(…)" if kind == core_loop.GATHER else "first(…)"
+    _inside(word)
+    for member in members:
+        if not isinstance(member, Command) and not inspect.iscoroutine(member):
+            raise DefinitionError(f"{word} was given {member!r}; give calls of steps, child workflows, sleep(…) or coroutines of your own")
+    command = core_loop.new_command(kind, GATHERED if kind == core_loop.GATHER else FIRST_OF, (), False)
+    command.extra = core_loop.Group(members, names)
+    return command
+
+
+def sleep(duration: float | timedelta) -> Coroutine[Any, Any, None]:
+    """Sleep for *duration* (seconds or timedelta) by the database's clock, through crashes and restarts; never less."""
+    return sleep_command(duration)  # type: ignore[no-any-return]
+
+
+def sleep_until(when: datetime) -> Coroutine[Any, Any, None]:
+    """Sleep until *when* (with a time zone) by the database's clock."""
+    return sleep_until_command(when)  # type: ignore[no-any-return]
+
+
+@overload
+def gather(a: Awaitable[T1], b: Awaitable[T2], /) -> Coroutine[Any, Any, tuple[T1, T2]]: ...
+@overload
+def gather(a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], /) -> Coroutine[Any, Any, tuple[T1, T2, T3]]: ...
+@overload
+def gather(a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], d: Awaitable[T4], /) -> Coroutine[Any, Any, tuple[T1, T2, T3, T4]]: ...
+@overload
+def gather(*awaitables: Awaitable[T1]) -> Coroutine[Any, Any, list[T1]]: ...
+def gather(*awaitables: Any) -> Any:
+    """Run several things at once; a list of their results in the order given.
+
+    The first error is raised, after the others were cancelled and have unwound.
+    """
+    return group_command(core_loop.GATHER, list(awaitables), None)
+
+
+def first(**awaitables: Awaitable[Any]) -> Coroutine[Any, Any, tuple[str, Any]]:
+    """Run several things at once; (name, result) of the first that ends. The losers are cancelled, durably."""
+    if not awaitables:
+        raise DefinitionError("first() needs at least one thing to wait for: first(paid=charge(…), late=sleep(600))")
+    return group_command(core_loop.FIRST, list(awaitables.values()), list(awaitables))  # type: ignore[no-any-return]
+
+
+class ChildRun(Generic[R]):
+    """A child run that was started; `await child.result()` waits for it."""
+
+    def __init__(self, run_id: UUID, workflow: Any, seq: int) -> None:
+        self.id = run_id
+        self._workflow = workflow
+        self._seq = seq
+
+    def result(self) -> Coroutine[Any, Any, R]:
+        return self.result_command()  # type: ignore[no-any-return]
+
+    def result_command(self) -> Any:
+        _inside("result()")
+        command = core_loop.new_command(core_loop.CHILD, _Named(self._workflow.name), ())
+        command.extra = ("join", self._seq, self._workflow)
+        return command
+
+
+def start_command(workflow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    _inside("start(…)")
+    options = workflow if isinstance(workflow, StartOptions) else workflow.options()
+    if options.key is not None:
+        raise DefinitionError("a child run has no key: its parent's command is its identity, so it is started once however often the parent is replayed")
+    return _child(options, args, kwargs, core_loop.START)
+
+
+@overload
+def start(workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, ChildRun[R]]: ...
+@overload
+def start(workflow: StartOptions[P, R], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, ChildRun[R]]: ...
+def start(workflow: Any, *args: Any, **kwargs: Any) -> Any:
+    """Start a child run without waiting for it; `await (await start(child, …)).result()` waits later."""
+    return start_command(workflow, args, kwargs)
+
+
+def now() -> datetime:
+    """The run's time: when the last thing it was given happened, by the database's clock. The same in a replay."""
+    run = _inside("now()")
+    return EPOCH_2000 + timedelta(microseconds=run.now_us)
+
+
+def random() -> Random:
+    """The run's random numbers: seeded by its id, so a replay draws the same ones."""
+    run = _inside("random()")
+    if run.drawn is None:
+        run.drawn = Random(run.id)
+    drawn: Random = run.drawn
+    return drawn
+
+
+def uuid4() -> UUID:
+    """A random UUID that a replay draws again."""
+    return UUID(int=random().getrandbits(128), version=4)
+
+
+__all__ = ["ChildRun", "Current", "current", "first", "gather", "inside_run", "now", "random", "sleep", "sleep_until", "start", "uuid4"]

@@ -1,0 +1,72 @@
+"""`current()`: which run and step the calling code belongs to. Facts only; nothing here executes or stores."""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from supervisor.core.errors import OutsideWorkflow
+
+
+@dataclass(frozen=True)
+class Current:
+    """The run, and inside a step the step, that is executing.
+
+    redelivered      this attempt may have begun before, in a process that died
+    idempotency_key  equal in all attempts of this step: give it to services outside
+    """
+
+    run_id: UUID
+    key: str | None
+    workflow: str
+    seq: int | None
+    step: str | None
+    attempt: int
+    redelivered: bool
+    deadline: datetime | None
+    logger: logging.LoggerAdapter[logging.Logger]
+
+    @property
+    def idempotency_key(self) -> str:
+        return f"{self.run_id}/{self.seq}"
+
+
+# Set around a step in a thread or a task; holds what `describe` needs, not the description: most steps never ask.
+executing: ContextVar[Any] = ContextVar("pgsupervisor_step", default=None)
+
+# The worker's loop, for steps that run on its own thread; set once per process by the worker.
+loop: Any = None
+
+
+def current() -> Current:
+    """The run (and step) that the calling code belongs to. Raises OutsideWorkflow elsewhere."""
+    command = executing.get()
+    if command is None and loop is not None:
+        command = loop.on_this_thread()
+    if command is None:
+        raise OutsideWorkflow("current() means something in steps and workflows only; it was called outside of a run")
+    return describe(command)
+
+
+def describe(found: Any) -> Current:
+    run = getattr(found, "run", found)
+    step = found if run is not found else None
+    run_id = UUID(bytes=run.id)
+    facts = {"run_id": str(run_id), "workflow": run.workflow.name}
+    if step is not None:
+        facts |= {"step": step.step.name, "seq": step.seq, "attempt": step.attempt}
+    return Current(
+        run_id=run_id,
+        key=run.key,
+        workflow=run.workflow.name,
+        seq=step.seq if step is not None else None,
+        step=step.step.name if step is not None else None,
+        attempt=step.attempt if step is not None else 0,
+        redelivered=bool(step.redelivered) if step is not None else False,
+        deadline=step.extra if step is not None and isinstance(step.extra, datetime) else None,
+        logger=logging.LoggerAdapter(logging.getLogger(f"pgsupervisor.{run.workflow.name}"), facts),
+    )

@@ -1,0 +1,240 @@
+"""Every error that a user can meet, under one base.
+
+A class is a noun, carries its facts as fields, has a stable `code`, and its message says what, which, the evidence
+and what to do. Nothing here imports anything of the project.
+"""
+
+from __future__ import annotations
+
+
+class SupervisorError(Exception):
+    """Base of all errors of pgsupervisor. `code` is stable and fit for programs."""
+
+    code = "error"
+
+
+# ── what the caller wrote ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class DefinitionError(SupervisorError):
+    """A decorator was given something that can't be made durable; raised at import."""
+
+    code = "definition"
+
+
+class UnknownWorkflow(SupervisorError):
+    """A start names a workflow that no worker has registered."""
+
+    code = "unknown_workflow"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"no worker has ever registered a workflow named {name!r}; "
+            f"start a worker whose app defines it (python -m supervisor run --app …), or check the name"
+        )
+
+
+class InputInvalid(SupervisorError):
+    """Arguments do not fit a workflow's or a step's parameters; `path` says where."""
+
+    code = "input_invalid"
+
+    def __init__(self, name: str, why: str) -> None:
+        self.name, self.why = name, why
+        super().__init__(f"{name}: {why}; the call does not fit its parameters")
+
+
+class PayloadRefused(SupervisorError):
+    """A value can't be stored as JSON without changing it; `path` is where in the value."""
+
+    code = "payload_refused"
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path, self.why = path, why
+        super().__init__(f"value at {path}: {why}")
+
+
+class ResultInvalid(SupervisorError):
+    """A step's or a workflow's result does not fit its return annotation."""
+
+    code = "result_invalid"
+
+    def __init__(self, name: str, why: str) -> None:
+        self.name, self.why = name, why
+        super().__init__(f"{name} returned a value that does not fit its return annotation: {why}; mend the value or the annotation")
+
+
+class KeyMismatch(SupervisorError):
+    """The key names a run that was started with another input."""
+
+    code = "key_mismatch"
+
+    def __init__(self, workflow: str, key: str, run_id: object) -> None:
+        self.workflow, self.key, self.run_id = workflow, key, run_id
+        super().__init__(
+            f"key {key!r} of workflow {workflow!r} names run {run_id}, which was started with another input; "
+            f"use another key, or start with the same input"
+        )
+
+
+class ClockSkew(SupervisorError):
+    """This machine's clock and the database's are too far apart for run ids."""
+
+    code = "clock_skew"
+
+
+# ── inside a run ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class AsyncioInWorkflow(SupervisorError):
+    """Workflow code used asyncio where only durable words are replayed."""
+
+    code = "asyncio_in_workflow"
+
+
+class OutsideWorkflow(SupervisorError):
+    """A word that only means something inside a run was used outside."""
+
+    code = "outside_workflow"
+
+
+class ClientInsideRun(SupervisorError):
+    """A client was used by workflow code; a replay would do it again."""
+
+    code = "client_inside_run"
+
+
+class StepFailed(SupervisorError):
+    """A step failed with an exception that can't be rebuilt here: its class is not imported, or takes other arguments."""
+
+    code = "step_failed"
+
+    def __init__(self, type_name: str, message: str) -> None:
+        self.type_name, self.message = type_name, message
+        super().__init__(f"{type_name}: {message}")
+
+
+class StepTimeout(SupervisorError, TimeoutError):
+    """An attempt of a step did not end within its `timeout=`."""
+
+    code = "step_timeout"
+
+
+class StepInterrupted(SupervisorError):
+    """An at_most_once step had begun when its worker died; whether it did its work is not known."""
+
+    code = "step_interrupted"
+
+
+class NonRetryable(SupervisorError):
+    """Raise it in a step to fail at once, whatever the policy: `raise NonRetryable("…") from e`."""
+
+    code = "non_retryable"
+
+
+class RetryAfter(SupervisorError):
+    """Raise it in a step to be tried again after *seconds*; it counts as an attempt."""
+
+    code = "retry_after"
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = float(seconds)
+        super().__init__(f"try again after {self.seconds:g} s")
+
+
+class TransactionMisused(SupervisorError):
+    """A transactional step did to its transaction what only the engine may do."""
+
+    code = "transaction_misused"
+
+
+class ReplayMismatch(SupervisorError):
+    """The code does not do what the history says it did; the run is parked, nothing was executed."""
+
+    code = "replay_mismatch"
+
+    def __init__(self, run_id: object, seq: int, expected: str, found: str) -> None:
+        self.run_id, self.seq, self.expected, self.found = run_id, seq, expected, found
+        super().__init__(
+            f"run {run_id}: at seq {seq} the history has {expected} but the code now does {found}; "
+            f"bring the old code back, or give the changed workflow a new name"
+        )
+
+
+# ── how a run ended, as its waiter sees it ───────────────────────────────────────────────────────────────────────
+
+
+class RunFailed(SupervisorError):
+    """The run failed; `__cause__` is the error that ended it, rebuilt."""
+
+    code = "run_failed"
+
+    def __init__(self, run_id: object, workflow: str, why: str) -> None:
+        self.run_id, self.workflow, self.why = run_id, workflow, why
+        super().__init__(f"run {run_id} of {workflow} failed: {why}")
+
+
+class RunCancelled(SupervisorError):
+    code = "run_cancelled"
+
+
+class RunTerminated(SupervisorError):
+    code = "run_terminated"
+
+
+class RunUnknown(SupervisorError):
+    """No run has that id or key."""
+
+    code = "run_unknown"
+
+    def __init__(self, which: object) -> None:
+        self.which = which
+        super().__init__(f"there is no run {which}; it was never started here, or its history was pruned")
+
+
+# ── the database ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class DatabaseUnavailable(SupervisorError):
+    """No session could be had, or it broke."""
+
+    code = "database_unavailable"
+
+
+class SchemaMissing(SupervisorError):
+    code = "schema_missing"
+
+
+class SchemaTooOld(SupervisorError):
+    code = "schema_too_old"
+
+
+class SchemaTooNew(SupervisorError):
+    code = "schema_too_new"
+
+
+class MigrationChanged(SupervisorError):
+    """A migration that was applied has another text now."""
+
+    code = "migration_changed"
+
+
+class Fenced(SupervisorError):
+    """This worker was declared dead, or runs were taken from it; nothing of the batch was written."""
+
+    code = "fenced"
+
+
+class ConfigInvalid(SupervisorError):
+    code = "config_invalid"
+
+
+class MissingExtra(SupervisorError):
+    """A feature needs packages that were not installed."""
+
+    code = "missing_extra"
+
+    def __init__(self, feature: str, extra: str, missing: str) -> None:
+        self.feature, self.extra, self.missing = feature, extra, missing
+        super().__init__(f"{feature} needs {missing}, which is not installed: pip install 'pgsupervisor[{extra}]'")

@@ -1,0 +1,115 @@
+"""The parameters of a durable function: read once from its signature, then only followed.
+
+An input is a JSON object by parameter name; a new parameter with a default keeps old inputs valid.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from supervisor.core import codec
+from supervisor.core.errors import DefinitionError, InputInvalid
+
+
+def named_parameters(fn: Callable[..., Any], what: str) -> list[inspect.Parameter]:
+    """The parameters of *fn*. Raises DefinitionError for those that have no name to be stored under."""
+    parameters = list(inspect.signature(fn).parameters.values())
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise DefinitionError(
+                f"{what} {fn.__qualname__}: parameter {parameter} can't be stored; an input is an object by parameter name, "
+                f"so *args, **kwargs and positional-only parameters are refused: name each one"
+            )
+    return parameters
+
+
+def hints(fn: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations of *fn*, resolved. Raises DefinitionError naming what can't be."""
+    try:
+        return typing.get_type_hints(fn, include_extras=True)
+    except Exception as error:
+        raise DefinitionError(f"{fn.__module__}.{fn.__qualname__}: its annotations can't be resolved: {type(error).__name__}: {error}") from error
+
+
+class Input:
+    """Reads and writes the input of one function.
+
+    Cost of `read`: 0.4 µs for a few scalars; of `write`: 0.5 µs plus a check of containers.
+    """
+
+    def __init__(self, fn: Callable[..., Any], name: str) -> None:
+        self.name = name
+        self.parameters = named_parameters(fn, "workflow")
+        annotations = hints(fn)
+        fields: list[Any] = []
+        for parameter in self.parameters:
+            kind = annotations.get(parameter.name, Any)
+            if parameter.default is parameter.empty:
+                fields.append((parameter.name, kind))
+            else:
+                fields.append((parameter.name, kind, msgspec.field(default_factory=_constant(parameter.default))))
+        self._names = [parameter.name for parameter in self.parameters]
+        self._signature = inspect.signature(fn)
+        try:
+            # kw_only: a parameter without a default may follow one with a default as keyword-only
+            self._struct = msgspec.defstruct("Input", fields, kw_only=True, forbid_unknown_fields=False)
+            self._decode = msgspec.json.Decoder(self._struct, dec_hook=codec._from_builtin).decode
+            self._shapes = {p.name: codec.Shape(annotations.get(p.name, Any), p.name) for p in self.parameters}
+        except TypeError as error:
+            raise DefinitionError(f"workflow {name}: {error}; annotate its parameters with types that have a JSON form") from error
+        self._names_only = tuple(self._names)
+
+    def read(self, payload: bytes) -> tuple[Any, ...]:
+        """Arguments in the order of the parameters. Raises InputInvalid."""
+        try:
+            values = self._decode(payload)
+        except (msgspec.MsgspecError, NotImplementedError, UnicodeDecodeError) as error:
+            raise InputInvalid(self.name, str(error)) from None
+        return tuple([getattr(values, name) for name in self._names_only])
+
+    def write(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """The JSON object of a call. Raises InputInvalid or PayloadRefused, before anything is stored."""
+        if not kwargs and len(args) == len(self._names):
+            bound: dict[str, Any] = dict(zip(self._names, args, strict=True))
+        else:
+            try:
+                bound = self._signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise InputInvalid(self.name, str(error)) from None
+        parts = []
+        for name, value in bound.items():
+            shape = self._shapes[name]
+            if type(value) in shape.exact and type(value) in (int, bool, type(None)):
+                encoded = codec.encode_raw(value)
+            else:
+                encoded = shape.encode(value)
+                try:
+                    shape.decode(encoded)
+                except (msgspec.MsgspecError, NotImplementedError, TypeError, ValueError) as error:
+                    raise InputInvalid(self.name, f"parameter {name!r}: {error}") from None
+            parts.append(b'"%s":%s' % (name.encode(), encoded))
+        payload = b"{" + b",".join(parts) + b"}"
+        if len(payload) > codec.PAYLOAD_MAX_BYTES:
+            raise InputInvalid(self.name, f"{len(payload):,} bytes of JSON, more than {codec.PAYLOAD_MAX_BYTES:,}; store it elsewhere and pass where it is")
+        return payload
+
+    def write_record(self, record: Any) -> bytes:
+        """The input of one record of a file: the only parameter's value, or the object by name."""
+        if len(self._names) == 1:
+            return self.write((record,), {})
+        if not isinstance(record, dict):
+            raise InputInvalid(self.name, f"a record must be an object with the parameters {', '.join(self._names)}, not {type(record).__name__}")
+        return self.write((), record)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Names of the parameters and whether each is required: what the catalogue shows."""
+        return [{"name": p.name, "required": p.default is p.empty} for p in self.parameters]
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value

@@ -1,0 +1,43 @@
+"""What this process can run: workflows and steps by name. Names from the database are looked up here and never imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from supervisor.core.errors import DefinitionError
+
+_workflows: dict[str, Any] = {}
+_steps: list[Any] = []
+
+
+def register(workflow: Any) -> None:
+    """Add a workflow. Raises DefinitionError when another function has its name."""
+    known = _workflows.get(workflow.name)
+    if known is not None and _home(known.fn) != _home(workflow.fn):
+        raise DefinitionError(
+            f"two workflows are named {workflow.name!r}: {_home(known.fn)} and {_home(workflow.fn)}; give one of them @workflow(name=…)"
+        )
+    _workflows[workflow.name] = workflow
+
+
+def _home(fn: Any) -> str:
+    return f"{fn.__module__}.{fn.__qualname__}"
+
+
+def workflows() -> dict[str, Any]:
+    """All registered workflows by name."""
+    return dict(_workflows)
+
+
+def register_step(step: Any) -> None:
+    _steps.append(step)
+
+
+def settle() -> None:
+    """Resolve every annotation. Raises DefinitionError naming the function; called before the first claim, so that errors come early."""
+    for one in (*_workflows.values(), *_steps):
+        one.settle()
+
+
+def find(name: str) -> Any | None:
+    return _workflows.get(name)

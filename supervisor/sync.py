@@ -1,0 +1,69 @@
+"""The durable words of a `def` workflow: the same names as in `supervisor`, without await."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+from uuid import UUID
+from collections.abc import Awaitable
+
+from supervisor._fastpath import loop as core_loop
+from supervisor.api import words
+from supervisor.api.decorators import StartOptions, Workflow, _block
+from supervisor.api.words import current, now, random, uuid4
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+
+
+def sleep(duration: float | timedelta) -> None:
+    """Sleep for *duration* (seconds or timedelta) by the database's clock; never less."""
+    _block(words.sleep_command(duration))
+
+
+def sleep_until(when: datetime) -> None:
+    """Sleep until *when* (with a time zone) by the database's clock."""
+    _block(words.sleep_until_command(when))
+
+
+@overload
+def gather(a: Awaitable[T1], b: Awaitable[T2], /) -> tuple[T1, T2]: ...
+@overload
+def gather(a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], /) -> tuple[T1, T2, T3]: ...
+@overload
+def gather(*awaitables: Awaitable[T1]) -> list[T1]: ...
+def gather(*awaitables: Any) -> Any:
+    """Run several things at once: `gather(parse.aio(a), parse.aio(b))`; a list of their results."""
+    return _block(words.group_command(core_loop.GATHER, list(awaitables), None))
+
+
+def first(**awaitables: Awaitable[Any]) -> tuple[str, Any]:
+    """Run several things at once; (name, result) of the first that ends."""
+    return _block(words.first(**awaitables))  # type: ignore[no-any-return]
+
+
+class ChildRun(Generic[R]):
+    """A child run that was started; `child.result()` waits for it."""
+
+    def __init__(self, inner: words.ChildRun[R]) -> None:
+        self.id: UUID = inner.id
+        self._inner = inner
+
+    def result(self) -> R:
+        result: R = _block(self._inner.result_command())
+        return result
+
+
+@overload
+def start(workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> ChildRun[R]: ...
+@overload
+def start(workflow: StartOptions[P, R], *args: P.args, **kwargs: P.kwargs) -> ChildRun[R]: ...
+def start(workflow: Any, *args: Any, **kwargs: Any) -> Any:
+    """Start a child run without waiting for it."""
+    return ChildRun(_block(words.start_command(workflow, args, kwargs)))
+
+
+__all__ = ["ChildRun", "current", "first", "gather", "now", "random", "sleep", "sleep_until", "start", "uuid4"]
