@@ -1,0 +1,86 @@
+# Table of contents of the loop. The source is loop.py; this file says which of it is C.
+cimport cython
+from libc.stdint cimport int64_t
+from supervisor._fastpath.wire cimport Column, Command, Returned, Slot, clock_us, resume, thread_id
+
+cdef int _mode
+cdef unsigned long _thread
+cdef Run _run
+
+cdef class Step:
+    cdef public:
+        object fn, shape, exact, encode_raw, retry, info, sync
+        Aio aio
+        str name
+        bytes wire_name
+        bint is_async, inline, special
+
+cdef class Aio:
+    cdef Step step
+
+cdef class Workflow:
+    cdef public:
+        object fn, shape, exact, encode_raw, read_input, info
+        str name
+        bint is_async
+
+cdef class Run:
+    cdef readonly bytes id
+    cdef public:
+        Workflow workflow
+        object coro, history, later, parent, past, drawn, key
+        Command call
+        dict open
+        list fresh
+        set dropped
+        object end
+        int64_t batch, now_us
+        int seq, pos, executing, resumed
+        bint gone, in_tx, timers, children
+
+cdef class Fiber:
+    cdef public:
+        object coro, group, waits
+        int index
+        bint ended
+
+cdef class Group:
+    cdef public:
+        list members, results
+        object names, outcome
+        int remaining, fibers
+        bint settled, failed
+
+cdef class Loop:
+    cdef public:
+        object worker, current
+        dict live
+        unsigned long thread
+        list runs, ready
+        object completions
+        int64_t number, clock_offset_us, bytes_max
+        int64_t bytes_now
+        int64_t steps_total, runs_total, slow_us
+        Slot slot
+    cdef:
+        Column s_run, s_seq, s_pos, s_kind, s_status, s_name, s_result, s_started, s_ended
+        Column f_run, f_status, f_steps, f_result, f_ended
+        list finished
+
+    cpdef int64_t now_us(self)
+    cpdef void begin_run(self, Run run, bytes payload) except *
+    @cython.locals(run=Run, cmd=Command, i=int, n=int, until=int64_t)
+    cpdef int execute(self, list runs, int64_t time_max_us) except -1
+    @cython.locals(step=Step, started=int64_t, ended=int64_t)
+    cdef void _inline(self, Run run, Command cmd) except *
+    @cython.locals(step=Step)
+    cpdef void settle(self, Run run, Command cmd, object value, int64_t started, int64_t ended) except *
+    cpdef void record(self, Run run, Command cmd, int status, bytes encoded, int64_t started, int64_t ended) except *
+    cpdef void deliver(self, Run run, Command cmd, object value, object error) except *
+    cdef void _advance(self, Run run) except *
+    cpdef void drive(self, Run run, list work) except *
+    cdef object _resume(self, Run run, object coro)
+    cdef void _finish(self, Run run, int status, bytes encoded) except *
+
+cpdef int mode() except -1
+cdef Command _command(Step step, tuple args, dict kwargs)

@@ -1,0 +1,658 @@
+# cython: language_level=3, annotation_typing=False
+"""The loop's core: resume coroutines, run their steps, and build the batch that makes it durable.
+
+One source, two builds: compiled with loop.pxd, or as it stands. It decides nothing about retries, threads, timers or
+sessions (the worker does) and never touches libpq. Invariants: a run has rows in at most one unacknowledged batch, so
+`pos` has no holes; a command is begun only when everything delivered before it is acknowledged; what a coroutine is
+given is what a replay would give it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from math import isfinite
+from typing import Any
+
+from supervisor._fastpath.wire import Column, Command, Returned, clock_us, resume, thread_id
+
+# kinds of command: what `step.kind` holds, and the two that have no row
+STEP, TIMER, CHILD, START = 1, 2, 3, 4
+GATHER, FIRST = 10, 11
+# step.status and outcome.status
+COMPLETED, FAILED, CANCELLED = 1, 2, 3
+# where this thread is
+OUTSIDE, IN_ASYNC, IN_SYNC, INERT = 0, 1, 2, 3
+
+UUID, INT4, INT2, TEXT, BYTEA, TIMESTAMPTZ, INT8 = 2950, 23, 21, 25, 17, 1184, 20  # type oids, fixed in PostgreSQL's catalogue
+
+_mode = OUTSIDE
+_thread = 0
+_run = None
+
+
+def mode() -> int:
+    """Whether this thread is inside workflow code: 0 outside, 1 async workflow, 2 def workflow, 3 leaving memory."""
+    return _mode if _mode != OUTSIDE and thread_id() == _thread else OUTSIDE
+
+
+def current_run() -> Any:
+    """The run whose workflow code is executing on this thread, or None."""
+    return _run if mode() != OUTSIDE else None
+
+
+def new_command(kind: int, step: Any, args: tuple[Any, ...], takes_seq: bool = True) -> Any:
+    """A command of the run that is executing; it takes the run's next seq unless it is a mere group."""
+    cmd = Command()
+    cmd.kind = kind
+    cmd.step = step
+    cmd.args = args
+    cmd.run = _run
+    cmd.attempt = 1
+    if takes_seq:
+        cmd.seq = _run.seq
+        _run.seq += 1
+    return cmd
+
+
+def _command(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    cmd = Command()
+    run = _run
+    cmd.kind = STEP
+    cmd.step = step
+    cmd.args = args
+    if kwargs:
+        cmd.kwargs = kwargs
+    cmd.run = run
+    cmd.attempt = 1
+    cmd.seq = run.seq
+    run.seq += 1
+    return cmd
+
+
+class Step:
+    """The hot part of a step: calling it in a workflow makes a command, anywhere else it is the plain function."""
+
+    def __init__(self, fn: Any, name: str, shape: Any, encode_raw: Any, is_async: bool) -> None:
+        self.fn = fn
+        self.name = name
+        self.wire_name = name.encode()
+        self.shape = shape
+        self.exact = shape.exact if shape is not None else None
+        self.encode_raw = encode_raw
+        self.is_async = is_async
+        self.inline = False  # run on the loop's own thread; the worker decides
+        self.special = False  # needs more than a call: timeout, transaction, durable start
+        self.aio = Aio(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        where = _mode
+        if where == OUTSIDE or thread_id() != _thread:
+            return self.fn(*args, **kwargs)
+        if where == IN_ASYNC and self.is_async:
+            return _command(self, args, kwargs)
+        if where == IN_SYNC and not self.is_async:
+            return self.sync(_command(self, args, kwargs))
+        return self.misplaced(where)
+
+    def misplaced(self, where: int) -> Any:
+        raise RuntimeError(f"step {self.name} called in mode {where}")  # the decorator's class says what to write instead
+
+
+class Aio:
+    """`step.aio`: in a workflow, the command of one call, to be awaited or gathered."""
+
+    def __init__(self, step: Any) -> None:
+        self.step = step
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        where = _mode
+        if where == OUTSIDE or thread_id() != _thread:
+            return self.step.outside_aio(args, kwargs)
+        if where == INERT:
+            raise GeneratorExit
+        return _command(self.step, args, kwargs)
+
+
+class Workflow:
+    """The hot part of a workflow: how an input becomes a coroutine, how a result becomes bytes."""
+
+    def __init__(self, fn: Any, name: str, is_async: bool) -> None:
+        self.fn = fn
+        self.name = name
+        self.is_async = is_async
+        self.shape = self.exact = self.encode_raw = self.read_input = None
+
+
+class Run:
+    """One run in memory. `call` is the command that its root awaits, in the common case; else `open` holds all by seq."""
+
+    def __init__(self, id: bytes, workflow: Any) -> None:
+        self.id = id
+        self.workflow = workflow
+        self.coro = self.history = self.later = self.parent = self.past = self.drawn = self.key = self.end = None
+        self.call = self.open = self.dropped = None
+        self.fresh: Any = None
+        self.batch = 0
+        self.now_us = 0
+        self.seq = self.pos = self.executing = self.resumed = 0
+        self.gone = self.in_tx = self.timers = self.children = False
+
+
+class Fiber:
+    """A branch of gather or first that is a coroutine of its own."""
+
+    def __init__(self, coro: Any, group: Any, index: int) -> None:
+        self.coro = coro
+        self.group = group  # the Command of the group it belongs to
+        self.index = index
+        self.waits = None
+        self.ended = False
+
+
+class Group:
+    """State of one gather or first: its members, what they gave, how many are missing."""
+
+    def __init__(self, members: list[Any], names: Any) -> None:
+        self.members = members
+        self.names = names
+        self.results: list[Any] = [None] * len(members)
+        self.remaining = len(members)
+        self.fibers = 0  # branches whose coroutine has not ended; the group waits for them
+        self.settled = self.failed = False
+        self.outcome = None
+
+
+class Loop:
+    """Runs in memory, and the batch that is being built.
+
+    worker    what decides the rest: begin(run, cmd), failed(run, cmd, error, started, ended), ended(run), dropped(run, cmd)
+    ready     runs whose next command may begin: claimed, or acknowledged
+    runs      runs with rows in the batch being built; finished: those of them that ended
+    """
+
+    def __init__(self, worker: Any, slot: Any, clock_offset_us: int = 0, bytes_max: int = 4 << 20) -> None:
+        global _thread
+        self.thread = _thread = thread_id()
+        self.worker = worker
+        self.slot = slot
+        self.clock_offset_us = clock_offset_us
+        self.bytes_max = bytes_max  # results in one batch: bounds what a failed batch costs and what the server buffers
+        self.bytes_now = 0
+        self.number = 1
+        self.slow_us = 5000
+        self.steps_total = self.runs_total = 0
+        self.current = None
+        self.live = {}
+        self.ready = []
+        self.runs = []
+        self.finished = []
+        self.completions = deque()
+        self.s_run, self.s_seq, self.s_pos = Column(UUID), Column(INT4), Column(INT4)
+        self.s_kind, self.s_status, self.s_name = Column(INT2), Column(INT2), Column(TEXT)
+        self.s_result, self.s_started, self.s_ended = Column(BYTEA), Column(TIMESTAMPTZ), Column(TIMESTAMPTZ)
+        self.f_run, self.f_status, self.f_steps = Column(UUID), Column(INT2), Column(INT4)
+        self.f_result, self.f_ended = Column(BYTEA), Column(TIMESTAMPTZ)
+
+    def now_us(self) -> int:
+        """The database's clock as well as it is known, in us since 2000."""
+        return clock_us() + self.clock_offset_us
+
+    # ── a run begins ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin_run(self, run: Any, payload: bytes) -> None:
+        """Start the coroutine of a claimed run and let it ask for its first command."""
+        self.live[run.id] = run
+        workflow = run.workflow
+        try:
+            args = workflow.read_input(payload)
+            run.coro = workflow.fn(*args) if workflow.is_async else self.worker.green(workflow.fn, args)
+        except BaseException as error:
+            self.worker.finish_failed(run, error)
+            return
+        if run.history is None:
+            self._advance(run)
+
+    # ── one step of every run ────────────────────────────────────────────────────────────────────────────────────
+
+    def execute(self, runs: list[Any], time_max_us: int) -> int:
+        """Begin the next command of each run; returns how many of *runs* were taken before the batch was full or the time up."""
+        n = len(runs)
+        until = clock_us() + time_max_us
+        for i in range(n):
+            run = runs[i]
+            if self.bytes_now > self.bytes_max or (i & 31) == 31 and clock_us() > until:
+                return i
+            cmd = run.call
+            if run.batch != 0:  # named twice; its rows are not acknowledged yet
+                continue
+            if cmd is None:
+                self.resume_general(run)
+            elif cmd.kind == STEP and cmd.step.inline:
+                run.call = None
+                self._inline(run, cmd)
+            else:
+                run.call = None
+                run.open = {cmd.seq: cmd}
+                self.worker.begin(run, cmd)
+        return n
+
+    def _inline(self, run: Any, cmd: Any) -> None:
+        step = cmd.step
+        started = clock_us()
+        self.slot.enter(run.id, cmd.seq, started)
+        self.current = cmd  # what current() answers on this thread
+        try:
+            value = step.fn(*cmd.args) if cmd.kwargs is None else step.fn(*cmd.args, **cmd.kwargs)
+        except BaseException as error:
+            self.current = None
+            self.slot.leave()
+            self.worker.failed(run, cmd, error, started + self.clock_offset_us, self.now_us())
+            return
+        self.current = None
+        self.slot.leave()
+        ended = clock_us()
+        if ended - started > self.slow_us:
+            self.worker.slow(step)
+        self.settle(run, cmd, value, started + self.clock_offset_us, ended + self.clock_offset_us)
+
+    def settle(self, run: Any, cmd: Any, value: Any, started: int, ended: int) -> None:
+        """A step returned *value*: encode it, put its row into the batch, give the coroutine what a replay would."""
+        step = cmd.step
+        kind = type(value)
+        try:
+            if kind in step.exact and (kind is int or kind is bool or value is None or _fits(kind, value)):
+                encoded = step.encode_raw(value)
+                if len(encoded) > 65536:
+                    encoded, value = step.shape.settle(value)
+            else:
+                encoded, value = step.shape.settle(value)
+        except Exception as error:
+            self.worker.failed(run, cmd, error, started, ended)
+            return
+        self.record(run, cmd, COMPLETED, encoded, started, ended)
+        if run.open is None:
+            cmd.value = value
+            cmd.done = True
+            self._advance(run)
+        else:
+            self.deliver(run, cmd, value, None)
+
+    def record(self, run: Any, cmd: Any, status: int, encoded: bytes, started: int, ended: int) -> None:
+        """Put one row of `step` into the batch; it takes the run's next pos."""
+        self.s_run.put(run.id)
+        self.s_seq.put_i32(cmd.seq)
+        self.s_pos.put_i32(run.pos)
+        self.s_kind.put_i16(cmd.kind)
+        self.s_status.put_i16(status)
+        self.s_name.put(cmd.step.wire_name)
+        if encoded is None:
+            self.s_result.put_null()
+        else:
+            self.s_result.put(encoded)
+            self.bytes_now += len(encoded)
+        self.s_started.put_i64(started)
+        self.s_ended.put_i64(ended)
+        run.pos += 1
+        run.now_us = ended
+        self.steps_total += 1
+        if run.batch != self.number:
+            run.batch = self.number
+            self.runs.append(run)
+
+    def touch(self, run: Any) -> None:
+        """Note that *run* has something in the batch being built, other than a step row."""
+        if run.batch != self.number:
+            run.batch = self.number
+            self.runs.append(run)
+
+    # ── the coroutine goes on ────────────────────────────────────────────────────────────────────────────────────
+
+    def _resume(self, run: Any, coro: Any) -> Any:
+        global _mode, _run
+        _run = run
+        if run.workflow.is_async:
+            _mode = IN_ASYNC
+            try:
+                return resume(coro)
+            finally:
+                _mode = OUTSIDE
+                _run = None
+        _mode = IN_SYNC
+        try:
+            return coro.switch()
+        finally:
+            _mode = OUTSIDE
+            _run = None
+
+    def _advance(self, run: Any) -> None:
+        """Resume the root of a run whose only command was just answered."""
+        try:
+            got = self._resume(run, run.coro)
+        except BaseException as error:
+            self.worker.finish_failed(run, error)
+            return
+        if type(got) is Command and got.kind <= START and not got.done and got.run is run:
+            run.call = got
+            if run.batch == 0:
+                self.ready.append(run)
+        elif type(got) is Returned:
+            self._return(run, got.value)
+        else:
+            run.open = {}
+            self.drive(run, [(None, got)])
+
+    def _return(self, run: Any, value: Any) -> None:
+        workflow = run.workflow
+        kind = type(value)
+        try:
+            if kind in workflow.exact and (kind is int or kind is bool or value is None or _fits(kind, value)):
+                encoded = workflow.encode_raw(value)
+                if len(encoded) > 65536:
+                    encoded = workflow.shape.settle(value)[0]
+            else:
+                encoded = workflow.shape.settle(value)[0]
+        except Exception as error:
+            self.worker.finish_failed(run, error)
+            return
+        self._finish(run, COMPLETED, encoded)
+
+    def _finish(self, run: Any, status: int, encoded: bytes) -> None:
+        if run.history is not None:  # a replay decides first whether it used up the whole history
+            run.end = (status, encoded)
+            return
+        self.f_run.put(run.id)
+        self.f_status.put_i16(status)
+        self.f_steps.put_i32(run.pos)
+        self.f_result.put(encoded)
+        self.f_ended.put_i64(self.now_us())
+        self.bytes_now += len(encoded)
+        self.runs_total += 1
+        self.touch(run)
+        self.finished.append(run)
+        if run.timers or run.parent is not None or run.executing or run.open:
+            self.worker.ended(run, status)
+        run.gone = True
+        run.coro = run.call = run.open = run.fresh = run.later = None
+
+    def finish(self, run: Any, status: int, encoded: bytes) -> None:
+        """End *run* with an outcome."""
+        self._finish(run, status, encoded)
+
+    # ── several commands at once ─────────────────────────────────────────────────────────────────────────────────
+
+    def resume_general(self, run: Any) -> None:
+        """Acknowledged: process what came in meanwhile, then begin what was asked for."""
+        if run.gone:
+            return
+        later, run.later = run.later, None
+        for completion in later or ():
+            self.complete(*completion)
+        if run.gone or run.in_tx:
+            return
+        fresh, run.fresh = run.fresh, None
+        for index, cmd in enumerate(fresh or ()):
+            if run.gone:
+                return
+            if run.in_tx:  # what began last has the run to itself until it is acknowledged
+                run.fresh = fresh[index:] + (run.fresh or [])
+                return
+            if cmd.done:
+                continue
+            if cmd.kind == STEP and cmd.step.inline and not run.in_tx:
+                self._inline(run, cmd)
+            else:
+                self.worker.begin(run, cmd)
+        if not run.gone and run.batch == 0 and run.executing == 0 and run.call is None and not run.fresh:
+            self.worker.quiet(run)
+
+    def complete(self, run: Any, cmd: Any, value: Any, error: Any, started: int, ended: int) -> None:
+        """An executor finished *cmd*. Waits for the acknowledgement of what the run has in flight."""
+        if run.gone or cmd.done:
+            return
+        if run.batch != 0 and run.batch != self.number or run.in_tx:
+            if run.later is None:
+                run.later = []
+            run.later.append((run, cmd, value, error, started, ended))
+        elif error is not None:
+            self.worker.failed(run, cmd, error, started, ended)
+        else:
+            self.settle(run, cmd, value, started, ended)
+
+    def deliver(self, run: Any, cmd: Any, value: Any, error: Any) -> None:
+        """Give a recorded result (or error) to whoever awaits *cmd*, and go on from there."""
+        cmd.value = value
+        cmd.error = error
+        cmd.done = True
+        if run.open is None:
+            self._advance(run)
+            return
+        run.open.pop(cmd.seq, None)
+        work: list[Any] = []
+        self._wake(run, cmd, cmd.waiter, work)
+        self.drive(run, work)
+
+    def drive(self, run: Any, work: list[Any]) -> None:
+        """Resume branches until every one waits. An item is (branch or None for the root, what it already asked for or None)."""
+        while work and not run.gone and run.end is None:
+            fiber, got = work.pop(0)
+            if got is None:
+                if fiber is not None and fiber.ended:
+                    continue
+                coro = run.coro if fiber is None else fiber.coro
+                try:
+                    got = self._resume(run, coro)
+                except BaseException as error:
+                    self._branch_ended(run, fiber, None, error, work)
+                    continue
+            if type(got) is Returned:
+                self._branch_ended(run, fiber, got.value, None, work)
+            elif type(got) is Command and got.run is run:
+                if fiber is not None:
+                    fiber.waits = got
+                self._take(run, fiber, got, work)
+            else:
+                self._refuse(run, fiber, got, work)
+        if run.gone or run.history is not None or not run.fresh:
+            return
+        only = run.fresh[0]
+        if len(run.open) == 1 and only.waiter is None and only.seq in run.open:  # back to the common case
+            run.call = only
+            run.open = run.fresh = None
+        if run.batch == 0:
+            self.ready.append(run)
+
+    def _refuse(self, run: Any, fiber: Any, got: Any, work: list[Any]) -> None:
+        """The code awaited something that no replay could answer: raise at that line."""
+        global _mode, _run
+        coro = run.coro if fiber is None else fiber.coro
+        error = self.worker.misuse(got)
+        _run = run
+        _mode = IN_ASYNC
+        try:
+            if run.workflow.is_async:
+                again = coro.throw(error)
+            else:
+                again = coro.throw(type(error), error)
+        except StopIteration as stop:
+            again = Returned(stop.value)
+        except BaseException as raised:
+            _mode = OUTSIDE
+            _run = None
+            self._branch_ended(run, fiber, None, raised, work)
+            return
+        finally:
+            _mode = OUTSIDE
+            _run = None
+        work.insert(0, (fiber, again))
+
+    def _take(self, run: Any, waiter: Any, cmd: Any, work: list[Any]) -> None:
+        """*waiter* (a branch, a group's command, or None for the root) awaits *cmd*."""
+        cmd.waiter = waiter
+        if cmd.done:
+            self._wake(run, cmd, waiter, work)
+        elif cmd.kind >= GATHER:
+            group = cmd.extra
+            for index, member in enumerate(group.members):
+                if type(member) is Command:
+                    self._take(run, (cmd, index), member, work)
+                else:
+                    fiber = Fiber(member, cmd, index)
+                    group.members[index] = fiber
+                    group.fibers += 1
+                    work.append((fiber, None))
+            if not group.members:
+                self._settle_group(run, cmd, [], None, work)
+        else:
+            self._open(run, cmd)
+
+    def _open(self, run: Any, cmd: Any) -> None:
+        run.open[cmd.seq] = cmd
+        if run.history is not None:
+            self.worker.check_history(run, cmd)
+        else:
+            if run.fresh is None:
+                run.fresh = []
+            run.fresh.append(cmd)
+
+    def _wake(self, run: Any, cmd: Any, waiter: Any, work: list[Any]) -> None:
+        if waiter is None or type(waiter) is Fiber:
+            work.append((waiter, None))
+        else:
+            group_cmd, index = waiter
+            self._member_ended(run, group_cmd, index, cmd.value, cmd.error, work)
+
+    def _branch_ended(self, run: Any, fiber: Any, value: Any, error: Any, work: list[Any]) -> None:
+        if fiber is None:
+            if error is not None:
+                self.worker.finish_failed(run, error)
+            else:
+                self._return(run, value)
+            return
+        fiber.ended = True
+        group_cmd = fiber.group
+        group_cmd.extra.fibers -= 1
+        if group_cmd.extra.settled:
+            self._close_group(run, group_cmd, work)
+        else:
+            self._member_ended(run, group_cmd, fiber.index, value, error, work)
+
+    def _member_ended(self, run: Any, group_cmd: Any, index: int, value: Any, error: Any, work: list[Any]) -> None:
+        group = group_cmd.extra
+        if group.settled:
+            return
+        if error is not None:
+            self._settle_group(run, group_cmd, None, error, work)
+        elif group_cmd.kind == FIRST:
+            self._settle_group(run, group_cmd, (group.names[index], value), None, work)
+        else:
+            group.results[index] = value
+            group.remaining -= 1
+            if group.remaining == 0:
+                self._settle_group(run, group_cmd, group.results, None, work)
+
+    def _settle_group(self, run: Any, group_cmd: Any, value: Any, error: Any, work: list[Any]) -> None:
+        """The group is decided; its losers are cancelled, and it is answered when their branches have unwound."""
+        group = group_cmd.extra
+        group.settled = True
+        group.outcome = (value, error)
+        for member in group.members:
+            self._cancel(run, member, work)
+        self._close_group(run, group_cmd, work)
+
+    def _close_group(self, run: Any, group_cmd: Any, work: list[Any]) -> None:
+        group = group_cmd.extra
+        if group.fibers == 0 and not group_cmd.done:
+            group_cmd.value, group_cmd.error = group.outcome
+            group_cmd.done = True
+            self._wake(run, group_cmd, group_cmd.waiter, work)
+
+    def _cancel(self, run: Any, member: Any, work: list[Any]) -> None:
+        if type(member) is Fiber:
+            if not member.ended:
+                if member.waits is None:  # it never ran: nothing in it has to unwind
+                    member.ended = True
+                    member.coro.close()
+                    member.group.extra.fibers -= 1
+                else:
+                    self._cancel(run, member.waits, work)
+                    member.waits.error = asyncio.CancelledError()
+                    member.waits.done = True
+                    work.append((member, None))
+        elif member.done:
+            return
+        elif member.kind >= GATHER:
+            member.extra.settled = True
+            member.extra.outcome = (None, asyncio.CancelledError())
+            for inner in member.extra.members:
+                self._cancel(run, inner, work)
+        elif run.open is not None and run.open.pop(member.seq, None) is not None:
+            member.done = True
+            member.error = asyncio.CancelledError()
+            if run.history is not None:
+                run.dropped.add(member.seq)
+            else:
+                now = self.now_us()
+                self.worker.dropped(run, member)
+                self.record(run, member, CANCELLED, None, now, now)
+
+    # ── leaving memory ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def evict(self, run: Any) -> None:
+        """Forget a run without executing anything of it: its `finally` blocks run, but every engine call in them is inert."""
+        global _mode, _run
+        self.live.pop(run.id, None)
+        run.gone = True
+        coros = [run.coro] if run.coro is not None else []
+        for cmd in (run.open or {}).values():
+            waiter = cmd.waiter
+            while type(waiter) is tuple:
+                waiter = waiter[0].waiter
+            if type(waiter) is Fiber:
+                coros.insert(0, waiter.coro)
+        _mode, _run = INERT, run
+        try:
+            for coro in coros:
+                try:
+                    if run.workflow.is_async:
+                        coro.close()
+                    else:
+                        self.worker.close_green(coro)
+                except BaseException:  # noqa: BLE001 - user code may raise whatever it likes while it unwinds
+                    pass
+        finally:
+            _mode, _run = OUTSIDE, None
+        run.coro = run.call = run.open = run.fresh = run.later = None
+
+    # ── the batch ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def take_rows(self) -> tuple[list[bytes] | None, list[bytes] | None, list[Any], list[Any]]:
+        """Step rows and outcome rows as array parameters, the runs they are of, and those of them that ended."""
+        steps = outcomes = None
+        if self.s_run.count:
+            steps = [
+                self.s_run.take(), self.s_seq.take(), self.s_pos.take(), self.s_kind.take(), self.s_status.take(),
+                self.s_name.take(), self.s_result.take(), self.s_started.take(), self.s_ended.take(),
+            ]  # fmt: skip
+        if self.f_run.count:
+            outcomes = [self.f_run.take(), self.f_status.take(), self.f_steps.take(), self.f_result.take(), self.f_ended.take()]
+        runs, finished = self.runs, self.finished
+        self.runs, self.finished = [], []
+        self.bytes_now = 0
+        self.number += 1
+        return steps, outcomes, runs, finished
+
+    def acknowledge(self, runs: list[Any], finished: list[Any]) -> None:
+        """A batch is durable: forget what ended, let the others go on."""
+        live, ready = self.live, self.ready
+        for run in finished:
+            live.pop(run.id, None)
+        for run in runs:
+            if not run.gone:
+                run.batch = 0
+                ready.append(run)
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a str or float is one that JSON holds as it is."""
+    return "\x00" not in value if kind is str else isfinite(value)

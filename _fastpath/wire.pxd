@@ -1,0 +1,38 @@
+# Table of contents of the leaves: what the loop may use without going through Python.
+from libc.stdint cimport int16_t, int32_t, int64_t
+
+cdef class Column:
+    cdef:
+        char *data
+        Py_ssize_t used, room
+        int oid, nulls
+        readonly int count
+    cpdef void put(self, bytes value)
+    cpdef void put_null(self)
+    cpdef void put_i16(self, int16_t value)
+    cpdef void put_i32(self, int32_t value)
+    cpdef void put_i64(self, int64_t value)
+    cpdef bytes take(self)
+    cdef char *extend(self, Py_ssize_t size) except NULL
+
+cdef class Command:
+    cdef public:
+        object run, step, waiter, value, error, extra
+        tuple args
+        dict kwargs
+        int seq, kind, attempt
+        bint done, redelivered
+
+cdef class Returned:
+    cdef readonly object value
+
+cdef class Slot:
+    cdef:
+        object owner
+        char *at
+    cpdef void enter(self, bytes run_id, int32_t seq, int64_t now_us)
+    cpdef void leave(self)
+
+cpdef object resume(object coroutine)
+cpdef int64_t clock_us()
+cpdef unsigned long thread_id()

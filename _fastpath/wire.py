@@ -1,0 +1,138 @@
+"""The leaves of the loop, uncompiled: binary array parameters, the awaitable command, the black-box slot, the clock.
+
+Same names and behaviour as wire.pyx, and every test runs on both. Owns its buffers; knows nothing of workflows or libpq.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from threading import get_ident as thread_id
+from typing import Any
+
+EPOCH_2000_US = 946684800000000  # PostgreSQL counts microseconds from 2000-01-01
+_i16 = struct.Struct(">ih").pack
+_i32 = struct.Struct(">ii").pack
+_i64 = struct.Struct(">iq").pack
+_length = struct.Struct(">i").pack
+_NULL = b"\xff\xff\xff\xff"
+__all__ = ["Column", "Command", "Returned", "Slot", "clock_us", "compiled", "resume", "thread_id"]
+_slot = struct.Struct("=16si4xqq")
+
+
+class Column:
+    """One parameter of `unnest`: values are appended in the binary form of an array."""
+
+    __slots__ = ("_nulls", "_oid", "_parts", "count")
+
+    def __init__(self, oid: int) -> None:
+        self._oid = oid
+        self._parts: list[bytes] = []
+        self._nulls = 0
+        self.count = 0
+
+    def _add(self, part: bytes) -> None:
+        self._parts.append(part)
+        self.count += 1
+
+    def put(self, value: bytes) -> None:
+        self._add(_length(len(value)) + value)
+
+    def put_null(self) -> None:
+        self._nulls = 1
+        self._add(_NULL)
+
+    def put_i16(self, value: int) -> None:
+        self._add(_i16(2, value))
+
+    def put_i32(self, value: int) -> None:
+        self._add(_i32(4, value))
+
+    def put_i64(self, value: int) -> None:
+        self._add(_i64(8, value))
+
+    def take(self) -> bytes:
+        """The array so far; the column is empty afterwards."""
+        count, nulls, parts = self.count, self._nulls, self._parts
+        self._parts, self._nulls, self.count = [], 0, 0
+        if not count:
+            return struct.pack(">iii", 0, 0, self._oid)
+        return struct.pack(">iiiii", 1, nulls, self._oid, count, 1) + b"".join(parts)
+
+
+class Command:
+    """One thing a workflow asked for. Awaiting it yields it once to the loop, then gives its value or raises its error."""
+
+    __slots__ = ("args", "attempt", "done", "error", "extra", "kind", "kwargs", "redelivered", "run", "seq", "step", "value", "waiter")
+
+    def __init__(self) -> None:
+        self.run: Any = None
+        self.step: Any = None
+        self.waiter: Any = None
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.extra: Any = None
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] | None = None
+        self.seq = self.kind = self.attempt = 0
+        self.done = self.redelivered = False
+
+    def __await__(self) -> Command:
+        return self
+
+    def __iter__(self) -> Command:
+        return self
+
+    def __next__(self) -> Command:
+        if not self.done:
+            return self
+        if self.error is not None:
+            raise self.error
+        raise StopIteration(self.value)
+
+
+class Returned:
+    """What `resume` gives when the coroutine has returned."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def resume(coroutine: Any) -> Any:
+    """Run *coroutine* to its next command, or to its end (Returned). Whatever it raises comes through."""
+    try:
+        return coroutine.send(None)
+    except StopIteration as stop:
+        return Returned(stop.value)
+
+
+class Slot:
+    """One entry of the black box: which run and step is executing, since when. 40 bytes of shared memory.
+
+    Layout: 16 run id (zeros: nothing), 4 seq, 4 pad, 8 started (us since 2000), 8 count of executions.
+    """
+
+    __slots__ = ("_count", "_memory", "_offset")
+
+    def __init__(self, memory: Any, offset: int) -> None:
+        if offset < 0 or offset + _slot.size > len(memory):
+            raise ValueError(f"slot at {offset} is outside of {len(memory)} bytes")
+        self._memory, self._offset, self._count = memory, offset, 0
+
+    def enter(self, run_id: bytes, seq: int, now_us: int) -> None:
+        self._count += 1
+        _slot.pack_into(self._memory, self._offset, run_id, seq, now_us, self._count)
+
+    def leave(self) -> None:
+        self._memory[self._offset : self._offset + 16] = b"\0" * 16
+
+
+def clock_us() -> int:
+    """This machine's clock in microseconds since 2000-01-01."""
+    return time.time_ns() // 1000 - EPOCH_2000_US
+
+
+def compiled() -> bool:
+    return False

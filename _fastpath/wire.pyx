@@ -1,0 +1,209 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The leaves of the loop, compiled: binary array parameters, the awaitable command, the black-box slot, the clock.
+
+Same names and behaviour as wire.py, and every test runs on both. Owns its buffers; knows nothing of workflows or libpq.
+"""
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
+from libc.stdint cimport int16_t, int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+
+cdef extern from *:
+    """
+    #include <arpa/inet.h>
+    static inline uint64_t pgs_swap64(uint64_t v) { return __builtin_bswap64(v); }
+    /* End an await with a value: setting the exception unnormalised spares making a StopIteration object. */
+    static PyObject *pgs_stop_with(PyObject *value) {
+        if (PyTuple_Check(value) || PyExceptionInstance_Check(value)) {
+            PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+            if (stop) { PyErr_SetObject(PyExc_StopIteration, stop); Py_DECREF(stop); }
+        } else {
+            PyErr_SetObject(PyExc_StopIteration, value);
+        }
+        return NULL;
+    }
+    """
+    uint32_t htonl(uint32_t)
+    uint16_t htons(uint16_t)
+    uint64_t pgs_swap64(uint64_t)
+    object pgs_stop_with(object value)
+
+cdef extern from "Python.h":
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+    PySendResult PyIter_Send(object iterator, object value, PyObject **result) except PYGEN_ERROR
+    void Py_DECREF(PyObject *o)
+
+EPOCH_2000_US = 946684800000000                     # PostgreSQL counts microseconds from 2000-01-01
+cdef enum:
+    HEADER = 20                                     # dimensions, has-null, element type, length, lower bound
+    FIRST_ROOM = 1 << 14
+
+
+@cython.final
+cdef class Column:
+    """One parameter of `unnest`: values are appended in the binary form of an array, so sending copies nothing again."""
+
+    def __cinit__(self, int oid):
+        self.room = FIRST_ROOM
+        self.data = <char *>PyMem_Malloc(self.room)
+        if self.data is NULL:
+            raise MemoryError()
+        self.oid = oid
+        self.used = HEADER
+        self.count = 0
+        self.nulls = 0
+
+    def __dealloc__(self):
+        PyMem_Free(self.data)
+
+    cdef char *extend(self, Py_ssize_t size) except NULL:
+        cdef char *grown
+        cdef char *place
+        if self.used + size > self.room:
+            while self.used + size > self.room:
+                self.room *= 2
+            grown = <char *>PyMem_Realloc(self.data, self.room)
+            if grown is NULL:
+                raise MemoryError()
+            self.data = grown
+        place = self.data + self.used
+        self.used += size
+        self.count += 1
+        return place
+
+    cpdef void put(self, bytes value):
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
+        cdef char *place = self.extend(4 + size)
+        cdef uint32_t length = htonl(<uint32_t>size)
+        memcpy(place, &length, 4)
+        memcpy(place + 4, PyBytes_AS_STRING(value), size)
+
+    cpdef void put_null(self):
+        memset(self.extend(4), 0xff, 4)
+        self.nulls = 1
+
+    cpdef void put_i16(self, int16_t value):
+        cdef char *place = self.extend(6)
+        cdef uint32_t length = htonl(2)
+        cdef uint16_t swapped = htons(<uint16_t>value)
+        memcpy(place, &length, 4)
+        memcpy(place + 4, &swapped, 2)
+
+    cpdef void put_i32(self, int32_t value):
+        cdef char *place = self.extend(8)
+        cdef uint32_t length = htonl(4)
+        cdef uint32_t swapped = htonl(<uint32_t>value)
+        memcpy(place, &length, 4)
+        memcpy(place + 4, &swapped, 4)
+
+    cpdef void put_i64(self, int64_t value):
+        cdef char *place = self.extend(12)
+        cdef uint32_t length = htonl(8)
+        cdef uint64_t swapped = pgs_swap64(<uint64_t>value)
+        memcpy(place, &length, 4)
+        memcpy(place + 4, &swapped, 8)
+
+    cpdef bytes take(self):
+        """The array so far; the column is empty afterwards."""
+        cdef uint32_t header[5]
+        header[0] = htonl(1 if self.count else 0)
+        header[1] = htonl(self.nulls)
+        header[2] = htonl(self.oid)
+        header[3] = htonl(self.count)
+        header[4] = htonl(1)
+        memcpy(self.data, header, HEADER)
+        taken = PyBytes_FromStringAndSize(self.data, self.used if self.count else 12)
+        self.used = HEADER
+        self.count = 0
+        self.nulls = 0
+        return taken
+
+
+@cython.final
+@cython.freelist(4096)                              # more than one group of runs in flight; shells are recycled
+cdef class Command:
+    """One thing a workflow asked for. Awaiting it yields it once to the loop, then gives its value or raises its error."""
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.done:
+            return self
+        if self.error is not None:
+            raise self.error
+        return pgs_stop_with(self.value)
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Returned:
+    """What `resume` gives when the coroutine has returned."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+cpdef object resume(object coroutine):
+    """Run *coroutine* to its next command, or to its end (Returned). Whatever it raises comes through."""
+    cdef PyObject *got = NULL
+    cdef Returned end
+    cdef PySendResult how = PyIter_Send(coroutine, None, &got)
+    value = <object>got
+    Py_DECREF(got)
+    if how == PYGEN_NEXT:
+        return value
+    end = Returned.__new__(Returned)
+    end.value = value
+    return end
+
+
+@cython.final
+cdef class Slot:
+    """One entry of the black box: which run and step is executing, since when. 40 bytes of shared memory.
+
+    Layout: 16 run id (zeros: nothing), 4 seq, 4 pad, 8 started (us since 2000), 8 count of executions.
+    """
+
+    def __cinit__(self, memory, Py_ssize_t offset):
+        cdef char[::1] view = memory
+        if offset < 0 or offset + 40 > view.shape[0]:
+            raise ValueError(f"slot at {offset} is outside of {view.shape[0]} bytes")
+        self.owner = memory
+        self.at = &view[offset]
+
+    cpdef void enter(self, bytes run_id, int32_t seq, int64_t now_us):
+        cdef int64_t *words = <int64_t *>self.at
+        (<int32_t *>self.at)[4] = seq
+        words[3] = now_us
+        words[4] += 1
+        memcpy(self.at, PyBytes_AS_STRING(run_id), 16)
+
+    cpdef void leave(self):
+        memset(self.at, 0, 16)
+
+
+cpdef int64_t clock_us():
+    """This machine's clock in microseconds since 2000-01-01."""
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000 - 946684800000000
+
+
+cpdef unsigned long thread_id():
+    """This thread, as the interpreter numbers it."""
+    return PyThread_get_thread_ident()
+
+
+def compiled() -> bool:
+    return True
