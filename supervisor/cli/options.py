@@ -1,0 +1,50 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from supervisor.api.client import Client
+    from supervisor.db.connect import Profile
+
+dsn = click.option("--dsn", metavar="DSN", help="The database: postgresql://user@host/name or key=value  [env: PGSUPERVISOR_DATABASE_URL].")
+schema = click.option("--schema", metavar="NAME", help="The schema  [env: PGSUPERVISOR_SCHEMA; default: supervisor].")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout; times in ISO 8601, UTC.")
+
+
+def resolve_schema(given: str | None) -> str:
+    """The schema by flag, environment, pyproject.toml, default."""
+    from supervisor.core import settings
+    from supervisor.db.statements import checked_schema
+
+    return checked_schema(settings.load({"schema": given}).schema)
+
+
+def client(given: str | None, schema: str | None) -> Client:
+    """A client for one command."""
+    from supervisor.api.client import Client
+
+    made = Client(given, schema=resolve_schema(schema))
+    made._source = "--dsn"
+    return made
+
+
+@contextmanager
+def connect(given: str | None, schema: str, *, purpose: str, profile: Profile = "client") -> Iterator[psycopg.Connection]:
+    """A session for one command. A session that breaks becomes DatabaseUnavailable."""
+    import psycopg
+
+    from supervisor.db import connect as _connect
+
+    with _connect.connect(_connect.resolve_dsn(given), purpose=purpose, schema=schema, profile=profile) as conn:
+        try:
+            yield conn
+        except psycopg.OperationalError as error:
+            raise _connect.unavailable(error) from error

@@ -1,0 +1,94 @@
+"""What commands print: plain text that is safe on a terminal, relative times for people, ISO times in JSON.
+
+Data go to stdout, talk to stderr. Nothing from the database reaches a terminal with its control characters.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, timezone
+from typing import Any
+from uuid import UUID
+
+import click
+
+JSON_SHOWN_MAX = 200
+
+
+def plain(value: object) -> str:
+    """Text with everything escaped that a terminal would act upon: control characters, bidi overrides, lone surrogates."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(char if char == " " or char.isprintable() and unicodedata.category(char) != "Cf" else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def say(text: str) -> None:
+    """Talk: to stderr."""
+    click.echo(text, err=True)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on one line; ASCII only, so nothing in it acts on a terminal."""
+    click.echo(json.dumps(value, default=_as_json, separators=(",", ":")))
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def short_json(value: object) -> str:
+    """JSON for a person's eyes: one line, cut."""
+    if value is None:
+        return "null"
+    text = json.dumps(value, default=_as_json, ensure_ascii=False)
+    return plain(text if len(text) <= JSON_SHOWN_MAX else text[: JSON_SHOWN_MAX - 1] + "…")
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in two figures: 17 µs, 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 d 4 h."""
+    if seconds is None:
+        return "-"
+    seconds = max(0.0, seconds)
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    for size, unit, part_size, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            whole, rest = divmod(int(seconds), size)
+            return f"{whole} {unit}" + (f" {rest // part_size} {part}" if rest // part_size and whole < 10 else "")
+    return f"{seconds:.0f} s"
+
+
+def ago(moment: datetime | None, now: datetime | None = None) -> str:
+    """A moment relative to now: "5 min ago", "in 2 h"."""
+    if moment is None:
+        return "-"
+    away_s = ((now or datetime.now(timezone.utc)) - moment).total_seconds()
+    if abs(away_s) < 1:
+        return "now"
+    return f"{duration(away_s)} ago" if away_s > 0 else f"in {duration(-away_s)}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Aligned columns; the last one is not padded. Cells are made plain."""
+    lines = [list(heads), *([plain("-" if cell is None else cell) for cell in row] for row in rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(heads))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

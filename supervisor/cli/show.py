@@ -1,0 +1,108 @@
+"""`show`: one run. What it does now, why it waits, since when, what will free it; its steps; how it ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from supervisor.cli import options
+from supervisor.cli.output import ago, duration, plain, print_json, short_json, table
+
+if TYPE_CHECKING:
+    from supervisor.db.history import History
+
+
+@click.command("show")
+@click.argument("run", metavar="RUN|KEY")
+@options.dsn
+@options.schema
+@options.as_json
+def show(run: str, dsn: str | None, schema: str | None, as_json: bool) -> None:
+    """Show one run, by its id or its key: what it does, why it waits, its steps, how it ended."""
+    from supervisor.db import history
+
+    name = options.resolve_schema(schema)
+    with options.connect(dsn, name, purpose="show") as conn:
+        found = history.read(conn, name, run)
+    if as_json:
+        print_json({**found.run, "why": found.wait, "history": found.steps, "attempts": found.attempts})
+    else:
+        click.echo("\n".join(_lines(found)))
+
+
+def _lines(found: History) -> list[str]:
+    run = found.run
+    lines = [f"run {run['run_id']} of {plain(run['workflow'])}" + (f", key {plain(run['key'])}" if run["key"] else "")]
+    lines += _now(found) if found.wait else _outcome(run)
+    facts = [f"started {ago(run['created_at'])}", f"queue {plain(run['queue'])}", f"priority {run['priority']}"]
+    if run["parent_id"]:
+        facts.append(f"child of {run['parent_id']} (seq {run['parent_seq']})")
+    lines += [", ".join(facts), f"input {short_json(run['input'])}"]
+    return lines + _steps(found)
+
+
+def _now(found: History) -> list[str]:
+    """The why banner: state, reason, since when, what frees it."""
+    wait = found.wait or {}
+    at = f" at step {plain(wait['step'])}" if wait["step"] else ""
+    if wait["seq"] is not None:
+        attempt = f", attempt {wait['attempt']}" if wait["attempt"] else ""
+        at += f" (seq {wait['seq']}{attempt})"
+    code = f" [{wait['code']}]" if wait["code"] else ""
+    lines = [f"{wait['status']}{at}: {plain(wait['meaning'])}{code}, since {ago(wait['since'])}"]
+    if wait["detail"]:
+        lines.append(f"  {plain(wait['detail'])}")
+    when = f"{ago(wait['wake_at'])}: " if wait["wake_at"] else ""
+    lines.append(f"  what frees it: {when}{plain(wait['freed_by'])}")
+    last = [each for each in found.attempts if each["seq"] == wait["seq"] and each["error"]]
+    if last:
+        lines.append(f"  its last error: {_error(last[-1]['error'])}")
+    return lines
+
+
+def _outcome(run: dict[str, Any]) -> list[str]:
+    lines = [f"{run['status']} {ago(run['ended_at'])}, after {duration(run['duration_s'])} and {run['steps']} steps"]
+    if run["status"] in ("completed", "continued"):
+        lines.append(f"result {short_json(run['result'])}")
+    elif run["error"] is not None:
+        lines.append(f"error {_error(run['error'])}")
+    return lines
+
+
+def _steps(found: History) -> list[str]:
+    if not found.steps and not found.attempts:
+        return ["no steps yet"]
+    failed = Counter(each["seq"] for each in found.attempts if each["kind"] == "failed")
+    done = {each["seq"] for each in found.steps}
+    rows = [
+        (
+            each["seq"],
+            each["name"] if each["kind"] == "step" else f"{each['name']} ({each['kind']})",
+            each["status"],
+            ago(each["started_at"]),
+            duration(each["duration_ms"] / 1000),
+            _tries(each, failed[each["seq"]]),
+            short_json(each["result"]) if each["status"] == "completed" else _error(each["error"]),
+        )
+        for each in found.steps
+    ]
+    unfinished = {each["seq"]: each for each in found.attempts if each["seq"] not in done}
+    rows += [
+        (seq, each["name"], "not yet", ago(each["started_at"]), "-", failed[seq], _error(each["error"]) if each["error"] else "-")
+        for seq, each in unfinished.items()
+    ]
+    return ["", table(("seq", "step", "status", "started", "took", "attempts", "result"), sorted(rows, key=lambda row: row[0]))]
+
+
+def _tries(step: dict[str, Any], failed: int) -> object:
+    """Attempts made: the failed ones, and the one that completed."""
+    return "-" if step["kind"] != "step" else failed + 1 if step["status"] == "completed" else max(failed, 1)
+
+
+def _error(error: Any) -> str:
+    """Type and message of a stored error."""
+    if not isinstance(error, dict) or "type" not in error:
+        return short_json(error)
+    return plain(f"{str(error['type']).removeprefix('builtins.')}: {str(error.get('message', ''))[:300]}")

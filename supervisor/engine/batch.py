@@ -1,0 +1,164 @@
+"""What one Sync makes durable: rows of the batch by statement, in the order of locks, and how a refused batch is halved.
+
+Rows of steps and outcomes arrive as ready array parameters from the loop; everything rarer is kept as tuples until it
+is sent. Nothing here talks to the server. Every row belongs to one run in memory, so a batch can be split by runs.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from supervisor._fastpath.loop import BYTEA, INT2, INT4, INT8, TEXT, TIMESTAMPTZ, UUID
+from supervisor._fastpath.wire import Column
+
+Row = tuple[Any, ...]
+
+STEP_OIDS = (UUID, INT4, INT4, INT2, INT2, TEXT, BYTEA, TIMESTAMPTZ, TIMESTAMPTZ)
+OUTCOME_OIDS = (UUID, INT2, INT4, BYTEA, TIMESTAMPTZ)
+# statement → types of its columns, in the order in which they are sent; those with the worker's id as last parameter
+RARE_OIDS: dict[str, tuple[int, ...]] = {
+    "insert_attempts": (UUID, INT4, INT4, INT2, TEXT, BYTEA, TEXT, TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ),
+    "insert_timers": (UUID, INT4, INT8, TIMESTAMPTZ),
+    "insert_runs": (UUID, INT4, INT4, INT2, BYTEA, UUID, INT4, INT8),
+    "drop_timers": (UUID, INT4),
+    "insert_children_done": (UUID, INT4, INT4),
+    "release": (UUID, TIMESTAMPTZ, INT2, TEXT, INT4, TEXT, INT4, INT2),
+    "park_on_children": (UUID, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2),
+    "fire_timers": (UUID, INT4, INT4, TEXT),
+    "wake_parents": (UUID,),
+}
+WITH_WORKER = frozenset({"insert_steps", "insert_attempts", "finish", "release", "park_on_children", "fire_timers"})
+INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
+_FIXED = {INT2: struct.Struct(">h").pack, INT4: struct.Struct(">i").pack, INT8: struct.Struct(">q").pack, TIMESTAMPTZ: struct.Struct(">q").pack}
+
+
+@dataclass
+class Batch:
+    """Rows of one implicit transaction.
+
+    runs      runs with something in it; leaving: those that are to leave memory when it is durable
+    steps     parameters of insert_steps, outcomes: of finish, both without the worker's id
+    rare      statement → [(run in memory, row)]
+    claim     parameters of the claim that rides along, or None; asked: how many it may bring
+    """
+
+    runs: list[Any] = field(default_factory=list)
+    finished: list[Any] = field(default_factory=list)
+    leaving: list[Any] = field(default_factory=list)
+    steps: list[bytes] | None = None
+    outcomes: list[bytes] | None = None
+    rare: dict[str, list[tuple[bytes, Row]]] = field(default_factory=dict)
+    claim: list[bytes] | None = None
+    asked: int = 0
+    sent_at: float = 0.0
+
+    def add(self, statement: str, run_id: bytes, row: Row) -> None:
+        self.rare.setdefault(statement, []).append((run_id, row))
+
+    def empty(self) -> bool:
+        return not (self.runs or self.rare or self.steps or self.outcomes or self.claim)
+
+    def statements(self, fence: list[bytes], worker: bytes) -> list[tuple[str, list[bytes] | None]]:
+        """What is sent, in the order of locks: worker row, inserts, task rows, the claim."""
+        out: list[tuple[str, list[bytes] | None]] = [("fence", fence)]
+        if "wake_parents" in self.rare:
+            parents = encode_rows((UUID,), sorted({row for _, row in self.rare["wake_parents"]}))
+            out += [("lock_parents", parents), ("plan_custom", None), ("wake_parents", parents), ("plan_generic", None)]
+        if self.steps is not None:
+            out.append(("insert_steps", [*self.steps, worker]))
+        for name in ("insert_attempts", "insert_timers", "insert_runs", "drop_timers"):
+            if name in self.rare:
+                out.append((name, self._encoded(name, worker)))
+        if self.outcomes is not None:
+            out.append(("finish", [*self.outcomes, worker]))
+        if "insert_children_done" in self.rare:
+            out.append(("insert_children_done", encode_rows(RARE_OIDS["insert_children_done"], self._children_done())))
+        if "release" in self.rare:
+            out.append(("release", self._encoded("release", worker)))
+        if "park_on_children" in self.rare:
+            ids = encode_rows((UUID,), sorted((row[0],) for _, row in self.rare["park_on_children"]))
+            out += [("lock_own", [*ids, worker]), ("plan_custom", None)]
+            out += [("park_on_children", self._encoded("park_on_children", worker)), ("plan_generic", None)]
+        if "fire_timers" in self.rare:
+            out.append(("fire_timers", self._encoded("fire_timers", worker)))
+        if self.claim is not None:
+            out.append(("claim", [*self.claim, worker]))
+        return out
+
+    def _encoded(self, name: str, worker: bytes) -> list[bytes]:
+        rows = encode_rows(RARE_OIDS[name], sorted((row for _, row in self.rare[name]), key=lambda row: row[0]))
+        return [*rows, worker] if name in WITH_WORKER else rows
+
+    def _children_done(self) -> list[Row]:
+        """One row per parent, however many of its children ended here."""
+        sums: dict[bytes, list[int]] = defaultdict(lambda: [0, 0])
+        for _, (parent, n, failed) in self.rare["insert_children_done"]:
+            sums[parent][0] += n
+            sums[parent][1] += failed
+        return [(parent, n, failed) for parent, (n, failed) in sums.items()]
+
+    def halves(self) -> list[Batch]:
+        """Two batches with half of the runs each; none of them claims."""
+        middle = len(self.runs) // 2
+        return [self.only({run.id for run in self.runs[:middle]}), self.only({run.id for run in self.runs[middle:]})]
+
+    def only(self, ids: set[bytes]) -> Batch:
+        """The part of this batch that belongs to the runs *ids*."""
+        part = Batch(
+            runs=[run for run in self.runs if run.id in ids],
+            finished=[run for run in self.finished if run.id in ids],
+            leaving=[run for run in self.leaving if run.id in ids],
+            steps=_rows_of(self.steps, STEP_OIDS, ids),
+            outcomes=_rows_of(self.outcomes, OUTCOME_OIDS, ids),
+        )
+        for name, rows in self.rare.items():
+            kept = [entry for entry in rows if entry[0] in ids]
+            if kept:
+                part.rare[name] = kept
+        return part
+
+
+def encode_rows(oids: tuple[int, ...], rows: Iterable[Row]) -> list[bytes]:
+    """Array parameters, one per column, from tuples of Python values (None is NULL, timestamps are us since 2000)."""
+    columns = [Column(oid) for oid in oids]
+    for row in rows:
+        for column, oid, value in zip(columns, oids, row, strict=True):
+            if value is None:
+                column.put_null()
+            elif oid in _FIXED:
+                column.put(_FIXED[oid](value))
+            else:
+                column.put(value if isinstance(value, bytes) else value.encode())
+    return [column.take() for column in columns]
+
+
+def elements(array: bytes) -> list[bytes | None]:
+    """The elements of a one-dimensional array in binary form."""
+    if struct.unpack_from(">i", array)[0] == 0:
+        return []
+    count = struct.unpack_from(">i", array, 12)[0]
+    out: list[bytes | None] = []
+    at = 20
+    for _ in range(count):
+        size = struct.unpack_from(">i", array, at)[0]
+        at += 4
+        out.append(None if size < 0 else array[at : at + size])
+        at += max(size, 0)
+    return out
+
+
+def _rows_of(params: list[bytes] | None, oids: tuple[int, ...], ids: set[bytes]) -> list[bytes] | None:
+    if params is None:
+        return None
+    kept = [row for row in zip(*(elements(column) for column in params), strict=True) if row[0] in ids]
+    if not kept:
+        return None
+    columns = [Column(oid) for oid in oids]
+    for row in kept:
+        for column, value in zip(columns, row, strict=True):
+            column.put_null() if value is None else column.put(value)
+    return [column.take() for column in columns]

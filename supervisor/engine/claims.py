@@ -1,0 +1,56 @@
+"""What to claim: the low-water marks of one session, and the claims that look behind them.
+
+A mark per (queue, priority) keeps claims from walking over the dead entries of earlier ones. It may hide a row whose
+start committed late or that was given back with an older ready_at, so once a second a claim goes without marks, and
+goes on without them as long as it comes back full.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from supervisor._fastpath.loop import INT2, INT4, TIMESTAMPTZ, UUID
+from supervisor._fastpath.wire import Column
+
+PRIORITIES = 10
+LOOK_BEHIND_S = 1.0
+_NOTHING = struct.pack(">q", -(1 << 63)) + bytes(16)  # before every row: -infinity, the smallest id
+_int4 = struct.Struct(">i").pack
+_int2 = struct.Struct(">h").pack
+
+
+class Claims:
+    """Parameters of claims. *look_behind* says whether this session is the one of its host to go without marks now."""
+
+    def __init__(self, queues: list[int], look_behind: Callable[[float], bool]) -> None:
+        self._queues = queues
+        self._marks: dict[bytes, bytes] = {}
+        self._look_behind = look_behind
+        self._again_without = False
+        self._without = False
+
+    def params(self, limit: int, now_s: float) -> list[bytes]:
+        """Parameters for up to *limit* runs, without the worker's id."""
+        self._without = self._again_without or self._look_behind(now_s)
+        columns = [Column(INT4), Column(INT2), Column(TIMESTAMPTZ), Column(UUID), Column(INT4)]
+        quota = -(-limit // len(self._queues))
+        for prio in range(PRIORITIES):
+            for queue in self._queues:
+                key = _int4(queue) + _int2(prio)
+                mark = _NOTHING if self._without else self._marks.get(key, _NOTHING)
+                for column, value in zip(columns, (key[:4], key[4:], mark[:8], mark[8:], _int4(quota)), strict=True):
+                    column.put(value)
+        self._queues.append(self._queues.pop(0))  # the next claim begins with another queue
+        return [*(column.take() for column in columns), _int4(limit)]
+
+    def took(self, rows: list[tuple[bytes, bytes]], limit: int) -> None:
+        """Note (queue and priority, ready_at and id) of what a claim brought."""
+        marks = self._marks
+        for key, at in rows:
+            if at > marks.get(key, _NOTHING_YET):
+                marks[key] = at
+        self._again_without = self._without and len(rows) >= limit
+
+
+_NOTHING_YET = b""

@@ -1,0 +1,433 @@
+"""What becomes of each command: begun in an executor, made durable as a timer or a child, retried, or waited for out of memory.
+
+The loop asks (`begin`, `failed`, `quiet`, …), this answers by filling the batch that is being built. It decides; the
+worker sends. Invariant: a run that leaves memory does so when the batch that says so is durable, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from supervisor._fastpath import loop as core
+from supervisor._fastpath.wire import Command
+from supervisor.api.words import ChildRun
+from supervisor.core import codec
+from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunFailed, StepFailed, StepInterrupted
+from supervisor.core.retry import next_wait_s
+from supervisor.engine.batch import INFINITY, Batch
+from supervisor.engine.executors import Call, Executors, demote
+from supervisor.engine.green import close_green, green
+from supervisor.engine.replay import Kid, Past, check
+
+log = logging.getLogger("pgsupervisor.engine")
+
+STAY_S = 1.0  # a run that waits no longer than this stays in memory: leaving and coming back costs two transactions
+BACKOFF, TIMER, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 14, 15, 19, 20, 22, 23
+EMPTY = Past()
+DURABLE_WORD = {
+    "sleep": "sleep(seconds)", "gather": "gather(…)", "wait": "gather(…) or first(…)", "TaskGroup": "gather(…)", "timeout": "@step(timeout=…) or first(…)",
+    "timeout_at": "@step(timeout=…) or first(…)", "wait_for": "@step(timeout=…) or first(…)", "create_task": "gather(…)", "ensure_future": "gather(…)",
+    "to_thread": "a def step, called with .aio", "run_in_executor": "a def step, called with .aio", "shield": "a step", "Event": "a step",
+    "get_running_loop": "a step", "Queue": "a step", "Lock": "a step", "open_connection": "a step",
+}  # fmt: skip
+
+
+class Waiting:
+    """The moment that a timer or a retry waits for: us since 2000 by the database's clock, and by the event loop's."""
+
+    __slots__ = ("armed", "due_at", "due_us", "fire")
+
+    def __init__(self, due_us: int, due_at: float) -> None:
+        self.due_us, self.due_at, self.fire, self.armed = due_us, due_at, False, False
+
+
+class Commands:
+    """The loop's answers. `batch` is the one being built; `pump` asks the worker to look for work soon."""
+
+    def __init__(self, executors: Executors, transactions: Any, workflow_ids: dict[str, int], queue_ids: dict[str, int], new_id: Callable[[], bytes], pump: Callable[[], None]) -> None:
+        self.loop: Any = None
+        self.batch = Batch()
+        self.executors = executors
+        self.transactions = transactions
+        self._workflow_ids = workflow_ids
+        self._queue_ids = queue_ids
+        self._new_id = new_id
+        self._pump = pump
+        self._time = asyncio.get_running_loop()
+        self.green = green
+        self.close_green = close_green
+
+    # ── begin ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, run: Any, cmd: Any) -> None:
+        """Start what *cmd* asks for. Its run has nothing unacknowledged but what this pass has put into the batch."""
+        kind = cmd.kind
+        if kind == core.STEP:
+            self._begin_step(run, cmd)
+        elif kind == core.TIMER:
+            self._begin_timer(run, cmd)
+        elif kind == core.CHILD:
+            self._begin_child(run, cmd)
+        else:
+            self._start_child(run, cmd)
+
+    def _begin_step(self, run: Any, cmd: Any) -> None:
+        step, past = cmd.step, run.past
+        if past is not None and not self._recall(run, cmd, past):
+            return
+        info = step.info
+        if step.shape is None:
+            step.settle()
+        if info.place == "inline" and not step.special:
+            step.inline = True
+            run.fresh = [cmd, *(run.fresh or [])]
+            self.loop.ready.append(run)
+        elif info.at_most_once and cmd.extra is None:
+            cmd.extra = "begun"
+            now = self.loop.now_us()
+            self.batch.add("insert_attempts", run.id, (run.id, cmd.seq, cmd.attempt, 2, step.name, None, None, now, None, None))
+            self._again_after_ack(run, cmd)
+        elif info.transactional:
+            if run.batch != 0:
+                self._again_after_ack(run, cmd)
+            else:
+                run.in_tx = True
+                run.executing += 1
+                self.transactions.submit(run, cmd)
+        else:
+            run.executing += 1
+            call = self.executors.task(run, cmd) if step.is_async else self.executors.thread(run, cmd)
+            cmd.extra = call
+
+    def _again_after_ack(self, run: Any, cmd: Any) -> None:
+        self.loop.touch(run)
+        run.fresh = [*(run.fresh or []), cmd]
+
+    def _recall(self, run: Any, cmd: Any, past: Past) -> bool:
+        """Take up a step where the history left it; False when it does not begin now."""
+        if cmd.redelivered or cmd.attempt > 1:
+            return True
+        cmd.attempt = past.attempts.get(cmd.seq, 0) + 1
+        cmd.redelivered = run.resumed == 2
+        if past.begun.pop(cmd.seq, 0) == cmd.attempt:
+            error = StepInterrupted(f"step {cmd.step.name} had begun when its worker died; whether it did its work is not known")
+            now = self.loop.now_us()
+            self._fail_for_good(run, cmd, error, now, now)
+            return False
+        wait_us = past.retry_in_us.pop(cmd.seq, 0)
+        if wait_us > 0:
+            self._wait_for_retry(run, cmd, wait_us / 1e6)
+            return False
+        return True
+
+    # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin_timer(self, run: Any, cmd: Any) -> None:
+        waiting = cmd.extra
+        run.timers = True
+        if isinstance(waiting, Waiting):
+            if waiting.fire and run.batch == 0:
+                self.batch.add("fire_timers", run.id, (run.id, cmd.seq, run.pos, cmd.step.name))
+                self.loop.touch(run)
+                run.in_tx = True
+            elif waiting.fire:
+                self._again_after_ack(run, cmd)
+            return
+        remaining = run.past.timers_us.pop(cmd.seq, None) if run.past is not None else None
+        if remaining is not None:
+            self._arm(run, cmd, remaining, self.loop.now_us() + remaining)
+            return
+        how, us = waiting
+        self.batch.add("insert_timers", run.id, (run.id, cmd.seq, us if how == "for" else 0, us if how == "until" else None))
+        self.loop.touch(run)
+
+    def timers_inserted(self, rows: list[tuple[bytes, int, int, int]]) -> None:
+        """Acknowledged: (run, seq, due, us from now to due)."""
+        for run_id, seq, due_us, in_us in rows:
+            run = self.loop.live.get(run_id)
+            cmd = run.open.get(seq) if run is not None and run.open is not None else None
+            if cmd is not None:
+                self._arm(run, cmd, in_us, due_us)
+
+    def _arm(self, run: Any, cmd: Any, in_us: int, due_us: int) -> None:
+        cmd.extra = Waiting(due_us, self._time.time() + max(in_us / 1e6, 0.0))
+        self._watch(run, cmd)
+
+    def _watch(self, run: Any, cmd: Any) -> None:
+        """Be called when a timer or a retry is due, if that is soon; a later one leaves memory instead (`quiet`)."""
+        waiting = cmd.extra
+        in_s = waiting.due_at - self._time.time()
+        if not waiting.armed and in_s <= STAY_S:
+            waiting.armed = True
+            self._time.call_later(max(in_s, 0.0), self._due, run, cmd)
+
+    def _due(self, run: Any, cmd: Any) -> None:
+        if run.gone or cmd.done:
+            return
+        if cmd.kind == core.TIMER:
+            cmd.extra.fire = True
+        else:
+            cmd.extra = None
+        self._later(run, cmd)
+
+    def _later(self, run: Any, cmd: Any) -> None:
+        """Begin *cmd* (again) as soon as its run has nothing in flight."""
+        run.fresh = [*(run.fresh or []), cmd]
+        if run.batch == 0 and not run.in_tx:
+            self.loop.ready.append(run)
+        self._pump()
+
+    def timers_fired(self, asked: list[tuple[bytes, int]], fired: dict[tuple[bytes, int], int]) -> None:
+        """Acknowledged: which of the timers asked for did fire; the database's clock was behind for the others."""
+        for run_id, seq in asked:
+            run = self.loop.live.get(run_id)
+            if run is None or run.gone:
+                continue
+            run.in_tx = False
+            cmd = run.open.get(seq) if run.open is not None else None
+            if cmd is None:
+                continue
+            ended = fired.get((run_id, seq))
+            if ended is None:
+                self._arm(run, cmd, 5000, cmd.extra.due_us)
+                continue
+            run.pos += 1
+            run.now_us = ended
+            self.loop.deliver(run, cmd, None, None)
+
+    # ── children ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin_child(self, run: Any, cmd: Any) -> None:
+        joined = isinstance(cmd.extra, tuple)
+        seq = cmd.extra[1] if joined else cmd.seq
+        workflow = cmd.extra[2] if joined else cmd.step.workflow
+        past = self._past(run)
+        kid = past.kids.get(seq)
+        if kid is None:
+            self._insert_child(run, cmd)
+        elif kid.status is not None:
+            self._child_ended(run, cmd, kid, workflow)
+
+    def _insert_child(self, run: Any, cmd: Any) -> bytes:
+        start = cmd.step
+        options = start.options
+        kid = self._new_id()
+        workflow_id = self._workflow_ids.get(start.workflow.name)
+        if workflow_id is None:
+            raise LookupError(f"workflow {start.workflow.name} was defined after this worker had registered its workflows; define it at import")
+        queue = self._queue_ids[options.queue] if options.queue is not None else None
+        row = (kid, workflow_id, queue, options.priority, start.payload, run.id, cmd.seq, int(options.delay_s * 1e6))
+        self.batch.add("insert_runs", run.id, row)
+        self.loop.touch(run)
+        run.children = True
+        self._past(run).kids[cmd.seq] = Kid(kid)
+        return kid
+
+    def _past(self, run: Any) -> Past:
+        if run.past is None:
+            run.past = Past()
+        past: Past = run.past
+        return past
+
+    def _start_child(self, run: Any, cmd: Any) -> None:
+        kid = self._insert_child(run, cmd)
+        now = self.loop.now_us()
+        text = str(UUID(bytes=kid))
+        self.loop.record(run, cmd, core.COMPLETED, msgspec.json.encode(text), now, now)
+        self.loop.deliver(run, cmd, self.make_child(cmd, text), None)
+
+    def make_child(self, cmd: Any, run_id: str) -> ChildRun[Any]:
+        return ChildRun(UUID(run_id), cmd.step.workflow, cmd.seq)
+
+    def _child_ended(self, run: Any, cmd: Any, kid: Kid, workflow: Any) -> None:
+        now = self.loop.now_us()
+        if kid.status == core.COMPLETED:
+            self.loop.record(run, cmd, core.COMPLETED, kid.result, now, now)
+            self.loop.deliver(run, cmd, workflow.decode_result(kid.result), None)
+            return
+        cause = codec.decode_error(kid.result) if kid.result else None
+        error = RunFailed(str(UUID(bytes=kid.run_id)), workflow.name, f"{type(cause).__name__}: {cause}" if cause else "it ended without a result")
+        error.__cause__ = cause
+        encoded = codec.encode_error(error)
+        self.loop.record(run, cmd, core.FAILED, encoded, now, now)
+        self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
+
+    # ── ends of attempts ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def ended_call(self, call: Call, value: Any, error: BaseException | None, ended: int) -> None:
+        """An executor finished a call."""
+        run, cmd = call.run, call.command
+        run.executing -= 1
+        self.loop.completions.append((run, cmd, value, error, call.started, ended))
+        self._pump()
+
+    def failed(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
+        """An attempt raised: try again later, or give the error to the workflow."""
+        step = cmd.step
+        wait_s = next_wait_s(step.retry, error, cmd.attempt, run.id, cmd.seq)
+        if wait_s is None:
+            self._fail_for_good(run, cmd, error, started, ended)
+            return
+        row = (run.id, cmd.seq, cmd.attempt, 1, step.name, codec.encode_error(error), codec.fingerprint(error), started, ended, ended + int(wait_s * 1e6))
+        self.batch.add("insert_attempts", run.id, row)
+        self.loop.touch(run)
+        if run.open is None:
+            run.open = {cmd.seq: cmd}
+        cmd.attempt += 1
+        self._wait_for_retry(run, cmd, wait_s)
+
+    def _wait_for_retry(self, run: Any, cmd: Any, wait_s: float) -> None:
+        run.open[cmd.seq] = cmd
+        cmd.extra = Waiting(self.loop.now_us() + int(wait_s * 1e6), self._time.time() + wait_s)
+        self._watch(run, cmd)
+
+    def _fail_for_good(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
+        encoded = codec.encode_error(error)
+        row = (run.id, cmd.seq, cmd.attempt, 1, cmd.step.name, encoded, codec.fingerprint(error), started, ended, None)
+        self.batch.add("insert_attempts", run.id, row)
+        self.loop.record(run, cmd, core.FAILED, encoded, started, ended)
+        self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
+
+    def slow(self, step: Any) -> None:
+        demote(step)
+
+    # ── ends of runs ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def finish_failed(self, run: Any, error: BaseException) -> None:
+        self.loop.finish(run, core.FAILED, codec.encode_error(_explained(error)))
+
+    def ended(self, run: Any, status: int) -> None:
+        """A run ended that has more than rows of steps: timers, a parent, steps that nobody waits for any more."""
+        if run.timers:
+            self.batch.add("drop_timers", run.id, (run.id, None))
+        if run.parent is not None:
+            self.batch.add("insert_children_done", run.id, (run.parent, 1, int(status != core.COMPLETED)))
+        for cmd in list((run.open or {}).values()):
+            if isinstance(cmd.extra, Call):
+                self.executors.give_up(cmd.extra)
+
+    def dropped(self, run: Any, cmd: Any) -> None:
+        """A branch lost: stop what it had begun."""
+        if isinstance(cmd.extra, Call):
+            if cmd.extra.live:
+                run.executing -= 1
+            self.executors.give_up(cmd.extra)
+        elif cmd.kind == core.TIMER:
+            self.batch.add("drop_timers", run.id, (run.id, cmd.seq))
+
+    # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def quiet(self, run: Any) -> None:
+        """Nothing of this run executes or is in flight: stay for a short wait, else leave memory."""
+        if not run.open or run.in_tx:
+            return
+        waits = sorted(run.open.items())
+        dues = [cmd.extra for _, cmd in waits if isinstance(cmd.extra, Waiting)]
+        children = [cmd for _, cmd in waits if cmd.kind == core.CHILD]
+        if len(dues) + len(children) < len(waits):
+            return
+        if dues and min(due.due_at for due in dues) - self._time.time() <= STAY_S:
+            for _, cmd in waits:
+                if isinstance(cmd.extra, Waiting):
+                    self._watch(run, cmd)
+            return
+        self._leave(run, waits, dues, children)
+
+    def _leave(self, run: Any, waits: list[tuple[int, Any]], dues: list[Waiting], children: list[Any]) -> None:
+        seq, cmd = waits[0]
+        ready_at = min((due.due_us for due in dues), default=INFINITY)
+        kinds = {CHILD if cmd.kind == core.CHILD else BACKOFF if cmd.kind == core.STEP else TIMER for _, cmd in waits}
+        kind = kinds.pop() if len(kinds) == 1 else ANY_OF
+        detail = json.dumps({"waits_for": [f"{_KIND_WORDS[cmd.kind]} {cmd.step.name} at seq {at}" for at, cmd in waits[:5]], "of": len(waits)})
+        if children:
+            target, failed = self._wake_at(run, waits, children)
+            row = (run.id, target, failed, ready_at, seq, cmd.step.name, detail, kind)
+            self.batch.add("park_on_children", run.id, row)
+        else:
+            row = (run.id, ready_at, kind, detail, seq, cmd.step.name, cmd.attempt, 1)
+            self.batch.add("release", run.id, row)
+        self._goes(run)
+
+    def _wake_at(self, run: Any, waits: list[tuple[int, Any]], children: list[Any]) -> tuple[int, int]:
+        """After how many ended (and failed) children the run can go on: all of them where it gathers them, else the next one."""
+        kids = run.past.kids.values()
+        ended = sum(kid.status is not None for kid in kids)
+        failed = sum(kid.status is not None and kid.status != core.COMPLETED for kid in kids)
+        needs_all = len(children) == len(waits) and ended + len(children) == len(kids) and all(_gathered(cmd) for cmd in children)
+        return (len(kids) if needs_all else ended + 1), failed
+
+    def park(self, run: Any, kind: int, detail: dict[str, Any], cmd: Any = None) -> None:
+        """Put a run aside for good: nothing of it executes until somebody wakes it."""
+        seq, name = (cmd.seq, cmd.step.name) if cmd is not None else (None, None)
+        self.batch.add("release", run.id, (run.id, INFINITY, kind, json.dumps(detail), seq, name, None, 1))
+        self._goes(run)
+
+    def give_back(self, run: Any) -> None:
+        """Ready at once, for any worker."""
+        self.batch.add("release", run.id, (run.id, self.loop.now_us(), 1, None, None, None, None, 1))
+        self._goes(run)
+
+    def _goes(self, run: Any) -> None:
+        self.loop.touch(run)
+        run.in_tx = True  # nothing may begin or be recorded any more
+        self.batch.leaving.append(run)
+
+    # ── what no replay could answer ──────────────────────────────────────────────────────────────────────────────
+
+    def check_history(self, run: Any, cmd: Any) -> None:
+        check(run, cmd)
+
+    def mismatch(self, run: Any, error: ReplayMismatch) -> None:
+        log.error("%s", error)
+        self.park(run, NONDETERMINISM, {"seq": error.seq, "expected": error.expected, "found": error.found, "error": str(error)})
+
+    def misuse(self, got: Any) -> BaseException:
+        """The error for something awaited that is no durable command."""
+        if isinstance(got, Command):
+            return AsyncioInWorkflow(f"a command of another run was awaited ({got.step.name}); a run can only await what it called itself")
+        what = "something of asyncio (sleep(0), a future or a task)" if got is None or asyncio.isfuture(got) else repr(got)
+        return AsyncioInWorkflow(f"workflow code awaited {what}; a replay can't answer it: use the durable words (sleep, gather, first), or put it into a step")
+
+
+_KIND_WORDS = {core.STEP: "retry of", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of"}
+
+
+def _gathered(cmd: Any) -> bool:
+    """Whether the root waits for *cmd* through nothing but gather, so that it goes on only when all are there."""
+    waiter = cmd.waiter
+    while type(waiter) is tuple:
+        group = waiter[0]
+        if group.kind != core.GATHER:
+            return False
+        waiter = group.waiter
+    return waiter is None
+
+
+def _explained(error: BaseException) -> BaseException:
+    """asyncio's "no running event loop" in workflow code, told with the durable word for it, at its line."""
+    if not isinstance(error, RuntimeError) or isinstance(error, AsyncioInWorkflow):
+        return error
+    text = str(error)
+    if "no running event loop" not in text and "inside a task" not in text:
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = next((i for i, frame in enumerate(frames) if "asyncio" in frame.filename), None)
+    name = frames[inside].name if inside is not None else "get_running_loop"
+    if inside is not None and name in ("__aenter__", "__init__"):
+        name = {"taskgroups.py": "TaskGroup", "timeouts.py": "timeout"}.get(frames[inside].filename.rsplit("/", 1)[-1], name)
+    at = frames[max((inside or len(frames)) - 1, 0)]
+    word = DURABLE_WORD.get(name, "a step")
+    told = AsyncioInWorkflow(f"{at.filename}:{at.lineno}: asyncio.{name} in workflow code can't be replayed; use {word}")
+    told.__traceback__ = error.__traceback__
+    return told
+
+
+__all__ = ["Commands", "StepFailed"]

@@ -1,0 +1,215 @@
+"""Where step bodies run that do not run inline: a pool of threads for `def`, tasks of the event loop for `async def`.
+
+Owns the threads, the tasks, timeouts, and the measurements by which a `def` step moves onto the loop's own thread.
+A call that was given up (timeout, cancelled branch) may still be running; what it returns is dropped, and its thread is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from queue import SimpleQueue
+from typing import Any
+
+from supervisor.core.context import executing
+from supervisor.core.errors import StepTimeout
+
+PROMOTE_AFTER_CALLS = 50
+PROMOTE_BELOW_US = 100
+DEMOTE_ABOVE_US = 5000
+
+
+class Call:
+    """One attempt of a step in a thread or a task. `live` until it ended or was given up."""
+
+    __slots__ = ("command", "deadline", "live", "run", "started", "task", "timer")
+
+    def __init__(self, run: Any, command: Any, started: int) -> None:
+        self.run = run
+        self.command = command
+        self.started = started
+        self.live = True
+        self.deadline: datetime | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Executors:
+    """Threads and tasks of one worker.
+
+    finished(call, value, error, ended_us)   called on the loop's thread for every call that was not given up
+    thread_slots, task_slots                 black-box slots; a thread or task beyond them is not seen there
+    """
+
+    def __init__(self, threads: int, thread_slots: list[Any], task_slots: list[Any], clock: Callable[[], int], finished: Callable[[Call, Any, BaseException | None, int], None]) -> None:
+        self.threads = threads
+        self._clock = clock
+        self._finished = finished
+        self._thread_slots, self._task_slots = list(thread_slots), list(task_slots)
+        self._queue: SimpleQueue[Call | None] = SimpleQueue()
+        self._done: deque[tuple[Call, Any, BaseException | None, int, int]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._woken = False
+        self._started = 0
+        self._stuck = 0
+        self._tallies: dict[Any, list[int]] = {}
+        self.busy = 0  # calls given to threads and not ended
+        self.tasks = 0
+
+    @property
+    def backlog(self) -> int:
+        """Calls that wait for a thread."""
+        return max(0, self.busy - self._stuck - self.threads)
+
+    @property
+    def idle(self) -> int:
+        return max(0, self.threads - self.busy + self._stuck)
+
+    # ── threads ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def thread(self, run: Any, command: Any) -> Call:
+        """Run a `def` step in the pool."""
+        call = Call(run, command, self._clock())
+        self.busy += 1
+        self._limit(call)
+        self._queue.put(call)
+        self._start_thread()
+        return call
+
+    def _start_thread(self) -> None:
+        """One more thread, unless there are as many as calls, or as may run besides those that are stuck."""
+        if self._started >= min(self.busy, self.threads + self._stuck):
+            return
+        slot = self._thread_slots.pop() if self._thread_slots else None
+        self._started += 1
+        threading.Thread(target=self._work, args=(slot,), name=f"step-{self._started}", daemon=True).start()
+
+    def _work(self, slot: Any) -> None:
+        while (call := self._queue.get()) is not None:
+            if not call.live:
+                self._post(call, None, None, 0)
+                continue
+            command = call.command
+            started = time.perf_counter_ns()
+            call.started = self._clock()
+            if slot is not None:
+                slot.enter(call.run.id, command.seq, call.started)
+            token = executing.set(command)
+            value = error = None
+            try:
+                value = command.step.fn(*command.args, **(command.kwargs or {}))
+            except BaseException as raised:  # noqa: BLE001 - the workflow decides what it means
+                error = raised
+            executing.reset(token)
+            if slot is not None:
+                slot.leave()
+            self._post(call, value, error, (time.perf_counter_ns() - started) // 1000)
+
+    def _post(self, call: Call, value: Any, error: BaseException | None, took_us: int) -> None:
+        self._done.append((call, value, error, self._clock(), took_us))
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._collect)
+
+    def _collect(self) -> None:
+        self._woken = False
+        while self._done:
+            call, value, error, ended, took_us = self._done.popleft()
+            self.busy -= 1
+            if call.live:
+                self._tally(call.command.step, took_us)
+                self._end(call, value, error, ended)
+            else:
+                self._stuck -= 1
+
+    def _tally(self, step: Any, took_us: int) -> None:
+        """Count a call; a step whose last 50 calls were quick, all but one at most, moves onto the loop's thread."""
+        if step.inline or step.special or step.info.place == "thread" or step in _DEMOTED:
+            return
+        tally = self._tallies.setdefault(step, [])
+        tally.append(took_us)
+        if len(tally) >= PROMOTE_AFTER_CALLS:
+            step.inline = sorted(tally)[-2] < PROMOTE_BELOW_US
+            tally.clear()
+
+    # ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def task(self, run: Any, command: Any) -> Call:
+        """Run an `async def` step as a task of the event loop."""
+        call = Call(run, command, self._clock())
+        self.tasks += 1
+        self._limit(call)
+        call.task = self._loop.create_task(self._await(call))
+        return call
+
+    async def _await(self, call: Call) -> None:
+        command = call.command
+        slot = self._task_slots.pop() if self._task_slots else None
+        if slot is not None:
+            slot.enter(call.run.id, command.seq, call.started)
+        executing.set(command)
+        value = error = None
+        try:
+            value = await command.step.fn(*command.args, **(command.kwargs or {}))
+        except BaseException as raised:  # noqa: BLE001
+            error = raised
+        finally:
+            self.tasks -= 1
+            if slot is not None:
+                slot.leave()
+                self._task_slots.append(slot)
+        if call.live:
+            self._end(call, value, error, self._clock())
+
+    # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _limit(self, call: Call) -> None:
+        limit_s = call.command.step.info.timeout_s
+        if limit_s is not None:
+            call.deadline = datetime.now(UTC) + timedelta(seconds=limit_s)
+            call.timer = self._loop.call_later(limit_s, self._expire, call, limit_s)
+
+    def _expire(self, call: Call, limit_s: float) -> None:
+        if not call.live:
+            return
+        error = StepTimeout(f"step {call.command.step.name} did not end within {limit_s:g} s")
+        self.give_up(call)
+        self._finished(call, None, error, self._clock())
+
+    def give_up(self, call: Call) -> None:
+        """Nobody waits for this call any more. A task is cancelled; a thread can't be, so another one takes its place."""
+        if not call.live:
+            return
+        call.live = False
+        if call.timer is not None:
+            call.timer.cancel()
+            call.timer = None
+        if call.task is not None:
+            call.task.cancel()
+        else:
+            self._stuck += 1
+            self._start_thread()
+
+    def _end(self, call: Call, value: Any, error: BaseException | None, ended: int) -> None:
+        call.live = False
+        if call.timer is not None:
+            call.timer.cancel()
+        self._finished(call, value, error, ended)
+
+    def stop(self) -> None:
+        for _ in range(self._started):
+            self._queue.put(None)
+
+
+_DEMOTED: set[Any] = set()
+
+
+def demote(step: Any) -> None:
+    """An inline call took too long: this step stays in threads for good, unless it was declared inline."""
+    if step.info.place != "inline":
+        step.inline = False
+        _DEMOTED.add(step)

@@ -1,0 +1,36 @@
+"""The life of a worker process: import the app, run the worker, say why it ended by an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from supervisor.core.errors import DatabaseUnavailable, Fenced
+from supervisor.engine.worker import Worker, WorkerOptions
+
+log = logging.getLogger("pgsupervisor.worker")
+
+EXIT_OK, EXIT_DATABASE, EXIT_FENCED = 0, 69, 75
+
+
+def work(options: WorkerOptions, number: int, blackbox: Any, born: Callable[[int, str, bool], None], supervisor_id: UUID) -> int:
+    """Run one worker in this process until it is stopped; returns the exit code."""
+    options.number, options.born, options.supervisor_id = number, born, supervisor_id
+    options.loop_slot, options.thread_slots, options.task_slots = blackbox.slots(number)
+    options.look_behind = blackbox.look_behind
+    gc.freeze()  # what the parent made is never garbage here, and touching it would copy its pages
+    # Runs in memory form no cycles on the common path; fewer, larger collections cost less.
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        asyncio.run(Worker(options).run())
+    except DatabaseUnavailable as error:
+        log.error("worker %d ends: %s", number, error)
+        return EXIT_DATABASE
+    except Fenced as error:
+        log.error("worker %d ends: %s", number, error)
+        return EXIT_FENCED
+    return EXIT_OK

@@ -1,0 +1,171 @@
+"""Bring a run back: its workflow code runs again, and everything that is in the history is answered from it.
+
+Deliveries are given in the order of `pos`, as they were live, so branches interleave as they did. Nothing is executed
+here: commands without a record are left open for the caller. Code that does something else than the history says is
+found out before anything new is begun.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from supervisor._fastpath import loop as core
+from supervisor.core.codec import decode_error
+from supervisor.core.errors import ReplayMismatch
+
+_i2 = struct.Struct(">h").unpack
+_i4 = struct.Struct(">i").unpack
+_i8 = struct.Struct(">q").unpack
+KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run"}
+
+
+@dataclass
+class Record:
+    """One row of `step`."""
+
+    seq: int
+    kind: int
+    status: int
+    name: bytes
+    result: bytes | None
+    ended: int
+
+    def __str__(self) -> str:
+        return f"{KINDS.get(self.kind, 'command')} {self.name.decode('utf-8', 'replace')!r}"
+
+
+@dataclass
+class Kid:
+    """A child run that was started; status None while it runs, as far as was read."""
+
+    run_id: bytes
+    status: int | None = None
+    result: bytes | None = None
+
+
+@dataclass
+class Past:
+    """All that the database knows of one resumed run."""
+
+    input: bytes | None = None
+    records: list[Record] = field(default_factory=list)
+    attempts: dict[int, int] = field(default_factory=dict)  # seq → tries that failed
+    retry_in_us: dict[int, int] = field(default_factory=dict)
+    begun: dict[int, int] = field(default_factory=dict)  # seq → try whose start is durable (at_most_once)
+    timers_us: dict[int, int] = field(default_factory=dict)
+    kids: dict[int, Kid] = field(default_factory=dict)
+
+
+def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
+    """What the reads of one batch brought, by run id."""
+    pasts: dict[bytes, Past] = defaultdict(Past)
+    for row in _rows(results.get("read_inputs")):
+        pasts[row[0]].input = row[1]
+    for run_id, seq, _pos, kind, status, name, result, ended in _rows(results.get("read_steps")):
+        pasts[run_id].records.append(Record(_i4(seq)[0], _i2(kind)[0], _i2(status)[0], name, result, _i8(ended)[0]))
+    for run_id, seq, n, kind, retry_in in _rows(results.get("read_attempts")):
+        past, at = pasts[run_id], _i4(seq)[0]
+        if _i2(kind)[0] == 2:
+            past.begun[at] = _i4(n)[0]
+        else:
+            past.attempts[at] = _i4(n)[0]
+            if retry_in is not None:
+                past.retry_in_us[at] = _i8(retry_in)[0]
+    for run_id, seq, due_in in _rows(results.get("read_timers")):
+        pasts[run_id].timers_us[_i4(seq)[0]] = _i8(due_in)[0]
+    for run_id, seq, kid in _rows(results.get("read_children")):
+        pasts[run_id].kids[_i4(seq)[0]] = Kid(kid)
+    return pasts
+
+
+def read_outcomes(result: Any) -> dict[bytes, tuple[int, bytes | None]]:
+    """How children ended, by their run id."""
+    return {row[0]: (_i2(row[1])[0], row[2]) for row in _rows(result)}
+
+
+def _rows(result: Any) -> list[list[Any]]:
+    if result is None:
+        return []
+    return [[result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)]
+
+
+def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
+    """Run the workflow code of *run* over its history; returns the commands that have no record yet, in order of seq.
+
+    Raises   ReplayMismatch; the run must then be evicted, nothing of it was executed or recorded.
+    When the code has ended, `run.end` holds (status, encoded result) and nothing is open.
+    """
+    run.history = {record.seq: record for record in past.records}
+    run.dropped = set()
+    run.open = {}
+    loop.begin_run(run, past.input)
+    if run.end is None:
+        loop.drive(run, [(None, None)])
+    for record in past.records:
+        _redeliver(loop, run, record, make_child)
+    run.history = None
+    return [] if run.end is not None else [run.open[seq] for seq in sorted(run.open)]
+
+
+def check(run: Any, command: Any) -> None:
+    """A command was called in a replay: the history must not have another one at its seq."""
+    record = run.history.get(command.seq)
+    if record is not None and (record.kind != command.kind or record.name != command.step.wire_name):
+        raise ReplayMismatch(UUID(bytes=run.id), command.seq, str(record), _called(command))
+
+
+def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
+    if run.end is not None:
+        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _ending(run.end))
+    if record.status == core.CANCELLED:
+        if record.seq not in run.dropped:
+            raise ReplayMismatch(UUID(bytes=run.id), record.seq, f"the cancellation of {record}", "something that keeps it")
+        run.pos += 1
+        run.now_us = record.ended
+        return
+    command = run.open.get(record.seq)
+    if command is None:
+        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _instead(run))
+    run.pos += 1
+    run.now_us = record.ended
+    if record.status == core.FAILED:
+        loop.deliver(run, command, None, decode_error(record.result))
+    else:
+        loop.deliver(run, command, _value(command, record, make_child), None)
+
+
+def _value(command: Any, record: Record, make_child: Any) -> Any:
+    if record.kind == core.TIMER:
+        return None
+    assert record.result is not None
+    if record.kind == core.START:
+        return make_child(command, msgspec.json.decode(record.result))
+    if record.kind == core.CHILD:
+        workflow = command.extra[2] if command.extra else command.step.workflow
+        return workflow.decode_result(record.result)
+    if command.step.shape is None:
+        command.step.settle()
+    return command.step.shape.decode(record.result)
+
+
+def _ending(end: tuple[int, bytes]) -> str:
+    if end[0] == core.COMPLETED:
+        return "return"
+    error = decode_error(end[1])
+    return f"raise {type(error).__name__}: {error}"
+
+
+def _called(command: Any) -> str:
+    return f"{KINDS.get(command.kind, 'command')} {command.step.name!r}"
+
+
+def _instead(run: Any) -> str:
+    if not run.open:
+        return "nothing that waits"
+    return ", ".join(f"{_called(command)} at seq {seq}" for seq, command in sorted(run.open.items())[:3])

@@ -1,0 +1,75 @@
+"""Declare workers dead and give back what they held, so that no claim outlives its worker for long.
+
+The order is what makes it right: terminate the dead worker's sessions (one stopped in mid-pipeline holds its row and no
+timeout ends it), then declare it dead (waits for its last batch), then, in a further statement, release its tasks: the
+snapshot of one statement for both would miss the claims of that last batch.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+from uuid import UUID
+
+from supervisor.core.errors import DatabaseUnavailable
+from supervisor.db import host_calls
+from supervisor.db.statements import Sql
+
+SLICE = 500
+LOCK_FREE_S = 1.0  # a sign of life that is missing for so long is believed
+SERVER_YOUNG_S = 5.0  # after its start all are missing at once: live workers come back first
+
+
+class Reaper:
+    """The parent's session for burying workers. Connects when it is first needed, and again after it was lost."""
+
+    def __init__(self, dsn: str, schema: str, supervisor_id: UUID) -> None:
+        self._calls = host_calls.HostCalls(dsn, schema)
+        self._sql = Sql(schema)
+        self._supervisor_id = supervisor_id
+        self._missing: dict[int, float] = {}
+        self._host = socket.gethostname()
+
+    def bury(self, worker_id: int, application_name: str, why: str) -> int:
+        """Free what a worker held that is known to be dead; returns how many tasks. Raises DatabaseUnavailable."""
+        self._calls.terminate_sessions([application_name, f"pgsupervisor: tx of worker {worker_id}"])
+        self._calls.bury(worker_id, why)
+        return self._release(worker_id)
+
+    def _release(self, worker_id: int) -> int:
+        freed = 0
+        while True:
+            n = self._calls.release_tasks(worker_id, SLICE)
+            freed += n
+            if n < SLICE:
+                return freed
+
+    def sweep(self) -> int:
+        """Bury workers of anybody whose sign of life is gone, release what was forgotten, wake parents; returns tasks freed.
+
+        Level-triggered: it looks at what is, whoever missed what happened.
+        """
+        freed = 0
+        now = time.monotonic()
+        missing: dict[int, float] = {}
+        workers = self._calls.live_workers()
+        if any(worker.lock_free for worker in workers) and self._calls.server_age_s() < SERVER_YOUNG_S:
+            return 0
+        for worker in workers:
+            if not worker.lock_free or worker.age_s < LOCK_FREE_S:
+                continue
+            since = missing[worker.id] = self._missing.get(worker.id, now)
+            if now - since >= LOCK_FREE_S:
+                freed += self.bury(worker.id, worker.application_name, "its session is gone")
+        self._missing = missing
+        for owner in self._calls.orphans():
+            freed += self._release(owner)
+        self._calls.wake_parked_parents()
+        return freed
+
+    def close(self) -> None:
+        self._calls.close()
+
+
+__all__ = ["DatabaseUnavailable", "Reaper"]
