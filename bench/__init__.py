@@ -1,0 +1,1 @@
+"""One file per question, ceilings first; run by `python -m supervisor bench`."""
