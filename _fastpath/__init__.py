@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 BUILDS = ("compiled", "python")
 
@@ -28,7 +29,9 @@ def _load_source(name: str) -> ModuleType:
 _wanted = os.environ.get("PGSUPERVISOR_LOOP", "")
 if _wanted not in ("", *BUILDS):
     raise ImportError(f"PGSUPERVISOR_LOOP={_wanted!r}; give one of {', '.join(BUILDS)}, or leave it unset")
-if _wanted == "python":
+if TYPE_CHECKING:
+    from supervisor._fastpath import loop as loop, wire as wire
+elif _wanted == "python":
     wire = _load_source("wire")
     loop = _load_source("loop")
 else:

@@ -34,7 +34,7 @@ cdef class Run:
         list fresh
         set dropped
         object end
-        int64_t batch, now_us
+        int64_t batch, now_us, deadline_us
         int seq, pos, executing, resumed
         bint gone, in_tx, timers, children
 
@@ -68,6 +68,8 @@ cdef class Loop:
         list finished
 
     cpdef int64_t now_us(self)
+    @cython.locals(run=Run, workflow=Workflow, run_id=bytes, at=bytes, key=bytes, last_key=bytes, last_mark=bytes, row=int)
+    cpdef void admit(self, object result, dict workflows, dict marks, list others) except *
     cpdef void begin_run(self, Run run, bytes payload) except *
     @cython.locals(run=Run, cmd=Command, i=int, n=int, until=int64_t)
     cpdef int execute(self, list runs, int64_t time_max_us) except -1

@@ -21,14 +21,16 @@ STEP, TIMER, CHILD, START = 1, 2, 3, 4
 GATHER, FIRST = 10, 11
 # step.status and outcome.status
 COMPLETED, FAILED, CANCELLED = 1, 2, 3
+TIMED_OUT = 5
 # where this thread is
 OUTSIDE, IN_ASYNC, IN_SYNC, INERT = 0, 1, 2, 3
 
 UUID, INT4, INT2, TEXT, BYTEA, TIMESTAMPTZ, INT8 = 2950, 23, 21, 25, 17, 1184, 20  # type oids, fixed in PostgreSQL's catalogue
 
+_FRESH, _FIRST_CLAIM = b"\0\0", b"\0\1"  # int2 on the wire
 _mode = OUTSIDE
 _thread = 0
-_run = None
+_run: Any = None
 
 
 def mode() -> int:
@@ -72,6 +74,9 @@ def _command(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 class Step:
     """The hot part of a step: calling it in a workflow makes a command, anywhere else it is the plain function."""
+
+    sync: Any
+    retry: Any
 
     def __init__(self, fn: Any, name: str, shape: Any, encode_raw: Any, is_async: bool) -> None:
         self.fn = fn
@@ -121,7 +126,8 @@ class Workflow:
         self.fn = fn
         self.name = name
         self.is_async = is_async
-        self.shape = self.exact = self.encode_raw = self.read_input = None
+        later: Any = None
+        self.shape = self.exact = self.encode_raw = self.read_input = later
 
 
 class Run:
@@ -130,11 +136,11 @@ class Run:
     def __init__(self, id: bytes, workflow: Any) -> None:
         self.id = id
         self.workflow = workflow
-        self.coro = self.history = self.later = self.parent = self.past = self.drawn = self.key = self.end = None
-        self.call = self.open = self.dropped = None
-        self.fresh: Any = None
+        none: Any = None
+        self.coro = self.history = self.later = self.parent = self.past = self.drawn = self.key = self.end = none
+        self.call = self.open = self.dropped = self.fresh = none
         self.batch = 0
-        self.now_us = 0
+        self.now_us = self.deadline_us = 0
         self.seq = self.pos = self.executing = self.resumed = 0
         self.gone = self.in_tx = self.timers = self.children = False
 
@@ -183,11 +189,11 @@ class Loop:
         self.slow_us = 5000
         self.steps_total = self.runs_total = 0
         self.current = None
-        self.live = {}
-        self.ready = []
-        self.runs = []
-        self.finished = []
-        self.completions = deque()
+        self.live: dict[bytes, Any] = {}
+        self.ready: list[Any] = []
+        self.runs: list[Any] = []
+        self.finished: list[Any] = []
+        self.completions: deque[Any] = deque()
         self.s_run, self.s_seq, self.s_pos = Column(UUID), Column(INT4), Column(INT4)
         self.s_kind, self.s_status, self.s_name = Column(INT2), Column(INT2), Column(TEXT)
         self.s_result, self.s_started, self.s_ended = Column(BYTEA), Column(TIMESTAMPTZ), Column(TIMESTAMPTZ)
@@ -204,6 +210,7 @@ class Loop:
         """Start the coroutine of a claimed run and let it ask for its first command."""
         self.live[run.id] = run
         workflow = run.workflow
+        run.now_us = run_born_us(run.id)
         try:
             args = workflow.read_input(payload)
             run.coro = workflow.fn(*args) if workflow.is_async else self.worker.green(workflow.fn, args)
@@ -212,6 +219,38 @@ class Loop:
             return
         if run.history is None:
             self._advance(run)
+
+    def admit(self, result: Any, workflows: dict[bytes, Any], marks: dict[bytes, bytes], others: list[Any]) -> None:
+        """Take in the rows of a claim: fresh runs begin, the rest is put into *others* as (run, resumed, claims, input, workflow id, deadline).
+
+        marks    (queue and priority) → the largest (ready_at and id) that was claimed; updated
+        """
+        get = result.get_value
+        last_key = last_mark = b""
+        for row in range(result.ntuples):
+            run_id = get(row, 0)
+            workflow_id = get(row, 1)
+            at = get(row, 6) + run_id
+            key = get(row, 4) + get(row, 5)
+            if key != last_key:
+                if last_key and last_mark > marks.get(last_key, b""):
+                    marks[last_key] = last_mark
+                last_key = key
+                last_mark = at
+            elif at > last_mark:
+                last_mark = at
+            workflow = workflows.get(workflow_id)
+            run = Run(run_id, workflow)
+            run.parent = get(row, 7)
+            run.key = get(row, 8)
+            payload = get(row, 9)
+            deadline = get(row, 10)
+            if payload is not None and workflow is not None and deadline is None and get(row, 2) == _FRESH and get(row, 3) == _FIRST_CLAIM:
+                self.begin_run(run, payload)
+            else:
+                others.append((run, get(row, 2), get(row, 3), payload, workflow_id, deadline))
+        if last_key and last_mark > marks.get(last_key, b""):
+            marks[last_key] = last_mark
 
     # ── one step of every run ────────────────────────────────────────────────────────────────────────────────────
 
@@ -226,15 +265,18 @@ class Loop:
             cmd = run.call
             if run.batch != 0:  # named twice; its rows are not acknowledged yet
                 continue
-            if cmd is None:
-                self.resume_general(run)
-            elif cmd.kind == STEP and cmd.step.inline:
-                run.call = None
-                self._inline(run, cmd)
-            else:
-                run.call = None
-                run.open = {cmd.seq: cmd}
-                self.worker.begin(run, cmd)
+            try:
+                if cmd is None:
+                    self.resume_general(run)
+                elif cmd.kind == STEP and cmd.step.inline:
+                    run.call = None
+                    self._inline(run, cmd)
+                else:
+                    run.call = None
+                    run.open = {cmd.seq: cmd}
+                    self.worker.begin(run, cmd)
+            except Exception as error:  # noqa: BLE001 - of the engine, not of a step: it may cost this run, not its neighbours
+                self.worker.broken(run, error)
         return n
 
     def _inline(self, run: Any, cmd: Any) -> None:
@@ -278,7 +320,7 @@ class Loop:
         else:
             self.deliver(run, cmd, value, None)
 
-    def record(self, run: Any, cmd: Any, status: int, encoded: bytes, started: int, ended: int) -> None:
+    def record(self, run: Any, cmd: Any, status: int, encoded: bytes | None, started: int, ended: int) -> None:
         """Put one row of `step` into the batch; it takes the run's next pos."""
         self.s_run.put(run.id)
         self.s_seq.put_i32(cmd.seq)
@@ -372,6 +414,8 @@ class Loop:
         self.finished.append(run)
         if run.timers or run.parent is not None or run.executing or run.open:
             self.worker.ended(run, status)
+        if run.open:
+            self.unwind(run)
         run.gone = True
         run.coro = run.call = run.open = run.fresh = run.later = None
 
@@ -599,10 +643,14 @@ class Loop:
     # ── leaving memory ───────────────────────────────────────────────────────────────────────────────────────────
 
     def evict(self, run: Any) -> None:
-        """Forget a run without executing anything of it: its `finally` blocks run, but every engine call in them is inert."""
-        global _mode, _run
+        """Forget a run without executing anything of it."""
         self.live.pop(run.id, None)
         run.gone = True
+        self.unwind(run)
+
+    def unwind(self, run: Any) -> None:
+        """End the coroutines of a run: their `finally` blocks run, as Python has it, but every engine call in them is inert."""
+        global _mode, _run
         coros = [run.coro] if run.coro is not None else []
         for cmd in (run.open or {}).values():
             waiter = cmd.waiter
@@ -651,6 +699,11 @@ class Loop:
             if not run.gone:
                 run.batch = 0
                 ready.append(run)
+
+
+def run_born_us(run_id: bytes) -> int:
+    """The moment that a run id carries, in us since 2000: a run's time until it is given something."""
+    return int.from_bytes(run_id[:6], "big") * 1000 - 946684800000000
 
 
 def _fits(kind: Any, value: Any) -> bool:

@@ -13,12 +13,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from supervisor.api import *  # noqa: F403
+else:
 
-
-def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name == "api":
-        raise AttributeError(name)
-    return getattr(import_module("supervisor.api"), name)
+    def __getattr__(name: str) -> Any:
+        if name.startswith("_") or name == "api":
+            raise AttributeError(name)
+        return getattr(import_module("supervisor.api"), name)
 
 
 def __dir__() -> list[str]:

@@ -17,6 +17,7 @@ R = TypeVar("R")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
+T4 = TypeVar("T4")
 
 
 def sleep(duration: float | timedelta) -> None:
@@ -33,6 +34,8 @@ def sleep_until(when: datetime) -> None:
 def gather(a: Awaitable[T1], b: Awaitable[T2], /) -> tuple[T1, T2]: ...
 @overload
 def gather(a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], /) -> tuple[T1, T2, T3]: ...
+@overload
+def gather(a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], d: Awaitable[T4], /) -> tuple[T1, T2, T3, T4]: ...
 @overload
 def gather(*awaitables: Awaitable[T1]) -> list[T1]: ...
 def gather(*awaitables: Any) -> Any:

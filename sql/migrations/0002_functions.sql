@@ -112,6 +112,7 @@ AS $$
 DECLARE
     v_workflow int4;
     v_queue    int4;
+    v_deadline timestamptz;
     v_now      timestamptz := clock_timestamp();
     v_low      uuid := {schema}.id_floor(v_now - interval '60 s');   -- here and not in the query: once, not once per id
     v_high     uuid := {schema}.id_floor(v_now + interval '60 s');
@@ -121,7 +122,7 @@ BEGIN
     IF current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') THEN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
-    SELECT w.id, w.queue INTO v_workflow, v_queue FROM {schema}.workflow w WHERE w.name = p_workflow;
+    SELECT w.id, w.queue, v_now + p_delay + w.timeout_s * interval '1 s' INTO v_workflow, v_queue, v_deadline FROM {schema}.workflow w WHERE w.name = p_workflow;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no worker has ever registered a workflow named "%"', p_workflow USING ERRCODE = 'SV001',
             HINT = 'start a worker whose app defines it, or check the name';
@@ -150,8 +151,8 @@ BEGIN
     SELECT u.id, v_now, v_workflow, v_queue, p_priority, u.key, u.input
     FROM unnest(p_ids, p_inputs, p_keys) WITH ORDINALITY AS u (id, input, key, n)
     WHERE v_taken IS NULL OR u.n <> ALL (v_taken);
-    INSERT INTO {schema}.task (run_id, ready_at, queue, workflow, prio, key, input)
-    SELECT u.id, v_now + p_delay, v_queue, v_workflow, p_priority, u.key, CASE WHEN length(u.input) <= 1024 THEN u.input END
+    INSERT INTO {schema}.task (run_id, ready_at, cancel_at, queue, workflow, prio, key, input)
+    SELECT u.id, v_now + p_delay, v_deadline, v_queue, v_workflow, p_priority, u.key, CASE WHEN length(u.input) <= 1024 THEN u.input END
     FROM unnest(p_ids, p_inputs, p_keys) WITH ORDINALITY AS u (id, input, key, n)
     WHERE v_taken IS NULL OR u.n <> ALL (v_taken);
     IF v_taken IS NOT NULL THEN

@@ -67,7 +67,7 @@ WHERE t.run_id = ANY ($1::uuid[]) AND t.run_id = done.parent_id AND t.owner IS N
 -- $1 uuid[] run, ascending    $2 timestamptz[] ready_at (infinity = until something wakes it)    $3 int2[] wait_kind    $4 text[] detail
 -- $5 int4[] seq    $6 text[] step    $7 int4[] attempt    $8 int2[] resumed    $9 int4 worker
 UPDATE {schema}.task t
-SET owner = NULL, claims = 0, ready_at = u.ready_at, wait_kind = u.wait_kind, wait_detail = u.detail, wait_since = clock_timestamp(),
+SET owner = NULL, claims = 0, ready_at = least(u.ready_at, t.cancel_at), wait_kind = u.wait_kind, wait_detail = u.detail, wait_since = clock_timestamp(),
     seq = u.seq, step = u.step, attempt = u.attempt, resumed = u.resumed, wait_children = NULL, wait_failed = NULL
 FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::int4[], $6::text[], $7::int4[], $8::int2[])
   AS u (run_id, ready_at, wait_kind, detail, seq, step, attempt, resumed)
@@ -86,7 +86,7 @@ SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTI
 -- $5 int4[] seq    $6 text[] step    $7 text[] detail    $8 int2[] wait_kind    $9 int4 worker
 UPDATE {schema}.task t
 SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
-    ready_at = CASE WHEN p.reached THEN clock_timestamp() ELSE p.ready_at END,
+    ready_at = CASE WHEN p.reached THEN clock_timestamp() ELSE least(p.ready_at, t.cancel_at) END,
     wait_kind = CASE WHEN p.reached THEN 1 ELSE p.wait_kind END,
     wait_children = CASE WHEN NOT p.reached THEN p.wait_children END,
     wait_failed = CASE WHEN NOT p.reached THEN p.wait_failed END
@@ -103,7 +103,7 @@ WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DIS
 -- $1 uuid[] run    $2 int4[] workflow    $3 int4[] queue (null: the workflow's)    $4 int2[] prio    $5 bytea[] input
 -- $6 uuid[] parent    $7 int4[] parent_seq    $8 int8[] delay in us
 WITH asked AS (
-    SELECT u.*, coalesce(u.queue, w.queue) AS goes_to
+    SELECT u.*, coalesce(u.queue, w.queue) AS goes_to, clock_timestamp() + u.delay_us * interval '1 us' AS ready_at, w.timeout_s
     FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::bytea[], $6::uuid[], $7::int4[], $8::int8[])
            AS u (run_id, workflow, queue, prio, input, parent_id, parent_seq, delay_us)
     JOIN {schema}.workflow w ON w.id = u.workflow),
@@ -112,8 +112,8 @@ made AS (
     SELECT run_id, workflow, goes_to, prio, input, parent_id, parent_seq FROM asked),
 linked AS (
     INSERT INTO {schema}.child (parent_id, seq, run_id) SELECT parent_id, parent_seq, run_id FROM asked)
-INSERT INTO {schema}.task (run_id, ready_at, queue, workflow, prio, parent_id, input)
-SELECT run_id, clock_timestamp() + delay_us * interval '1 us', goes_to, workflow, prio, parent_id, CASE WHEN length(input) <= 1024 THEN input END
+INSERT INTO {schema}.task (run_id, ready_at, cancel_at, queue, workflow, prio, parent_id, input)
+SELECT run_id, ready_at, ready_at + timeout_s * interval '1 s', goes_to, workflow, prio, parent_id, CASE WHEN length(input) <= 1024 THEN input END
 FROM asked;
 
 -- name: insert_timers :many
@@ -154,7 +154,7 @@ WHERE t.run_id = u.run_id AND (u.seq IS NULL OR t.seq = u.seq);
 -- statement_timestamp() is stable, so it bounds the index scan; it is never later than the clock: nothing is early.
 -- Locks:  task rows FOR NO KEY UPDATE SKIP LOCKED.     Index:  task_ready_idx, one range per (queue, priority)
 -- $1 int4[] queue    $2 int2[] prio, both in claiming order    $3 timestamptz[] mark    $4 uuid[] mark    $5 int4[] quota    $6 int4 run_max    $7 int4 worker
--- Returns run, workflow, resumed, claims, queue, prio, ready_at, parent, key, input (null: read it from run)
+-- Returns run, workflow, resumed, claims, queue, prio, ready_at, parent, key, input (null: read it from run), deadline
 UPDATE {schema}.task t SET owner = $7::int4, claims = t.claims + 1, wait_kind = NULL
 WHERE t.ctid = ANY (ARRAY(
     SELECT c.ctid
@@ -165,7 +165,7 @@ WHERE t.ctid = ANY (ARRAY(
               AND (r.ready_at, r.run_id) >= (m.ready_at, m.run_id) AND r.ready_at <= statement_timestamp()
             ORDER BY r.ready_at, r.run_id LIMIT m.quota FOR NO KEY UPDATE SKIP LOCKED) AS c
     LIMIT $6::int4))
-RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at, t.parent_id, t.key, t.input;
+RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at, t.parent_id, t.key, t.input, t.cancel_at;
 
 -- name: plan_custom :exec
 -- Statements on partitioned tables are planned with their values, so that they prune before they lock.

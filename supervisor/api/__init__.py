@@ -15,13 +15,13 @@ _HOMES = {
     "supervisor.core.errors": (
         "AsyncioInWorkflow", "ClientInsideRun", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "InputInvalid", "KeyMismatch",
         "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled",
-        "RunFailed", "RunTerminated", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepFailed", "StepInterrupted", "StepTimeout",
+        "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TransactionMisused", "UnknownWorkflow",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares the two
     from supervisor.api.client import Client as Client, Run as Run
     from supervisor.api.decorators import StartOptions as StartOptions, Workflow as Workflow, step as step, workflow as workflow
     from supervisor.api.transaction import AsyncTransaction as AsyncTransaction, Transaction as Transaction
@@ -30,15 +30,23 @@ if TYPE_CHECKING:
         sleep_until as sleep_until, start as start, uuid4 as uuid4,
     )  # fmt: skip
     from supervisor.core.context import Current as Current
-    from supervisor.core.errors import *  # noqa: F403
+    from supervisor.core.errors import (
+        AsyncioInWorkflow as AsyncioInWorkflow, ClientInsideRun as ClientInsideRun, ClockSkew as ClockSkew, ConfigInvalid as ConfigInvalid,
+        DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, InputInvalid as InputInvalid,
+        KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
+        PayloadRefused as PayloadRefused, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
+        RunCancelled as RunCancelled, RunFailed as RunFailed, RunTerminated as RunTerminated, RunUnknown as RunUnknown,
+        SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepFailed as StepFailed,
+        StepInterrupted as StepInterrupted, StepTimeout as StepTimeout, SupervisorError as SupervisorError,
+        TransactionMisused as TransactionMisused, UnknownWorkflow as UnknownWorkflow,
+    )  # fmt: skip
     from supervisor.core.retry import Retry as Retry
+else:
 
+    def __getattr__(name: str) -> Any:
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"supervisor has no {name!r}")
+        return getattr(import_module(home), name)
 
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"supervisor has no {name!r}")
-    return getattr(import_module(home), name)
-
-
-__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+    __all__ = sorted(_HOME_OF)

@@ -512,16 +512,7 @@ def _result(outcome: Outcome, workflow: str, definition: Any) -> Any:
     if outcome.status == "continued":
         raise RunFailed(outcome.run_id, workflow, "it has no result, for it continued as a new run")
     cause = TimeoutError("the run's timeout expired") if outcome.status == "timed_out" else codec.decode_error(outcome.result)
-    raise RunFailed(outcome.run_id, workflow, _brief(cause)) from cause
-
-
-def _brief(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - a class of the user's may not be printable
-        text = "(an error that can't be printed)"
-    name = type(error).__name__
-    return text if text.startswith(f"{name}:") or name == "StepFailed" else f"{name}: {text}" if text else name
+    raise RunFailed(outcome.run_id, workflow, codec.brief(cause)) from cause
 
 
 def _info(found: Found) -> RunInfo:

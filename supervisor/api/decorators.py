@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from supervisor._fastpath import loop as core_loop
 from supervisor.api.transaction import AsyncTransaction, Transaction
@@ -21,6 +21,9 @@ from supervisor.core.retry import ONCE, Retry, seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+# What is awaited in a workflow. No Any in it: mypy would find the overloads of gather ambiguous and answer Any.
+Durable = Coroutine[object, None, R]
 Place = Literal["inline", "thread"]
 
 
@@ -102,7 +105,7 @@ class DefStep(_StepBase, Generic[P, R]):
 
 def _block(command: Any) -> Any:
     """In a def workflow: hand *command* to the loop and come back with its value, or raise its error."""
-    from greenlet import getcurrent
+    from greenlet import getcurrent  # type: ignore[import-untyped, unused-ignore]
 
     hub = getcurrent().parent
     if hub is None:
@@ -194,7 +197,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
             raise DefinitionError(f"key={key!r}: give a text of 1 to 500 characters without NUL")
         return StartOptions(self, key, queue, priority, seconds(delay, "delay="))
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Durable[R]:
         where = core_loop.mode()
         if where == core_loop.OUTSIDE:
             return self.fn(*args, **kwargs)  # type: ignore[no-any-return]
@@ -202,7 +205,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
             raise GeneratorExit
         if where == core_loop.IN_SYNC:
             raise DefinitionError(f"workflow {self.name}: in a def workflow write: {self.fn.__name__}.sync(…)")
-        return _child(self.options(), args, kwargs)  # type: ignore[return-value]
+        return _child(self.options(), args, kwargs)  # type: ignore[no-any-return]
 
     def sync(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """In a def workflow: start a child run and wait for its result."""
@@ -211,7 +214,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
         result: R = _block(_child(self.options(), args, kwargs))
         return result
 
-    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Durable[R]:
         """In a def workflow: a child run to be gathered."""
         if core_loop.mode() == core_loop.OUTSIDE:
             raise OutsideWorkflow(f"{self.name}.aio(…) is for workflows")
@@ -240,6 +243,9 @@ def _child(options: StartOptions[Any, Any], args: tuple[Any, ...], kwargs: dict[
 
 
 # ── the decorators ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+# A coroutine function fits both first overloads, on purpose: the first one wins.
 
 
 @overload
@@ -275,7 +281,8 @@ def step(
     def decorate(fn: Callable[..., Any]) -> Any:
         info = StepInfo(_policy(retry), _timeout(timeout), at_most_once, transactional, isolation, run, f"{fn.__module__}.{fn.__qualname__}")
         _check_step(fn, info)
-        made = (AsyncStep if inspect.iscoroutinefunction(fn) else DefStep)(fn, name or fn.__name__, info)
+        kind: Any = AsyncStep if inspect.iscoroutinefunction(fn) else DefStep
+        made = kind(fn, name or fn.__name__, info)
         registry.register_step(made)
         return made
 
@@ -341,47 +348,50 @@ def workflow(fn: Callable[..., Any] | None = None, /, *, name: str | None = None
 # ── types only: what the decorators return, as a type checker sees it ────────────────────────────────────────────
 
 
-class AsyncStepOf(Generic[P, R]):
+class AsyncStepOf(Protocol[P, R_co]):
     """Type of an `async def` step."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
-    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
-    def sync(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @property
+    def name(self) -> str: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Durable[R_co]: ...
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Durable[R_co]: ...
+    def sync(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
-    name: str
 
-
-class DefStepOf(Generic[P, R]):
+class DefStepOf(Protocol[P, R_co]):
     """Type of a `def` step."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    @property
+    def name(self) -> str: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Durable[R_co]: ...
 
-    name: str
+
+class AsyncDefTakesAsyncTransaction:
+    """What a type checker makes of an `async def` step that asks for a Transaction: its SQL would never run, so nothing can be done with it."""
 
 
-class _StepDecorator:
+class _StepDecorator(Protocol):
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStepOf[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> DefStepOf[P, R]: ...
-    def __call__(self, fn: Any, /) -> Any: ...
 
 
-class _TransactionalDecorator:
+class _TransactionalDecorator(Protocol):
     @overload
     def __call__(self, fn: Callable[Concatenate[AsyncTransaction, P], Coroutine[Any, Any, R]], /) -> AsyncStepOf[P, R]: ...
     @overload
+    def __call__(self, fn: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, R]], /) -> AsyncDefTakesAsyncTransaction: ...  # type: ignore[overload-overlap]
+    @overload
     def __call__(self, fn: Callable[Concatenate[Transaction, P], R], /) -> DefStepOf[P, R]: ...
-    def __call__(self, fn: Any, /) -> Any: ...
 
 
-class _WorkflowDecorator:
+class _WorkflowDecorator(Protocol):
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> Workflow[P, R]: ...
-    def __call__(self, fn: Any, /) -> Any: ...
 
 
 __all__ = ["AsyncStep", "DefStep", "Retry", "StartOptions", "Workflow", "replace", "step", "workflow"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from supervisor._fastpath import loop as core_loop
 from supervisor._fastpath.wire import Command
-from supervisor.api.decorators import StartOptions, Workflow, _child
+from supervisor.api.decorators import Durable, StartOptions, Workflow, _child
 from supervisor.core.context import Current, current
 from supervisor.core.errors import DefinitionError, OutsideWorkflow
 from supervisor.core.retry import seconds
@@ -82,24 +82,24 @@ def group_command(kind: int, members: list[Any], names: list[str] | None) -> Any
     return command
 
 
-def sleep(duration: float | timedelta) -> Coroutine[Any, Any, None]:
+def sleep(duration: float | timedelta) -> Durable[None]:
     """Sleep for *duration* (seconds or timedelta) by the database's clock, through crashes and restarts; never less."""
     return sleep_command(duration)  # type: ignore[no-any-return]
 
 
-def sleep_until(when: datetime) -> Coroutine[Any, Any, None]:
+def sleep_until(when: datetime) -> Durable[None]:
     """Sleep until *when* (with a time zone) by the database's clock."""
     return sleep_until_command(when)  # type: ignore[no-any-return]
 
 
 @overload
-def gather(a: Awaitable[T1], b: Awaitable[T2], /) -> Coroutine[Any, Any, tuple[T1, T2]]: ...
+def gather(a: Awaitable[T1], b: Awaitable[T2], /) -> Durable[tuple[T1, T2]]: ...
 @overload
-def gather(a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], /) -> Coroutine[Any, Any, tuple[T1, T2, T3]]: ...
+def gather(a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], /) -> Durable[tuple[T1, T2, T3]]: ...
 @overload
-def gather(a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], d: Awaitable[T4], /) -> Coroutine[Any, Any, tuple[T1, T2, T3, T4]]: ...
+def gather(a: Awaitable[T1], b: Awaitable[T2], c: Awaitable[T3], d: Awaitable[T4], /) -> Durable[tuple[T1, T2, T3, T4]]: ...
 @overload
-def gather(*awaitables: Awaitable[T1]) -> Coroutine[Any, Any, list[T1]]: ...
+def gather(*awaitables: Awaitable[T1]) -> Durable[list[T1]]: ...
 def gather(*awaitables: Any) -> Any:
     """Run several things at once; a list of their results in the order given.
 
@@ -108,7 +108,7 @@ def gather(*awaitables: Any) -> Any:
     return group_command(core_loop.GATHER, list(awaitables), None)
 
 
-def first(**awaitables: Awaitable[Any]) -> Coroutine[Any, Any, tuple[str, Any]]:
+def first(**awaitables: Awaitable[Any]) -> Durable[tuple[str, Any]]:
     """Run several things at once; (name, result) of the first that ends. The losers are cancelled, durably."""
     if not awaitables:
         raise DefinitionError("first() needs at least one thing to wait for: first(paid=charge(…), late=sleep(600))")
@@ -123,7 +123,7 @@ class ChildRun(Generic[R]):
         self._workflow = workflow
         self._seq = seq
 
-    def result(self) -> Coroutine[Any, Any, R]:
+    def result(self) -> Durable[R]:
         return self.result_command()  # type: ignore[no-any-return]
 
     def result_command(self) -> Any:
@@ -142,9 +142,9 @@ def start_command(workflow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 @overload
-def start(workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, ChildRun[R]]: ...
+def start(workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Durable[ChildRun[R]]: ...
 @overload
-def start(workflow: StartOptions[P, R], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, ChildRun[R]]: ...
+def start(workflow: StartOptions[P, R], *args: P.args, **kwargs: P.kwargs) -> Durable[ChildRun[R]]: ...
 def start(workflow: Any, *args: Any, **kwargs: Any) -> Any:
     """Start a child run without waiting for it; `await (await start(child, …)).result()` waits later."""
     return start_command(workflow, args, kwargs)

@@ -6,11 +6,13 @@ stderr.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -19,20 +21,23 @@ from supervisor.cli import options
 from supervisor.cli.output import plain, print_json, say
 from supervisor.db.embedded import DATABASE, PORT, STOP_SIGNALS, SUPERUSER, EmbeddedServer, EmbeddedServerError
 
+MakeServer = Callable[[], EmbeddedServer]
+
 
 @click.group("db")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="The server's folder [env: PGSUPERVISOR_DATA_DIR].")
 @click.pass_context
 def db(context: click.Context, data_dir: Path | None) -> None:
     """Start, stop and look at the embedded PostgreSQL."""
-    context.obj = EmbeddedServer(data_dir, progress=say)
+    context.obj = functools.partial(EmbeddedServer, data_dir, progress=say)   # made late: --help needs no server
 
 
 @db.command()
 @options.as_json
 @click.pass_obj
-def start(server: EmbeddedServer, as_json: bool) -> None:
+def start(embedded: MakeServer, as_json: bool) -> None:
     """Start it unless it runs, wait until it accepts connections, print its connection string."""
+    server = embedded()
     dsn = server.start()
     if as_json:
         print_json(server.status())
@@ -45,8 +50,9 @@ def start(server: EmbeddedServer, as_json: bool) -> None:
               help="smart waits for clients, fast ends their sessions, immediate is a crash.")  # fmt: skip
 @options.as_json
 @click.pass_obj
-def stop(server: EmbeddedServer, mode: str, as_json: bool) -> None:
+def stop(embedded: MakeServer, mode: str, as_json: bool) -> None:
     """Stop it and wait until it is gone. Its data stay."""
+    server = embedded()
     pid = server.pid
     stopped = server.stop(mode)
     if as_json:
@@ -60,7 +66,7 @@ def stop(server: EmbeddedServer, mode: str, as_json: bool) -> None:
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
     """Say whether it runs, and where everything is; exit code 1 if it does not run."""
-    facts = context.obj.status()
+    facts = context.obj().status()
     if as_json:
         print_json(facts)
     else:
@@ -72,8 +78,9 @@ def status(context: click.Context, as_json: bool) -> None:
 @db.command()
 @options.as_json
 @click.pass_obj
-def url(server: EmbeddedServer, as_json: bool) -> None:
+def url(embedded: MakeServer, as_json: bool) -> None:
     """Print its connection URL, fit for PGSUPERVISOR_DATABASE_URL."""
+    server = embedded()
     host = urllib.parse.quote(str(server.socket_dir), safe="")
     text = f"postgresql://{SUPERUSER}@/{DATABASE}?host={host}&port={PORT}"
     if server.pid is None:
@@ -87,8 +94,9 @@ def url(server: EmbeddedServer, as_json: bool) -> None:
 @db.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
-def psql(server: EmbeddedServer, arguments: tuple[str, ...]) -> None:
+def psql(embedded: MakeServer, arguments: tuple[str, ...]) -> None:
     """Open psql on it; further ARGUMENTS go to psql."""
+    server = embedded()
     if server.pid is None:
         raise EmbeddedServerError(f"no server runs on {server.data_dir}; start it with: pgsupervisor db start")
     program = _psql_program(server)
@@ -101,8 +109,9 @@ def psql(server: EmbeddedServer, arguments: tuple[str, ...]) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on printing as the log grows.")
 @options.as_json
 @click.pass_obj
-def logs(server: EmbeddedServer, lines: int, follow: bool, as_json: bool) -> None:
+def logs(embedded: MakeServer, lines: int, follow: bool, as_json: bool) -> None:
     """Print the end of its log."""
+    server = embedded()
     if not server.log_path.exists():
         raise EmbeddedServerError(f"there is no log yet at {server.log_path}; start the server with: pgsupervisor db start")
     command = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(server.log_path)]

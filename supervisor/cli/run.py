@@ -12,6 +12,9 @@ import click
 
 from supervisor.cli import options
 
+EXAMPLE = "supervisor.example"
+START_EXAMPLE = "python -m supervisor start checkout order=42 --wait --dsn '{dsn}'"
+
 
 @click.command()
 @click.option("--app", help="Module that defines the workflows: pkg.mod. Default: [tool.pgsupervisor] app.")
@@ -38,17 +41,49 @@ def run(app: str | None, procs: str, threads: int, in_flight: int, queues: str |
     from supervisor.host.service import Service, ServiceOptions
 
     app = app or settings.load().app
-    if not app:
-        raise ConfigInvalid("no app is named; say which module defines the workflows: --app pkg.mod, or app = \"pkg.mod\" in [tool.pgsupervisor] of pyproject.toml")
-    found = db.resolve_dsn(dsn)
+    found = db.find_dsn(dsn)
     schema = schema or db.schema_name()
+    if found is None and app is None:
+        app, found = EXAMPLE, embedded_database(schema)
+        click.echo(f"nothing is configured: the example app on the embedded server. In a second terminal:\n  {START_EXAMPLE.format(dsn=found.conninfo)}", err=True)
+    elif not app:
+        raise ConfigInvalid("no app is named; say which module defines the workflows: --app pkg.mod, or app = \"pkg.mod\" in [tool.pgsupervisor] of pyproject.toml")
+    elif found is None:
+        found = db.resolve_dsn(dsn)
+    load_app(app)
     with db.connect(found, purpose="check", schema=schema) as conn:
         migrations.check(conn, schema)
-    load_app(app)
+        server = conn.info.parameter_status("server_version")
+    for line in banner(found, server or "", app):
+        logging.getLogger("pgsupervisor").info("%s", line)
     return Service(ServiceOptions(
         dsn=found.conninfo, schema=schema, procs=count_procs(procs), threads=threads, in_flight=in_flight, until_empty=until_empty,
         drain_timeout_s=drain_timeout, queues=tuple(name.strip() for name in queues.split(",") if name.strip()) if queues else (),
     )).run()  # fmt: skip
+
+
+def banner(dsn: Any, server: str, app: str) -> list[str]:
+    """What runs here, in two lines: versions of every part, then app and database."""
+    from supervisor.cli import versions
+    from supervisor.core import registry
+
+    program, python, driver, loop = versions.lines(server=False)
+    if loop != "loop compiled":
+        loop += ", NOT COMPILED: several times slower; install a compiler and Python's headers and install again"
+    names = ", ".join(sorted(registry.workflows()))
+    return [f"{program}, {python}, {driver}, {loop}, PostgreSQL {server}", f"app {app} ({names}) on {dsn}"]
+
+
+def embedded_database(schema: str) -> Any:
+    """The embedded server, started and migrated: for trying things out."""
+    from supervisor.db import connect as db
+    from supervisor.db import migrations
+    from supervisor.db.embedded import EmbeddedServer
+
+    conninfo = EmbeddedServer(progress=lambda text: click.echo(text, err=True)).start()
+    with db.connect(conninfo, purpose="migrate", schema=schema) as conn:
+        migrations.migrate(conn, schema)
+    return db.Dsn(conninfo, "embedded", conninfo)
 
 
 def count_procs(text: str) -> int:

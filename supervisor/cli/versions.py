@@ -7,10 +7,10 @@ import platform
 from supervisor.core.version import VERSION
 
 
-def lines() -> list[str]:
-    """One line per part: program, Python, driver with libpq and TLS, loop, server."""
+def lines(server: bool = True) -> list[str]:
+    """One line per part: program, Python, driver with libpq and TLS, loop, and the server unless told not to look for it."""
     python = f"Python {platform.python_version()} ({platform.python_implementation()})"
-    return [f"pgsupervisor {VERSION}", python, _driver(), f"loop {_loop()}", _server()]
+    return [f"pgsupervisor {VERSION}", python, _driver(), f"loop {_loop()}", *([_server()] if server else [])]
 
 
 def _driver() -> str:

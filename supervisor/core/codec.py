@@ -255,6 +255,18 @@ def _message(error: BaseException) -> str:
         return f"(its __str__ raised {type(second).__name__})"
 
 
+def in_words(error: BaseException) -> str:
+    """Type and message of *error* in one string, whatever it is."""
+    return clean(f"{type(error).__name__}: {_message(error)}")[:4000]
+
+
+def brief(error: BaseException) -> str:
+    """Type and message of any exception, at most 1,000 characters, fit for JSON and for another error's message."""
+    name, text = type(error).__name__, clean(_message(error))
+    told = text if text.startswith(f"{name}:") or name == "StepFailed" else f"{name}: {text}" if text else name
+    return told if len(told) <= 1000 else f"{told[:1000]}…"
+
+
 def _trace(error: BaseException) -> str:
     try:
         return "".join(traceback.format_tb(error.__traceback__, limit=-12))
@@ -304,7 +316,8 @@ def _imported_exception(type_name: str) -> type[Exception] | None:
             continue
         for part in parts[cut:]:
             found = vars(found).get(part) if hasattr(found, "__dict__") else None
-        return found if isinstance(found, type) and issubclass(found, Exception) else None
+        # StopIteration raised at an await would end it with a value instead
+        return found if isinstance(found, type) and issubclass(found, Exception) and not issubclass(found, StopIteration) else None
     return None
 
 

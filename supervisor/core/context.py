@@ -61,7 +61,7 @@ def describe(found: Any) -> Current:
         facts |= {"step": step.step.name, "seq": step.seq, "attempt": step.attempt}
     return Current(
         run_id=run_id,
-        key=run.key,
+        key=run.key.decode() if run.key is not None else None,
         workflow=run.workflow.name,
         seq=step.seq if step is not None else None,
         step=step.step.name if step is not None else None,

@@ -175,6 +175,12 @@ class RunFailed(SupervisorError):
         super().__init__(f"run {run_id} of {workflow} failed: {why}")
 
 
+class RunTimedOut(SupervisorError, TimeoutError):
+    """The run did not end within its workflow's `timeout=`."""
+
+    code = "run_timed_out"
+
+
 class RunCancelled(SupervisorError):
     code = "run_cancelled"
 

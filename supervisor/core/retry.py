@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import blake2b
+from typing import cast
 
 from supervisor.core.errors import DefinitionError, NonRetryable, RetryAfter
 
@@ -59,7 +60,8 @@ def next_wait_s(policy: Retry, error: BaseException, attempt: int, run_id: bytes
         return None
     if isinstance(error, RetryAfter):
         return error.seconds
-    ceiling = min(policy.initial * policy.factor ** (attempt - 1), policy.maximum)  # type: ignore[operator]
+    initial_s, maximum_s = cast(float, policy.initial), cast(float, policy.maximum)  # numbers since __post_init__
+    ceiling = min(initial_s * policy.factor ** (attempt - 1), maximum_s)
     return ceiling * unit_interval(run_id, seq, attempt)
 
 

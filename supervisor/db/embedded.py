@@ -167,16 +167,16 @@ class EmbeddedServer:
 
     @property
     def socket_dir(self) -> Path:
-        """The folder of the socket: run/, or a short one where run/ can't be written into a socket's address."""
+        """The folder of the socket: run/, or a short one where run/ can't be written into a socket's address.
+
+        Not in XDG_RUNTIME_DIR: that goes when its user logs out, and the server stays.
+        """
         own = self.data_dir / "run"
         if _fits_socket(own):
             return own
         name = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
         if os.geteuid() == 0:
             return Path("/run/pgsupervisor", name)
-        runtime = os.environ.get("XDG_RUNTIME_DIR")
-        if runtime and _fits_socket(Path(runtime, f"pgsupervisor-{name}")):
-            return Path(runtime, f"pgsupervisor-{name}")
         return Path("/tmp", f"pgsupervisor-{os.geteuid()}-{name}")
 
     def _make_home(self, account: Account) -> None:
@@ -316,14 +316,21 @@ class EmbeddedServer:
         return False
 
     def _answers(self) -> bool:
+        """Tell whether it accepts connections; asked only of a server that says so, for each refusal is a line in its log."""
+        if not self._says_ready():
+            return False
         patient = make_conninfo(self._dsn("postgres"), connect_timeout=PING_TIMEOUT_S)
         return pq.PGconn.ping(patient.encode()) == pq.Ping.OK
 
     def _check_socket(self) -> None:
         """Refuse a server that somebody started on this data with another socket: it would never answer here."""
         lines = self._pid_file()
-        if len(lines) >= 8 and lines[7].strip() == "ready" and lines[4] != str(self.socket_dir):
+        if self._says_ready() and lines[4] != str(self.socket_dir):
             raise EmbeddedServerError(f"a server runs on {self.data} that listens in {lines[4] or 'no folder'} instead of {self.socket_dir}; stop it: kill -INT {lines[0]}")
+
+    def _says_ready(self) -> bool:
+        lines = self._pid_file()
+        return len(lines) >= 8 and lines[7].strip() == "ready"
 
     def _pid_file(self) -> list[str]:
         """Return the lines of postmaster.pid: pid, data, start time, port, socket folder, address, shmem key, state."""
@@ -331,6 +338,8 @@ class EmbeddedServer:
             return (self.data / "postmaster.pid").read_text(errors="surrogateescape").splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except PermissionError as error:
+            raise EmbeddedServerError(f"{self.data} belongs to another user; act on its server as that user, or name another folder in PGSUPERVISOR_DATA_DIR") from error
 
     def _recorded_pid(self) -> int | None:
         lines = self._pid_file()
@@ -402,8 +411,9 @@ class EmbeddedServer:
             return "(no log)"
 
     def _last_log_line(self) -> str:
-        """Return the log's last words without their prefix: what the server is doing."""
-        return self._log_tail().rsplit("\n", 1)[-1].partition("LOG:")[2].strip() or "no word yet"
+        """Return the last words that the server wrote by itself, without their prefix: what it is doing."""
+        said = [line.partition("LOG:")[2].strip() for line in self._log_tail().splitlines() if "LOG:" in line]
+        return said[-1] if said else "no word yet"
 
     def _tell(self, text: str, *, now: bool = False) -> None:
         if now or time.monotonic() - self._told_at >= TELL_EVERY_S:

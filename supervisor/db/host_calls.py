@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from supervisor.core.errors import DatabaseUnavailable
+from supervisor.db import partitions
 from supervisor.db.connect import connect
 from supervisor.db.statements import Sql
 
@@ -31,17 +32,23 @@ class HostCalls:
         self._dsn, self._schema, self._sql = dsn, schema, Sql(schema)
         self._conn: psycopg.Connection[Any] | None = None
 
-    def _rows(self, name: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    def _session(self) -> psycopg.Connection[Any]:
         if self._conn is None or self._conn.closed:
             self._conn = connect(self._dsn, purpose="parent", schema=self._schema, profile="host")
+        return self._conn
+
+    def _rows(self, name: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        conn = self._session()
         try:
-            cursor = self._conn.execute(self._sql.get(name), parameters)
+            cursor = conn.execute(self._sql.get(name), parameters)
             return cursor.fetchall() if cursor.description is not None else []
         except psycopg.Error as error:
-            if isinstance(error, psycopg.OperationalError):
-                self._conn.close()
-                self._conn = None
-            raise DatabaseUnavailable(f"{name}: {str(error).splitlines()[0]}") from None
+            raise self._broken(name, error) from None
+
+    def _broken(self, what: str, error: psycopg.Error) -> DatabaseUnavailable:
+        if isinstance(error, psycopg.OperationalError):
+            self.close()
+        return DatabaseUnavailable(f"{what}: {str(error).splitlines()[0]}")
 
     def terminate_sessions(self, application_names: list[str]) -> None:
         """End the sessions of that name; returns without waiting for them."""
@@ -84,6 +91,15 @@ class HostCalls:
         n: int = self._rows("failed_runs")[0][0]
         return n
 
+    def make_partitions(self) -> int:
+        """Make the partitions that the days ahead need; returns how many tables were made."""
+        conn = self._session()
+        try:
+            return partitions.ensure(conn, self._sql)
+        except psycopg.Error as error:
+            raise self._broken("partitions", error) from None
+
     def close(self) -> None:
         if self._conn is not None:
             self._conn.close()
+            self._conn = None

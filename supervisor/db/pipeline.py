@@ -16,7 +16,7 @@ from psycopg import pq
 
 from supervisor.core.errors import DatabaseUnavailable
 
-Statement = tuple[str, Sequence[bytes | None]]
+Statement = tuple[str, Sequence[bytes | None] | None]
 
 
 @dataclass(frozen=True)

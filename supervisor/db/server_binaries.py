@@ -6,6 +6,7 @@ Knows the places to look, and the copy that a server started by root needs. Neve
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import importlib.util
@@ -112,8 +113,7 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[Path, str, str | N
         for folder in folders:
             bindir = _wheel_bindir(package, folder)
             if bindir is not None:
-                version = importlib.metadata.version(distribution)
-                yield bindir, f"the wheel {distribution}", f"{package}-{version}-{folder}"
+                yield bindir, f"the wheel {distribution}", f"{package}-{_wheel_version(distribution)}-{folder}"
     installed = Path("/usr/lib/postgresql").glob("[0-9]*/bin")
     for bindir in sorted(installed, key=lambda path: int(path.parent.name), reverse=True):
         if _is_server(bindir):
@@ -130,6 +130,13 @@ def _wheel_bindir(package: str, folder: str) -> Path | None:
         if _is_server(bindir):
             return bindir
     return None
+
+
+def _wheel_version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:      # a folder on sys.path without its metadata
+        return "unknown"
 
 
 def _is_server(bindir: Path) -> bool:
@@ -163,10 +170,12 @@ def server_account(data: Path) -> Account:
         return Account(name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid())
     if data.exists():
         owner_uid = data.stat().st_uid
-        known = [entry for entry in pwd.getpwall() if entry.pw_uid == owner_uid != 0]
-        if not known:
-            raise EmbeddedServerError(f"{data} belongs to uid {owner_uid}, as which no server can run; give it to one of {SERVER_ACCOUNTS}")
-        return _account(known[0])
+        try:
+            if owner_uid != 0:
+                return _account(pwd.getpwuid(owner_uid))
+        except KeyError:
+            pass
+        raise EmbeddedServerError(f"{data} belongs to uid {owner_uid}, as which no server can run; give it to one of {', '.join(SERVER_ACCOUNTS)}")
     for name in SERVER_ACCOUNTS:
         try:
             return _account(pwd.getpwnam(name))
@@ -239,8 +248,8 @@ def _copy_tree(install: Path, copy: Path) -> None:
 def make_root_dir(path: Path, mode: int = 0o755) -> None:
     """Make *path* below a directory of root's; refuse one that another account could have changed."""
     for level in (*reversed(path.parents), path):
-        if not level.exists():
-            level.mkdir(mode=mode)
+        with contextlib.suppress(FileExistsError):
+            level.mkdir()
             level.chmod(mode)                        # whatever the umask
     facts = path.lstat()
     if facts.st_uid != 0 or facts.st_mode & 0o022 or path.is_symlink():

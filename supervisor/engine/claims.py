@@ -25,7 +25,7 @@ class Claims:
 
     def __init__(self, queues: list[int], look_behind: Callable[[float], bool]) -> None:
         self._queues = queues
-        self._marks: dict[bytes, bytes] = {}
+        self.marks: dict[bytes, bytes] = {}
         self._look_behind = look_behind
         self._again_without = False
         self._without = False
@@ -38,19 +38,12 @@ class Claims:
         for prio in range(PRIORITIES):
             for queue in self._queues:
                 key = _int4(queue) + _int2(prio)
-                mark = _NOTHING if self._without else self._marks.get(key, _NOTHING)
+                mark = _NOTHING if self._without else self.marks.get(key, _NOTHING)
                 for column, value in zip(columns, (key[:4], key[4:], mark[:8], mark[8:], _int4(quota)), strict=True):
                     column.put(value)
         self._queues.append(self._queues.pop(0))  # the next claim begins with another queue
         return [*(column.take() for column in columns), _int4(limit)]
 
-    def took(self, rows: list[tuple[bytes, bytes]], limit: int) -> None:
-        """Note (queue and priority, ready_at and id) of what a claim brought."""
-        marks = self._marks
-        for key, at in rows:
-            if at > marks.get(key, _NOTHING_YET):
-                marks[key] = at
-        self._again_without = self._without and len(rows) >= limit
-
-
-_NOTHING_YET = b""
+    def took(self, count: int, limit: int) -> None:
+        """Note how many the last claim brought. (The loop keeps `marks` while it reads the rows.)"""
+        self._again_without = self._without and count >= limit

@@ -20,9 +20,9 @@ from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import Command
 from supervisor.api.words import ChildRun
 from supervisor.core import codec
-from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunFailed, StepFailed, StepInterrupted
+from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunFailed, RunTimedOut, StepInterrupted
 from supervisor.core.retry import next_wait_s
-from supervisor.engine.batch import INFINITY, Batch
+from supervisor.engine.batch import INFINITY, Batch, Row
 from supervisor.engine.executors import Call, Executors, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.replay import Kid, Past, check
@@ -254,7 +254,7 @@ class Commands:
             self.loop.deliver(run, cmd, workflow.decode_result(kid.result), None)
             return
         cause = codec.decode_error(kid.result) if kid.result else None
-        error = RunFailed(str(UUID(bytes=kid.run_id)), workflow.name, f"{type(cause).__name__}: {cause}" if cause else "it ended without a result")
+        error = RunFailed(str(UUID(bytes=kid.run_id)), workflow.name, codec.in_words(cause) if cause is not None else "it ended without a result")
         error.__cause__ = cause
         encoded = codec.encode_error(error)
         self.loop.record(run, cmd, core.FAILED, encoded, now, now)
@@ -304,6 +304,16 @@ class Commands:
     def finish_failed(self, run: Any, error: BaseException) -> None:
         self.loop.finish(run, core.FAILED, codec.encode_error(_explained(error)))
 
+    def time_out(self, run: Any) -> None:
+        """The run's `timeout=` is over: it ends here, whatever it was doing. A step that is executing is given up."""
+        error = RunTimedOut(f"the run did not end within the timeout of workflow {run.workflow.name if run.workflow else '(unknown)'}")
+        for cmd in list((run.open or {}).values()):
+            if isinstance(cmd.extra, Call):
+                self.executors.give_up(cmd.extra)
+        self.loop.unwind(run)
+        self.loop.live[run.id] = run
+        self.loop.finish(run, core.TIMED_OUT, codec.encode_error(error))
+
     def ended(self, run: Any, status: int) -> None:
         """A run ended that has more than rows of steps: timers, a parent, steps that nobody waits for any more."""
         if run.timers:
@@ -349,7 +359,7 @@ class Commands:
         detail = json.dumps({"waits_for": [f"{_KIND_WORDS[cmd.kind]} {cmd.step.name} at seq {at}" for at, cmd in waits[:5]], "of": len(waits)})
         if children:
             target, failed = self._wake_at(run, waits, children)
-            row = (run.id, target, failed, ready_at, seq, cmd.step.name, detail, kind)
+            row: Row = (run.id, target, failed, ready_at, seq, cmd.step.name, detail, kind)
             self.batch.add("park_on_children", run.id, row)
         else:
             row = (run.id, ready_at, kind, detail, seq, cmd.step.name, cmd.attempt, 1)
@@ -379,6 +389,12 @@ class Commands:
         self.loop.touch(run)
         run.in_tx = True  # nothing may begin or be recorded any more
         self.batch.leaving.append(run)
+
+    def broken(self, run: Any, error: BaseException) -> None:
+        """The engine itself failed at this run: put it aside, so that neither its worker nor its neighbours pay for it."""
+        log.error("run %s is parked: the engine failed at it", UUID(bytes=run.id), exc_info=error)
+        if not run.gone and not run.in_tx:
+            self.park(run, CRASH_LOOP, {"why": "the engine failed at this run", "error": codec.in_words(error)})
 
     # ── what no replay could answer ──────────────────────────────────────────────────────────────────────────────
 
@@ -429,5 +445,3 @@ def _explained(error: BaseException) -> BaseException:
     told.__traceback__ = error.__traceback__
     return told
 
-
-__all__ = ["Commands", "StepFailed"]

@@ -51,12 +51,12 @@ class Executors:
         self._finished = finished
         self._thread_slots, self._task_slots = list(thread_slots), list(task_slots)
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
-        self._done: deque[tuple[Call, Any, BaseException | None, int, int]] = deque()
+        self._done: deque[tuple[Call, Any, BaseException | None, int, int, int]] = deque()
         self._loop = asyncio.get_running_loop()
         self._woken = False
         self._started = 0
         self._stuck = 0
-        self._tallies: dict[Any, list[int]] = {}
+        self._tallies: dict[Any, list[tuple[int, int]]] = {}
         self.busy = 0  # calls given to threads and not ended
         self.tasks = 0
 
@@ -91,10 +91,10 @@ class Executors:
     def _work(self, slot: Any) -> None:
         while (call := self._queue.get()) is not None:
             if not call.live:
-                self._post(call, None, None, 0)
+                self._post(call, None, None, 0, 0)
                 continue
             command = call.command
-            started = time.perf_counter_ns()
+            started, busy = time.perf_counter_ns(), time.thread_time_ns()
             call.started = self._clock()
             if slot is not None:
                 slot.enter(call.run.id, command.seq, call.started)
@@ -107,10 +107,10 @@ class Executors:
             executing.reset(token)
             if slot is not None:
                 slot.leave()
-            self._post(call, value, error, (time.perf_counter_ns() - started) // 1000)
+            self._post(call, value, error, (time.perf_counter_ns() - started) // 1000, (time.thread_time_ns() - busy) // 1000)
 
-    def _post(self, call: Call, value: Any, error: BaseException | None, took_us: int) -> None:
-        self._done.append((call, value, error, self._clock(), took_us))
+    def _post(self, call: Call, value: Any, error: BaseException | None, took_us: int, busy_us: int) -> None:
+        self._done.append((call, value, error, self._clock(), took_us, busy_us))
         if not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._collect)
@@ -118,22 +118,27 @@ class Executors:
     def _collect(self) -> None:
         self._woken = False
         while self._done:
-            call, value, error, ended, took_us = self._done.popleft()
+            call, value, error, ended, took_us, busy_us = self._done.popleft()
             self.busy -= 1
             if call.live:
-                self._tally(call.command.step, took_us)
+                self._tally(call.command.step, took_us, busy_us)
                 self._end(call, value, error, ended)
             else:
                 self._stuck -= 1
 
-    def _tally(self, step: Any, took_us: int) -> None:
-        """Count a call; a step whose last 50 calls were quick, all but one at most, moves onto the loop's thread."""
+    def _tally(self, step: Any, took_us: int, busy_us: int) -> None:
+        """Count a call; a step that has been quick for 50 calls moves onto the loop's thread.
+
+        Quick: it used little CPU every time (all but one), and little time most of the time. The rest of the time may be
+        other threads' that held the interpreter, which a measurement from inside can't tell from waiting.
+        """
         if step.inline or step.special or step.info.place == "thread" or step in _DEMOTED:
             return
         tally = self._tallies.setdefault(step, [])
-        tally.append(took_us)
+        tally.append((busy_us, took_us))
         if len(tally) >= PROMOTE_AFTER_CALLS:
-            step.inline = sorted(tally)[-2] < PROMOTE_BELOW_US
+            busy, took = sorted(busy for busy, _ in tally), sorted(took for _, took in tally)
+            step.inline = busy[-2] < PROMOTE_BELOW_US and took[len(took) * 4 // 5] < PROMOTE_BELOW_US
             tally.clear()
 
     # ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────────

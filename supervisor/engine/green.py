@@ -10,7 +10,7 @@ from supervisor._fastpath.wire import Returned
 
 def green(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """A greenlet that runs `fn(*args)`; each `switch()` gives its next command, or Returned."""
-    from greenlet import getcurrent, greenlet
+    from greenlet import getcurrent, greenlet  # type: ignore[import-untyped, unused-ignore]
 
     def main() -> Returned:
         return Returned(fn(*args))

@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 
 from supervisor._fastpath import loop as core
-from supervisor.core.codec import decode_error
+from supervisor.core.codec import decode_error, in_words
 from supervisor.core.errors import ReplayMismatch
 
 _i2 = struct.Struct(">h").unpack
@@ -157,8 +157,7 @@ def _value(command: Any, record: Record, make_child: Any) -> Any:
 def _ending(end: tuple[int, bytes]) -> str:
     if end[0] == core.COMPLETED:
         return "return"
-    error = decode_error(end[1])
-    return f"raise {type(error).__name__}: {error}"
+    return f"raise {in_words(decode_error(end[1]))}"
 
 
 def _called(command: Any) -> str:

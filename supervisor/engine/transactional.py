@@ -46,7 +46,9 @@ class _Item:
     def __init__(self, run: Any, command: Any) -> None:
         self.run, self.command = run, command
         self.pos = run.pos
-        self.value = self.error = self.encoded = None
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.encoded: bytes | None = None
         self.started = self.ended = 0
 
 

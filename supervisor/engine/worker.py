@@ -50,6 +50,7 @@ EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for
 SLOW_CYCLE_S = 0.1
 POLL_BUSY_S, POLL_IDLE_S, BUSY_FOR_S = 0.02, 0.5, 10.0
 CLAIMS_MAX = 10
+DEADLINE_LOOK_S = 60.0
 SLOT_BYTES = 40
 TRY_AGAIN = ("40001", "40P01")
 SESSION_TROUBLE = ("08", "25", "26", "0A", "53", "57", "58", "XX")  # classes of SQLSTATE that no single row is to blame for
@@ -92,7 +93,7 @@ class Worker:
         self._parents: set[bytes] = set()
         self._poll_at = 0.0
         self._found_at = 0.0
-        self._claims_in_flight = 0
+        self._claims_in_flight = self._asked_in_flight = 0
         self._last_claim_empty = False
         self._draining = False
         self._pump_due = False
@@ -216,7 +217,8 @@ class Worker:
         loop = self.loop
         while self.pipeline.waiting < 2:
             while loop.completions:
-                loop.complete(*loop.completions.popleft())
+                run, *ended = loop.completions.popleft()
+                self._guarded(run, loop.complete, run, *ended)
             if loop.ready:
                 self._execute()
             batch = self._compose()
@@ -229,6 +231,15 @@ class Worker:
             self._schedule()
         elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.busy:
             self._stop()
+
+    def _guarded(self, run: Run, act: Callable[..., Any], *args: Any) -> None:
+        """Do something for one run; if the engine fails at it, that run is put aside."""
+        try:
+            act(*args)
+        except (DatabaseUnavailable, Fenced):
+            raise
+        except Exception as error:  # noqa: BLE001
+            self.commands.broken(run, error)
 
     def _execute(self) -> None:
         loop = self.loop
@@ -265,6 +276,7 @@ class Worker:
         if batch.asked:
             batch.claim = self.claims.params(batch.asked, self._time.time())
             self._claims_in_flight += 1
+            self._asked_in_flight += batch.asked
         return None if batch.empty() else batch
 
     def _send(self, batch: Batch) -> None:
@@ -312,7 +324,7 @@ class Worker:
         now = self._time.time()
         if self._draining or self.executors.backlog or (self._last_claim_empty and (now < self._poll_at or self._claims_in_flight)):
             return 0
-        free = self.capacity - len(self.loop.live) - sum(map(len, self._reads))
+        free = self.capacity - len(self.loop.live) - sum(map(len, self._reads)) - self._asked_in_flight
         if free < max(1, self.capacity // 8):
             return 0
         return min(free, max(1, self.capacity // 2), GROUP_MAX)
@@ -321,6 +333,7 @@ class Worker:
         """Adapt: claim more while claims come back full and the cycle is quick, look again later when there was nothing."""
         now = self._time.time()
         self._claims_in_flight -= 1
+        self._asked_in_flight -= batch.asked
         took_s = now - batch.sent_at
         if count >= batch.asked and not self.executors.backlog and took_s < SLOW_CYCLE_S:
             self.capacity = min(self.capacity * 2, self.options.in_flight)
@@ -355,40 +368,46 @@ class Worker:
             self.trace("acknowledged", batch)
 
     def _took(self, batch: Batch, result: Any) -> None:
-        """Runs that a claim brought: fresh ones begin at once, the others are read first."""
-        count = result.ntuples
-        self._claimed(batch, count)
-        get = result.get_value
-        marks, resumed = [], []
-        for row in range(count):
-            queue, prio, ready_at, run_id = get(row, 4), get(row, 5), get(row, 6), get(row, 0)
-            marks.append((queue + prio, ready_at + run_id))
-            run = self._make_run(run_id, get(row, 1), get(row, 7), get(row, 8))
-            if run is None:
+        """Runs that a claim brought: fresh ones begin at once, the others are read first or put aside."""
+        self._claimed(batch, result.ntuples)
+        others: list[tuple[Run, bytes, bytes, bytes | None, bytes, bytes | None]] = []
+        self.loop.admit(result, self._workflows, self.claims.marks, others)
+        self.claims.took(result.ntuples, batch.asked)
+        resumed = []
+        for run, history, claims, payload, workflow_id, deadline in others:
+            run.resumed = _i2(history)[0]
+            run.deadline_us = _i8(deadline)[0] if deadline is not None else 0
+            if run.deadline_us and self._deadline_passed(run):
                 continue
-            history, payload = _i2(get(row, 2))[0], get(row, 9)
-            if _i2(get(row, 3))[0] > CLAIMS_MAX:
-                self.commands.park(run, CRASH_LOOP, {"claims": _i2(get(row, 3))[0], "why": "claimed again and again without leaving its workers alive"})
-            elif history == 0 and payload is not None:
+            if run.workflow is None:
+                known = ", ".join(sorted(registry.workflows())) or "none"
+                self.commands.park(run, CODE_MISSING, {"workflow_id": _i4.unpack(workflow_id)[0], "this_worker_knows": known})
+            elif _i2(claims)[0] > CLAIMS_MAX:
+                self.commands.park(run, CRASH_LOOP, {"claims": _i2(claims)[0], "why": "claimed again and again without leaving its workers alive"})
+            elif run.resumed == 0 and payload is not None:
                 self.loop.begin_run(run, payload)
             else:
-                run.resumed = history
                 resumed.append((run, payload))
-        self.claims.took(marks, batch.asked)
         for at in range(0, len(resumed), READ_SLICE):
             self._reads.append(resumed[at : at + READ_SLICE])
 
-    def _make_run(self, run_id: bytes, workflow_id: bytes, parent: bytes | None, key: bytes | None) -> Run | None:
-        workflow = self._workflows.get(workflow_id)
-        run = Run(run_id, workflow)
-        run.parent = parent
-        run.key = key.decode() if key is not None else None
-        run.now_us = int.from_bytes(run_id[:6], "big") * 1000 - 946684800000000
-        if workflow is None:
-            known = ", ".join(sorted(registry.workflows())) or "none"
-            self.commands.park(run, CODE_MISSING, {"workflow_id": _i4.unpack(workflow_id)[0], "this_worker_knows": known})
-            return None
-        return run
+    def _deadline_passed(self, run: Run) -> bool:
+        """Whether the run's time is over: it then ends as timed_out. Otherwise it is looked at again when it is."""
+        left_s = (run.deadline_us - self.loop.now_us()) / 1e6
+        if left_s <= 0:
+            self.commands.time_out(run)
+            self._schedule()
+            return True
+        self._time.call_later(min(left_s, DEADLINE_LOOK_S), self._look_at_deadline, run)
+        return False
+
+    def _look_at_deadline(self, run: Run) -> None:
+        if run.gone:
+            return
+        if run.batch != 0 or run.in_tx:  # first what is in flight, then the end
+            self._time.call_later(0.01, self._look_at_deadline, run)
+        else:
+            self._deadline_passed(run)
 
     # ── resumed runs ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -451,6 +470,7 @@ class Worker:
         log.warning("worker %d: batch of %d runs refused at %s: %s (%s)", self.id, len(batch.runs), refused.statement, refused.message, refused.sqlstate)
         if batch.claim is not None:
             self._claims_in_flight -= 1
+            self._asked_in_flight -= batch.asked
             batch.claim, batch.asked = None, 0
         if refused.sqlstate == "SV003":
             raise Fenced(f"worker {self.id} was declared dead, or a run was taken from it; its claims belong to others now")
@@ -483,12 +503,12 @@ class Worker:
         if cmd.done:
             self.loop.ready.append(run)
         elif error is not None:
-            self.loop.complete(run, cmd, None, error, started, ended)
+            self._guarded(run, self.loop.complete, run, cmd, None, error, started, ended)
         else:
             run.pos += 1
             run.now_us = ended
             self.loop.steps_total += 1
-            self.loop.deliver(run, cmd, value, None)
+            self._guarded(run, self.loop.deliver, run, cmd, value, None)
         if not run.gone and run.batch == 0:
             self.loop.ready.append(run)
         self._schedule()

@@ -29,6 +29,7 @@ log = logging.getLogger("pgsupervisor.parent")
 
 TICK_S = 0.5
 SWEEP_S = 1.0
+PARTITIONS_S = 3600.0
 QUICK_DEATH_S = 1.0
 QUICK_DEATHS_MAX = 5
 BACKOFF_S = (0.0, 0.05, 0.2, 0.5, 1.0)
@@ -94,7 +95,7 @@ class Parent:
         self._stopping = False
         self._kill_at = 0.0
         self._signals: tuple[int, int] = (-1, -1)
-        self._next_sweep = 0.0
+        self._next_sweep = self._next_partitions = 0.0
         self.exit_code = 0
         self.reclaimed: list[tuple[int, float]] = []  # (worker id, seconds from its death to its tasks being free)
 
@@ -217,7 +218,9 @@ class Parent:
     def _plan_successor(self, child: Child, died_at: float, code: int) -> None:
         if self._stopping:
             return
-        quick = died_at - child.started < QUICK_DEATH_S and code != EXIT_DATABASE
+        # killed from outside after it was ready is no crash loop; a database that is away has its own pace
+        killed = code == -signal.SIGKILL and child.born is not None and child.born.ready
+        quick = died_at - child.started < QUICK_DEATH_S and code != EXIT_DATABASE and not killed
         deaths = self._quick[child.number] = self._quick.get(child.number, 0) + 1 if quick else 0
         if deaths >= QUICK_DEATHS_MAX:
             log.error("worker %d died %d times within a second of its birth: giving up", child.number, deaths)
@@ -230,6 +233,12 @@ class Parent:
     def _sweep(self) -> None:
         try:
             self._reaper.sweep()
+            now = time.monotonic()
+            if now >= self._next_partitions:
+                self._next_partitions = now + PARTITIONS_S
+                made = self._reaper.make_partitions()
+                if made:
+                    log.info("made %d partitions ahead", made)
         except DatabaseUnavailable as error:
             log.debug("no sweep: %s", error)
 

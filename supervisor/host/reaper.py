@@ -68,6 +68,10 @@ class Reaper:
         self._calls.wake_parked_parents()
         return freed
 
+    def make_partitions(self) -> int:
+        """Every supervisor looks hourly: a missing partition stops the engine. Never done by a worker, for DDL waits."""
+        return self._calls.make_partitions()
+
     def close(self) -> None:
         self._calls.close()
 

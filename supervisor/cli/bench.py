@@ -1,0 +1,132 @@
+"""`bench`: measure this machine and its database. The questions are in supervisor.bench, one file each.
+
+By default in databases of its own on the embedded server, which is started for it; with --dsn in fresh databases on
+that server, removed at the end. Only --dsn names another server, never the environment: a benchmark takes all it gets.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from supervisor.cli import options
+from supervisor.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from supervisor.bench.harness import Places
+
+Measure = Callable[["Places", int], list[dict[str, float]]]
+
+
+@click.group("bench")
+def bench() -> None:
+    """Measure this machine and its database.
+
+    Figures are medians of several repeats. Nothing counts unless every row in the database is right afterwards.
+    """
+
+
+def _count(name: str, default: int, words: str) -> Callable[[Any], Any]:
+    return click.option(f"--{name}", type=click.IntRange(min=1), default=default, show_default=True, help=words)
+
+
+_procs = click.option("--procs", default="auto", show_default=True, help="Worker processes; auto: one per core this process may use.")
+_COMMON = (
+    _count("repeat", 5, "Repeats; the figures are their medians."),
+    click.option("--dsn", metavar="DSN", help="A server where databases may be created and dropped. Default: the embedded one."),
+    click.option("--keep", is_flag=True, help="Leave the databases there."),
+    click.option("--unsafe", is_flag=True, help="Measure a server that may lose commits too; the result says so."),
+    click.option("--record", is_flag=True, help="Append the result to bench/results/."),
+    options.as_json,
+)
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.reduce(lambda made, option: option(made), reversed(_COMMON), command)
+
+
+@bench.command()
+@_count("runs", 50_000, "Runs that wait in the backlog.")
+@_count("steps", 10, "Steps of each run.")
+@_procs
+@click.option("--style", type=click.Choice(["async", "def"]), default="async", show_default=True, help="Of the workflow.")
+@click.option("--payload", type=click.Choice(["int", "typed"]), default="int", show_default=True, help="typed: a Struct of five fields in and out.")
+@_common
+def steps(runs: int, steps: int, procs: str, style: str, payload: str, **common: Any) -> None:
+    """Durable steps per second, and how near that is to PostgreSQL's best."""
+    from supervisor.bench import steps as question
+    from supervisor.cli.run import count_procs
+
+    asked = question.Asked(runs, steps, count_procs(procs), style, payload)
+    _answer("steps", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
+@bench.command()
+@_count("runs", 200_000, "Runs of one step that wait in the backlog.")
+@_procs
+@_common
+def jobs(runs: int, procs: str, **common: Any) -> None:
+    """One-step runs per second, drained from a backlog."""
+    from supervisor.bench import jobs as question
+    from supervisor.cli.run import count_procs
+
+    asked = question.Asked(runs, count_procs(procs))
+    _answer("jobs", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
+@bench.command()
+@_count("runs", 200_000, "Runs to start.")
+@_common
+def start(runs: int, **common: Any) -> None:
+    """Starts per second, in bulk, from one client."""
+    from supervisor.bench import start as question
+
+    asked = question.Asked(runs)
+    _answer("start", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
+@bench.command()
+@_count("runs", 20_000, "Runs of one transactional step each.")
+@_procs
+@click.option("--hot", type=click.IntRange(1, 100_000), help="Use only so many of the 100,000 rows; compares with one step per transaction.")
+@_common
+def tx(runs: int, procs: str, hot: int | None, **common: Any) -> None:
+    """Transactional steps per second, one UPDATE each."""
+    from supervisor.bench import tx as question
+    from supervisor.cli.run import count_procs
+
+    asked = question.Asked(runs, count_procs(procs), hot)
+    _answer("tx", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
+def _answer(command: str, asked: Any, measure: Measure, *, repeat: int, dsn: str | None, keep: bool, unsafe: bool, record: bool, as_json: bool) -> None:
+    """Measure, then print and record."""
+    import dataclasses
+    import logging
+
+    from supervisor.bench import harness
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname).1s %(message)s")
+    with harness.places(dsn, say, keep=keep) as places:
+        facts = harness.circumstances(places, unsafe)
+        result = harness.summed_up(command, dataclasses.asdict(asked), measure(places, repeat), facts)
+    if record:
+        say(f"recorded in {harness.record(result)}")
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from supervisor.cli.output import plain, table
+
+    spread = result["spread"]
+    click.echo(table(("figure", "median", "least", "most"), [(name, *(f"{value:,}" for value in (result[name], *spread[name]))) for name in spread]))
+    facts = result["circumstances"]
+    click.echo(plain(f"\n{result['repeats']} repeats; {facts['cores']} cores, {facts['cpu']}; PostgreSQL {facts['server']}; loop {facts['loop']}"))
+    if facts["unsafe"]:
+        click.echo(f"UNSAFE: {', '.join(facts['unsafe'])} off; these figures are not those of a durable database")
