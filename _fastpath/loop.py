@@ -279,6 +279,10 @@ class Loop:
                 self.worker.broken(run, error)
         return n
 
+    def inline(self, run: Any, cmd: Any) -> None:
+        """Run a step on this thread, now."""
+        self._inline(run, cmd)
+
     def _inline(self, run: Any, cmd: Any) -> None:
         step = cmd.step
         started = clock_us()
@@ -443,7 +447,7 @@ class Loop:
                 return
             if cmd.done:
                 continue
-            if cmd.kind == STEP and cmd.step.inline and not run.in_tx:
+            if cmd.kind == STEP and cmd.step.inline and run.past is None:
                 self._inline(run, cmd)
             else:
                 self.worker.begin(run, cmd)

@@ -172,6 +172,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE v_id int4;
 BEGIN
+    IF p_name IS NULL THEN
+        RETURN NULL;
+    END IF;
     SELECT id INTO v_id FROM {schema}.queue WHERE name = p_name;
     IF NOT FOUND THEN
         INSERT INTO {schema}.queue (name) VALUES (p_name) ON CONFLICT (name) DO NOTHING;

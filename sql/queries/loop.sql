@@ -100,11 +100,11 @@ WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DIS
 -- name: insert_runs :exec
 -- Start child runs in the batch of their parent's command.
 -- Locks:  none but the new rows.     Index:  none
--- $1 uuid[] run    $2 int4[] workflow    $3 int4[] queue (null: the workflow's)    $4 int2[] prio    $5 bytea[] input
+-- $1 uuid[] run    $2 int4[] workflow    $3 text[] queue (null: the workflow's)    $4 int2[] prio    $5 bytea[] input
 -- $6 uuid[] parent    $7 int4[] parent_seq    $8 int8[] delay in us
 WITH asked AS (
-    SELECT u.*, coalesce(u.queue, w.queue) AS goes_to, clock_timestamp() + u.delay_us * interval '1 us' AS ready_at, w.timeout_s
-    FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::bytea[], $6::uuid[], $7::int4[], $8::int8[])
+    SELECT u.*, coalesce({schema}.queue_id(u.queue), w.queue) AS goes_to, clock_timestamp() + u.delay_us * interval '1 us' AS ready_at, w.timeout_s
+    FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::bytea[], $6::uuid[], $7::int4[], $8::int8[])
            AS u (run_id, workflow, queue, prio, input, parent_id, parent_seq, delay_us)
     JOIN {schema}.workflow w ON w.id = u.workflow),
 made AS (

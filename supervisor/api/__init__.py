@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, InputInvalid as InputInvalid,
         KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
         PayloadRefused as PayloadRefused, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
-        RunCancelled as RunCancelled, RunFailed as RunFailed, RunTerminated as RunTerminated, RunUnknown as RunUnknown,
+        RunCancelled as RunCancelled, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
         SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepFailed as StepFailed,
         StepInterrupted as StepInterrupted, StepTimeout as StepTimeout, SupervisorError as SupervisorError,
         TransactionMisused as TransactionMisused, UnknownWorkflow as UnknownWorkflow,

@@ -77,6 +77,9 @@ def group_command(kind: int, members: list[Any], names: list[str] | None) -> Any
     for member in members:
         if not isinstance(member, Command) and not inspect.iscoroutine(member):
             raise DefinitionError(f"{word} was given {member!r}; give calls of steps, child workflows, sleep(…) or coroutines of your own")
+        if core_loop.mode() == core_loop.IN_SYNC and not isinstance(member, Command):
+            member.close()
+            raise DefinitionError(f"{word} in a def workflow was given a coroutine; give calls: step.aio(…), workflow.aio(…)")
     command = core_loop.new_command(kind, GATHERED if kind == core_loop.GATHER else FIRST_OF, (), False)
     command.extra = core_loop.Group(members, names)
     return command

@@ -255,11 +255,6 @@ def _message(error: BaseException) -> str:
         return f"(its __str__ raised {type(second).__name__})"
 
 
-def in_words(error: BaseException) -> str:
-    """Type and message of *error* in one string, whatever it is."""
-    return clean(f"{type(error).__name__}: {_message(error)}")[:4000]
-
-
 def brief(error: BaseException) -> str:
     """Type and message of any exception, at most 1,000 characters, fit for JSON and for another error's message."""
     name, text = type(error).__name__, clean(_message(error))

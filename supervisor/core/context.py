@@ -44,9 +44,9 @@ loop: Any = None
 
 def current() -> Current:
     """The run (and step) that the calling code belongs to. Raises OutsideWorkflow elsewhere."""
-    command = executing.get()
-    if command is None and loop is not None:
-        command = loop.on_this_thread()
+    command = loop.on_this_thread() if loop is not None else None
+    if command is None:
+        command = executing.get()
     if command is None:
         raise OutsideWorkflow("current() means something in steps and workflows only; it was called outside of a run")
     return describe(command)
@@ -67,6 +67,6 @@ def describe(found: Any) -> Current:
         step=step.step.name if step is not None else None,
         attempt=step.attempt if step is not None else 0,
         redelivered=bool(step.redelivered) if step is not None else False,
-        deadline=step.extra if step is not None and isinstance(step.extra, datetime) else None,
+        deadline=getattr(step.extra, "deadline", None) if step is not None else None,
         logger=logging.LoggerAdapter(logging.getLogger(f"pgsupervisor.{run.workflow.name}"), facts),
     )

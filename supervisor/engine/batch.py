@@ -23,7 +23,7 @@ OUTCOME_OIDS = (UUID, INT2, INT4, BYTEA, TIMESTAMPTZ)
 RARE_OIDS: dict[str, tuple[int, ...]] = {
     "insert_attempts": (UUID, INT4, INT4, INT2, TEXT, BYTEA, TEXT, TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ),
     "insert_timers": (UUID, INT4, INT8, TIMESTAMPTZ),
-    "insert_runs": (UUID, INT4, INT4, INT2, BYTEA, UUID, INT4, INT8),
+    "insert_runs": (UUID, INT4, TEXT, INT2, BYTEA, UUID, INT4, INT8),
     "drop_timers": (UUID, INT4),
     "insert_children_done": (UUID, INT4, INT4),
     "release": (UUID, TIMESTAMPTZ, INT2, TEXT, INT4, TEXT, INT4, INT2),

@@ -11,6 +11,7 @@ import json
 import logging
 import traceback
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 from uuid import UUID
 
@@ -52,16 +53,16 @@ class Waiting:
 class Commands:
     """The loop's answers. `batch` is the one being built; `pump` asks the worker to look for work soon."""
 
-    def __init__(self, executors: Executors, transactions: Any, workflow_ids: dict[str, int], queue_ids: dict[str, int], new_id: Callable[[], bytes], pump: Callable[[], None]) -> None:
+    def __init__(self, executors: Executors, transactions: Any, workflow_ids: dict[str, int], new_id: Callable[[], bytes], pump: Callable[[], None]) -> None:
         self.loop: Any = None
         self.batch = Batch()
         self.executors = executors
         self.transactions = transactions
         self._workflow_ids = workflow_ids
-        self._queue_ids = queue_ids
         self._new_id = new_id
         self._pump = pump
         self._time = asyncio.get_running_loop()
+        self._context = copy_context()  # of no step: what is called later must not inherit the one that happened to end just now
         self.green = green
         self.close_green = close_green
 
@@ -86,10 +87,9 @@ class Commands:
         info = step.info
         if step.shape is None:
             step.settle()
-        if info.place == "inline" and not step.special:
-            step.inline = True
-            run.fresh = [cmd, *(run.fresh or [])]
-            self.loop.ready.append(run)
+        step.inline = step.inline or info.place == "inline"
+        if step.inline:
+            self.loop.inline(run, cmd)
         elif info.at_most_once and cmd.extra is None:
             cmd.extra = "begun"
             now = self.loop.now_us()
@@ -167,7 +167,7 @@ class Commands:
         in_s = waiting.due_at - self._time.time()
         if not waiting.armed and in_s <= STAY_S:
             waiting.armed = True
-            self._time.call_later(max(in_s, 0.0), self._due, run, cmd)
+            self._time.call_later(max(in_s, 0.0), self._due, run, cmd, context=self._context)
 
     def _due(self, run: Any, cmd: Any) -> None:
         if run.gone or cmd.done:
@@ -223,8 +223,7 @@ class Commands:
         workflow_id = self._workflow_ids.get(start.workflow.name)
         if workflow_id is None:
             raise LookupError(f"workflow {start.workflow.name} was defined after this worker had registered its workflows; define it at import")
-        queue = self._queue_ids[options.queue] if options.queue is not None else None
-        row = (kid, workflow_id, queue, options.priority, start.payload, run.id, cmd.seq, int(options.delay_s * 1e6))
+        row = (kid, workflow_id, options.queue, options.priority, start.payload, run.id, cmd.seq, int(options.delay_s * 1e6))
         self.batch.add("insert_runs", run.id, row)
         self.loop.touch(run)
         run.children = True
@@ -254,7 +253,7 @@ class Commands:
             self.loop.deliver(run, cmd, workflow.decode_result(kid.result), None)
             return
         cause = codec.decode_error(kid.result) if kid.result else None
-        error = RunFailed(str(UUID(bytes=kid.run_id)), workflow.name, codec.in_words(cause) if cause is not None else "it ended without a result")
+        error = RunFailed(str(UUID(bytes=kid.run_id)), workflow.name, codec.brief(cause) if cause is not None else "it ended without a result")
         error.__cause__ = cause
         encoded = codec.encode_error(error)
         self.loop.record(run, cmd, core.FAILED, encoded, now, now)
@@ -394,7 +393,7 @@ class Commands:
         """The engine itself failed at this run: put it aside, so that neither its worker nor its neighbours pay for it."""
         log.error("run %s is parked: the engine failed at it", UUID(bytes=run.id), exc_info=error)
         if not run.gone and not run.in_tx:
-            self.park(run, CRASH_LOOP, {"why": "the engine failed at this run", "error": codec.in_words(error)})
+            self.park(run, CRASH_LOOP, {"why": "the engine failed at this run", "error": codec.brief(error)})
 
     # ── what no replay could answer ──────────────────────────────────────────────────────────────────────────────
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from queue import SimpleQueue
 from typing import Any
@@ -53,6 +54,7 @@ class Executors:
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._done: deque[tuple[Call, Any, BaseException | None, int, int, int]] = deque()
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
         self._woken = False
         self._started = 0
         self._stuck = 0
@@ -113,7 +115,7 @@ class Executors:
         self._done.append((call, value, error, self._clock(), took_us, busy_us))
         if not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._collect)
+            self._loop.call_soon_threadsafe(self._collect, context=self._context)
 
     def _collect(self) -> None:
         self._woken = False
@@ -148,7 +150,7 @@ class Executors:
         call = Call(run, command, self._clock())
         self.tasks += 1
         self._limit(call)
-        call.task = self._loop.create_task(self._await(call))
+        call.task = self._loop.create_task(self._await(call), context=self._context.copy())
         return call
 
     async def _await(self, call: Call) -> None:
@@ -176,7 +178,7 @@ class Executors:
         limit_s = call.command.step.info.timeout_s
         if limit_s is not None:
             call.deadline = datetime.now(UTC) + timedelta(seconds=limit_s)
-            call.timer = self._loop.call_later(limit_s, self._expire, call, limit_s)
+            call.timer = self._loop.call_later(limit_s, self._expire, call, limit_s, context=self._context)
 
     def _expire(self, call: Call, limit_s: float) -> None:
         if not call.live:

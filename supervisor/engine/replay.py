@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 
 from supervisor._fastpath import loop as core
-from supervisor.core.codec import decode_error, in_words
+from supervisor.core.codec import decode_error, brief
 from supervisor.core.errors import ReplayMismatch
 
 _i2 = struct.Struct(">h").unpack
@@ -137,7 +137,12 @@ def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
     if record.status == core.FAILED:
         loop.deliver(run, command, None, decode_error(record.result))
     else:
-        loop.deliver(run, command, _value(command, record, make_child), None)
+        try:
+            value = _value(command, record, make_child)
+        except Exception as error:
+            wanted = f"a result of {record} that this code can read"
+            raise ReplayMismatch(UUID(bytes=run.id), record.seq, wanted, brief(error)) from error
+        loop.deliver(run, command, value, None)
 
 
 def _value(command: Any, record: Record, make_child: Any) -> Any:
@@ -157,7 +162,7 @@ def _value(command: Any, record: Record, make_child: Any) -> Any:
 def _ending(end: tuple[int, bytes]) -> str:
     if end[0] == core.COMPLETED:
         return "return"
-    return f"raise {in_words(decode_error(end[1]))}"
+    return f"raise {brief(decode_error(end[1]))}"
 
 
 def _called(command: Any) -> str:

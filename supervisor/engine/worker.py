@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +108,7 @@ class Worker:
         """Work until stopped. Raises DatabaseUnavailable or Fenced when the session is of no use any more."""
         self._time = asyncio.get_running_loop()
         self._end = self._time.create_future()
+        self._context = copy_context()  # of no step, see Commands
         self._be_born()
         for name in (signal.SIGTERM,):
             self._time.add_signal_handler(name, self.drain)
@@ -169,7 +171,7 @@ class Worker:
         self.executors = Executors(
             options.threads, options.thread_slots, options.task_slots, lambda: self.loop.now_us(), lambda *ended: commands[0].ended_call(*ended)
         )
-        self.commands = Commands(self.executors, self.transactions, workflow_ids, queue_ids, lambda: ids.new().bytes, self._schedule)
+        self.commands = Commands(self.executors, self.transactions, workflow_ids, lambda: ids.new().bytes, self._schedule)
         commands.append(self.commands)
         self.loop = Loop(self.commands, options.loop_slot or Slot(bytearray(SLOT_BYTES), 0), offset_us)
         self.commands.loop = self.loop
@@ -199,7 +201,7 @@ class Worker:
     def _schedule(self) -> None:
         if not self._pump_due:
             self._pump_due = True
-            self._time.call_soon(self._pump)
+            self._time.call_soon(self._pump, context=self._context)
 
     def _pump(self) -> None:
         self._pump_due = False
@@ -345,7 +347,7 @@ class Worker:
         else:
             wait_s = POLL_BUSY_S if now - self._found_at < BUSY_FOR_S else POLL_IDLE_S
             self._poll_at = now + wait_s
-            self._time.call_later(wait_s, self._schedule)
+            self._time.call_later(wait_s, self._schedule, context=self._context)
 
     # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -398,14 +400,14 @@ class Worker:
             self.commands.time_out(run)
             self._schedule()
             return True
-        self._time.call_later(min(left_s, DEADLINE_LOOK_S), self._look_at_deadline, run)
+        self._time.call_later(min(left_s, DEADLINE_LOOK_S), self._look_at_deadline, run, context=self._context)
         return False
 
     def _look_at_deadline(self, run: Run) -> None:
         if run.gone:
             return
         if run.batch != 0 or run.in_tx:  # first what is in flight, then the end
-            self._time.call_later(0.01, self._look_at_deadline, run)
+            self._time.call_later(0.01, self._look_at_deadline, run, context=self._context)
         else:
             self._deadline_passed(run)
 
