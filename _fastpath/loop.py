@@ -246,7 +246,10 @@ class Loop:
             payload = get(row, 9)
             deadline = get(row, 10)
             if payload is not None and workflow is not None and deadline is None and get(row, 2) == _FRESH and get(row, 3) == _FIRST_CLAIM:
-                self.begin_run(run, payload)
+                try:
+                    self.begin_run(run, payload)
+                except Exception as error:  # noqa: BLE001 - of the engine: it may cost this run, not its neighbours
+                    self.worker.broken(run, error)
             else:
                 others.append((run, get(row, 2), get(row, 3), payload, workflow_id, deadline))
         if last_key and last_mark > marks.get(last_key, b""):

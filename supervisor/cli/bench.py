@@ -127,6 +127,6 @@ def _print(result: dict[str, Any]) -> None:
     spread = result["spread"]
     click.echo(table(("figure", "median", "least", "most"), [(name, *(f"{value:,}" for value in (result[name], *spread[name]))) for name in spread]))
     facts = result["circumstances"]
-    click.echo(plain(f"\n{result['repeats']} repeats; {facts['cores']} cores, {facts['cpu']}; PostgreSQL {facts['server']}; loop {facts['loop']}"))
+    click.echo(plain(f"{result['repeats']} repeats; {facts['cores']} cores (load {facts['load']} before), {facts['cpu']}; PostgreSQL {facts['server']}; loop {facts['loop']}"))
     if facts["unsafe"]:
         click.echo(f"UNSAFE: {', '.join(facts['unsafe'])} off; these figures are not those of a durable database")

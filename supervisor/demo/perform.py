@@ -34,7 +34,7 @@ from supervisor.host.service import Service, ServiceOptions
 
 TICK_S = 0.05
 DRAW_EVERY_S = 0.2
-THREADS = 1  # steps are computing, so more of them only take turns
+THREADS = 2  # steps are computing, so more of them only take turns
 IN_FLIGHT = 64  # few, so that files are finished one after the other and not all read before the first is parsed
 EXPECTED = Path(__file__).with_name("expected.py")
 ENDED = ("completed", "failed", "cancelled", "terminated", "timed_out")
