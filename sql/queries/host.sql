@@ -17,12 +17,15 @@ UPDATE {schema}.worker SET dead_at = clock_timestamp(), death = %s, epoch = epoc
 
 -- name: release_tasks :many
 -- Give back what a dead worker held, in slices. A further statement than bury_worker: its snapshot sees the last batch.
--- claims counts claims without a new step, so it begins again where this worker had recorded one.
+-- claims counts claims without a new step, so it begins again where this worker had recorded one; and where its parent
+-- saw it die and knows what it was executing, only that is charged: its neighbours are as they were before the claim.
 -- Locks:  task rows of that worker, ascending run_id.     Index:  task_owner_idx, step primary key
--- $1 int4 worker    $2 int4 run_max; the caller repeats until fewer come back     Returns run
-WITH lost AS (SELECT run_id, owner FROM {schema}.task WHERE owner = %s ORDER BY run_id LIMIT %s FOR NO KEY UPDATE)
+-- $1 int4 worker    $2 int4 run_max; the caller repeats until fewer come back    $3 boolean seen    $4 uuid[] executing     Returns run
+WITH lost AS (SELECT run_id, owner FROM {schema}.task WHERE owner = %(worker)s ORDER BY run_id LIMIT %(limit)s FOR NO KEY UPDATE)
 UPDATE {schema}.task t SET owner = NULL, ready_at = clock_timestamp(), wait_kind = 1, wait_since = clock_timestamp(), resumed = 2,
-    claims = CASE WHEN EXISTS (SELECT FROM {schema}.step s WHERE s.run_id = t.run_id AND s.worker = lost.owner) THEN 0 ELSE t.claims END
+    claims = CASE WHEN EXISTS (SELECT FROM {schema}.step s WHERE s.run_id = t.run_id AND s.worker = lost.owner) THEN 0
+                  WHEN %(seen)s AND t.run_id <> ALL (%(executing)s::uuid[]) THEN greatest(t.claims - 1, 0)
+                  ELSE t.claims END
 FROM lost WHERE t.run_id = lost.run_id RETURNING t.run_id;
 
 -- name: live_workers :many

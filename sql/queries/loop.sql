@@ -49,7 +49,7 @@ INSERT INTO {schema}.child_done (parent_id, n, failed) SELECT u.parent_id, u.n, 
 -- First half of waking parents: take the rows, so that the next statement's snapshot is newer than any parking.
 -- Locks:  task rows, ascending run_id.     Index:  task_pkey
 -- $1 uuid[] parent, ascending
-SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NULL ORDER BY run_id FOR NO KEY UPDATE;
+SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTINCT FROM NULL::int4 ORDER BY run_id FOR NO KEY UPDATE;
 
 -- name: wake_parents :exec
 -- Second half: wake those that are parked on children and whose count is reached.
@@ -58,7 +58,7 @@ SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NULL ORDE
 UPDATE {schema}.task t
 SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL, wait_since = clock_timestamp(), wait_children = NULL, wait_failed = NULL
 FROM (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
-WHERE t.run_id = ANY ($1::uuid[]) AND t.run_id = done.parent_id AND t.owner IS NULL AND t.wait_children IS NOT NULL
+WHERE t.run_id = ANY ($1::uuid[]) AND t.run_id = done.parent_id AND t.owner IS NOT DISTINCT FROM NULL::int4 AND t.wait_children IS NOT NULL
   AND (done.n >= t.wait_children OR done.failed > t.wait_failed);
 
 -- name: release :exec
@@ -99,7 +99,7 @@ WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DIS
 
 -- name: insert_runs :exec
 -- Start child runs in the batch of their parent's command.
--- Locks:  none but the new rows.     Index:  none
+-- Locks:  none but the new rows.     Index:  workflow_pkey
 -- $1 uuid[] run    $2 int4[] workflow    $3 text[] queue (null: the workflow's)    $4 int2[] prio    $5 bytea[] input
 -- $6 uuid[] parent    $7 int4[] parent_seq    $8 int8[] delay in us
 WITH asked AS (
@@ -147,24 +147,25 @@ DELETE FROM {schema}.timer t USING unnest($1::uuid[], $2::int4[]) AS u (run_id, 
 WHERE t.run_id = u.run_id AND (u.seq IS NULL OR t.seq = u.seq);
 
 -- name: claim :many
--- Take ready runs: by priority, then oldest first, each queue up to its quota.
+-- Take ready runs: by priority, then in the order of the queues given, then oldest first.
 -- Addressed by ctid: a row newer than this statement's snapshot is skipped, where `run_id in (…)` would follow it and
 -- return a run whose history was written in between. So fewer than asked never means empty.
 -- One lateral per (queue, priority) with its own low-water mark: no claim walks over the dead entries of earlier ones.
+-- Nothing sorts above the laterals, so the outer LIMIT ends the scan: exactly as many rows are locked as are taken.
 -- statement_timestamp() is stable, so it bounds the index scan; it is never later than the clock: nothing is early.
 -- Locks:  task rows FOR NO KEY UPDATE SKIP LOCKED.     Index:  task_ready_idx, one range per (queue, priority)
--- $1 int4[] queue    $2 int2[] prio, both in claiming order    $3 timestamptz[] mark    $4 uuid[] mark    $5 int4[] quota    $6 int4 run_max    $7 int4 worker
+-- $1 int4[] queue    $2 int2[] prio, both in claiming order    $3 timestamptz[] mark    $4 uuid[] mark    $5 int4 run_max    $6 int4 worker
 -- Returns run, workflow, resumed, claims, queue, prio, ready_at, parent, key, input (null: read it from run), deadline
-UPDATE {schema}.task t SET owner = $7::int4, claims = t.claims + 1, wait_kind = NULL
+UPDATE {schema}.task t SET owner = $6::int4, claims = t.claims + 1, wait_kind = NULL
 WHERE t.ctid = ANY (ARRAY(
     SELECT c.ctid
-    FROM unnest($1::int4[], $2::int2[], $3::timestamptz[], $4::uuid[], $5::int4[]) AS m (queue, prio, ready_at, run_id, quota),
+    FROM unnest($1::int4[], $2::int2[], $3::timestamptz[], $4::uuid[]) AS m (queue, prio, ready_at, run_id),
          LATERAL (
             SELECT r.ctid FROM {schema}.task r
             WHERE r.queue = m.queue AND r.prio = m.prio AND r.owner IS NULL
               AND (r.ready_at, r.run_id) >= (m.ready_at, m.run_id) AND r.ready_at <= statement_timestamp()
-            ORDER BY r.ready_at, r.run_id LIMIT m.quota FOR NO KEY UPDATE SKIP LOCKED) AS c
-    LIMIT $6::int4))
+            ORDER BY r.ready_at, r.run_id LIMIT $5::int4 FOR NO KEY UPDATE SKIP LOCKED) AS c
+    LIMIT $5::int4))
 RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at, t.parent_id, t.key, t.input, t.cancel_at;
 
 -- name: plan_custom :exec

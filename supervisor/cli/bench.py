@@ -53,7 +53,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 @_count("steps", 10, "Steps of each run.")
 @_procs
 @click.option("--style", type=click.Choice(["async", "def"]), default="async", show_default=True, help="Of the workflow.")
-@click.option("--payload", type=click.Choice(["int", "typed"]), default="int", show_default=True, help="typed: a Struct of five fields in and out.")
+@click.option("--payload", type=click.Choice(["int", "typed"]), default="int", show_default=True, help="typed: a Struct of five fields.")
 @_common
 def steps(runs: int, steps: int, procs: str, style: str, payload: str, **common: Any) -> None:
     """Durable steps per second, and how near that is to PostgreSQL's best."""
@@ -91,7 +91,7 @@ def start(runs: int, **common: Any) -> None:
 @bench.command()
 @_count("runs", 20_000, "Runs of one transactional step each.")
 @_procs
-@click.option("--hot", type=click.IntRange(1, 100_000), help="Use only so many of the 100,000 rows; compares with one step per transaction.")
+@click.option("--hot", type=click.IntRange(1, 100_000), help="Use only so many of the rows; compare with one step per transaction.")
 @_common
 def tx(runs: int, procs: str, hot: int | None, **common: Any) -> None:
     """Transactional steps per second, one UPDATE each."""
@@ -102,7 +102,9 @@ def tx(runs: int, procs: str, hot: int | None, **common: Any) -> None:
     _answer("tx", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 
-def _answer(command: str, asked: Any, measure: Measure, *, repeat: int, dsn: str | None, keep: bool, unsafe: bool, record: bool, as_json: bool) -> None:
+def _answer(
+    command: str, asked: Any, measure: Measure, *, repeat: int, dsn: str | None, keep: bool, unsafe: bool, record: bool, as_json: bool
+) -> None:
     """Measure, then print and record."""
     import dataclasses
     import logging
@@ -125,8 +127,10 @@ def _print(result: dict[str, Any]) -> None:
     from supervisor.cli.output import plain, table
 
     spread = result["spread"]
-    click.echo(table(("figure", "median", "least", "most"), [(name, *(f"{value:,}" for value in (result[name], *spread[name]))) for name in spread]))
+    rows = [(name, *(f"{value:,}" for value in (result[name], *spread[name]))) for name in spread]
+    click.echo(table(("figure", "median", "least", "most"), rows))
     facts = result["circumstances"]
-    click.echo(plain(f"{result['repeats']} repeats; {facts['cores']} cores (load {facts['load']} before), {facts['cpu']}; PostgreSQL {facts['server']}; loop {facts['loop']}"))
+    machine = f"{facts['cores']} cores (load {facts['load']} before), {facts['cpu']}"
+    click.echo(plain(f"{result['repeats']} repeats; {machine}; PostgreSQL {facts['server']}; loop {facts['loop']}"))
     if facts["unsafe"]:
         click.echo(f"UNSAFE: {', '.join(facts['unsafe'])} off; these figures are not those of a durable database")

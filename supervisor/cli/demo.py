@@ -36,6 +36,7 @@ def demo(path: Path | None, limit: int | None, procs: str, dsn: str | None, sche
     the same database. At the end the sum of what was booked must be what a separate process expects. Without a
     database it uses the embedded server. Exit code 1 unless the sums are equal and every kill hit a step.
     """
+    from supervisor.cli import versions
     from supervisor.cli.run import count_procs
     from supervisor.demo.files import python_files
     from supervisor.demo.perform import Demo, Interrupted
@@ -47,6 +48,7 @@ def demo(path: Path | None, limit: int | None, procs: str, dsn: str | None, sche
         raise click.UsageError(f"there is no readable .py file below {path}; name another folder: --path DIR")
     found, embedded = _database(dsn, name)
     if not as_json:
+        say(", ".join(versions.lines(server=False)))
         say(f"{len(files):,} files below {path or 'the standard library and site-packages'}, a durable run each, on {workers} workers; {plain(found)}")
     try:
         figures, kills, run_id = Demo(files, found, name, workers, progress(len(files), as_json)).perform()
@@ -81,8 +83,8 @@ def _report(figures: Figures, kills: list[Kill]) -> list[str]:
     rate = figures.files / figures.seconds if figures.seconds else 0.0
     verdict = "equal" if figures.equal else "NOT EQUAL"
     return [
-        f"{figures.runs:,} runs and {figures.steps:,} steps in {figures.seconds:.1f} s ({rate:,.0f} files/s); {figures.retries:,} tries failed and were retried",
-        f"{figures.killed_in_step} of {len(kills)} kills hit a step that another worker finished; claims of the dead were free after {figures.reclaimed_ms_max} ms at most",
+        f"{figures.runs:,} runs and {figures.steps:,} steps in {figures.seconds:.1f} s ({rate:,.0f} files/s), {figures.retries:,} failed tries retried; "
+        f"{figures.killed_in_step} of {len(kills)} kills hit a step that another process finished",
         "exactly once",
         f"  expected {figures.expected:>15,}   by a process without the engine",
         f"  booked   {figures.booked:>15,}   by {_sum()}: {verdict}",
@@ -104,12 +106,11 @@ def _next(figures: Figures, kills: list[Kill], run_id: uuid.UUID, dsn: Dsn, sche
     shown = kills[0].executing[0].run_id if kills and kills[0].executing else run_id
     psql = f"{us} db psql" if embedded else f"psql {quote(dsn.shown)}" if dsn.shown else "psql"
     return [
-        "next:",
-        f"  {url}{us} show {shown}",
-        f"  {us} list --limit 5",
-        f'  {psql} -c "{proof(schema)}"',
-        f"  {us} run --app supervisor.demo.workflows   # and in a second terminal:",
-        f"  {us} start measure_file path={quote(os.path.realpath(os.__file__))} --wait",
+        f"next: {url}{us} show {shown}",
+        f"      {us} list --limit 5",
+        f'      {psql} -c "{proof(schema)}"',
+        f"      {us} run --app supervisor.demo.workflows    (and in a second terminal)",
+        f"      {us} start measure_file path={quote(os.path.realpath(os.__file__))} --wait",
     ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -37,7 +39,7 @@ class HostCalls:
             self._conn = connect(self._dsn, purpose="parent", schema=self._schema, profile="host")
         return self._conn
 
-    def _rows(self, name: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    def _rows(self, name: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         conn = self._session()
         try:
             cursor = conn.execute(self._sql.get(name), parameters)
@@ -59,8 +61,10 @@ class HostCalls:
         """Declare a worker dead; False when it was already."""
         return bool(self._rows("bury_worker", (why, worker_id)))
 
-    def release_tasks(self, worker_id: int, limit: int) -> int:
-        return len(self._rows("release_tasks", (worker_id, limit)))
+    def release_tasks(self, worker_id: int, limit: int, executing: list[UUID] | None) -> int:
+        """Give back up to *limit* tasks; *executing*: what the worker was doing when it died, None when nobody knows."""
+        parameters = {"worker": worker_id, "limit": limit, "seen": executing is not None, "executing": executing or []}
+        return len(self._rows("release_tasks", parameters))
 
     def live_workers(self) -> list[LiveWorker]:
         return [

@@ -5,6 +5,7 @@ of theirs, can be on both sides of the equation. The rules that both follow are 
 """
 
 import ast
+import gc
 import json
 import sys
 import warnings
@@ -16,7 +17,7 @@ DECISIONS = (
 )  # fmt: skip
 
 
-def measured(source):
+def measured(source: bytes) -> tuple[int, int, int, int]:
     """lines, functions, complexity, imports of one file."""
     lines = len(source.split(b"\n")) - source.endswith(b"\n") if source else 0
     try:
@@ -31,8 +32,9 @@ def measured(source):
     return lines, functions, functions + decisions, imports
 
 
-def main():
+def main() -> None:
     warnings.simplefilter("ignore")
+    gc.disable()  # trees hold no cycles
     totals = [0, 0, 0, 0]
     files = 0
     for path in sys.stdin.buffer.read().split(b"\0")[:-1]:

@@ -9,9 +9,11 @@ import mmap
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from supervisor.demo.workflows import HELD, LEFT
 
@@ -45,8 +47,11 @@ class Killer:
         shared[LEFT] = KILLS
         self.kills: list[Kill] = []
 
-    def look(self, share: float) -> Kill | None:
-        """Kill a worker if one is due when *share* of the work is done; returns what was killed."""
+    def look(self, share: float, ours: Callable[[list[UUID]], set[UUID]]) -> Kill | None:
+        """Kill a worker if one is due when *share* of the work is done; returns what was killed.
+
+        ours   which of some runs belong to this demo; others, left over by one that was interrupted, are no prey
+        """
         due = share >= (len(self.kills) + 0.5) / (KILLS + 1) or self._shared[HELD]
         if len(self.kills) == KILLS or not due:
             return None
@@ -54,22 +59,24 @@ class Killer:
         if len(children) < self._parent.options.procs or not all(child.born and child.born.ready for child in children):
             return None
         for child in children:
-            kill = self._strike(child)
+            kill = self._strike(child, ours)
             if kill is not None:
                 self.kills.append(kill)
                 self._shared[LEFT] = KILLS - len(self.kills)
                 return kill
         return None
 
-    def _strike(self, child: Child) -> Kill | None:
+    def _strike(self, child: Child, ours: Callable[[list[UUID]], set[UUID]]) -> Kill | None:
         os.kill(child.pid, signal.SIGSTOP)
-        executing = self._parent.blackbox.executing(child.number) if _stopped(child.pid) else []
-        if not executing:
-            os.kill(child.pid, signal.SIGCONT)
-            return None
-        os.kill(child.pid, signal.SIGKILL)
+        prey: list[Executing] = []
+        try:
+            executing = self._parent.blackbox.executing(child.number) if _stopped(child.pid) else []
+            known = ours([each.run_id for each in executing]) if executing else set()
+            prey = [each for each in executing if each.run_id in known]
+        finally:
+            os.kill(child.pid, signal.SIGKILL if prey else signal.SIGCONT)
         assert child.born is not None
-        return Kill(child.born.worker_id, child.pid, executing)
+        return Kill(child.born.worker_id, child.pid, prey) if prey else None
 
     def note_reclaims(self) -> list[Kill]:
         """Kills whose claims have been given back since the last call."""

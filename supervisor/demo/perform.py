@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,8 +23,7 @@ from typing import IO, Any
 import msgspec
 
 from supervisor.api.client import Client
-from supervisor.core.errors import InputInvalid, PayloadRefused, RunFailed, SupervisorError
-from supervisor.core.settings import Settings
+from supervisor.core.errors import PayloadRefused, SupervisorError
 from supervisor.db.connect import Dsn, connect
 from supervisor.demo import workflows
 from supervisor.demo.kills import KILLS, Kill, Killer
@@ -138,6 +137,7 @@ class _Performance:
             raise
         finally:
             self._demo.progress.close()
+        self._killer.note_reclaims()
         if not self._ended:
             if self._parent.exit_code:
                 raise SupervisorError("the workers of the demo could not work; their messages are above")
@@ -151,19 +151,23 @@ class _Performance:
             return
         for kill in self._killer.note_reclaims():
             self._say_reclaimed(kill)
-        self._killer.look(self._booked / len(self._demo.files))
+        self._killer.look(self._booked / len(self._demo.files), lambda runs: self._table.children(self._run.id, runs))
         now = time.monotonic()
         if now >= self._draw_at:
             self._draw_at = now + DRAW_EVERY_S
+            self._ended = self._client.status(self._run.id).status in ENDED
             self._booked = self._table.rows()
             self._demo.progress.show(self._booked)
-            if self._client.status(self._run.id).status in ENDED:
-                self._ended = True
+            if self._ended:
                 self._parent.stop()
 
     def _start(self) -> Any:
         root = os.path.commonprefix(list(self._demo.files)) if len(self._demo.files) > 1 else ""
-        return self._client.start(workflows.measure_all, self._id, root, [name[len(root) :] for name in self._demo.files])
+        try:
+            return self._client.start(workflows.measure_all, self._id, root, [name[len(root) :] for name in self._demo.files])
+        except PayloadRefused as error:
+            error.add_note(f"the parent is given the names of all {len(self._demo.files):,} files; take fewer: --limit N")
+            raise
 
     def _say_reclaimed(self, kill: Kill) -> None:
         what = kill.executing[0]

@@ -21,8 +21,8 @@ class Progress(Protocol):
 
 
 def progress(total: int, quiet: bool = False) -> Progress:
-    """A bar where stderr is a terminal, else lines; with *quiet* lines of progress alone."""
-    return Bar(total) if sys.stderr.isatty() and not quiet else Lines(total, quiet)
+    """A bar where stderr is a terminal, else lines; *quiet* leaves out what is said besides."""
+    return (Bar if sys.stderr.isatty() else Lines)(total, quiet)
 
 
 class Lines:
@@ -53,7 +53,7 @@ class Lines:
 class Bar:
     """For people."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, quiet: bool) -> None:
         from rich import progress as parts
         from rich.console import Console
 
@@ -62,6 +62,7 @@ class Bar:
             parts.TextColumn("eta"), parts.TimeRemainingColumn(),
             console=Console(stderr=True, highlight=False), auto_refresh=False, redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
+        self._quiet = quiet
         self._task: Any = self._bar.add_task("", total=total, rate="")
         self._began = time.monotonic()
         self._bar.start()
@@ -72,7 +73,8 @@ class Bar:
         self._bar.refresh()
 
     def say(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, soft_wrap=True)
+        if not self._quiet:
+            self._bar.console.print(text, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         self._bar.refresh()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from supervisor.core.errors import SupervisorError
 from supervisor.db.statements import identifier
@@ -65,7 +66,12 @@ class Table:
         retries = self._one(f"select count(*) from {self._schema}.attempts where {runs} and kind = 'failed'")[0]
         return Booked(rows, int(total), steps, retries)
 
-    def finished_by(self, run_id: object, seq: int) -> int | None:
+    def children(self, parent_id: UUID, run_ids: list[UUID]) -> set[UUID]:
+        """Which of these runs are children of that one."""
+        query = f"select run_id from {self._schema}.runs where run_id = any(%s) and parent_id = %s"
+        return {run_id for (run_id,) in self._conn.execute(query, (run_ids, parent_id))}
+
+    def finished_by(self, run_id: UUID, seq: int) -> int | None:
         """The worker that ended that step, if its run has completed."""
         found = self._conn.execute(
             f"select s.worker from {self._schema}.steps s join {self._schema}.runs r using (run_id)"
@@ -75,7 +81,7 @@ class Table:
         return found[0] if found else None
 
     def _one(self, query: str, *values: Any, **named: Any) -> tuple[Any, ...]:
-        row = self._conn.execute(query, named or values or None).fetchone()
+        row: tuple[Any, ...] | None = self._conn.execute(query, named or values or None).fetchone()
         assert row is not None
         return row
 
@@ -86,5 +92,5 @@ def proof(schema: str) -> str:
     return (
         f"select b.path, b.lines, r.status, count(distinct s.worker) as workers, count(a.n) as retried from {TABLE} b "
         f"join {name}.runs r using (run_id) join {name}.steps s using (run_id) "
-        f"left join {name}.attempts a using (run_id, seq) group by 1, 2, 3 order by workers desc, b.lines desc limit 9"
+        f"left join {name}.attempts a on a.run_id = s.run_id and a.seq = s.seq group by 1, 2, 3 order by workers desc, b.lines desc limit 9"
     )

@@ -82,8 +82,9 @@ def read_and_hash(demo: str, path: str) -> Source:
 
 
 @step(retry=AGAIN, run="thread")
-def tokenize_source(path: str) -> int:
+def tokenize_source(demo: str, path: str) -> int:
     """Tokens of the file; where it can't be tokenized, those before that place."""
+    _refuse_another_demo(demo)
     _fail_at_random(path)
     tokens = 0
     try:
@@ -95,8 +96,9 @@ def tokenize_source(path: str) -> int:
 
 
 @step(retry=AGAIN, run="thread")
-def parse(path: str) -> dict[str, int]:
+def parse(demo: str, path: str) -> dict[str, int]:
     """How often each kind of node is in the file's syntax tree; empty where it can't be parsed."""
+    _refuse_another_demo(demo)
     _hold(path)
     _fail_at_random(path)
     try:
@@ -139,8 +141,8 @@ async def book(tx: AsyncTransaction, demo: str, path: str, source: Source, token
 @workflow(queue="demo")
 async def measure_file(path: str, demo: str = "") -> Measures:
     source = await read_and_hash.aio(demo, path)
-    tokens = await tokenize_source.aio(path)
-    nodes = await parse.aio(path)
+    tokens = await tokenize_source.aio(demo, path)
+    nodes = await parse.aio(demo, path)
     measures = await measure.aio(source, nodes)
     await book(demo, path, source, tokens, measures)
     return measures

@@ -33,15 +33,14 @@ class Claims:
     def params(self, limit: int, now_s: float) -> list[bytes]:
         """Parameters for up to *limit* runs, without the worker's id."""
         self._without = self._again_without or self._look_behind(now_s)
-        columns = [Column(INT4), Column(INT2), Column(TIMESTAMPTZ), Column(UUID), Column(INT4)]
-        quota = -(-limit // len(self._queues))
+        columns = [Column(INT4), Column(INT2), Column(TIMESTAMPTZ), Column(UUID)]
         for prio in range(PRIORITIES):
             for queue in self._queues:
                 key = _int4(queue) + _int2(prio)
                 mark = _NOTHING if self._without else self.marks.get(key, _NOTHING)
-                for column, value in zip(columns, (key[:4], key[4:], mark[:8], mark[8:], _int4(quota)), strict=True):
+                for column, value in zip(columns, (key[:4], key[4:], mark[:8], mark[8:]), strict=True):
                     column.put(value)
-        self._queues.append(self._queues.pop(0))  # the next claim begins with another queue
+        self._queues.append(self._queues.pop(0))  # the next claim begins with another queue, so that a busy one does not starve the others
         return [*(column.take() for column in columns), _int4(limit)]
 
     def took(self, count: int, limit: int) -> None:

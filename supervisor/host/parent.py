@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from supervisor.core.errors import DatabaseUnavailable
-from supervisor.host.blackbox import BlackBox
+from supervisor.host.blackbox import BlackBox, Executing
 from supervisor.host.reaper import Reaper
 
 log = logging.getLogger("pgsupervisor.parent")
@@ -89,7 +89,7 @@ class Parent:
         self.children: dict[int, Child] = {}
         self._work = work
         self._died = died
-        self._reaper = Reaper(options.dsn, options.schema, options.supervisor_id)
+        self._reaper = Reaper(options.dsn, options.schema)
         self._quick: dict[int, int] = {}
         self._fork_at: dict[int, float] = {}
         self._stopping = False
@@ -200,14 +200,14 @@ class Parent:
         if not (self._stopping and code == 0):
             _say_death(child, code, executing)
         if child.born is not None:
-            self._free(child.born, died_at, f"exit code {code}" if code >= 0 else f"signal {-code}")
+            self._free(child.born, died_at, f"exit code {code}" if code >= 0 else f"signal {-code}", executing)
         if self._died is not None:
             self._died(child, code, executing)
         self._plan_successor(child, died_at, code)
 
-    def _free(self, born: Born, died_at: float, why: str) -> None:
+    def _free(self, born: Born, died_at: float, why: str, executing: list[Executing]) -> None:
         try:
-            freed = self._reaper.bury(born.worker_id, born.application_name, why)
+            freed = self._reaper.bury(born.worker_id, born.application_name, why, [entry.run_id for entry in executing])
         except DatabaseUnavailable as error:
             log.warning("the claims of worker %d are freed later: %s", born.worker_id, error)
             return

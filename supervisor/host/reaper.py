@@ -7,14 +7,10 @@ snapshot of one statement for both would miss the claims of that last batch.
 
 from __future__ import annotations
 
-import socket
 import time
-from typing import Any
 from uuid import UUID
 
-from supervisor.core.errors import DatabaseUnavailable
 from supervisor.db import host_calls
-from supervisor.db.statements import Sql
 
 SLICE = 500
 LOCK_FREE_S = 1.0  # a sign of life that is missing for so long is believed
@@ -24,23 +20,23 @@ SERVER_YOUNG_S = 5.0  # after its start all are missing at once: live workers co
 class Reaper:
     """The parent's session for burying workers. Connects when it is first needed, and again after it was lost."""
 
-    def __init__(self, dsn: str, schema: str, supervisor_id: UUID) -> None:
+    def __init__(self, dsn: str, schema: str) -> None:
         self._calls = host_calls.HostCalls(dsn, schema)
-        self._sql = Sql(schema)
-        self._supervisor_id = supervisor_id
         self._missing: dict[int, float] = {}
-        self._host = socket.gethostname()
 
-    def bury(self, worker_id: int, application_name: str, why: str) -> int:
-        """Free what a worker held that is known to be dead; returns how many tasks. Raises DatabaseUnavailable."""
+    def bury(self, worker_id: int, application_name: str, why: str, executing: list[UUID] | None = None) -> int:
+        """Free what a worker held that is known to be dead; returns how many tasks. Raises DatabaseUnavailable.
+
+        executing   the runs whose steps it was executing, from its black box; None when nobody saw it die
+        """
         self._calls.terminate_sessions([application_name, f"pgsupervisor: tx of worker {worker_id}"])
         self._calls.bury(worker_id, why)
-        return self._release(worker_id)
+        return self._release(worker_id, executing)
 
-    def _release(self, worker_id: int) -> int:
+    def _release(self, worker_id: int, executing: list[UUID] | None = None) -> int:
         freed = 0
         while True:
-            n = self._calls.release_tasks(worker_id, SLICE)
+            n = self._calls.release_tasks(worker_id, SLICE, executing)
             freed += n
             if n < SLICE:
                 return freed
@@ -75,5 +71,3 @@ class Reaper:
     def close(self) -> None:
         self._calls.close()
 
-
-__all__ = ["DatabaseUnavailable", "Reaper"]
