@@ -213,3 +213,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$ SELECT parameters FROM {schema}.workflow WHERE name = p_name $$;
 COMMENT ON FUNCTION {schema}.workflow_parameters(text) IS
     'A workflow''s parameters as JSON, as its workers registered them; null when no worker ever did';
+
+-- SECURITY DEFINER: an operator may let a parked run go on and must not be able to write task otherwise.
+CREATE FUNCTION {schema}.retry(p_run uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE {schema}.task SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL, wait_since = clock_timestamp(), claims = 0
+    WHERE run_id = p_run AND owner IS NULL AND wait_kind BETWEEN 19 AND 23;
+    RETURN FOUND;
+END $$;
+COMMENT ON FUNCTION {schema}.retry(uuid) IS 'Let a parked run (nondeterminism, code_missing, crash_loop, commit_rejected) go on; false when it is not parked';

@@ -27,11 +27,11 @@ FROM (VALUES
     ('debounce',           'no further start of its kind comes for the delay'),
     ('batch',              'somebody releases the batch'),
     ('schedule_overlap',   'the previous run of its schedule ends'),
-    ('nondeterminism',     'bring back the code that it was started with, or give the changed workflow a new name'),
+    ('nondeterminism',     'bring back the code that it was started with, then: select retry(run_id)'),
     ('code_missing',       'start a worker whose app defines its workflow'),
-    ('attempts_exhausted', 'find what kills the worker (see detail), mend it, then retry the run'),
-    ('crash_loop',         'find what kills the worker or the host before a step ends, mend it, then retry the run'),
-    ('commit_rejected',    'mend what the database refuses (see detail), then retry the run')
+    ('attempts_exhausted', 'find what kills the worker (see detail), mend it, then: select retry(run_id)'),
+    ('crash_loop',         'find what kills the worker or the host before a step ends, mend it, then: select retry(run_id)'),
+    ('commit_rejected',    'mend what the database refuses (see detail), then: select retry(run_id)')
 ) AS f (code, freed_by) WHERE k.code = f.code;
 ALTER TABLE {schema}.wait_kind ALTER COLUMN freed_by DROP DEFAULT;
 

@@ -55,6 +55,7 @@ BEGIN
         ('EXECUTE ON FUNCTION {schema}.start_runs(text, uuid[], bytea[], text[], bytea[], text, int2, interval), '
          '{schema}.outcomes(uuid[]), {schema}.find_runs(uuid[], text, text, text, uuid, int4), {schema}.client_facts(), '
          '{schema}.workflow_parameters(text), {schema}.new_id()', ARRAY[client, operator]),
+        ('EXECUTE ON FUNCTION {schema}.retry(uuid)', ARRAY[operator]),
         ('EXECUTE ON FUNCTION {schema}.as_json(bytea, int2), {schema}.id_time(uuid), {schema}.id_floor(timestamptz)',
          ARRAY[client, viewer, operator]),
         ('SELECT ON {schema}.runs, {schema}.steps, {schema}.attempts, {schema}.waits, {schema}.queues, {schema}.workers, '

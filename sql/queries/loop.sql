@@ -168,6 +168,21 @@ WHERE t.ctid = ANY (ARRAY(
     LIMIT $5::int4))
 RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at, t.parent_id, t.key, t.input, t.cancel_at;
 
+-- name: publish :exec
+-- Say which step a claimed run has been executing for more than a second, or (kind null) that it no longer does.
+-- Locks:  task rows in the order given: ascending run_id.     Index:  task_pkey
+-- $1 uuid[] run, ascending    $2 int2[] wait_kind    $3 int4[] seq    $4 text[] step    $5 int4[] attempt    $6 timestamptz[] since    $7 int4 worker
+UPDATE {schema}.task t SET wait_kind = u.wait_kind, seq = u.seq, step = u.step, attempt = u.attempt, wait_since = u.since
+FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::text[], $5::int4[], $6::timestamptz[]) AS u (run_id, wait_kind, seq, step, attempt, since)
+WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $7::int4;
+
+-- name: wake_code_missing :exec
+-- Runs that were parked because whoever claimed them did not know their workflow: this worker does.
+-- Locks:  their task rows, ascending run_id.     Index:  task_code_missing_idx, task_pkey
+-- $1 int4[] workflow
+WITH parked AS (SELECT run_id FROM {schema}.task WHERE wait_kind = 20 AND workflow = ANY ($1::int4[]) ORDER BY run_id LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE {schema}.task t SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL FROM parked WHERE t.run_id = parked.run_id;
+
 -- name: plan_custom :exec
 -- Statements on partitioned tables are planned with their values, so that they prune before they lock.
 -- Locks:  none

@@ -23,13 +23,6 @@ RETURNING w.id, w.queue;
 -- $1 text name     Returns its number
 SELECT {schema}.queue_id(%s);
 
--- name: wake_code_missing :exec
--- Runs that were parked because nobody knew their workflow: this worker does.
--- Locks:  their task rows, ascending run_id.     Index:  task_ready_idx by queue (rare: once per worker)
--- $1 int4[] workflow
-WITH parked AS (SELECT run_id FROM {schema}.task WHERE owner IS NULL AND wait_kind = 20 AND workflow = ANY (%s) ORDER BY run_id FOR NO KEY UPDATE SKIP LOCKED)
-UPDATE {schema}.task t SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL FROM parked WHERE t.run_id = parked.run_id;
-
 -- name: clock :one
 -- Returns the database's clock in us since 2000-01-01
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 - 946684800000000;

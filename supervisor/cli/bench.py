@@ -60,7 +60,7 @@ def steps(runs: int, steps: int, procs: str, style: str, payload: str, **common:
     from supervisor.bench import steps as question
     from supervisor.cli.run import count_procs
 
-    asked = question.Asked(runs, steps, count_procs(procs), style, payload)
+    asked = question.Asked(runs, steps, count_procs(procs if procs == "auto" else int(procs)), style, payload)
     _answer("steps", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 
@@ -73,7 +73,7 @@ def jobs(runs: int, procs: str, **common: Any) -> None:
     from supervisor.bench import jobs as question
     from supervisor.cli.run import count_procs
 
-    asked = question.Asked(runs, count_procs(procs))
+    asked = question.Asked(runs, count_procs(procs if procs == "auto" else int(procs)))
     _answer("jobs", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 
@@ -98,7 +98,7 @@ def tx(runs: int, procs: str, hot: int | None, **common: Any) -> None:
     from supervisor.bench import tx as question
     from supervisor.cli.run import count_procs
 
-    asked = question.Asked(runs, count_procs(procs), hot)
+    asked = question.Asked(runs, count_procs(procs if procs == "auto" else int(procs)), hot)
     _answer("tx", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 

@@ -42,14 +42,14 @@ def demo(path: Path | None, limit: int | None, procs: str, dsn: str | None, sche
     from supervisor.demo.perform import Demo, Interrupted
     from supervisor.demo.progress import progress
 
-    workers, name = count_procs(procs), options.resolve_schema(schema)
+    workers, name = count_procs(procs if procs == "auto" else int(procs)), options.resolve_schema(schema)
     files = python_files(path, limit)
     if not files:
         raise click.UsageError(f"there is no readable .py file below {path}; name another folder: --path DIR")
     found, embedded = _database(dsn, name)
     if not as_json:
         say(", ".join(versions.lines(server=False)))
-        say(f"{len(files):,} files below {path or 'the standard library and site-packages'}, a durable run each, on {workers} workers; {plain(found)}")
+        say(f"{len(files):,} files below {path or 'the standard library and site-packages'}, a durable run each, on {workers} workers; database {plain(found)}")
     try:
         figures, kills, run_id = Demo(files, found, name, workers, progress(len(files), as_json)).perform()
     except Interrupted:
@@ -73,7 +73,8 @@ def _database(dsn: str | None, schema: str) -> tuple[Dsn, bool]:
         with db.connect(found, purpose="check", schema=schema) as conn:
             migrations.check(conn, schema)
         return found, False
-    found = db.Dsn(EmbeddedServer(progress=say).start(), "the embedded server")
+    conninfo = EmbeddedServer(progress=say).start()
+    found = db.Dsn(conninfo, "the embedded server", conninfo)
     with db.connect(found, purpose="migrate", schema=schema, profile="host") as conn:
         migrations.migrate(conn, schema)
     return found, True

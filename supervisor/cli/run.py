@@ -17,30 +17,36 @@ START_EXAMPLE = "python -m supervisor start checkout order=42 --wait --dsn '{dsn
 
 
 @click.command()
-@click.option("--app", help="Module that defines the workflows: pkg.mod. Default: [tool.pgsupervisor] app.")
-@click.option("--procs", default="auto", show_default=True, help="Worker processes; auto: one per core this process may use.")
-@click.option("--threads", type=click.IntRange(1, 1000), default=8, show_default=True, help="Threads for def steps, per worker.")
-@click.option("--in-flight", type=click.IntRange(1, 100_000), default=5000, show_default=True, help="Runs in memory at most, per worker.")
+@click.option("--app", help="Module that defines the workflows: pkg.mod.")
+@click.option("--procs", help="Worker processes; auto: one per core this process may use.  [default: auto]")
+@click.option("--threads", help="Threads for def steps, per worker.  [default: 8]")
+@click.option("--in-flight", help="Runs in memory at most, per worker.  [default: 5000]")
 @click.option("--queues", help="Serve these queues only: a,b. Default: those of the app's workflows.")
-@click.option("--until-empty", is_flag=True, help="Stop when no run is left; exit 1 if a run failed meanwhile.")
+@click.option("--until-empty", is_flag=True, default=None, help="Stop when no run is left; exit 1 if a run failed meanwhile.")
 @click.option("--drain-timeout", type=click.FloatRange(0, 3600), default=25.0, show_default=True, help="Seconds that workers get to finish when stopped.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option("--log-level", help="debug, info, warning or error.  [default: info]")
 @options.dsn
 @options.schema
-def run(app: str | None, procs: str, threads: int, in_flight: int, queues: str | None, until_empty: bool, drain_timeout: float, log_level: str, dsn: str | None, schema: str | None) -> int:
+def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str | None, **flags: Any) -> int:
     """Run workers until told to stop: TERM or ^C drains, a second one stops at once.
+
+    Each option can stand in the environment too (PGSUPERVISOR_PROCS=16) and in [tool.pgsupervisor] of pyproject.toml.
 
     \b
     python -m supervisor --procs 16 --app orders
     """
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr, force=True)
     from supervisor.core import settings
+
+    if queues is not None:
+        flags["queues"] = tuple(name.strip() for name in queues.split(",") if name.strip())
+    told = settings.load(flags)
+    logging.basicConfig(level=told.log_level.upper(), format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr, force=True)
     from supervisor.core.errors import ConfigInvalid
     from supervisor.db import connect as db
     from supervisor.db import migrations
     from supervisor.host.service import Service, ServiceOptions
 
-    app = app or settings.load().app
+    app = told.app
     found = db.find_dsn(dsn)
     schema = schema or db.schema_name()
     if found is None and app is None:
@@ -57,8 +63,8 @@ def run(app: str | None, procs: str, threads: int, in_flight: int, queues: str |
     for line in banner(found, server or "", app):
         logging.getLogger("pgsupervisor").info("%s", line)
     return Service(ServiceOptions(
-        dsn=found.conninfo, schema=schema, procs=count_procs(procs), threads=threads, in_flight=in_flight, until_empty=until_empty,
-        drain_timeout_s=drain_timeout, queues=tuple(name.strip() for name in queues.split(",") if name.strip()) if queues else (),
+        dsn=found.conninfo, schema=schema, procs=count_procs(told.procs), threads=told.threads, in_flight=told.in_flight,
+        until_empty=told.until_empty, drain_timeout_s=drain_timeout, queues=told.queues,
     )).run()  # fmt: skip
 
 
@@ -86,13 +92,9 @@ def embedded_database(schema: str) -> Any:
     return db.Dsn(conninfo, "embedded", conninfo)
 
 
-def count_procs(text: str) -> int:
-    """The number of workers that `--procs` asks for."""
-    if text == "auto":
-        return max(1, len(os.sched_getaffinity(0)))
-    if not text.isdigit() or not 1 <= int(text) <= 512:
-        raise click.BadParameter(f"{text!r}; give auto or a number from 1 to 512", param_hint="--procs")
-    return int(text)
+def count_procs(asked: int | str) -> int:
+    """The number of workers; "auto" is one per core that this process may use."""
+    return max(1, len(os.sched_getaffinity(0))) if asked == "auto" else int(asked)
 
 
 def load_app(name: str) -> Any:

@@ -29,16 +29,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     app: str | None = None  # module that defines workflows: pkg.mod
     procs: Count | Literal["auto"] = "auto"  # worker processes
-    threads: Count | None = None  # threads per worker for `def` steps; None: the engine decides
-    in_flight: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None  # runs that a worker holds at once; None: it adapts
-    queues: tuple[str, ...] = ()  # served queues, first ones first; empty: all
+    threads: Count = 8  # threads per worker for `def` steps
+    in_flight: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 5000  # runs in memory at most, per worker; it adapts below that
+    queues: tuple[str, ...] = ()  # served queues; empty: those of the app's workflows
     until_empty: bool = False  # end when nothing is left to do
     schema: str = "supervisor"
     dsn: str | None = None  # PGSUPERVISOR_DATABASE_URL in the environment
-    log_file: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    payload_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=256 * 1024 * 1024)] = 2 * 1024 * 1024
-    payload_depth_max: Annotated[int, msgspec.Meta(ge=4, le=512)] = 64
     sources: dict[str, str] = {}
 
 
@@ -128,12 +125,10 @@ def _expected(name: str) -> str:
     return {
         "procs": "give a number of processes from 1 to 1024, or auto",
         "threads": "give a number of threads from 1 to 1024",
-        "in_flight": "give a number of runs from 1 to 1000000",
+        "in_flight": "give a number of runs from 1 to 100000",
         "queues": "give names of queues, in the file as a list, in the environment separated by commas",
         "until_empty": "give true or false",
         "log_level": "give debug, info, warning or error",
-        "payload_bytes_max": "give a number of bytes from 1024 to 268435456",
-        "payload_depth_max": "give a depth from 4 to 512",
     }.get(name, "give text")
 
 

@@ -166,6 +166,10 @@ _PROFILES: dict[Profile, dict[str, str]] = {
 }
 _SINCE = {"transaction_timeout": 170000}
 
+# The server's side of the same: a host that vanished without closing would keep its locks for two hours otherwise.
+# Not for the client profile (it sets nothing) and not on unix sockets, which have no such settings.
+_SERVER_TRANSPORT = {"tcp_keepalives_idle": "2", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3", "tcp_user_timeout": "10000"}
+
 
 def connect(
     conninfo: str | Dsn,
@@ -195,7 +199,8 @@ def connect(
     except psycopg.Error as error:
         raise _unavailable(error, given, dsn, schema) from None
     try:
-        set_profile(conn, profile, settings)
+        by_tcp = profile != "client" and not conn.info.host.startswith("/")
+        set_profile(conn, profile, {**(_SERVER_TRANSPORT if by_tcp else {}), **(settings or {})})
     except psycopg.Error as error:
         conn.close()
         raise _unavailable(error, given, dsn, schema) from None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from supervisor import AsyncTransaction, NonRetryable, Retry, current, gather, step, workflow
+from supervisor import NonRetryable, Retry, Transaction, current, gather, step, workflow
 from supervisor.demo.table import INSERT
 
 HOLD_MAX_S = 30.0
@@ -126,10 +126,10 @@ def measure(source: Source, nodes: dict[str, int]) -> Measures:
 
 
 @step(transactional=True)
-async def book(tx: AsyncTransaction, demo: str, path: str, source: Source, tokens: int, measures: Measures) -> None:
+def book(tx: Transaction, demo: str, path: str, source: Source, tokens: int, measures: Measures) -> None:
     """One row in an ordinary table. It has no unique key: a second booking would not be refused, it would show in the sum."""
     _refuse_another_demo(demo)
-    await tx.execute(INSERT, {
+    tx.execute(INSERT, {
         "demo": demo, "run_id": current().run_id, "path": path, "sha256": source.sha256, "size_bytes": source.size_bytes, "tokens": tokens,
         "lines": measures.lines, "functions": measures.functions, "complexity": measures.complexity, "imports": measures.imports,
     })  # fmt: skip
@@ -144,7 +144,7 @@ async def measure_file(path: str, demo: str = "") -> Measures:
     tokens = await tokenize_source.aio(demo, path)
     nodes = await parse.aio(demo, path)
     measures = await measure.aio(source, nodes)
-    await book(demo, path, source, tokens, measures)
+    await book.aio(demo, path, source, tokens, measures)
     return measures
 
 

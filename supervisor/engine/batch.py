@@ -28,10 +28,11 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "insert_children_done": (UUID, INT4, INT4),
     "release": (UUID, TIMESTAMPTZ, INT2, TEXT, INT4, TEXT, INT4, INT2),
     "park_on_children": (UUID, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2),
+    "publish": (UUID, INT2, INT4, TEXT, INT4, TIMESTAMPTZ),
     "fire_timers": (UUID, INT4, INT4, TEXT),
     "wake_parents": (UUID,),
 }
-WITH_WORKER = frozenset({"insert_steps", "insert_attempts", "finish", "release", "park_on_children", "fire_timers"})
+WITH_WORKER = frozenset({"insert_steps", "insert_attempts", "finish", "release", "park_on_children", "fire_timers", "publish"})
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
 _FIXED = {INT2: struct.Struct(">h").pack, INT4: struct.Struct(">i").pack, INT8: struct.Struct(">q").pack, TIMESTAMPTZ: struct.Struct(">q").pack}
 
@@ -43,6 +44,7 @@ class Batch:
     runs      runs with something in it; leaving: those that are to leave memory when it is durable
     steps     parameters of insert_steps, outcomes: of finish, both without the worker's id
     rare      statement → [(run in memory, row)]
+    wake_workflows   parameters of wake_code_missing, now and then
     claim     parameters of the claim that rides along, or None; asked: how many it may bring
     """
 
@@ -52,6 +54,7 @@ class Batch:
     steps: list[bytes] | None = None
     outcomes: list[bytes] | None = None
     rare: dict[str, list[tuple[bytes, Row]]] = field(default_factory=dict)
+    wake_workflows: list[bytes] | None = None
     claim: list[bytes] | None = None
     asked: int = 0
     sent_at: float = 0.0
@@ -60,7 +63,7 @@ class Batch:
         self.rare.setdefault(statement, []).append((run_id, row))
 
     def empty(self) -> bool:
-        return not (self.runs or self.rare or self.steps or self.outcomes or self.claim)
+        return not (self.runs or self.rare or self.steps or self.outcomes or self.claim or self.wake_workflows)
 
     def statements(self, fence: list[bytes], worker: bytes) -> list[tuple[str, list[bytes] | None]]:
         """What is sent, in the order of locks: worker row, inserts, task rows, the claim."""
@@ -73,6 +76,8 @@ class Batch:
         for name in ("insert_attempts", "insert_timers", "insert_runs", "drop_timers"):
             if name in self.rare:
                 out.append((name, self._encoded(name, worker)))
+        if "publish" in self.rare:
+            out.append(("publish", self._encoded("publish", worker)))
         if self.outcomes is not None:
             out.append(("finish", [*self.outcomes, worker]))
         if "insert_children_done" in self.rare:
@@ -85,6 +90,8 @@ class Batch:
             out += [("park_on_children", self._encoded("park_on_children", worker)), ("plan_generic", None)]
         if "fire_timers" in self.rare:
             out.append(("fire_timers", self._encoded("fire_timers", worker)))
+        if self.wake_workflows is not None:
+            out.append(("wake_code_missing", self.wake_workflows))
         if self.claim is not None:
             out.append(("claim", [*self.claim, worker]))
         return out

@@ -31,6 +31,8 @@ from supervisor.engine.replay import Kid, Past, check
 log = logging.getLogger("pgsupervisor.engine")
 
 STAY_S = 1.0  # a run that waits no longer than this stays in memory: leaving and coming back costs two transactions
+PUBLISH_AFTER_US = 1_000_000  # a step that runs longer is named in its run's task row
+STEP_RUNNING = 8
 BACKOFF, TIMER, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 14, 15, 19, 20, 22, 23
 EMPTY = Past()
 DURABLE_WORD = {
@@ -265,8 +267,19 @@ class Commands:
         """An executor finished a call."""
         run, cmd = call.run, call.command
         run.executing -= 1
+        if call.published and not run.gone:
+            self.batch.add("publish", run.id, (run.id, None, None, None, None, None))
         self.loop.completions.append((run, cmd, value, error, call.started, ended))
         self._pump()
+
+    def publish_slow(self) -> None:
+        """Name the steps that have been running for more than a second, so that SQL answers what their runs do."""
+        now = self.loop.now_us()
+        for call in self.executors.calls:
+            if not call.published and now - call.started > PUBLISH_AFTER_US:
+                call.published = True
+                cmd = call.command
+                self.batch.add("publish", call.run.id, (call.run.id, STEP_RUNNING, cmd.seq, cmd.step.name, cmd.attempt, call.started))
 
     def failed(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
         """An attempt raised: try again later, or give the error to the workflow."""

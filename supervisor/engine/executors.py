@@ -27,13 +27,14 @@ DEMOTE_ABOVE_US = 5000
 class Call:
     """One attempt of a step in a thread or a task. `live` until it ended or was given up."""
 
-    __slots__ = ("command", "deadline", "live", "run", "started", "task", "timer")
+    __slots__ = ("command", "deadline", "live", "published", "run", "started", "task", "timer")
 
     def __init__(self, run: Any, command: Any, started: int) -> None:
         self.run = run
         self.command = command
         self.started = started
         self.live = True
+        self.published = False  # its run's task row names this step
         self.deadline: datetime | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -61,11 +62,17 @@ class Executors:
         self._tallies: dict[Any, list[tuple[int, int]]] = {}
         self.busy = 0  # calls given to threads and not ended
         self.tasks = 0
+        self.calls: set[Call] = set()  # not ended and not given up
 
     @property
     def backlog(self) -> int:
         """Calls that wait for a thread."""
         return max(0, self.busy - self._stuck - self.threads)
+
+    @property
+    def active(self) -> int:
+        """Calls that somebody waits for."""
+        return len(self.calls)
 
     @property
     def idle(self) -> int:
@@ -76,6 +83,7 @@ class Executors:
     def thread(self, run: Any, command: Any) -> Call:
         """Run a `def` step in the pool."""
         call = Call(run, command, self._clock())
+        self.calls.add(call)
         self.busy += 1
         self._limit(call)
         self._queue.put(call)
@@ -148,6 +156,7 @@ class Executors:
     def task(self, run: Any, command: Any) -> Call:
         """Run an `async def` step as a task of the event loop."""
         call = Call(run, command, self._clock())
+        self.calls.add(call)
         self.tasks += 1
         self._limit(call)
         call.task = self._loop.create_task(self._await(call), context=self._context.copy())
@@ -192,6 +201,7 @@ class Executors:
         if not call.live:
             return
         call.live = False
+        self.calls.discard(call)
         if call.timer is not None:
             call.timer.cancel()
             call.timer = None
@@ -203,6 +213,7 @@ class Executors:
 
     def _end(self, call: Call, value: Any, error: BaseException | None, ended: int) -> None:
         call.live = False
+        self.calls.discard(call)
         if call.timer is not None:
             call.timer.cancel()
         self._finished(call, value, error, ended)

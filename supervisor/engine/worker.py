@@ -21,8 +21,8 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
+from supervisor._fastpath.loop import INT4, Loop, Run
 from supervisor._fastpath.loop import UUID as UUID_OID
-from supervisor._fastpath.loop import Loop, Run
 from supervisor._fastpath.wire import Slot
 from supervisor.core import codec, context, registry
 from supervisor.core.errors import DatabaseUnavailable, Fenced, ReplayMismatch
@@ -41,7 +41,7 @@ log = logging.getLogger("pgsupervisor.worker")
 
 HOT = (
     "fence", "insert_steps", "insert_attempts", "finish", "insert_children_done", "lock_parents", "wake_parents", "release", "lock_own",
-    "park_on_children", "insert_runs", "insert_timers", "fire_timers", "drop_timers", "claim", "plan_custom", "plan_generic",
+    "park_on_children", "insert_runs", "insert_timers", "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
     "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
 )  # fmt: skip
 READS = ("read_inputs", "read_steps", "read_attempts", "read_timers", "read_children")
@@ -52,6 +52,8 @@ SLOW_CYCLE_S = 0.1
 POLL_BUSY_S, POLL_IDLE_S, BUSY_FOR_S = 0.02, 0.5, 10.0
 CLAIMS_MAX = 10
 DEADLINE_LOOK_S = 60.0
+WAKE_MISSING_S = 10.0
+LOOK_AT_SLOW_S = 0.5
 SLOT_BYTES = 40
 TRY_AGAIN = ("40001", "40P01")
 SESSION_TROUBLE = ("08", "25", "26", "0A", "53", "57", "58", "XX")  # classes of SQLSTATE that no single row is to blame for
@@ -92,7 +94,7 @@ class Worker:
         self._reading = False
         self._repairs: deque[Batch] = deque()
         self._parents: set[bytes] = set()
-        self._poll_at = 0.0
+        self._poll_at = self._wake_missing_at = 0.0
         self._found_at = 0.0
         self._claims_in_flight = self._asked_in_flight = 0
         self._last_claim_empty = False
@@ -113,6 +115,7 @@ class Worker:
         for name in (signal.SIGTERM,):
             self._time.add_signal_handler(name, self.drain)
         self._time.add_reader(self.pipeline.fileno(), self._readable)
+        self._look_at_slow()
         self._schedule()
         try:
             await self._end
@@ -159,7 +162,6 @@ class Worker:
         self._queue_names = set(self.options.queues or queue_ids or ("default",))
         for queue in self._queue_names - set(queue_ids):
             queue_ids[queue] = conn.execute(self.sql.get("queue_id"), (queue,)).fetchone()[0]
-        conn.execute(self.sql.get("wake_code_missing"), (list(workflow_ids.values()),))
         return workflow_ids, queue_ids
 
     def _make_parts(self, workflow_ids: dict[str, int], queue_ids: dict[str, int], offset_us: int, cell: int) -> None:
@@ -178,8 +180,16 @@ class Worker:
         self.transactions.clock = self.loop.now_us
         context.loop = _OnThisThread(self.loop)
         self.claims = Claims([queue_ids[name] for name in sorted(self._queue_names)], options.look_behind or _every_second())
+        self._known_workflows = encode_rows((INT4,), [(id,) for id in workflow_ids.values()])
         self._worker_param = _i4.pack(self.id)
         self._fence = [self._worker_param, self.boot.bytes, _i4.pack(1)]
+
+    def _look_at_slow(self) -> None:
+        self._time.call_later(LOOK_AT_SLOW_S, self._look_at_slow, context=self._context)
+        if self.executors.calls:
+            self.commands.publish_slow()
+            if self.commands.batch.rare:
+                self._schedule()
 
     def drain(self) -> None:
         """Stop claiming, give back what has not begun, end what has, then return from `run`."""
@@ -231,7 +241,7 @@ class Worker:
             self._read_next()
         if loop.ready and self.pipeline.waiting < 2:
             self._schedule()
-        elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.busy:
+        elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.active:
             self._stop()
 
     def _guarded(self, run: Run, act: Callable[..., Any], *args: Any) -> None:
@@ -271,6 +281,9 @@ class Worker:
         loop, batch = self.loop, self.commands.batch
         batch.steps, batch.outcomes, batch.runs, batch.finished = loop.take_rows()
         self.commands.batch = Batch()
+        if self._time.time() >= self._wake_missing_at and not self._draining:
+            self._wake_missing_at = self._time.time() + WAKE_MISSING_S
+            batch.wake_workflows = self._known_workflows
         for parent in self._parents:
             batch.add("wake_parents", parent, (parent,))
         self._parents.clear()
