@@ -278,6 +278,7 @@ class Loop:
                     run.call = None
                     run.open = {cmd.seq: cmd}
                     self.worker.begin(run, cmd)
+                    self._rest(run)
             except Exception as error:  # noqa: BLE001 - of the engine, not of a step: it may cost this run, not its neighbours
                 self.worker.broken(run, error)
         return n
@@ -302,7 +303,7 @@ class Loop:
         self.slot.leave()
         ended = clock_us()
         if ended - started > self.slow_us:
-            self.worker.slow(step)
+            self.worker.slow(step, ended - started)
         self.settle(run, cmd, value, started + self.clock_offset_us, ended + self.clock_offset_us)
 
     def settle(self, run: Any, cmd: Any, value: Any, started: int, ended: int) -> None:
@@ -454,6 +455,9 @@ class Loop:
                 self._inline(run, cmd)
             else:
                 self.worker.begin(run, cmd)
+        self._rest(run)
+
+    def _rest(self, run: Any) -> None:
         if not run.gone and run.batch == 0 and run.executing == 0 and run.call is None and not run.fresh:
             self.worker.quiet(run)
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 from psycopg import errors, pq
 
-from supervisor.core.errors import DatabaseUnavailable, Fenced, SupervisorError, TransactionMisused
+from supervisor.core.errors import DatabaseUnavailable, Fenced, StepTimeout, SupervisorError, TransactionMisused
 from supervisor.db.connect import connect
 from supervisor.db.statements import Sql
 
@@ -48,6 +48,14 @@ class WantsConnection(BaseException):
     """The step asked for the connection itself: it runs alone and without pipelining from now on."""
 
 
+class WantsSettings(BaseException):
+    """The step used SET LOCAL, which holds for the rest of a transaction: it runs alone from now on."""
+
+
+_SETTINGS = "select " + ", ".join(f"pg_catalog.current_setting('{name}')" for name in ("search_path", "role", "statement_timeout", "lock_timeout"))
+_SETTINGS_BACK = "select " + ", ".join(f"pg_catalog.set_config('{name}', %s, true)" for name in ("search_path", "role", "statement_timeout", "lock_timeout"))
+
+
 def lost(error: Exception) -> SupervisorError:
     """What to make of an error after which it is not known what was committed."""
     if isinstance(error, SupervisorError):
@@ -70,6 +78,7 @@ class StepSession:
         self._fence = sql.get("tx_fence")
         self._look = sql.get("session_as_left")
         self._as_left = self._conn.execute(self._look).fetchone()
+        self._settings = self._conn.execute(_SETTINGS).fetchone()
         self._pipe: Any = None
         self.spoiled = False  # a step left something behind: use another session for the next transaction
 
@@ -105,27 +114,34 @@ class StepSession:
                 raise
             raise Rerun(str(error)) from error
 
-    def step(self, plain: bool) -> StepTransaction:
+    def step(self, plain: bool, shared: bool) -> StepTransaction:
         """What the next step of the transaction is given."""
-        return StepTransaction(self._conn, self._pipe, plain)
+        return StepTransaction(self._conn, self._pipe, plain, shared)
 
-    def inspect(self, name: str, tx: StepTransaction, error: BaseException | None, shared: bool) -> BaseException | None:
+    def inspect(self, name: str, tx: StepTransaction, error: BaseException | None, shared: bool, timeout_s: float | None) -> BaseException | None:
         """After the body of step *name*: is the transaction still what it was? Returns the step's error; what it wrote is then undone.
 
-        Raises Rerun or WantsConnection when the whole transaction is of no use.
+        Raises Rerun, WantsConnection or WantsSettings when the whole transaction is of no use.
         """
+        if isinstance(tx.rerun, (WantsConnection, WantsSettings)):
+            raise tx.rerun
         if tx.rerun is not None and shared:
             raise Rerun("the step has to run alone") from tx.rerun
-        if isinstance(tx.rerun, WantsConnection):
-            raise tx.rerun
         if not tx.used:
             return error
+        if tx.plain and error is None:
+            self._same_transaction(name)
         status = self._conn.info.transaction_status
         if status in (pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN):
             self.spoiled = True
             raise Rerun("the step ended its transaction") from TransactionMisused(
                 f"step {name} ended the transaction that it was given; leave commit and rollback to the engine"
             )
+        if tx.changed_settings and error is None:
+            self._conn.execute(_SETTINGS_BACK, self._settings)
+            self._pipe.sync()
+        if isinstance(error, errors.QueryCanceled) and timeout_s is not None:
+            error = StepTimeout(f"step {name} did not end within {timeout_s:g} s")
         if error is None and status == pq.TransactionStatus.INERROR:
             error = TransactionMisused(
                 f"step {name} caught an error of its SQL and went on, but the transaction is aborted; let the error out of the step"
@@ -136,6 +152,16 @@ class StepSession:
             self._conn.execute("rollback to savepoint pgs")
             self._pipe.sync()
         return error
+
+    def _same_transaction(self, name: str) -> None:
+        """A step with the connection in its hands may have ended its transaction and begun another: the savepoint is gone then."""
+        try:
+            self._conn.execute("release savepoint pgs")
+        except psycopg.Error as gone:
+            self.spoiled = True
+            raise Rerun("the step ended its transaction") from TransactionMisused(
+                f"step {name} ended the transaction that it was given ({gone.sqlstate}); leave commit and rollback to the engine"
+            )
 
     def seal(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Checkpoints, deferred constraints, a look at the session; then the fence and COMMIT. Two trips to the server."""
@@ -154,7 +180,7 @@ class StepSession:
             if error.diag.schema_name == self._schema:
                 raise Fenced("a transactional step was executed twice and the other execution has committed; its result is read, this one is undone") from error
             raise
-        self._compare(names[0], look.fetchone())
+        self._compare(names, look.fetchone())
         self._conn.execute(self._fence, (worker, boot, 1), prepare=True)
         self._conn.execute("commit")
         self._pipe.sync()
@@ -164,16 +190,18 @@ class StepSession:
         self._conn.execute("rollback")
         self._pipe.sync()
 
-    def _compare(self, name: str, left: Any) -> None:
-        """A changed search_path or role would lead later steps astray; temporary objects only cost a new session."""
+    def _compare(self, names: list[str], left: Any) -> None:
+        """What steps left in the session would lead others astray: a changed search_path or role, a temporary table of a neighbour's name."""
         if left == self._as_left:
             return
         self.spoiled = True
         assert self._as_left is not None
         if left[:2] != self._as_left[:2]:
             raise Rerun("the session's search_path or role was changed") from TransactionMisused(
-                f"step {name} changed search_path or role for the whole session; use SET LOCAL, which ends with the transaction"
+                f"step {names[0]} changed search_path or role for the whole session; use SET LOCAL, which ends with the transaction"
             )
+        if len(names) > 1:
+            raise Rerun("a step made temporary objects, which its neighbours may have used unawares")
 
 
 class _NoPipe:
@@ -185,16 +213,17 @@ class _NoPipe:
 class StepTransaction:
     """What a `def` step is given. Its savepoint travels with its first statement."""
 
-    def __init__(self, conn: psycopg.Connection[Any], pipe: Any, plain: bool) -> None:
-        self._conn, self._pipe, self._plain = conn, pipe, plain
-        self.used = self.over = False
+    def __init__(self, conn: psycopg.Connection[Any], pipe: Any, plain: bool, shared: bool) -> None:
+        self._conn, self._pipe, self.plain, self._shared = conn, pipe, plain, shared
+        self.used = self.over = self.changed_settings = False
         self.rowcount = -1
         self.rerun: BaseException | None = None  # why the step can't end well in this transaction
 
     def execute(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         """Run one statement; returns its rows. Raises psycopg's errors at this call, TransactionMisused for what only the engine may do."""
         self._begin()
-        _refuse(query)
+        if _sets_locally(query):
+            self._change_settings()
         try:
             cursor = self._conn.execute(query, parameters)
             self._pipe.sync()
@@ -203,6 +232,12 @@ class StepTransaction:
             raise
         self.rowcount = cursor.rowcount
         return cursor.fetchall() if cursor.description is not None else []
+
+    def _change_settings(self) -> None:
+        if self._shared:
+            self.rerun = WantsSettings()
+            raise self.rerun
+        self.changed_settings = True
 
     def _begin(self) -> None:
         if self.over:
@@ -214,21 +249,22 @@ class StepTransaction:
     @property
     def connection(self) -> Any:
         """The psycopg connection inside the open transaction, for an ORM."""
-        if not self._plain:
+        if not self.plain:
             self.rerun = WantsConnection()
             raise self.rerun
         self._begin()
         return self._conn
 
 
-def _refuse(query: str) -> None:
-    """Refuse transaction control and what changes the session, by the first keyword; one call is one statement (extended protocol)."""
+def _sets_locally(query: str) -> bool:
+    """Whether it is SET LOCAL. Refuses transaction control and what changes the session, by the first keyword: one call is one statement."""
     words = _KEYWORDS.match(query)
     if words is None:
-        return
+        return False
     first, second = words[1].lower(), (words[2] or "").lower()
     if first in REFUSED and (first, second) not in (("set", "local"), ("set", "constraints")):
         raise TransactionMisused(
             f"{first.upper()} in a transactional step: the engine begins and ends its transaction and owns its session; "
             f"write SQL that reads and changes data (SET LOCAL is allowed)"
         )
+    return (first, second) == ("set", "local")

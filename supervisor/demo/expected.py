@@ -10,26 +10,37 @@ import json
 import sys
 import warnings
 
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-IMPORTS = (ast.Import, ast.ImportFrom)
-DECISIONS = (
-    ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.Assert, ast.comprehension, ast.BoolOp, ast.match_case,
-)  # fmt: skip
+FUNCTION, DECISION, IMPORT = (1, 1, 0), (0, 1, 0), (0, 0, 1)  # what one node adds to functions, complexity, imports
+ADDS: dict[type[ast.AST], tuple[int, int, int]] = {
+    **dict.fromkeys((ast.FunctionDef, ast.AsyncFunctionDef), FUNCTION),
+    **dict.fromkeys((ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.comprehension, ast.match_case), DECISION),
+    **dict.fromkeys((ast.ExceptHandler, ast.Assert, ast.BoolOp), DECISION),
+    **dict.fromkeys((ast.Import, ast.ImportFrom), IMPORT),
+}
+LEAVES = (ast.Name, ast.Constant, ast.alias, ast.Import, ast.ImportFrom, ast.Pass)  # nothing below them counts
 
 
 def measured(source: bytes) -> tuple[int, int, int, int]:
     """lines, functions, complexity, imports of one file."""
     lines = len(source.split(b"\n")) - source.endswith(b"\n") if source else 0
     try:
-        tree = ast.parse(source)
+        rest: list[ast.AST] = [ast.parse(source)]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return lines, 0, 0, 0
-    functions = decisions = imports = 0
-    for node in ast.walk(tree):
-        functions += isinstance(node, FUNCTIONS)
-        decisions += isinstance(node, DECISIONS)
-        imports += isinstance(node, IMPORTS)
-    return lines, functions, functions + decisions, imports
+    functions = complexity = imports = 0
+    while rest:
+        node = rest.pop()
+        adds = ADDS.get(type(node))
+        if adds is not None:
+            functions, complexity, imports = functions + adds[0], complexity + adds[1], imports + adds[2]
+        if isinstance(node, LEAVES):
+            continue
+        for below in vars(node).values():
+            if isinstance(below, ast.AST):
+                rest.append(below)
+            elif isinstance(below, list):
+                rest.extend(each for each in below if isinstance(each, ast.AST))
+    return lines, functions, complexity, imports
 
 
 def main() -> None:

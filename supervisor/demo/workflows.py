@@ -27,6 +27,7 @@ FLAKY_OF_1000 = 60
 DECISIONS = (
     "If", "IfExp", "For", "AsyncFor", "While", "ExceptHandler", "Assert", "comprehension", "BoolOp", "match_case",
 )  # fmt: skip
+CHILDLESS = (ast.Name, ast.Constant)
 UNTOKENIZED = (tokenize.TokenError, SyntaxError, ValueError, LookupError)
 UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError)
 AGAIN = Retry(max_attempts=5, initial=0.05, factor=2, maximum=1)
@@ -97,7 +98,7 @@ def tokenize_source(demo: str, path: str) -> int:
 
 @step(retry=AGAIN, run="thread")
 def parse(demo: str, path: str) -> dict[str, int]:
-    """How often each kind of node is in the file's syntax tree; empty where it can't be parsed."""
+    """How often each kind of node is in the file's syntax tree (load and store apart); empty where it can't be parsed."""
     _refuse_another_demo(demo)
     _hold(path)
     _fail_at_random(path)
@@ -106,10 +107,12 @@ def parse(demo: str, path: str) -> dict[str, int]:
     except UNPARSED:
         return {}
     for node in nodes:  # grows as it goes
+        if isinstance(node, CHILDLESS):
+            continue
         for value in node.__dict__.values():
             if isinstance(value, list):
                 nodes += [each for each in value if isinstance(each, ast.AST)]
-            elif isinstance(value, ast.AST):
+            elif isinstance(value, ast.AST) and not isinstance(value, ast.expr_context):
                 nodes.append(value)
     return {kind.__name__: count for kind, count in Counter(map(type, nodes)).items()}
 

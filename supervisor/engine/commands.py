@@ -24,7 +24,7 @@ from supervisor.core import codec
 from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunFailed, RunTimedOut, StepInterrupted
 from supervisor.core.retry import next_wait_s
 from supervisor.engine.batch import INFINITY, Batch, Row
-from supervisor.engine.executors import Call, Executors, demote
+from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.replay import Kid, Past, check
 
@@ -65,6 +65,8 @@ class Commands:
         self._pump = pump
         self._time = asyncio.get_running_loop()
         self._context = copy_context()  # of no step: what is called later must not inherit the one that happened to end just now
+        self.group = OffCpu()
+        self.with_children: set[Any] = set()
         self.green = green
         self.close_green = close_green
 
@@ -115,10 +117,7 @@ class Commands:
 
     def _recall(self, run: Any, cmd: Any, past: Past) -> bool:
         """Take up a step where the history left it; False when it does not begin now."""
-        if cmd.redelivered or cmd.attempt > 1:
-            return True
-        cmd.attempt = past.attempts.get(cmd.seq, 0) + 1
-        cmd.redelivered = run.resumed == 2
+        cmd.attempt += past.attempts.pop(cmd.seq, 0)
         if past.begun.pop(cmd.seq, 0) == cmd.attempt:
             error = StepInterrupted(f"step {cmd.step.name} had begun when its worker died; whether it did its work is not known")
             now = self.loop.now_us()
@@ -217,6 +216,24 @@ class Commands:
             self._insert_child(run, cmd)
         elif kid.status is not None:
             self._child_ended(run, cmd, kid, workflow)
+        self.with_children.add(run)
+
+    def children_to_look_at(self) -> list[tuple[Any, Any, Kid]]:
+        """(run, command, child) of joins in runs that stay in memory because a step of theirs executes: nobody would wake those."""
+        found = []
+        for run in list(self.with_children):
+            if run.gone:
+                self.with_children.discard(run)
+            elif run.executing and run.open:
+                kids = self._past(run).kids
+                joins = [(cmd, kids.get(cmd.extra[1] if isinstance(cmd.extra, tuple) else cmd.seq)) for cmd in run.open.values() if cmd.kind == core.CHILD]
+                found += [(run, cmd, kid) for cmd, kid in joins if kid is not None and kid.status is None]
+        return found
+
+    def child_seen(self, run: Any, cmd: Any) -> None:
+        """A child was seen to have ended while its parent is in memory."""
+        if not run.gone and not cmd.done:
+            self._later(run, cmd)
 
     def _insert_child(self, run: Any, cmd: Any) -> bytes:
         start = cmd.step
@@ -308,8 +325,10 @@ class Commands:
         self.loop.record(run, cmd, core.FAILED, encoded, started, ended)
         self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
 
-    def slow(self, step: Any) -> None:
-        demote(step)
+    def slow(self, step: Any, took_us: int) -> None:
+        """An inline call took long. Was it the step, or was this process just not running?"""
+        if not self.group.explains(took_us):
+            demote(step, self._time.time())
 
     # ── ends of runs ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -356,7 +375,7 @@ class Commands:
         children = [cmd for _, cmd in waits if cmd.kind == core.CHILD]
         if len(dues) + len(children) < len(waits):
             return
-        if dues and min(due.due_at for due in dues) - self._time.time() <= STAY_S:
+        if dues and not children and min(due.due_at for due in dues) - self._time.time() <= STAY_S:
             for _, cmd in waits:
                 if isinstance(cmd.extra, Waiting):
                     self._watch(run, cmd)

@@ -7,6 +7,7 @@ A call that was given up (timeout, cancelled branch) may still be running; what 
 from __future__ import annotations
 
 import asyncio
+import resource
 import threading
 import time
 from collections import deque
@@ -21,7 +22,7 @@ from supervisor.core.errors import StepTimeout
 
 PROMOTE_AFTER_CALLS = 50
 PROMOTE_BELOW_US = 100
-DEMOTE_ABOVE_US = 5000
+STRIKES, STRIKES_S = 3, 10.0
 
 
 class Call:
@@ -62,6 +63,8 @@ class Executors:
         self._tallies: dict[Any, list[tuple[int, int]]] = {}
         self.busy = 0  # calls given to threads and not ended
         self.tasks = 0
+        self.ended = 0  # calls that threads have ended
+        self.mean_us = 0.0  # how long they take, the last ones most
         self.calls: set[Call] = set()  # not ended and not given up
 
     @property
@@ -130,6 +133,8 @@ class Executors:
         while self._done:
             call, value, error, ended, took_us, busy_us = self._done.popleft()
             self.busy -= 1
+            self.ended += 1
+            self.mean_us += (took_us - self.mean_us) / 8
             if call.live:
                 self._tally(call.command.step, took_us, busy_us)
                 self._end(call, value, error, ended)
@@ -223,11 +228,41 @@ class Executors:
             self._queue.put(None)
 
 
+class OffCpu:
+    """How long this thread was ready but not running, since `begin`: what another process's turn costs is no step's fault.
+
+    One getrusage per group of steps, so that the common, quick call pays nothing.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self._wall = time.perf_counter()
+        self._usage = resource.getrusage(resource.RUSAGE_THREAD)
+
+    def explains(self, took_us: int) -> bool:
+        """Whether a call of *took_us* was slow because the thread was preempted: it never slept, and was off the CPU for about as long."""
+        usage = resource.getrusage(resource.RUSAGE_THREAD)
+        slept = usage.ru_nvcsw > self._usage.ru_nvcsw
+        busy_s = usage.ru_utime + usage.ru_stime - self._usage.ru_utime - self._usage.ru_stime
+        off_s = time.perf_counter() - self._wall - busy_s
+        return not slept and off_s * 1e6 > took_us * 0.7
+
+
 _DEMOTED: set[Any] = set()
+_strikes: dict[Any, list[float]] = {}
 
 
-def demote(step: Any) -> None:
-    """An inline call took too long: this step stays in threads for good, unless it was declared inline."""
-    if step.info.place != "inline":
+def demote(step: Any, now_s: float) -> None:
+    """An inline call took too long. The third time within ten seconds the step goes back to threads for good, unless it was declared inline.
+
+    Not at once: a call may also have waited for the interpreter, which another thread held.
+    """
+    if step.info.place == "inline":
+        return
+    strikes = [at for at in _strikes.get(step, ()) if now_s - at < STRIKES_S] + [now_s]
+    _strikes[step] = strikes
+    if len(strikes) >= STRIKES:
         step.inline = False
         _DEMOTED.add(step)

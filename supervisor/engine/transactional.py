@@ -19,7 +19,7 @@ from uuid import UUID
 
 from supervisor.core.context import executing
 from supervisor.core.errors import StepTimeout, TransactionMisused
-from supervisor.db.step_session import Rerun, StepSession, StepTransaction, WantsConnection, lost
+from supervisor.db.step_session import Rerun, StepSession, StepTransaction, WantsConnection, WantsSettings, lost
 
 log = logging.getLogger("pgsupervisor.transactional")
 
@@ -55,6 +55,7 @@ class Transactions:
         self._session: StepSession | None = None
         self._shared: dict[Any, int] = {}  # step → how many of it may share a transaction
         self._plain: set[Any] = set()  # steps that use the connection itself
+        self._settings: set[Any] = set()  # steps that use SET LOCAL
         self.clock: Callable[[], int] = lambda: 0
 
     def submit(self, run: Any, command: Any) -> None:
@@ -97,7 +98,7 @@ class Transactions:
 
     def _alone(self, item: _Item) -> bool:
         step = item.command.step
-        return step.info.isolation is not None or step.info.timeout_s is not None or step in self._plain
+        return step.info.isolation is not None or step.info.timeout_s is not None or step in self._plain or step in self._settings
 
     def _limit(self, item: _Item) -> int:
         return self._shared.get(item.command.step, SHARED_MAX)
@@ -118,6 +119,9 @@ class Transactions:
         session = self._open()
         try:
             self._attempt(session, items, shared=True, plain=False)
+        except (WantsConnection, WantsSettings):
+            session.rollback()  # which of them it was is found out one by one
+            return False
         except Rerun as why:
             log.debug("a transaction of %d steps is done again one by one: %s", len(items), why)
             session.rollback()
@@ -182,7 +186,8 @@ class Transactions:
     def _body(self, session: StepSession, item: _Item, shared: bool, plain: bool) -> None:
         command = item.command
         item.error = item.value = None
-        tx = session.step(plain)
+        tx = session.step(plain, shared)
+        limit_s = command.step.info.timeout_s
         item.started = self.clock()
         token = executing.set(command)
         try:
@@ -193,7 +198,11 @@ class Transactions:
             item.ended = self.clock()
             executing.reset(token)
             tx.over = True
-        item.error = session.inspect(command.step.name, tx, item.error, shared)
+        if limit_s is not None and item.error is None and item.ended - item.started > limit_s * 1e6:
+            item.error = StepTimeout(f"step {command.step.name} did not end within {limit_s:g} s")
+        item.error = session.inspect(command.step.name, tx, item.error, shared, limit_s)
+        if tx.changed_settings:
+            self._settings.add(command.step)
 
     def _call(self, command: Any, tx: StepTransaction) -> Any:
         kwargs = command.kwargs or {}

@@ -53,7 +53,10 @@ POLL_BUSY_S, POLL_IDLE_S, BUSY_FOR_S = 0.02, 0.5, 10.0
 CLAIMS_MAX = 10
 DEADLINE_LOOK_S = 60.0
 WAKE_MISSING_S = 10.0
+WINDOW_STEPS = 8
+SLOW_CALL_US = 2000
 LOOK_AT_SLOW_S = 0.5
+LOOK_AT_CHILDREN_MAX = 1000
 SLOT_BYTES = 40
 TRY_AGAIN = ("40001", "40P01")
 SESSION_TROUBLE = ("08", "25", "26", "0A", "53", "57", "58", "XX")  # classes of SQLSTATE that no single row is to blame for
@@ -91,13 +94,15 @@ class Worker:
         self.id = 0
         self.capacity = max(1, options.threads)
         self._reads: deque[list[tuple[Run, bytes | None]]] = deque()
-        self._reading = False
+        self._reading = self._looking = False
         self._repairs: deque[Batch] = deque()
         self._parents: set[bytes] = set()
         self._poll_at = self._wake_missing_at = 0.0
         self._found_at = 0.0
         self._claims_in_flight = self._asked_in_flight = 0
         self._last_claim_empty = False
+        self._steps_before = self._calls_before = 0
+        self._in_threads = False
         self._draining = False
         self._pump_due = False
         self._writing = False
@@ -186,10 +191,17 @@ class Worker:
 
     def _look_at_slow(self) -> None:
         self._time.call_later(LOOK_AT_SLOW_S, self._look_at_slow, context=self._context)
-        if self.executors.calls:
-            self.commands.publish_slow()
-            if self.commands.batch.rare:
-                self._schedule()
+        if not self.executors.calls:
+            return
+        self.commands.publish_slow()
+        if self.commands.batch.rare:
+            self._schedule()
+        joins = self.commands.children_to_look_at()
+        if joins and not self._looking:
+            self._looking = True
+            ids = encode_rows((UUID_OID,), [(kid.run_id,) for _, _, kid in joins[:LOOK_AT_CHILDREN_MAX]])
+            self.pipeline.send(_Look(joins), [("plan_custom", None), ("read_outcomes", ids), ("plan_generic", None)])
+            self._flush()
 
     def drain(self) -> None:
         """Stop claiming, give back what has not begun, end what has, then return from `run`."""
@@ -259,6 +271,7 @@ class Worker:
         if self._draining:
             ready = self._give_back(ready)
         group = ready[:GROUP_MAX]
+        self.commands.group.begin()
         taken = loop.execute(group, int(EXECUTE_MAX_S * 1e6))
         if taken < len(ready):
             loop.ready = ready[taken:] + loop.ready
@@ -319,6 +332,8 @@ class Worker:
             for batch, answer in self.pipeline.read():
                 if isinstance(batch, _Read):
                     self._read_answered(batch, answer)
+                elif isinstance(batch, _Look):
+                    self._look_answered(batch, answer)
                 elif isinstance(answer, Refused):
                     self._refused(batch, answer)
                 else:
@@ -340,9 +355,22 @@ class Worker:
         if self._draining or self.executors.backlog or (self._last_claim_empty and (now < self._poll_at or self._claims_in_flight)):
             return 0
         free = self.capacity - len(self.loop.live) - sum(map(len, self._reads)) - self._asked_in_flight
+        if self._sits_in_threads():
+            return max(0, min(free, self.executors.idle - len(self.loop.ready)))
         if free < max(1, self.capacity // 8):
             return 0
         return min(free, max(1, self.capacity // 2), GROUP_MAX)
+
+    def _sits_in_threads(self) -> bool:
+        """Whether most of what this worker does is slow and in threads: then it takes only what a thread is free for."""
+        executors = self.executors
+        if executors.busy * 2 >= len(self.loop.live) > 0:
+            return True
+        steps, calls = self.loop.steps_total - self._steps_before, executors.ended - self._calls_before
+        if steps >= WINDOW_STEPS:
+            self._steps_before, self._calls_before = self.loop.steps_total, executors.ended
+            self._in_threads = calls * 2 > steps
+        return self._in_threads and executors.mean_us > SLOW_CALL_US
 
     def _claimed(self, batch: Batch, count: int) -> None:
         """Adapt: claim more while claims come back full and the cycle is quick, look again later when there was nothing."""
@@ -434,6 +462,17 @@ class Worker:
         self.pipeline.send(_Read(runs), statements)
         self._flush()
 
+    def _look_answered(self, look: _Look, answer: Any) -> None:
+        """Which children of runs in memory have ended."""
+        self._looking = False
+        if isinstance(answer, Refused):
+            raise DatabaseUnavailable(f"outcomes can't be read: {answer.message} ({answer.sqlstate})")
+        outcomes = replay.read_outcomes(answer["read_outcomes"])
+        for run, cmd, kid in look.joins:
+            if kid.run_id in outcomes:
+                kid.status, kid.result = outcomes[kid.run_id]
+                self.commands.child_seen(run, cmd)
+
     def _read_answered(self, read: _Read, answer: Any) -> None:
         if isinstance(answer, Refused):
             raise DatabaseUnavailable(f"history can't be read: {answer.message} ({answer.sqlstate})")
@@ -475,6 +514,8 @@ class Worker:
             end, run.end = run.end, None
             self.loop.finish(run, *end)
             return
+        for cmd in fresh:
+            cmd.redelivered = run.resumed == 2
         run.fresh = fresh
         self.loop.ready.append(run)
 
@@ -539,6 +580,13 @@ class _Read:
 
     runs: list[tuple[Run, bytes | None]]
     pasts: Any = None
+
+
+@dataclass
+class _Look:
+    """Joins of runs in memory whose children were asked about: (run, command, child)."""
+
+    joins: list[tuple[Run, Any, replay.Kid]]
 
 
 class _OnThisThread:
