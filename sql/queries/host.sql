@@ -1,11 +1,14 @@
 -- What the parent asks: declare workers dead and give back what they held.
 
 -- name: backends_of :many
--- Sessions of a worker, by the name they gave themselves.
--- $1 text application_name prefix     Returns pid
+-- Sessions of a worker, by the names they gave themselves.
+-- Locks:  none.     Index:  none (a view of the server's own)
+-- $1 text[] application_name     Returns pid
 SELECT pid FROM pg_stat_activity WHERE application_name = ANY (%s) AND datname = current_database() AND pid <> pg_backend_pid();
 
 -- name: terminate :one
+-- End one session, which the caller has found by its name.
+-- Locks:  none.     Index:  none
 -- $1 int4 pid     Returns whether there was such a session
 SELECT pg_terminate_backend(%s);
 
@@ -30,24 +33,25 @@ FROM lost WHERE t.run_id = lost.run_id RETURNING t.run_id;
 
 -- name: live_workers :many
 -- Workers not declared dead; lock_free says that their session holds its sign of life no more.
--- Index:  worker_live_idx     Returns id, boot, supervisor, pid, host, age of the row in s
+-- Locks:  none.     Index:  worker_live_idx     Returns id, boot, supervisor, pid, host, age of the row in s, lock_free
 SELECT w.id, w.boot, w.supervisor, w.pid, w.host, extract(epoch FROM clock_timestamp() - w.started_at)::float8,
        NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = {lock_class}::int8 & 4294967295 AND l.objid = w.id AND l.granted AND l.objsubid = 2
                    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
 FROM {schema}.worker w WHERE w.dead_at IS NULL;
 
 -- name: server_age_s :one
--- $0     Returns seconds since the server started: locks of sessions that are just reconnecting are missing at first
+-- How long ago the server started: the locks of sessions that are just reconnecting are missing at first.
+-- Locks:  none.     Index:  none     Returns seconds
 SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8;
 
 -- name: orphans :many
 -- Level-triggered: tasks whose owner is dead, whoever forgot them.
--- Index:  task_owner_idx, worker_pkey     Returns worker
+-- Locks:  none.     Index:  task_owner_idx, worker_pkey     Returns worker
 SELECT DISTINCT t.owner FROM {schema}.task t JOIN {schema}.worker w ON w.id = t.owner WHERE w.dead_at IS NOT NULL;
 
 -- name: parked_parents :many
 -- Parents parked on children whose count is reached: a worker that died between its commit and the wake-up left them.
--- Index:  task_ready_idx     Returns run
+-- Locks:  none.     Index:  task_children_idx, child_done_parent_idx     Returns run
 SELECT t.run_id FROM {schema}.task t
 WHERE t.owner IS NULL AND t.wait_children IS NOT NULL
   AND (SELECT coalesce(sum(d.n), 0) >= t.wait_children OR coalesce(sum(d.failed), 0) > t.wait_failed FROM {schema}.child_done d WHERE d.parent_id = t.run_id)
@@ -55,15 +59,18 @@ LIMIT 500;
 
 -- name: anything_left :one
 -- Whether any run of these queues is live (parked for good: nondeterminism and the like do not count).
+-- Locks:  none.     Index:  none: a scan that ends at the first live run
 -- $1 int4[] queue or null     Returns boolean
 SELECT EXISTS (SELECT FROM {schema}.task WHERE (%s::int4[] IS NULL OR queue = ANY (%s)) AND coalesce(wait_kind, 1) NOT BETWEEN 19 AND 23);
 
 -- name: wake_forgotten :many
+-- Wake the parents that parked_parents found; one that woke meanwhile is left alone.
 -- Locks:  their task rows, ascending run_id.     Index:  task_pkey
 -- $1 uuid[] run     Returns run
 WITH theirs AS (SELECT run_id FROM {schema}.task WHERE run_id = ANY (%s) AND owner IS NULL AND wait_children IS NOT NULL ORDER BY run_id FOR NO KEY UPDATE)
 UPDATE {schema}.task t SET ready_at = clock_timestamp(), wait_kind = 1, wait_children = NULL, wait_failed = NULL FROM theirs WHERE t.run_id = theirs.run_id RETURNING t.run_id;
 
 -- name: failed_runs :one
--- Index:  none: asked once before and once after a batch job     Returns how many runs ended otherwise than completed
+-- How many runs ended otherwise than completed: the exit code of a batch job.
+-- Locks:  none.     Index:  none: asked once before and once after the job     Returns int8
 SELECT count(*) FROM {schema}.outcome WHERE status <> 1;

@@ -185,12 +185,12 @@ UPDATE {schema}.task t SET ready_at = clock_timestamp(), wait_kind = 1, wait_det
 
 -- name: plan_custom :exec
 -- Statements on partitioned tables are planned with their values, so that they prune before they lock.
--- Locks:  none
+-- Locks:  none.     Index:  none
 SET plan_cache_mode = force_custom_plan;
 
 -- name: plan_generic :exec
 -- Back to the loop's own profile.
--- Locks:  none
+-- Locks:  none.     Index:  none
 SET plan_cache_mode = force_generic_plan;
 
 -- name: read_inputs :many
@@ -213,6 +213,7 @@ SELECT run_id, seq, n, kind, (extract(epoch FROM next_retry_at - clock_timestamp
 FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) ORDER BY run_id, seq, n;
 
 -- name: read_timers :many
+-- Timers that were set and have not fired.
 -- Locks:  none.     Index:  timer_pkey
 -- $1 uuid[] run     Returns run, seq, us from now to due
 SELECT run_id, seq, (extract(epoch FROM due_at - clock_timestamp()) * 1000000)::int8 FROM {schema}.timer WHERE run_id = ANY ($1::uuid[]);

@@ -13,9 +13,10 @@ FROM unnest(%(run)s::uuid[], %(seq)s::int4[], %(pos)s::int4[], %(name)s::text[],
 
 -- name: session_as_left :one
 -- What a step could have left behind in the session, beyond its transaction.
--- Returns search_path, role, whether the session has temporary objects
+-- Locks:  none.     Index:  none     Returns search_path, role, whether the session has temporary objects
 SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('role'), pg_catalog.pg_my_temp_schema() <> 0;
 
 -- name: tx_fence :exec
+-- The fence, as in the loop; last before COMMIT, so that user SQL never runs while the worker's row is locked.
 -- Locks:  worker row, FOR SHARE.     Index:  worker_pkey     Raises SV003.
 SELECT {schema}.fence(%s, %s, %s);

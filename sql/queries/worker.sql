@@ -8,6 +8,7 @@ INSERT INTO {schema}.worker (boot, host, pid, supervisor) VALUES (%s, %s, %s, %s
 
 -- name: live_lock :one
 -- The session's sign of life: whoever can take this lock knows that the worker's session is gone.
+-- Locks:  an advisory lock, until the session ends.     Index:  none
 -- $1 int4 worker     Returns whether it was free
 SELECT pg_try_advisory_lock({lock_class}, %s);
 
@@ -20,12 +21,17 @@ ON CONFLICT (name) DO UPDATE SET queue = excluded.queue, timeout_s = excluded.ti
 RETURNING w.id, w.queue;
 
 -- name: queue_id :one
--- $1 text name     Returns its number
+-- The number of a queue; made when it is new.
+-- Locks:  none but a new row.     Index:  queue_name_key
+-- $1 text name     Returns int4
 SELECT {schema}.queue_id(%s);
 
 -- name: clock :one
--- Returns the database's clock in us since 2000-01-01
+-- The database's clock.
+-- Locks:  none.     Index:  none     Returns us since 2000-01-01
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 - 946684800000000;
 
 -- name: cell_number :one
+-- The cell's number, for the low 12 bits of run ids.
+-- Locks:  none.     Index:  none (one row)     Returns int2
 SELECT number FROM {schema}.cell;

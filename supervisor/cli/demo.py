@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 @click.command("demo")
-@click.option("--path", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Files below this folder  [default: standard library and site-packages].")
+@click.option(
+    "--path",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Files below this folder  [default: standard library and site-packages].",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N files only.")
 @click.option("--procs", default="auto", show_default=True, help="Worker processes; auto: one per core this process may use.")
 @options.dsn

@@ -39,12 +39,7 @@ def client(given: str | None, schema: str | None) -> Client:
 @contextmanager
 def connect(given: str | None, schema: str, *, purpose: str, profile: Profile = "client") -> Iterator[psycopg.Connection]:
     """A session for one command. A session that breaks becomes DatabaseUnavailable."""
-    import psycopg
-
     from supervisor.db import connect as _connect
 
-    with _connect.connect(_connect.resolve_dsn(given), purpose=purpose, schema=schema, profile=profile) as conn:
-        try:
-            yield conn
-        except psycopg.OperationalError as error:
-            raise _connect.unavailable(error) from error
+    with _connect.connect(_connect.resolve_dsn(given), purpose=purpose, schema=schema, profile=profile) as conn, _connect.told_when_broken():
+        yield conn

@@ -15,20 +15,10 @@ def lines(server: bool = True) -> list[str]:
 
 def _driver() -> str:
     try:
-        import psycopg
-        from psycopg import pq
+        from supervisor.db import connect
     except ImportError as error:
         return f"psycopg not usable: {str(error).splitlines()[0]}"
-    number = pq.version()
-    return f"psycopg {psycopg.__version__} ({pq.__impl__}), libpq {number // 10000}.{number % 10000}, TLS {'yes' if has_tls() else 'no'}"
-
-
-def has_tls() -> bool:
-    """Whether libpq was built with TLS: without it, it refuses sslmode=require before it looks for a server."""
-    from psycopg import pq
-
-    attempt = pq.PGconn.connect_start(b"host=/nonexistent dbname=x user=x sslmode=require")
-    return b"not compiled in" not in attempt.error_message
+    return connect.driver()
 
 
 def _loop() -> str:

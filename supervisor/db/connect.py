@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -290,3 +291,28 @@ def unavailable(error: psycopg.Error, conn: psycopg.Connection | None = None) ->
     if conn is not None and not conn.closed:
         given = dict(conn.info.get_parameters())
     return _unavailable(error, given, Dsn("", ""), "")
+
+
+@contextmanager
+def told_when_broken() -> Iterator[None]:
+    """A session that breaks inside the block becomes DatabaseUnavailable."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise unavailable(error) from error
+
+
+# ── the driver ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def driver() -> str:
+    """psycopg's version and implementation, the libpq it uses, and whether that has TLS."""
+    number = psycopg.pq.version()
+    tls = "yes" if has_tls() else "no"
+    return f"psycopg {psycopg.__version__} ({psycopg.pq.__impl__}), libpq {number // 10000}.{number % 10000}, TLS {tls}"
+
+
+def has_tls() -> bool:
+    """Whether libpq was built with TLS: without it, it refuses sslmode=require before it looks for a server."""
+    attempt = psycopg.pq.PGconn.connect_start(b"host=/nonexistent dbname=x user=x sslmode=require")
+    return b"not compiled in" not in attempt.error_message
