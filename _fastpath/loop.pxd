@@ -9,7 +9,7 @@ cdef Run _run
 
 cdef class Step:
     cdef public:
-        object fn, shape, exact, encode_raw, retry, info, sync
+        object fn, shape, exact, encode_raw, decode, retry, info, sync
         Aio aio
         str name
         bytes wire_name

@@ -14,8 +14,11 @@ from collections import deque
 from math import isfinite
 from typing import Any
 
+from supervisor.core.errors import SupervisorError
 from supervisor._fastpath.wire import Column, Command, Returned, clock_us, resume, thread_id
 
+BIG = 65536  # bytes of a result from which on the checks of size are made
+_ESCAPED_NUL = b"\\u0000"
 # kinds of command: what `step.kind` holds, and the two that have no row
 STEP, TIMER, CHILD, START = 1, 2, 3, 4
 GATHER, FIRST = 10, 11
@@ -27,6 +30,7 @@ OUTSIDE, IN_ASYNC, IN_SYNC, INERT = 0, 1, 2, 3
 
 UUID, INT4, INT2, TEXT, BYTEA, TIMESTAMPTZ, INT8 = 2950, 23, 21, 25, 17, 1184, 20  # type oids, fixed in PostgreSQL's catalogue
 
+ASK = object()  # in drive's work: this branch has not been asked yet (None is something that a coroutine can yield)
 _FRESH, _FIRST_CLAIM = b"\0\0", b"\0\1"  # int2 on the wire
 _mode = OUTSIDE
 _thread = 0
@@ -87,6 +91,7 @@ class Step:
         self.encode_raw = encode_raw
         self.is_async = is_async
         self.inline = False  # run on the loop's own thread; the worker decides
+        self.decode = None  # of a shape whose values need no looking at before they are encoded
         self.special = False  # needs more than a call: timeout, transaction, durable start
         self.aio = Aio(self)
 
@@ -313,11 +318,19 @@ class Loop:
         try:
             if kind in step.exact and (kind is int or kind is bool or value is None or _fits(kind, value)):
                 encoded = step.encode_raw(value)
-                if len(encoded) > 65536:
+                if len(encoded) > BIG:
                     encoded, value = step.shape.settle(value)
+            elif step.decode is not None:
+                encoded = step.encode_raw(value)
+                if len(encoded) > BIG or _ESCAPED_NUL in encoded:
+                    encoded, value = step.shape.settle(value)
+                else:
+                    value = step.decode(encoded)
             else:
                 encoded, value = step.shape.settle(value)
         except Exception as error:
+            if step.decode is not None and not isinstance(error, SupervisorError):
+                error = step.shape.explain(value, error)
             self.worker.failed(run, cmd, error, started, ended)
             return
         self.record(run, cmd, COMPLETED, encoded, started, ended)
@@ -398,7 +411,7 @@ class Loop:
         try:
             if kind in workflow.exact and (kind is int or kind is bool or value is None or _fits(kind, value)):
                 encoded = workflow.encode_raw(value)
-                if len(encoded) > 65536:
+                if len(encoded) > BIG:
                     encoded = workflow.shape.settle(value)[0]
             else:
                 encoded = workflow.shape.settle(value)[0]
@@ -488,10 +501,10 @@ class Loop:
         self.drive(run, work)
 
     def drive(self, run: Any, work: list[Any]) -> None:
-        """Resume branches until every one waits. An item is (branch or None for the root, what it already asked for or None)."""
+        """Resume branches until every one waits. An item is (branch or None for the root, what it asked for or ASK)."""
         while work and not run.gone and run.end is None:
             fiber, got = work.pop(0)
-            if got is None:
+            if got is ASK:
                 if fiber is not None and fiber.ended:
                     continue
                 coro = run.coro if fiber is None else fiber.coro
@@ -555,7 +568,7 @@ class Loop:
                     fiber = Fiber(member, cmd, index)
                     group.members[index] = fiber
                     group.fibers += 1
-                    work.append((fiber, None))
+                    work.append((fiber, ASK))
             if not group.members:
                 self._settle_group(run, cmd, [], None, work)
         else:
@@ -572,7 +585,7 @@ class Loop:
 
     def _wake(self, run: Any, cmd: Any, waiter: Any, work: list[Any]) -> None:
         if waiter is None or type(waiter) is Fiber:
-            work.append((waiter, None))
+            work.append((waiter, ASK))
         else:
             group_cmd, index = waiter
             self._member_ended(run, group_cmd, index, cmd.value, cmd.error, work)
@@ -633,7 +646,7 @@ class Loop:
                     self._cancel(run, member.waits, work)
                     member.waits.error = asyncio.CancelledError()
                     member.waits.done = True
-                    work.append((member, None))
+                    work.append((member, ASK))
         elif member.done:
             return
         elif member.kind >= GATHER:

@@ -62,6 +62,7 @@ class _StepBase(core_loop.Step):
         if self.shape is None:
             self.shape = codec.Shape(hints(self.fn).get("return", Any), f"step {self.name}")
             self.exact = self.shape.exact
+            self.decode = self.shape.decode if self.shape.plain else None
 
     def misplaced(self, where: int) -> Any:
         if where == core_loop.INERT:

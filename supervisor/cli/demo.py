@@ -53,7 +53,8 @@ def demo(path: Path | None, limit: int | None, procs: str, dsn: str | None, sche
     found, embedded = _database(dsn, name)
     if not as_json:
         say(", ".join(versions.lines(server=False)))
-        say(f"{len(files):,} files below {path or 'the standard library and site-packages'}, a durable run each, on {workers} workers; database {plain(found)}")
+        below = plain(path or "the standard library and site-packages")
+        say(f"{len(files):,} files below {below}, a durable run each, on {workers} workers; database {plain(found)}")
     try:
         figures, kills, run_id = Demo(files, found, name, workers, progress(len(files), as_json)).perform()
     except Interrupted:
@@ -88,7 +89,8 @@ def _report(figures: Figures, kills: list[Kill]) -> list[str]:
     rate = figures.files / figures.seconds if figures.seconds else 0.0
     verdict = "equal" if figures.equal else "NOT EQUAL"
     return [
-        f"{figures.runs:,} runs and {figures.steps:,} steps in {figures.seconds:.1f} s ({rate:,.0f} files/s), {figures.retries:,} failed tries retried; "
+        f"{figures.runs:,} runs and {figures.steps:,} steps in {figures.seconds:.1f} s ({rate:,.0f} files/s), "
+        f"{figures.retries:,} failed tries retried; "
         f"{figures.killed_in_step} of {len(kills)} kills hit a step that another process finished",
         "exactly once",
         f"  expected {figures.expected:>15,}   by a process without the engine",

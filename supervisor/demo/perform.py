@@ -34,9 +34,6 @@ from supervisor.host.service import Service, ServiceOptions
 TICK_S = 0.05
 DRAW_EVERY_S = 0.2
 THREADS = 2  # steps are computing, so more of them only take turns
-# Workers inherit it. Steps that compute in threads keep the worker's loop and its transactions waiting for the interpreter's
-# lock, one interval per turn: with the default of 5 ms a booking took 27 to 42 ms and 1,000 files 32 to 45 s, with this 10 ms and 19 s.
-SWITCH_INTERVAL_S = 0.0005
 IN_FLIGHT = 64  # few, so that files are finished one after the other and not all read before the first is parsed
 EXPECTED = Path(__file__).with_name("expected.py")
 ENDED = ("completed", "failed", "cancelled", "terminated", "timed_out")
@@ -79,7 +76,6 @@ class Demo:
     def perform(self) -> tuple[Figures, list[Kill], uuid.UUID]:
         """Run it all; returns the figures, the kills and the parent run. Raises Interrupted, SupervisorError."""
         began = time.monotonic()
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         warnings.simplefilter("ignore", SyntaxWarning)  # of files that are parsed, here and in workers
         logging.getLogger("pgsupervisor").setLevel(logging.ERROR)  # deaths are ours, and said by us
         with connect(self.dsn, purpose="demo", schema=self.schema) as conn, Client(self.dsn.conninfo or None, schema=self.schema) as client:

@@ -48,7 +48,9 @@ class Table:
             raise SupervisorError(f"another demo is running on this database and books into {TABLE}; wait for its end, or stop it")
         there, comment = self._one("select to_regclass(%(t)s) is not null, obj_description(to_regclass(%(t)s), 'pg_class')", t=TABLE)
         if there and comment != COMMENT:
-            raise SupervisorError(f"the table {TABLE} is there and was not made by the demo, which would clear it; rename it, or use another database: --dsn")
+            raise SupervisorError(
+                f"the table {TABLE} is there and was not made by the demo, which would clear it; rename it, or use another database: --dsn"
+            )
         if not there:
             self._conn.execute(CREATE)
             self._conn.execute(f"comment on table {TABLE} is '{COMMENT}'")

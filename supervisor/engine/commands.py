@@ -463,7 +463,7 @@ def _explained(error: BaseException) -> BaseException:
     if not isinstance(error, RuntimeError) or isinstance(error, AsyncioInWorkflow):
         return error
     text = str(error)
-    if "no running event loop" not in text and "inside a task" not in text:
+    if "no running event loop" not in text and "no current event loop" not in text and "inside a task" not in text:
         return error
     frames = traceback.extract_tb(error.__traceback__)
     inside = next((i for i, frame in enumerate(frames) if "asyncio" in frame.filename), None)

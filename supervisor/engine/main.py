@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,8 @@ from supervisor.engine.worker import Worker, WorkerOptions
 
 log = logging.getLogger("pgsupervisor.worker")
 
+# Where def steps compute in threads, the loop waits that long for its turn at the interpreter; at Python's own 5 ms a commit waits for ten of them.
+SWITCH_S = 0.0005
 EXIT_OK, EXIT_DATABASE, EXIT_FENCED = 0, 69, 75
 
 
@@ -22,6 +25,7 @@ def work(options: WorkerOptions, number: int, blackbox: Any, born: Callable[[int
     options.number, options.born, options.supervisor_id = number, born, supervisor_id
     options.loop_slot, options.thread_slots, options.task_slots = blackbox.slots(number)
     options.look_behind = blackbox.look_behind
+    sys.setswitchinterval(SWITCH_S)
     gc.freeze()  # what the parent made is never garbage here, and touching it would copy its pages
     # Runs in memory form no cycles on the common path; fewer, larger collections cost less.
     gc.set_threshold(50_000, 20, 50)

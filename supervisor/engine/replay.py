@@ -106,7 +106,7 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     run.open = {}
     loop.begin_run(run, past.input)
     if run.end is None:
-        loop.drive(run, [(None, None)])
+        loop.drive(run, [(None, core.ASK)])
     for record in past.records:
         _redeliver(loop, run, record, make_child)
     run.history = None

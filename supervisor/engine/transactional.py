@@ -42,8 +42,8 @@ class _Item:
 class Transactions:
     """The queue of transactional steps and the thread that works through it.
 
-    done(run, command, value, error, started, ended)   called on the event loop's thread
-    lost(error)                                        likewise, when it is not known what was committed, or the worker is fenced off
+    done([(run, command, value, error, started, ended)])   called on the event loop's thread
+    lost(error)                                            likewise, when it is not known what was committed, or the worker is fenced off
     """
 
     def __init__(self, dsn: str, schema: str, identity: tuple[int, UUID], done: Callable[..., None], lost: Callable[[BaseException], None]) -> None:
@@ -166,8 +166,7 @@ class Transactions:
             self._session = None
 
     def _report(self, items: list[_Item]) -> None:
-        for item in items:
-            self._events.call_soon_threadsafe(self._done, item.run, item.command, item.value, item.error, item.started, item.ended)
+        self._events.call_soon_threadsafe(self._done, [(i.run, i.command, i.value, i.error, i.started, i.ended) for i in items])
 
     # ── one transaction ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -16,7 +16,8 @@ import struct
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,11 +115,11 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped. Raises DatabaseUnavailable or Fenced when the session is of no use any more."""
         self._time = asyncio.get_running_loop()
+        asyncio.set_event_loop(None)  # get_event_loop() in a workflow must not find it either
         self._end = self._time.create_future()
         self._context = copy_context()  # of no step, see Commands
+        self._time.add_signal_handler(signal.SIGTERM, self.drain)  # before the parent hears that we are ready
         self._be_born()
-        for name in (signal.SIGTERM,):
-            self._time.add_signal_handler(name, self.drain)
         self._time.add_reader(self.pipeline.fileno(), self._readable)
         self._look_at_slow()
         self._schedule()
@@ -230,7 +231,8 @@ class Worker:
         if self._end is None or self._end.done():
             return
         try:
-            self._work()
+            with _loop_hidden():
+                self._work()
         except (DatabaseUnavailable, Fenced) as error:
             self._fail(error)
         except BaseException as error:
@@ -329,15 +331,9 @@ class Worker:
 
     def _readable(self) -> None:
         try:
-            for batch, answer in self.pipeline.read():
-                if isinstance(batch, _Read):
-                    self._read_answered(batch, answer)
-                elif isinstance(batch, _Look):
-                    self._look_answered(batch, answer)
-                elif isinstance(answer, Refused):
-                    self._refused(batch, answer)
-                else:
-                    self._acknowledged(batch, answer)
+            with _loop_hidden():
+                for batch, answer in self.pipeline.read():
+                    self._answered(batch, answer)
         except (DatabaseUnavailable, Fenced) as error:
             self._fail(error)
             return
@@ -346,6 +342,16 @@ class Worker:
             self._fail(error)
             return
         self._pump()
+
+    def _answered(self, batch: Any, answer: Any) -> None:
+        if isinstance(batch, _Read):
+            self._read_answered(batch, answer)
+        elif isinstance(batch, _Look):
+            self._look_answered(batch, answer)
+        elif isinstance(answer, Refused):
+            self._refused(batch, answer)
+        else:
+            self._acknowledged(batch, answer)
 
     # ── how much to claim ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -450,7 +456,8 @@ class Worker:
         if run.batch != 0 or run.in_tx:  # first what is in flight, then the end
             self._time.call_later(0.01, self._look_at_deadline, run, context=self._context)
         else:
-            self._deadline_passed(run)
+            with _loop_hidden():
+                self._deadline_passed(run)
 
     # ── resumed runs ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -550,8 +557,14 @@ class Worker:
 
     # ── transactional steps ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _tx_done(self, run: Run, cmd: Any, value: Any, error: BaseException | None, started: int, ended: int) -> None:
-        """A transactional step ended: its checkpoint is durable, or it failed and nothing of it is."""
+    def _tx_done(self, ended: list[tuple[Run, Any, Any, BaseException | None, int, int]]) -> None:
+        """Transactional steps ended: their checkpoints are durable, or they failed and nothing of them is."""
+        with _loop_hidden():
+            for one in ended:
+                self._settle_tx(*one)
+        self._schedule()
+
+    def _settle_tx(self, run: Run, cmd: Any, value: Any, error: BaseException | None, started: int, ended: int) -> None:
         run.in_tx = False
         run.executing -= 1
         if run.gone:
@@ -567,11 +580,21 @@ class Worker:
             self._guarded(run, self.loop.deliver, run, cmd, value, None)
         if not run.gone and run.batch == 0:
             self.loop.ready.append(run)
-        self._schedule()
 
     def _tx_lost(self, error: BaseException) -> None:
         """Whether a transaction committed is not known: only what another worker will read of it counts."""
         self._fail(error)
+
+
+@contextmanager
+def _loop_hidden() -> Iterator[None]:
+    """While workflow code may run there is no running event loop: asyncio refuses at the user's line, and nothing is started unseen."""
+    loop = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(loop)
 
 
 @dataclass

@@ -109,8 +109,17 @@ class Parent:
                 if tick is not None and not self._stopping and not tick():
                     self.stop()
         finally:
-            self._reaper.close()
+            self.close()
         return self.exit_code
+
+    def close(self) -> None:
+        """End the parent's own session; for whoever drives `start` and `step` instead of calling `run`."""
+        self._reaper.close()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called, by anybody."""
+        return self._stopping
 
     def start(self) -> None:
         """Fork the workers."""

@@ -1,0 +1,85 @@
+"""The workloads: what a user would write, with public decorators and all defaults.
+
+`bare` is an async def workflow over an int; the others differ from it in one thing each, so that a ratio says what
+that thing costs. Every step changes its value, so that a sum over the results shows whether each ran.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from supervisor import Transaction, step, workflow
+
+
+class Line(msgspec.Struct):
+    """An order line: the five fields of a typed payload."""
+
+    sku: str
+    quantity: int
+    price: float
+    gift: bool
+    note: str | None
+
+
+@step
+def add_one(number: int) -> int:
+    return number + 1
+
+
+@step
+def add_piece(line: Line) -> Line:
+    return Line(line.sku, line.quantity + 1, line.price, line.gift, line.note)
+
+
+@workflow
+async def counting(number: int, steps: int) -> int:
+    for _ in range(steps):
+        number = await add_one.aio(number)
+    return number
+
+
+@workflow
+def counting_def(number: int, steps: int) -> int:
+    for _ in range(steps):
+        number = add_one(number)
+    return number
+
+
+@workflow
+async def filling(line: Line, steps: int) -> Line:
+    for _ in range(steps):
+        line = await add_piece.aio(line)
+    return line
+
+
+@workflow
+def filling_def(line: Line, steps: int) -> Line:
+    for _ in range(steps):
+        line = add_piece(line)
+    return line
+
+
+@workflow
+async def job(number: int) -> int:
+    return await add_one.aio(number)
+
+
+@step(transactional=True)
+def book(tx: Transaction, account: int) -> int:
+    tx.execute("update account set balance = balance + 1 where id = %s", (account,))
+    return account
+
+
+@workflow
+async def booking(account: int) -> int:
+    return await book.aio(account)
+
+
+COUNTING: dict[tuple[str, str], Any] = {
+    ("async", "int"): counting,
+    ("def", "int"): counting_def,
+    ("async", "typed"): filling,
+    ("def", "typed"): filling_def,
+}
