@@ -53,4 +53,8 @@ def say_uncompiled(why):
     print(f"pgsupervisor: WARNING: the loop will run UNCOMPILED, several times slower ({why})", file=sys.stderr)
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildWhatCompiles})
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildWhatCompiles},
+    options={"build_ext": {"parallel": len(SOURCES)}},
+)

@@ -147,7 +147,7 @@ CREATE TABLE {schema}.task (
 ALTER TABLE {schema}.task ALTER COLUMN input SET STORAGE MAIN;
 CREATE INDEX task_ready_idx ON {schema}.task (queue, prio, ready_at, run_id) WHERE owner IS NULL;
 CREATE INDEX task_children_idx ON {schema}.task (run_id) WHERE wait_children IS NOT NULL AND owner IS NULL;
-CREATE INDEX task_code_missing_idx ON {schema}.task (workflow) WHERE wait_kind = 20;
+CREATE INDEX task_code_missing_idx ON {schema}.task (run_id) WHERE wait_kind = 20;
 CREATE INDEX task_owner_idx ON {schema}.task (owner) WHERE owner IS NOT NULL;
 COMMENT ON TABLE {schema}.task IS 'One small row per live run: what it does next, who does it, what it waits for';
 

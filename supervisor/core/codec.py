@@ -62,8 +62,8 @@ def encode(value: Any, where: str = "$") -> bytes:
 def _encoded(value: Any, where: str) -> bytes:
     try:
         encoded = encode_raw(value)
-    except (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError) as error:
-        raise PayloadRefused(where, f"{type(error).__name__}: {error}; a result must be JSON, a dataclass, Struct, TypedDict, attrs or pydantic") from None
+    except Exception as error:  # noqa: BLE001 - an object of the user's may raise whatever it likes when it is looked at
+        raise PayloadRefused(where, f"{brief(error)}; a result must be JSON, a dataclass, Struct, TypedDict, attrs or pydantic") from None
     if len(encoded) > PAYLOAD_MAX_BYTES:
         raise PayloadRefused(where, f"{len(encoded):,} bytes of JSON, more than {PAYLOAD_MAX_BYTES:,}; store it elsewhere and return where it is")
     return encoded
@@ -111,7 +111,11 @@ def _check_inside(value: Any, path: str, depth: int, strict_keys: bool) -> bool:
         raise PayloadRefused(path, "text with a NUL character, which jsonb can't hold")
     else:
         for name in _field_names(value):
-            odd_keys |= check(getattr(value, name, None), f"{path}.{name}", depth, strict_keys=strict_keys)
+            try:
+                item = getattr(value, name, None)
+            except Exception as error:  # noqa: BLE001
+                raise PayloadRefused(f"{path}.{name}", brief(error)) from None
+            odd_keys |= check(item, f"{path}.{name}", depth, strict_keys=strict_keys)
     return odd_keys
 
 
