@@ -4,12 +4,11 @@
 -- name: insert_checkpoints :exec
 -- The results of the steps of this transaction: they commit together with what the steps wrote.
 -- Locks:  none but the new rows.     Index:  step primary key (it refuses the second of two executions)
--- $1 uuid[] run    $2 int4[] seq    $3 int4[] pos    $4 text[] name    $5 bytea[] result    $6 int8[] started, us since 2000    $7 int8[] ended    $8 int4 worker
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] pos    $4 text[] name    $5 bytea[] result    $6 timestamptz[] started    $7 timestamptz[] ended    $8 int4 worker
 INSERT INTO {schema}.step (run_id, started_at, ended_at, seq, pos, worker, kind, status, name, result)
-SELECT u.run_id, timestamptz '2000-01-01 00:00:00+00' + u.started_us * interval '1 us', timestamptz '2000-01-01 00:00:00+00' + u.ended_us * interval '1 us',
-       u.seq, u.pos, %(worker)s, 1, 1, u.name, u.result
-FROM unnest(%(run)s::uuid[], %(seq)s::int4[], %(pos)s::int4[], %(name)s::text[], %(result)s::bytea[], %(started)s::int8[], %(ended)s::int8[])
-  AS u (run_id, seq, pos, name, result, started_us, ended_us);
+SELECT u.run_id, u.started_at, u.ended_at, u.seq, u.pos, $8::int4, 1, 1, u.name, u.result
+FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::bytea[], $6::timestamptz[], $7::timestamptz[])
+  AS u (run_id, seq, pos, name, result, started_at, ended_at);
 
 -- name: session_as_left :one
 -- What a step could have left behind in the session, beyond its transaction.
@@ -19,4 +18,4 @@ SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('ro
 -- name: tx_fence :exec
 -- The fence, as in the loop; last before COMMIT, so that user SQL never runs while the worker's row is locked.
 -- Locks:  worker row, FOR SHARE.     Index:  worker_pkey     Raises SV003.
-SELECT {schema}.fence(%s, %s, %s);
+SELECT {schema}.fence($1::int4, $2::uuid, $3::int4);

@@ -406,7 +406,7 @@ class Client:
 
     def _parameters_of(self, name: str) -> Sequence[dict[str, Any]]:
         if name not in self._parameters:
-            stored = self._calls().parameters(name)
+            stored = self._calls().parameters(name) if "\x00" not in name and _encodes(name) else None
             if stored is None:
                 raise UnknownWorkflow(name)
             self._parameters[name] = msgspec.json.decode(stored, type=list[dict[str, Any]])

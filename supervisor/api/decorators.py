@@ -192,7 +192,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
         priority  0 (first) to 9 (last)
         delay     seconds or timedelta until it may be claimed
         """
-        if not isinstance(priority, int) or not 0 <= priority <= 9:
+        if type(priority) is not int or not 0 <= priority <= 9:
             raise DefinitionError(f"priority={priority!r}: give a whole number from 0 (first) to 9 (last)")
         if key is not None and (not isinstance(key, str) or not key or len(key) > 500 or "\x00" in key):
             raise DefinitionError(f"key={key!r}: give a text of 1 to 500 characters without NUL")
@@ -280,6 +280,7 @@ def step(
     """
 
     def decorate(fn: Callable[..., Any]) -> Any:
+        _check_function(fn, "step", name)
         info = StepInfo(_policy(retry), _timeout(timeout), at_most_once, transactional, isolation, run, f"{fn.__module__}.{fn.__qualname__}")
         _check_step(fn, info)
         kind: Any = AsyncStep if inspect.iscoroutinefunction(fn) else DefStep
@@ -290,9 +291,15 @@ def step(
     return decorate if fn is None else decorate(fn)
 
 
+def _check_function(fn: Any, what: str, name: str | None) -> None:
+    odd = isinstance(fn, type) or not callable(fn) or not hasattr(fn, "__qualname__")
+    if odd or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise DefinitionError(f"@{what} on {fn!r}: give a def or async def function that returns its result")
+    if name is not None and not (isinstance(name, str) and 0 < len(name) <= 500 and name.isprintable()):
+        raise DefinitionError(f"{what} {fn.__qualname__}: name={name[:50]!r}; give a name of 1 to 500 printable characters")
+
+
 def _check_step(fn: Callable[..., Any], info: StepInfo) -> None:
-    if not callable(fn) or isinstance(fn, type) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        raise DefinitionError(f"@step on {fn!r}: give a def or async def function that returns its result")
     is_async = inspect.iscoroutinefunction(fn)
     if info.place is not None and (is_async or info.place not in ("inline", "thread")):
         raise DefinitionError(f"step {fn.__qualname__}: run={info.place!r}; a def step may run \"inline\" or \"thread\", an async def step on the event loop")
@@ -300,6 +307,8 @@ def _check_step(fn: Callable[..., Any], info: StepInfo) -> None:
         raise DefinitionError(f"step {fn.__qualname__}: a step with a timeout is never inline; leave out run=\"inline\"")
     if info.transactional and (info.at_most_once or info.place is not None):
         raise DefinitionError(f"step {fn.__qualname__}: a transactional step is exactly once already and has its own session; leave out at_most_once= and run=")
+    if info.isolation is not None and not info.transactional:
+        raise DefinitionError(f"step {fn.__qualname__}: isolation={info.isolation!r} is of a transaction; add transactional=True or leave it out")
     if info.isolation not in (None, "serializable", "repeatable read"):
         raise DefinitionError(f"step {fn.__qualname__}: isolation={info.isolation!r}; give \"serializable\" or \"repeatable read\"")
     if info.transactional and not inspect.signature(fn).parameters:
@@ -335,10 +344,9 @@ def workflow(fn: Callable[..., Any] | None = None, /, *, name: str | None = None
     """
 
     def decorate(fn: Callable[..., Any]) -> Any:
-        if not callable(fn) or isinstance(fn, type) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-            raise DefinitionError(f"@workflow on {fn!r}: give a def or async def function")
-        if not queue or len(queue) > 200:
-            raise DefinitionError(f"workflow {fn.__qualname__}: queue={queue!r}; give a name of 1 to 200 characters")
+        _check_function(fn, "workflow", name)
+        if not isinstance(queue, str) or not 0 < len(queue) <= 200 or not queue.isprintable():
+            raise DefinitionError(f"workflow {fn.__qualname__}: queue={queue!r}; give a name of 1 to 200 printable characters")
         made: Workflow[Any, Any] = Workflow(fn, name or fn.__name__, WorkflowInfo(queue, _timeout(timeout), f"{fn.__module__}.{fn.__qualname__}"))
         registry.register(made)
         return made

@@ -138,6 +138,8 @@ class ChildRun(Generic[R]):
 
 def start_command(workflow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     _inside("start(…)")
+    if not isinstance(workflow, (StartOptions, Workflow)):
+        raise DefinitionError(f"start(…) was given {workflow!r}; give a workflow or its .options(…), or await a step's call")
     options = workflow if isinstance(workflow, StartOptions) else workflow.options()
     if options.key is not None:
         raise DefinitionError("a child run has no key: its parent's command is its identity, so it is started once however often the parent is replayed")

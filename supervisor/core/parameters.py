@@ -5,6 +5,7 @@ An input is a JSON object by parameter name; a new parameter with a default keep
 
 from __future__ import annotations
 
+import copy
 import inspect
 import typing
 from collections.abc import Callable
@@ -112,4 +113,6 @@ class Input:
 
 
 def _constant(value: Any) -> Callable[[], Any]:
-    return lambda: value
+    if type(value) in codec.EXACT:
+        return lambda: value
+    return lambda: copy.deepcopy(value)  # one run's changes to a default list are not for the next run

@@ -47,6 +47,8 @@ class Retry:
         object.__setattr__(self, "initial", seconds(self.initial, "Retry(initial=…)"))
         object.__setattr__(self, "maximum", seconds(self.maximum, "Retry(maximum=…)"))
         object.__setattr__(self, "non_retryable", tuple(self.non_retryable))
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.non_retryable):
+            raise DefinitionError(f"Retry(non_retryable={self.non_retryable!r}): give exception classes")
 
 
 ONCE = Retry(max_attempts=1)

@@ -8,24 +8,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg import errors, pq
+from psycopg.adapt import Transformer
 
+from supervisor._fastpath.loop import BYTEA, INT4, TEXT, TIMESTAMPTZ
+from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor.core.errors import DatabaseUnavailable, Fenced, StepTimeout, SupervisorError, TransactionMisused
+from supervisor.db.arrays import encode_rows
 from supervisor.db.connect import connect
+from supervisor.db.statement_pipe import StatementPipe, rows
 from supervisor.db.statements import Sql
 
 LOCK_TIMEOUT = "20ms"  # of a shared transaction: steps that wait for one another's rows would deadlock for a second
-PREPARE_AFTER = 5  # a step's own statements are planned once they recur
 CROWDED = (errors.LockNotAvailable, errors.DeadlockDetected)
 CONFLICT = (errors.SerializationFailure, errors.DeadlockDetected)
 REFUSED = frozenset("begin start commit end rollback abort savepoint release prepare set reset discard deallocate listen unlisten copy load".split())
 _KEYWORDS = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*([a-z]+)(?:\s+([a-z]+))?", re.IGNORECASE | re.DOTALL)
 
+_ENGINE_STATEMENTS = {
+    b"pgs_begin": "begin",
+    b"pgs_lock_timeout": f"set local lock_timeout = '{LOCK_TIMEOUT}'",
+    b"pgs_savepoint": "savepoint pgs",
+    b"pgs_back": "rollback to savepoint pgs",
+    b"pgs_release": "release savepoint pgs",
+    b"pgs_constraints": "set constraints all immediate",
+    b"pgs_commit": "commit",
+}
+CHECKPOINT_OIDS = (UUID_OID, INT4, INT4, TEXT, BYTEA, TIMESTAMPTZ, TIMESTAMPTZ)
 # run id, seq, pos, step's name, encoded result, started and ended in us since 2000
 Checkpoint = tuple[bytes, int, int, str, bytes, int, int]
 
@@ -70,16 +84,17 @@ class StepSession:
 
     def __init__(self, dsn: str, schema: str, identity: tuple[int, UUID]) -> None:
         sql = Sql(schema)
-        self._conn = connect(dsn, purpose=f"tx of worker {identity[0]}", schema=schema, profile="tx")
-        self._conn.prepare_threshold = PREPARE_AFTER
-        self._identity = identity
         self._schema = schema
-        self._checkpoints = sql.get("insert_checkpoints")
-        self._fence = sql.get("tx_fence")
-        self._look = sql.get("session_as_left")
-        self._as_left = self._conn.execute(self._look).fetchone()
+        self._conn = connect(dsn, purpose=f"tx of worker {identity[0]}", schema=schema, profile="tx")
+        self._worker = identity[0].to_bytes(4, "big")
+        self._fence = [self._worker, identity[1].bytes, (1).to_bytes(4, "big")]
+        self._as_left = self._conn.execute(sql.get("session_as_left")).fetchone()
         self._settings = self._conn.execute(_SETTINGS).fetchone()
-        self._pipe: Any = None
+        self.pipe = StatementPipe(self._conn)
+        for name, text in _ENGINE_STATEMENTS.items():
+            self.pipe.prepare(name, text)
+        for name in ("insert_checkpoints", "session_as_left", "tx_fence"):
+            self.pipe.prepare(name.encode(), sql.get(name))
         self.spoiled = False  # a step left something behind: use another session for the next transaction
 
     def close(self) -> None:
@@ -88,27 +103,30 @@ class StepSession:
     def rollback(self) -> None:
         """Back to no transaction, whatever state it is in."""
         try:
+            self.pipe.enter()
             if self._conn.info.transaction_status != pq.TransactionStatus.IDLE:
-                self._conn.execute("rollback")
+                self.pipe.queue_text(b"rollback")
+                self.pipe.sync()
         except psycopg.Error:
             self.spoiled = True
 
     @contextmanager
-    def transaction(self, *, isolation: str | None, timeout_s: float | None, shared: bool, plain: bool) -> Iterator[None]:
+    def transaction(self, *, isolation: str | None, timeout_s: float | None, shared: bool) -> Iterator[None]:
         """One transaction around the steps in the block, which must end with `seal` or `abandon`.
 
-        plain    without pipelining, so that a step may use the connection itself
         Raises   Rerun when nothing was committed; psycopg's errors when that is not known.
         """
         try:
-            with nullcontext(_NoPipe()) if plain else self._conn.pipeline() as pipe:
-                self._pipe = pipe
-                self._conn.execute("begin" + (f" isolation level {isolation}" if isolation else ""))
-                if shared:
-                    self._conn.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
-                elif timeout_s is not None:
-                    self._conn.execute(f"set local statement_timeout = {max(1, int(timeout_s * 1000))}")
-                yield
+            self.pipe.enter()
+            if isolation is None:
+                self.pipe.queue(b"pgs_begin")
+            else:
+                self.pipe.queue_text(b"begin isolation level " + isolation.encode())
+            if shared:
+                self.pipe.queue(b"pgs_lock_timeout")
+            elif timeout_s is not None:
+                self.pipe.queue_text(b"set local statement_timeout = %d" % max(1, int(timeout_s * 1000)))
+            yield
         except psycopg.Error as error:
             if self._conn.closed or self._conn.broken or error.sqlstate == "SV003":
                 raise
@@ -116,7 +134,7 @@ class StepSession:
 
     def step(self, plain: bool, shared: bool) -> StepTransaction:
         """What the next step of the transaction is given."""
-        return StepTransaction(self._conn, self._pipe, plain, shared)
+        return StepTransaction(self._conn, self.pipe, plain, shared)
 
     def inspect(self, name: str, tx: StepTransaction, error: BaseException | None, shared: bool, timeout_s: float | None) -> BaseException | None:
         """After the body of step *name*: is the transaction still what it was? Returns the step's error; what it wrote is then undone.
@@ -129,17 +147,12 @@ class StepSession:
             raise Rerun("the step has to run alone") from tx.rerun
         if not tx.used:
             return error
-        if tx.plain and error is None:
-            self._same_transaction(name)
+        had_connection = not self.pipe.active
+        if had_connection:
+            self.pipe.enter()
         status = self._conn.info.transaction_status
         if status in (pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN):
-            self.spoiled = True
-            raise Rerun("the step ended its transaction") from TransactionMisused(
-                f"step {name} ended the transaction that it was given; leave commit and rollback to the engine"
-            )
-        if tx.changed_settings and error is None:
-            self._conn.execute(_SETTINGS_BACK, self._settings)
-            self._pipe.sync()
+            raise self._ended(name)
         if isinstance(error, errors.QueryCanceled) and timeout_s is not None:
             error = StepTimeout(f"step {name} did not end within {timeout_s:g} s")
         if error is None and status == pq.TransactionStatus.INERROR:
@@ -149,46 +162,56 @@ class StepSession:
         if error is not None:
             if isinstance(tx.rerun, CONFLICT) and not shared:
                 raise Rerun("a conflict with another transaction") from tx.rerun
-            self._conn.execute("rollback to savepoint pgs")
-            self._pipe.sync()
+            self._back_to_savepoint(name)
+        elif had_connection:
+            self._same_transaction(name)
+        if tx.changed_settings and error is None:
+            self.pipe.queue_user(_SETTINGS_BACK, self._settings)
+            self.pipe.sync()
         return error
+
+    def _ended(self, name: str) -> Rerun:
+        self.spoiled = True
+        rerun = Rerun("the step ended its transaction")
+        rerun.__cause__ = TransactionMisused(f"step {name} ended the transaction that it was given; leave commit and rollback to the engine")
+        return rerun
+
+    def _back_to_savepoint(self, name: str) -> None:
+        self.pipe.queue(b"pgs_back")
+        try:
+            self.pipe.sync()
+        except errors.InvalidSavepointSpecification:
+            raise self._ended(name) from None
 
     def _same_transaction(self, name: str) -> None:
         """A step with the connection in its hands may have ended its transaction and begun another: the savepoint is gone then."""
+        self.pipe.queue(b"pgs_release")
         try:
-            self._conn.execute("release savepoint pgs")
-        except psycopg.Error as gone:
-            self.spoiled = True
-            raise Rerun("the step ended its transaction") from TransactionMisused(
-                f"step {name} ended the transaction that it was given ({gone.sqlstate}); leave commit and rollback to the engine"
-            )
+            self.pipe.sync()
+        except psycopg.Error:
+            raise self._ended(name) from None
 
     def seal(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Checkpoints, deferred constraints, a look at the session; then the fence and COMMIT. Two trips to the server."""
-        worker, boot = self._identity
-        runs, seqs, positions, names, results, started, ended = (list(column) for column in zip(*checkpoints, strict=True))
-        columns = {
-            "run": [UUID(bytes=run) for run in runs], "seq": seqs, "pos": positions, "name": names, "result": results,
-            "started": started, "ended": ended, "worker": worker,
-        }  # fmt: skip
-        self._conn.execute(self._checkpoints, columns, prepare=True)
-        self._conn.execute("set constraints all immediate")
-        look = self._conn.execute(self._look, prepare=True)
+        pipe = self.pipe
+        pipe.queue(b"insert_checkpoints", [*encode_rows(CHECKPOINT_OIDS, checkpoints), self._worker])
+        pipe.queue(b"pgs_constraints")
+        pipe.queue(b"session_as_left")
         try:
-            self._pipe.sync()
+            look = pipe.sync()[-1]
         except errors.UniqueViolation as error:
             if error.diag.schema_name == self._schema:
                 raise Fenced("a transactional step was executed twice and the other execution has committed; its result is read, this one is undone") from error
             raise
-        self._compare(names, look.fetchone())
-        self._conn.execute(self._fence, (worker, boot, 1), prepare=True)
-        self._conn.execute("commit")
-        self._pipe.sync()
+        self._compare([row[3] for row in checkpoints], tuple(rows(Transformer(self._conn), look)[0]))
+        pipe.queue(b"tx_fence", self._fence)
+        pipe.queue(b"pgs_commit")
+        pipe.sync()
 
     def abandon(self) -> None:
         """No step has anything to commit."""
-        self._conn.execute("rollback")
-        self._pipe.sync()
+        self.pipe.queue_text(b"rollback")
+        self.pipe.sync()
 
     def _compare(self, names: list[str], left: Any) -> None:
         """What steps left in the session would lead others astray: a changed search_path or role, a temporary table of a neighbour's name."""
@@ -204,34 +227,46 @@ class StepSession:
             raise Rerun("a step made temporary objects, which its neighbours may have used unawares")
 
 
-class _NoPipe:
-    """Stands where a pipeline stands when statements are not pipelined."""
-
-    def sync(self) -> None: ...
-
-
 class StepTransaction:
     """What a `def` step is given. Its savepoint travels with its first statement."""
 
-    def __init__(self, conn: psycopg.Connection[Any], pipe: Any, plain: bool, shared: bool) -> None:
-        self._conn, self._pipe, self.plain, self._shared = conn, pipe, plain, shared
+    def __init__(self, conn: psycopg.Connection[Any], pipe: StatementPipe, plain: bool, shared: bool) -> None:
+        self._conn, self._pipe, self._plain, self._shared = conn, pipe, plain, shared
         self.used = self.over = self.changed_settings = False
         self.rowcount = -1
         self.rerun: BaseException | None = None  # why the step can't end well in this transaction
 
     def execute(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         """Run one statement; returns its rows. Raises psycopg's errors at this call, TransactionMisused for what only the engine may do."""
-        self._begin()
+        if self.over:
+            raise TransactionMisused("the transaction of a step that has ended was used; keep it inside the step")
         if _sets_locally(query):
             self._change_settings()
-        try:
+        if self.used and not self._pipe.active:
             cursor = self._conn.execute(query, parameters)
-            self._pipe.sync()
+            self.rowcount = cursor.rowcount
+            return cursor.fetchall() if cursor.description is not None else []
+        try:
+            return self._piped(query, parameters)
         except (*CROWDED, errors.SerializationFailure, errors.InvalidSqlStatementName) as error:
             self.rerun = error
             raise
-        self.rowcount = cursor.rowcount
-        return cursor.fetchall() if cursor.description is not None else []
+
+    def _piped(self, query: str, parameters: Any) -> list[tuple[Any, ...]]:
+        self._begin()
+        try:
+            transformer = self._pipe.queue_user(query, parameters)
+        except psycopg.Error:
+            self._pipe.sync()  # the savepoint was queued all the same
+            raise
+        result = self._pipe.sync()[-1]
+        self.rowcount = result.command_tuples if result.command_tuples is not None else -1
+        return rows(transformer, result)
+
+    def _begin(self) -> None:
+        if not self.used:
+            self._pipe.queue(b"pgs_savepoint")
+            self.used = True
 
     def _change_settings(self) -> None:
         if self._shared:
@@ -239,20 +274,18 @@ class StepTransaction:
             raise self.rerun
         self.changed_settings = True
 
-    def _begin(self) -> None:
-        if self.over:
-            raise TransactionMisused("the transaction of a step that has ended was used; keep it inside the step")
-        if not self.used:
-            self._conn.execute("savepoint pgs")
-            self.used = True
-
     @property
     def connection(self) -> Any:
         """The psycopg connection inside the open transaction, for an ORM."""
-        if not self.plain:
+        if self.over:
+            raise TransactionMisused("the transaction of a step that has ended was used; keep it inside the step")
+        if not self._plain:
             self.rerun = WantsConnection()
             raise self.rerun
-        self._begin()
+        if self._pipe.active:
+            self._begin()
+            self._pipe.sync()
+            self._pipe.leave()
         return self._conn
 
 

@@ -6,16 +6,13 @@ is sent. Nothing here talks to the server. Every row belongs to one run in memor
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from supervisor._fastpath.loop import BYTEA, INT2, INT4, INT8, TEXT, TIMESTAMPTZ, UUID
 from supervisor._fastpath.wire import Column
-
-Row = tuple[Any, ...]
+from supervisor.db.arrays import Row, elements, encode_rows
 
 STEP_OIDS = (UUID, INT4, INT4, INT2, INT2, TEXT, BYTEA, TIMESTAMPTZ, TIMESTAMPTZ)
 OUTCOME_OIDS = (UUID, INT2, INT4, BYTEA, TIMESTAMPTZ)
@@ -34,7 +31,6 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
 }
 WITH_WORKER = frozenset({"insert_steps", "insert_attempts", "finish", "release", "park_on_children", "fire_timers", "publish"})
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
-_FIXED = {INT2: struct.Struct(">h").pack, INT4: struct.Struct(">i").pack, INT8: struct.Struct(">q").pack, TIMESTAMPTZ: struct.Struct(">q").pack}
 
 
 @dataclass
@@ -129,35 +125,6 @@ class Batch:
         return part
 
 
-def encode_rows(oids: tuple[int, ...], rows: Iterable[Row]) -> list[bytes]:
-    """Array parameters, one per column, from tuples of Python values (None is NULL, timestamps are us since 2000)."""
-    columns = [Column(oid) for oid in oids]
-    for row in rows:
-        for column, oid, value in zip(columns, oids, row, strict=True):
-            if value is None:
-                column.put_null()
-            elif oid in _FIXED:
-                column.put(_FIXED[oid](value))
-            else:
-                column.put(value if isinstance(value, bytes) else value.encode())
-    return [column.take() for column in columns]
-
-
-def elements(array: bytes) -> list[bytes | None]:
-    """The elements of a one-dimensional array in binary form."""
-    if struct.unpack_from(">i", array)[0] == 0:
-        return []
-    count = struct.unpack_from(">i", array, 12)[0]
-    out: list[bytes | None] = []
-    at = 20
-    for _ in range(count):
-        size = struct.unpack_from(">i", array, at)[0]
-        at += 4
-        out.append(None if size < 0 else array[at : at + size])
-        at += max(size, 0)
-    return out
-
-
 def _rows_of(params: list[bytes] | None, oids: tuple[int, ...], ids: set[bytes]) -> list[bytes] | None:
     if params is None:
         return None
@@ -169,3 +136,6 @@ def _rows_of(params: list[bytes] | None, oids: tuple[int, ...], ids: set[bytes])
         for column, value in zip(columns, row, strict=True):
             column.put_null() if value is None else column.put(value)
     return [column.take() for column in columns]
+
+
+__all__ = ["INFINITY", "Batch", "elements", "encode_rows"]

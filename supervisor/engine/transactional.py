@@ -35,7 +35,9 @@ class _Item:
     def __init__(self, run: Any, command: Any) -> None:
         self.run, self.command = run, command
         self.pos = run.pos
-        self.value = self.error = self.encoded = None
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.encoded: Any = None
         self.started = self.ended = 0
 
 
@@ -56,6 +58,7 @@ class Transactions:
         self._shared: dict[Any, int] = {}  # step → how many of it may share a transaction
         self._plain: set[Any] = set()  # steps that use the connection itself
         self._settings: set[Any] = set()  # steps that use SET LOCAL
+        self._removers: set[Any] = set()  # steps that remove prepared statements
         self.clock: Callable[[], int] = lambda: 0
 
     def submit(self, run: Any, command: Any) -> None:
@@ -98,7 +101,7 @@ class Transactions:
 
     def _alone(self, item: _Item) -> bool:
         step = item.command.step
-        return step.info.isolation is not None or step.info.timeout_s is not None or step in self._plain or step in self._settings
+        return step.info.isolation is not None or step.info.timeout_s is not None or step in self._plain | self._settings | self._removers
 
     def _limit(self, item: _Item) -> int:
         return self._shared.get(item.command.step, SHARED_MAX)
@@ -138,6 +141,7 @@ class Transactions:
         step = item.command.step
         for attempt in range(ALONE_TRIES):
             session = self._open()
+            session.pipe.unprepared = session.spoiled = step in self._removers
             try:
                 self._attempt(session, [item], shared=False, plain=step in self._plain)
                 return
@@ -148,6 +152,7 @@ class Transactions:
                 session.rollback()
                 item.error = why.__cause__ or why
                 if why.lost_statements:
+                    self._removers.add(step)
                     self._drop()
                 elif not why.is_conflict:
                     return
@@ -173,7 +178,7 @@ class Transactions:
     def _attempt(self, session: StepSession, items: list[_Item], shared: bool, plain: bool) -> None:
         """Run *items* in one transaction and commit it. Raises Rerun when nothing was committed."""
         info = items[0].command.step.info
-        with session.transaction(isolation=info.isolation, timeout_s=info.timeout_s, shared=shared, plain=plain):
+        with session.transaction(isolation=info.isolation, timeout_s=info.timeout_s, shared=shared):
             for item in items:
                 self._body(session, item, shared, plain)
             done = [item for item in items if item.error is None]
