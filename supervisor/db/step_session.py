@@ -143,7 +143,7 @@ class StepSession:
         """
         if isinstance(tx.rerun, (WantsConnection, WantsSettings)):
             raise tx.rerun
-        if tx.rerun is not None and shared:
+        if tx.rerun is not None and (shared or isinstance(tx.rerun, errors.InvalidSqlStatementName)):
             raise Rerun("the step has to run alone") from tx.rerun
         if not tx.used:
             return error
@@ -181,15 +181,15 @@ class StepSession:
         try:
             self.pipe.sync()
         except errors.InvalidSavepointSpecification:
-            raise self._ended(name) from None
+            raise self._ended(name)  # noqa: B904 - it has its cause
 
     def _same_transaction(self, name: str) -> None:
         """A step with the connection in its hands may have ended its transaction and begun another: the savepoint is gone then."""
         self.pipe.queue(b"pgs_release")
         try:
             self.pipe.sync()
-        except psycopg.Error:
-            raise self._ended(name) from None
+        except (errors.InvalidSavepointSpecification, errors.NoActiveSqlTransaction):
+            raise self._ended(name)  # noqa: B904 - it has its cause
 
     def seal(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Checkpoints, deferred constraints, a look at the session; then the fence and COMMIT. Two trips to the server."""

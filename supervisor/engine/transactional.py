@@ -128,6 +128,8 @@ class Transactions:
         except Rerun as why:
             log.debug("a transaction of %d steps is done again one by one: %s", len(items), why)
             session.rollback()
+            if why.lost_statements:
+                self._drop()
             self._resize(items, lambda size: max(1, size // 2))
             return False
         self._resize(items, lambda size: min(SHARED_MAX, size + 1))
