@@ -329,7 +329,7 @@ class Loop:
             else:
                 encoded, value = step.shape.settle(value)
         except Exception as error:
-            if step.decode is not None and not isinstance(error, SupervisorError):
+            if not isinstance(error, SupervisorError):
                 error = step.shape.explain(value, error)
             self.worker.failed(run, cmd, error, started, ended)
             return
@@ -416,6 +416,8 @@ class Loop:
             else:
                 encoded = workflow.shape.settle(value)[0]
         except Exception as error:
+            if not isinstance(error, SupervisorError):
+                error = workflow.shape.explain(value, error)
             self.worker.finish_failed(run, error)
             return
         self._finish(run, COMPLETED, encoded)

@@ -52,9 +52,10 @@ class HostCalls:
             self.close()
         return DatabaseUnavailable(f"{what}: {str(error).splitlines()[0]}")
 
-    def terminate_sessions(self, application_names: list[str]) -> None:
-        """End the sessions of that name; returns without waiting for them."""
-        for (pid,) in self._rows("backends_of", (application_names,)):
+    def terminate_sessions(self, application_name: str) -> None:
+        """End a worker's sessions, by the name of the loop's; returns without waiting for them."""
+        names = [application_name, application_name.replace(": worker ", ": tx ")]
+        for (pid,) in self._rows("backends_of", (names,)):
             self._rows("terminate", (pid,))
 
     def bury(self, worker_id: int, why: str) -> bool:

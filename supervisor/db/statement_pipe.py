@@ -10,12 +10,15 @@ import re
 import select
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
+
+if TYPE_CHECKING:
+    from psycopg import abc
 
 PREPARE_AFTER = 3  # uses of a statement with parameters of the same types
 PREPARED_MAX = 200
@@ -90,7 +93,7 @@ class StatementPipe:
         """A statement without parameters that is not worth preparing."""
         self._pgconn.send_query_params(text, None)
 
-    def queue_user(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None) -> Transformer:
+    def queue_user(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None) -> abc.Transformer:
         """A statement of a step; `rows` needs the Transformer that comes back. Raises psycopg.Error for what does not fit."""
         transformer = Transformer(self._conn)
         if parameters is None:
@@ -138,7 +141,7 @@ class StatementPipe:
         return results
 
 
-def rows(transformer: Transformer, result: Any) -> list[tuple[Any, ...]]:
+def rows(transformer: abc.Transformer, result: Any) -> list[tuple[Any, ...]]:
     """The rows of one result, as psycopg loads them; none for a statement that gives none."""
     if result.status != pq.ExecStatus.TUPLES_OK:
         return []

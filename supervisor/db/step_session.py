@@ -85,7 +85,7 @@ class StepSession:
     def __init__(self, dsn: str, schema: str, identity: tuple[int, UUID]) -> None:
         sql = Sql(schema)
         self._schema = schema
-        self._conn = connect(dsn, purpose=f"tx of worker {identity[0]}", schema=schema, profile="tx")
+        self._conn = connect(dsn, purpose=f"tx {identity[1].hex[:8]}", schema=schema, profile="tx")
         self._worker = identity[0].to_bytes(4, "big")
         self._fence = [self._worker, identity[1].bytes, (1).to_bytes(4, "big")]
         self._as_left = self._conn.execute(sql.get("session_as_left")).fetchone()
@@ -93,8 +93,8 @@ class StepSession:
         self.pipe = StatementPipe(self._conn)
         for name, text in _ENGINE_STATEMENTS.items():
             self.pipe.prepare(name, text)
-        for name in ("insert_checkpoints", "session_as_left", "tx_fence"):
-            self.pipe.prepare(name.encode(), sql.get(name))
+        for statement in ("insert_checkpoints", "session_as_left", "tx_fence"):
+            self.pipe.prepare(statement.encode(), sql.get(statement))
         self.spoiled = False  # a step left something behind: use another session for the next transaction
 
     def close(self) -> None:
@@ -148,9 +148,11 @@ class StepSession:
         if not tx.used:
             return error
         had_connection = not self.pipe.active
-        if had_connection:
+        if had_connection and not self._conn.closed:
             self.pipe.enter()
         status = self._conn.info.transaction_status
+        if self._conn.broken:
+            raise psycopg.OperationalError("the session for transactional steps is lost")
         if status in (pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN):
             raise self._ended(name)
         if isinstance(error, errors.QueryCanceled) and timeout_s is not None:

@@ -23,7 +23,8 @@ from supervisor.api.words import ChildRun
 from supervisor.core import codec
 from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunFailed, RunTimedOut, StepInterrupted
 from supervisor.core.retry import next_wait_s
-from supervisor.engine.batch import INFINITY, Batch, Row
+from supervisor.db.arrays import Row
+from supervisor.engine.batch import INFINITY, Batch
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.replay import Kid, Past, check

@@ -121,14 +121,14 @@ def check(run: Any, command: Any) -> None:
 
 
 def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
-    if run.end is not None:
-        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _ending(run.end))
     if record.status == core.CANCELLED:
         if record.seq not in run.dropped:
             raise ReplayMismatch(UUID(bytes=run.id), record.seq, f"the cancellation of {record}", "something that keeps it")
         run.pos += 1
         run.now_us = record.ended
         return
+    if run.end is not None:
+        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _ending(run.end))
     command = run.open.get(record.seq)
     if command is None:
         raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _instead(run))

@@ -31,7 +31,7 @@ class Reaper:
 
         executing   the runs whose steps it was executing, from its black box; None when nobody saw it die
         """
-        self._calls.terminate_sessions([application_name, f"pgsupervisor: tx of worker {worker_id}"])
+        self._calls.terminate_sessions(application_name)
         self._calls.bury(worker_id, why)
         return self._release(worker_id, executing)
 
