@@ -31,7 +31,7 @@ cdef class Run:
         object coro, history, later, parent, past, drawn, key
         Command call
         dict open
-        list fresh
+        list fresh, fibers
         set dropped
         object end
         int64_t batch, now_us, deadline_us

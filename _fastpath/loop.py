@@ -437,9 +437,9 @@ class Loop:
         self.finished.append(run)
         if run.timers or run.parent is not None or run.executing or run.open:
             self.worker.ended(run, status)
-        if run.open:
-            self.unwind(run)
         run.gone = True
+        if run.fibers is not None:
+            self.unwind(run)
         run.coro = run.call = run.open = run.fresh = run.later = None
 
     def finish(self, run: Any, status: int, encoded: bytes) -> None:
@@ -569,6 +569,9 @@ class Loop:
                 else:
                     fiber = Fiber(member, cmd, index)
                     group.members[index] = fiber
+                    if run.fibers is None:
+                        run.fibers = []
+                    run.fibers.append(fiber)
                     group.fibers += 1
                     work.append((fiber, ASK))
             if not group.members:
@@ -677,13 +680,9 @@ class Loop:
     def unwind(self, run: Any) -> None:
         """End the coroutines of a run: their `finally` blocks run, as Python has it, but every engine call in them is inert."""
         global _mode, _run
-        coros = [run.coro] if run.coro is not None else []
-        for cmd in (run.open or {}).values():
-            waiter = cmd.waiter
-            while type(waiter) is tuple:
-                waiter = waiter[0].waiter
-            if type(waiter) is Fiber:
-                coros.insert(0, waiter.coro)
+        coros = [fiber.coro for fiber in reversed(run.fibers or ()) if not fiber.ended]
+        if run.coro is not None:
+            coros.append(run.coro)
         _mode, _run = INERT, run
         try:
             for coro in coros:
@@ -696,7 +695,7 @@ class Loop:
                     pass
         finally:
             _mode, _run = OUTSIDE, None
-        run.coro = run.call = run.open = run.fresh = run.later = None
+        run.coro = run.call = run.open = run.fresh = run.later = run.fibers = None
 
     # ── the batch ────────────────────────────────────────────────────────────────────────────────────────────────
 
