@@ -143,7 +143,7 @@ class Run:
         self.workflow = workflow
         none: Any = None
         self.coro = self.history = self.later = self.parent = self.past = self.drawn = self.key = self.end = none
-        self.call = self.open = self.dropped = self.fresh = none
+        self.call = self.open = self.dropped = self.fresh = self.fibers = none
         self.batch = 0
         self.now_us = self.deadline_us = 0
         self.seq = self.pos = self.executing = self.resumed = 0

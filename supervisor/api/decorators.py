@@ -60,9 +60,19 @@ class _StepBase(core_loop.Step):
     def settle(self) -> None:
         """Resolve the return annotation; a worker does it before its first claim, so that errors come early."""
         if self.shape is None:
-            self.shape = codec.Shape(hints(self.fn).get("return", Any), f"step {self.name}")
+            annotations = hints(self.fn)
+            if self.info.transactional:
+                self._check_transaction(annotations)
+            self.shape = codec.Shape(annotations.get("return", Any), f"step {self.name}")
             self.exact = self.shape.exact
             self.decode = self.shape.decode if self.shape.plain else None
+
+    def _check_transaction(self, annotations: dict[str, Any]) -> None:
+        """An async def step that takes a Transaction would not await its SQL, which would then never run."""
+        first = next(iter(inspect.signature(self.fn).parameters))
+        wrong, right = (Transaction, "AsyncTransaction") if self.is_async else (AsyncTransaction, "Transaction")
+        if annotations.get(first) is wrong:
+            raise DefinitionError(f"step {self.name}: {first} is annotated {wrong.__name__}; {'an async def' if self.is_async else 'a def'} step is given a {right}")
 
     def misplaced(self, where: int) -> Any:
         if where == core_loop.INERT:

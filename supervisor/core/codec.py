@@ -153,7 +153,11 @@ class Shape:
                 check(value, strict_keys=False)
             return encoded
         odd_keys = check(value, strict_keys=False)
-        encoded = _encoded(value, "$")
+        try:
+            encoded = _encoded(value, "$")
+        except PayloadRefused:
+            check(value, strict_keys=True)  # names the path, if a key is to blame
+            raise
         if odd_keys and self._read(encoded) != value:
             check(value, strict_keys=True)
         return encoded
@@ -251,7 +255,7 @@ def _describe(error: BaseException, causes: int) -> StoredError:
     kind = type(error)
     cause = error.__cause__
     return StoredError(
-        type=f"{kind.__module__}.{kind.__qualname__}",
+        type=clean(f"{kind.__module__}.{kind.__qualname__}")[:500],
         message=clean(_message(error))[:4000],
         args=_json_or_none(list(error.args)),
         state=_json_or_none({k: v for k, v in vars(error).items() if not k.startswith("_")}) or None if hasattr(error, "__dict__") else None,

@@ -63,7 +63,10 @@ def next_wait_s(policy: Retry, error: BaseException, attempt: int, run_id: bytes
     if isinstance(error, RetryAfter):
         return error.seconds
     initial_s, maximum_s = cast(float, policy.initial), cast(float, policy.maximum)  # numbers since __post_init__
-    ceiling = min(initial_s * policy.factor ** (attempt - 1), maximum_s)
+    try:
+        ceiling = min(initial_s * policy.factor ** (attempt - 1), maximum_s)
+    except OverflowError:  # 10.0 ** 998 is no float
+        ceiling = maximum_s
     return ceiling * unit_interval(run_id, seq, attempt)
 
 

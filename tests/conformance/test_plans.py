@@ -1,0 +1,298 @@
+"""Plans of the hot statements: prepared while their tables are empty, looked at when these hold 100,000 rows.
+
+That is a worker's life: it starts on an empty queue, and its plans stay when the queue fills. What each statement
+intends stands in the `Index:` part of its header in sql/queries; the plan must use exactly that, may not scan any
+table of the engine, and may not read many more rows than it was asked for. Nothing here is a duration.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from supervisor.db.connect import connect
+from supervisor.db.pipeline import Pipeline
+from supervisor.db.statements import Sql
+from supervisor.engine.worker import HOT
+from tests.harness import Database, Server
+
+ROWS = 100_000
+BATCH = 500  # runs that a statement is asked about
+WORKER, BOOT = 77, uuid.UUID(int=7)
+SQL = Sql()
+NO_PLAN = {"plan_custom", "plan_generic"}  # SET has none
+CUSTOM = {"wake_parents", "park_on_children"} | {
+    name for name in HOT if name.startswith("read_")
+}  # sent between plan_custom and plan_generic
+
+# run ids of 100 runs per ms from a minute ago on, in the partition of today; [n] is the n-th
+_IDS = """
+create temp table made as
+select g as n, (lpad(to_hex((extract(epoch from clock_timestamp() - interval '1 minute') * 1000)::int8 + g / 100), 12, '0')
+                || '7' || substr(md5(g::text), 1, 3) || '8' || substr(md5(g::text), 4, 15))::uuid as id
+from generate_series(1, %s) as g order by 2
+"""
+# of each ten tasks one is this worker's, one a parked parent, eight are ready (but for a few that nobody knows the code of)
+_FILL = (
+    "insert into supervisor.queue (name) select 'q' || g from generate_series(1, 3) as g",
+    "insert into supervisor.workflow (name, queue) select 'w' || g, 1 from generate_series(1, 1000) as g",
+    """insert into supervisor.worker (id, boot, host, pid, supervisor) overriding system value
+       select n, '00000000-0000-0000-0000-000000000007', 'h', 1, id from made""",
+    """insert into supervisor.task (run_id, ready_at, queue, workflow, prio, owner, wait_kind, wait_children, wait_failed, input)
+       select id, case when n % 10 = 2 then 'infinity' else clock_timestamp() - interval '1 s' end, 1 + n % 3, 1, n % 10,
+              case when n % 10 = 1 then 77 end, case when n % 10 = 2 then 14 else 1 end,
+              case when n % 10 = 2 then 5 end, case when n % 10 = 2 then 0 end, '{}' from made""",
+    """update supervisor.task set wait_kind = 20, ready_at = 'infinity', workflow = 900
+       where run_id in (select id from made where n % 100 = 3)""",
+    "insert into supervisor.run (run_id, workflow, queue, prio, input) select id, 1, 1, 5, '{}' from made",
+    "insert into supervisor.step select id, now(), now(), s, s, 77, 1, 1, 'some step', '1' from made, generate_series(0, 2) as s",
+    "insert into supervisor.attempt select id, 3, 1, 1, now(), now(), now(), 77, 'some step', '{}', 'f' from made",
+    "insert into supervisor.outcome (run_id, ended_at, worker, steps, status) select id, now(), 77, 3, 1 from made where n % 10 > 4",
+    "insert into supervisor.child select id, 4, id from made",
+    "insert into supervisor.child_done select id, 5, 0 from made",
+    "insert into supervisor.timer select id, 5, now() - interval '1 s' from made",
+)
+
+
+@dataclass
+class Looked:
+    """What EXPLAIN (ANALYZE) and the server's counters say of one execution, which was undone."""
+
+    plan: dict[str, Any]
+    seq_scanned: list[str]  # tables read from end to end, also inside functions
+    index_scanned: list[str]  # likewise by index
+    locked: list[str]  # partitions on which it holds locks
+
+    def nodes(self) -> Iterator[dict[str, Any]]:
+        todo = [self.plan]
+        while todo:
+            node = todo.pop()
+            yield node
+            todo += node.get("Plans", [])
+
+    def scans(self) -> list[dict[str, Any]]:
+        return [
+            node for node in self.nodes() if "Index Name" in node or (node.get("Schema") == "supervisor" and "Scan" in node["Node Type"])
+        ]
+
+    def rows_read(self) -> float:
+        return sum((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in self.scans())
+
+
+@dataclass
+class Prepared:
+    """A session as a worker's loop has it, with the statements prepared on empty tables, and what the tables hold now."""
+
+    conn: psycopg.Connection[Any]
+    today: str  # suffix of the partitions of today
+    index_of: dict[str, str]  # index of a partition → index of its parent
+    partial: set[str]  # indexes that hold only some rows of their table
+    owned: list[uuid.UUID]  # this worker's tasks
+    parents: list[uuid.UUID]
+    ended: list[uuid.UUID]
+    fresh: list[uuid.UUID]  # ids that no run has
+
+    def arguments(self, name: str, empty: bool = False) -> str:
+        """EXECUTE's arguments for *name*, cast to what the statement takes; with *empty*, all lists without elements."""
+        query = "select parameter_types::text[] from pg_prepared_statements where name = %s"
+        types = self.conn.execute(query, (name,)).fetchone()[0]  # type: ignore[index]
+        assert name in ARGUMENTS, f"HOT has a new statement {name}: give arguments for {types} in ARGUMENTS"
+        values = ARGUMENTS[name](self)
+        assert len(values) == len(types), f"{name} takes {len(types)} parameters now: {types}"
+        return ", ".join(
+            _literal([] if empty and isinstance(value, list) else value, type) for value, type in zip(values, types, strict=True)
+        )
+
+    def plan_on_empty(self, name: str) -> None:
+        """Execute once, so that a generic plan is made and kept."""
+        with self.conn.transaction(force_rollback=True):
+            try:
+                self.conn.execute(f'execute "{name}" ({self.arguments(name, empty=True)})')  # type: ignore[arg-type]
+            except psycopg.errors.RaiseException as error:
+                raise AssertionError(f"{name} on empty tables: {error}") from error
+            except psycopg.Error as error:
+                if error.sqlstate != "SV003":  # the fence finds no worker yet
+                    raise
+
+    def look(self, name: str) -> Looked:
+        given = self.arguments(name)
+        with self.conn.transaction(force_rollback=True):
+            if name in CUSTOM:
+                self.conn.execute(SQL.get("plan_custom"))  # type: ignore[arg-type]
+            query = f'explain (analyze, verbose, timing off, format json) execute "{name}" ({given})'
+            row = self.conn.execute(query).fetchone()  # type: ignore[arg-type]
+            assert row is not None
+            counted = self.conn.execute(
+                "select relname, seq_scan, idx_scan from pg_stat_xact_user_tables"
+                " where schemaname = 'supervisor' and seq_scan + coalesce(idx_scan, 0) > 0"
+            ).fetchall()
+            locked = self.conn.execute(
+                "select c.relname from pg_locks l join pg_class c on c.oid = l.relation"
+                " where l.pid = pg_backend_pid() and c.relispartition and c.relkind = 'r'"
+                " and c.relnamespace = 'supervisor'::regnamespace"
+            ).fetchall()
+        return Looked(row[0][0]["Plan"], [r[0] for r in counted if r[1]], [r[0] for r in counted if r[2]], [r[0] for r in locked])
+
+
+def _literal(value: Any, type: str) -> str:
+    if isinstance(value, list):
+        inner = ",".join("NULL" if each is None else f'"{each}"' for each in value)
+        return f"'{{{inner}}}'::{type}"
+    return f"'{value}'::{type}"
+
+
+def _same(value: Any) -> list[Any]:
+    return [value] * BATCH
+
+
+ARGUMENTS = {
+    "fence": lambda p: [WORKER, BOOT, 1],
+    "insert_steps": lambda p: [p.owned, _same(9), _same(9), _same(1), _same(1), _same("s"), _same("1"), _same("now"), _same("now"), WORKER],
+    "insert_attempts": lambda p: [
+        p.owned, _same(9), _same(1), _same(1), _same("s"), _same("{}"), _same("f"), _same("now"), _same("now"), _same(None), WORKER,
+    ],
+    "finish": lambda p: [p.owned, _same(1), _same(3), _same("1"), _same("now"), WORKER],
+    "insert_children_done": lambda p: [p.parents, _same(1), _same(0)],
+    "lock_parents": lambda p: [p.parents],
+    "wake_parents": lambda p: [p.parents],
+    "release": lambda p: [p.owned, _same("infinity"), _same(10), _same(None), _same(1), _same("s"), _same(1), _same(1), WORKER],
+    "lock_own": lambda p: [p.owned, WORKER],
+    "park_on_children": lambda p: [p.owned, _same(9), _same(0), _same("infinity"), _same(1), _same("s"), _same(None), _same(14), WORKER],
+    "insert_runs": lambda p: [p.fresh, _same(500), _same(None), _same(5), _same("{}"), p.owned, _same(9), _same(0)],
+    "insert_timers": lambda p: [p.owned, _same(9), _same(1000), _same(None)],
+    "fire_timers": lambda p: [p.owned, _same(5), _same(9), _same("timer"), WORKER],
+    "drop_timers": lambda p: [p.owned, _same(5)],
+    "publish": lambda p: [p.owned, _same(8), _same(9), _same("s"), _same(1), _same("now"), WORKER],
+    "wake_code_missing": lambda p: [[900]],
+    "claim": lambda p: [
+        [1 + n % 3 for n in range(30)], [n // 3 for n in range(30)], ["-infinity"] * 30, [uuid.UUID(int=0)] * 30, BATCH, WORKER,
+    ],
+    "read_inputs": lambda p: [p.owned],
+    "read_steps": lambda p: [p.owned],
+    "read_attempts": lambda p: [p.owned],
+    "read_timers": lambda p: [p.owned],
+    "read_children": lambda p: [p.owned],
+    "read_outcomes": lambda p: [p.ended],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["partitions made by migrate", "40 partitions"])
+def prepared(server: Server, request: pytest.FixtureRequest) -> Iterator[Prepared]:
+    database = server.database()
+    if request.param == "40 partitions":
+        database.sql(
+            "select supervisor.make_partitions(clock_timestamp() + 39 * make_interval(days => partition_days)) from supervisor.cell"
+        )
+        assert database.one("select count(*) from pg_inherits where inhparent = 'supervisor.step'::regclass") == 40
+    # statistics of the full tables would save a plan that was made on empty ones: nobody takes them here
+    for (table,) in database.sql(
+        "select oid::regclass::text from pg_class where relnamespace = 'supervisor'::regnamespace and relkind = 'r'"
+    ):
+        database.sql(f"alter table {table} set (autovacuum_enabled = off)")
+    conn = connect(database.dsn, purpose="plans", profile="loop")
+    pipeline = Pipeline(conn)
+    made = Prepared(conn, "", {}, set(), [], [], [], [])
+    for name in HOT:
+        pipeline.prepare(name, SQL.get(name))
+        if name in ARGUMENTS:
+            made.plan_on_empty(name)
+    _fill(database, made)
+    try:
+        yield made
+    finally:
+        conn.close()
+        database.drop()
+
+
+def _fill(database: Database, made: Prepared) -> None:
+    database.sql(_IDS, ROWS)
+    for statement in _FILL:
+        database.sql(statement)
+
+    def ids(where: str) -> list[uuid.UUID]:
+        return [id for (id,) in database.sql(f"select run_id from supervisor.task where {where} order by run_id limit {BATCH}")]
+
+    made.owned, made.parents = ids("owner = 77"), ids("wait_children is not null")
+    made.ended = [id for (id,) in database.sql(f"select run_id from supervisor.outcome order by run_id limit {BATCH}")]
+    made.fresh = [uuid.UUID(int=id.int ^ 0xABC000) for id in made.owned]
+    made.partial = {
+        name
+        for (name,) in database.sql("select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid where i.indpred is not null")
+    }
+    made.today = database.one("select tableoid::regclass::text from supervisor.step limit 1").rpartition("_")[2]
+    made.index_of = dict(database.sql(
+        "select child.relname, parent.relname from pg_inherits"
+        " join pg_class child on child.oid = inhrelid join pg_class parent on parent.oid = inhparent"
+        " where child.relkind = 'i'"))  # fmt: skip
+
+
+def intended(name: str) -> set[str]:
+    """The indexes that a block's header names; a table's primary key is <table>_pkey."""
+    words = SQL.header(name).get("index", "")
+    assert words, f"the header of {name} has no `Index:`"
+    if words.startswith("none"):
+        return set()
+    return set(re.findall(r"\b[a-z_]+_(?:pkey|idx|key)\b", words)) | {
+        f"{table}_pkey" for table in re.findall(r"\b([a-z_]+) primary keys?\b", words)
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in HOT if name not in NO_PLAN])
+def test_a_hot_statement_prepared_on_empty_tables_uses_the_intended_index(prepared: Prepared, name: str) -> None:
+    """A claim whose plan was made on an empty queue took 250 times as long once the queue was full."""
+    looked = prepared.look(name)
+    scans = looked.scans()
+    used = {prepared.index_of.get(scan["Index Name"], scan["Index Name"]) for scan in scans if "Index Name" in scan}
+    if name == "fence":  # a function: its plan is not shown, but what it touched is counted
+        assert looked.index_scanned == ["worker"] and intended(name) == {"worker_pkey"}
+    else:
+        assert used == intended(name), f"{name} uses {used or 'no index'}, its header intends {intended(name) or 'none'}"
+    assert not looked.seq_scanned, f"{name} read {looked.seq_scanned} from end to end"
+    for scan in scans:
+        assert scan["Node Type"] in ("Index Scan", "Index Only Scan", "Tid Scan"), f"{name}: {scan['Node Type']} on {scan['Relation Name']}"
+        # a partial index may be read from its beginning: how far is counted below
+        bounded = scan["Node Type"] == "Tid Scan" or "Index Cond" in scan or scan["Index Name"] in prepared.partial
+        assert bounded, f"{name} goes through all of {scan['Index Name']}"
+    assert looked.rows_read() <= 4 * BATCH, f"{name} for {BATCH} runs read {looked.rows_read():.0f} rows of {ROWS}"
+    assert name.startswith("read_") or not any(node["Node Type"] == "Sort" and node["Actual Rows"] > BATCH for node in looked.nodes()), (
+        f"{name} sorts"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in HOT if name not in NO_PLAN])
+def test_a_hot_statement_touches_only_the_partitions_of_its_runs(prepared: Prepared, name: str) -> None:
+    """A plan that locks every partition costs 200 locks at 38 of them, and all lock slots of the server at some more."""
+    looked = prepared.look(name)
+    others = [partition for partition in looked.locked if not partition.endswith(prepared.today) and not partition.startswith("run_key")]
+    assert not others, f"{name} locks {len(others)} partitions that its runs are not in: {others[:5]}"
+    touched = {scan["Relation Name"] for scan in looked.scans() if "Relation Name" in scan}
+    assert not [table for table in touched if re.search(r"_\d{8}$", table) and not table.endswith(prepared.today)]
+
+
+@pytest.mark.parametrize("name", sorted({name for name in HOT if name.startswith("read_")} - {"read_timers"}))
+def test_without_a_custom_plan_a_read_would_touch_all_partitions(prepared: Prepared, name: str) -> None:
+    """Why the loop changes the plan mode around its reads. Where this fails, PostgreSQL has learnt to prune before it locks."""
+    with prepared.conn.transaction(force_rollback=True):
+        prepared.conn.execute(f'execute "{name}" ({prepared.arguments(name)})')  # type: ignore[arg-type]
+        table = {
+            "read_inputs": "run",
+            "read_steps": "step",
+            "read_attempts": "attempt",
+            "read_children": "child",
+            "read_outcomes": "outcome",
+        }[name]
+        count = (
+            "select count(*) from pg_locks l join pg_inherits i on i.inhrelid = l.relation"
+            " where l.pid = pg_backend_pid() and i.inhparent = %s::regclass"
+        )
+        locked = prepared.conn.execute(count, (f"supervisor.{table}",)).fetchone()[0]  # type: ignore[index]
+        there = prepared.conn.execute(
+            "select count(*) from pg_inherits where inhparent = %s::regclass", (f"supervisor.{table}",)
+        ).fetchone()[0]  # type: ignore[index]
+    assert locked == there
