@@ -564,7 +564,12 @@ class Loop:
         elif cmd.kind >= GATHER:
             group = cmd.extra
             for index, member in enumerate(group.members):
-                if type(member) is Command:
+                if group.settled:  # by a member that was answered before
+                    if type(member) is not Command:
+                        member.close()
+                elif type(member) is Command:
+                    if member.kind >= GATHER:  # has branches of its own, which the group waits for
+                        group.fibers += 1
                     self._take(run, (cmd, index), member, work)
                 else:
                     fiber = Fiber(member, cmd, index)
@@ -593,7 +598,12 @@ class Loop:
             work.append((waiter, ASK))
         else:
             group_cmd, index = waiter
-            self._member_ended(run, group_cmd, index, cmd.value, cmd.error, work)
+            if cmd.kind >= GATHER:
+                group_cmd.extra.fibers -= 1
+            if group_cmd.extra.settled:
+                self._close_group(run, group_cmd, work)
+            else:
+                self._member_ended(run, group_cmd, index, cmd.value, cmd.error, work)
 
     def _branch_ended(self, run: Any, fiber: Any, value: Any, error: Any, work: list[Any]) -> None:
         if fiber is None:
@@ -647,6 +657,10 @@ class Loop:
                     member.ended = True
                     member.coro.close()
                     member.group.extra.fibers -= 1
+                elif member.waits.done:  # answered, and in *work* already: the cancellation takes the place of the answer
+                    member.waits.error = asyncio.CancelledError()
+                elif member.waits.kind >= GATHER:  # its own branches unwind first; then it is woken by the group
+                    self._cancel(run, member.waits, work)
                 else:
                     self._cancel(run, member.waits, work)
                     member.waits.error = asyncio.CancelledError()
@@ -655,10 +669,13 @@ class Loop:
         elif member.done:
             return
         elif member.kind >= GATHER:
+            unwinding = member.extra.settled  # its members were cancelled already: their `finally` is not cut short
             member.extra.settled = True
             member.extra.outcome = (None, asyncio.CancelledError())
-            for inner in member.extra.members:
-                self._cancel(run, inner, work)
+            if not unwinding:
+                for inner in member.extra.members:
+                    self._cancel(run, inner, work)
+            self._close_group(run, member, work)
         elif run.open is not None and run.open.pop(member.seq, None) is not None:
             member.done = True
             member.error = asyncio.CancelledError()

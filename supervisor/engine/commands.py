@@ -34,6 +34,7 @@ log = logging.getLogger("pgsupervisor.engine")
 STAY_S = 1.0  # a run that waits no longer than this stays in memory: leaving and coming back costs two transactions
 PUBLISH_AFTER_US = 1_000_000  # a step that runs longer is named in its run's task row
 STEP_RUNNING = 8
+STAY_BESIDE_CHILDREN_S = 0.02  # nobody tells a run in memory that its child has ended
 BACKOFF, TIMER, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 14, 15, 19, 20, 22, 23
 EMPTY = Past()
 DURABLE_WORD = {
@@ -376,7 +377,8 @@ class Commands:
         children = [cmd for _, cmd in waits if cmd.kind == core.CHILD]
         if len(dues) + len(children) < len(waits):
             return
-        if dues and not children and min(due.due_at for due in dues) - self._time.time() <= STAY_S:
+        stay_s = STAY_BESIDE_CHILDREN_S if children else STAY_S
+        if dues and min(due.due_at for due in dues) - self._time.time() <= stay_s:
             for _, cmd in waits:
                 if isinstance(cmd.extra, Waiting):
                     self._watch(run, cmd)
