@@ -49,7 +49,7 @@ READS = ("read_inputs", "read_steps", "read_attempts", "read_timers", "read_chil
 READ_SLICE = 64  # resumed runs read at once: at 1,000 steps of 60 bytes each that is about 4 MiB
 GROUP_MAX = 2500  # runs executed between two sends
 EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for the group to be full
-SLOW_CYCLE_S = 0.1
+QUICK_CYCLE_S, SLOW_CYCLE_S = 0.02, 0.1
 POLL_BUSY_S, POLL_IDLE_S, BUSY_FOR_S = 0.02, 0.5, 10.0
 CLAIMS_MAX = 10
 DEADLINE_LOOK_S = 60.0
@@ -385,7 +385,7 @@ class Worker:
         self._asked_in_flight -= batch.asked
         took_s = now - batch.sent_at
         if count >= batch.asked and not self.executors.backlog and took_s < SLOW_CYCLE_S:
-            self.capacity = min(self.capacity * 2, self.options.in_flight)
+            self.capacity = min(self.capacity * (4 if took_s < QUICK_CYCLE_S else 2), self.options.in_flight)
         elif self.executors.backlog or took_s > 2 * SLOW_CYCLE_S:
             self.capacity = max(self.options.threads, self.capacity * 3 // 4)
         self._last_claim_empty = count == 0
