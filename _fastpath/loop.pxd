@@ -61,6 +61,7 @@ cdef class Loop:
         int64_t number, clock_offset_us, bytes_max
         int64_t bytes_now
         int64_t steps_total, runs_total, slow_us
+        bint mixed
         Slot slot
     cdef:
         Column s_run, s_seq, s_pos, s_kind, s_status, s_name, s_result, s_started, s_ended
@@ -77,6 +78,7 @@ cdef class Loop:
     cdef void _inline(self, Run run, Command cmd) except *
     @cython.locals(step=Step)
     cpdef void settle(self, Run run, Command cmd, object value, int64_t started, int64_t ended) except *
+    cdef void _kind_and_status(self, int kind, int status) except *
     cpdef void record(self, Run run, Command cmd, int status, bytes encoded, int64_t started, int64_t ended) except *
     cpdef void deliver(self, Run run, Command cmd, object value, object error) except *
     cdef void _advance(self, Run run) except *

@@ -28,7 +28,7 @@ TIMED_OUT = 5
 # where this thread is
 OUTSIDE, IN_ASYNC, IN_SYNC, INERT = 0, 1, 2, 3
 
-UUID, INT4, INT2, TEXT, BYTEA, TIMESTAMPTZ, INT8 = 2950, 23, 21, 25, 17, 1184, 20  # type oids, fixed in PostgreSQL's catalogue
+UUID, INT4, INT2, TEXT, BYTEA, TIMESTAMPTZ, INT8, FLOAT8 = 2950, 23, 21, 25, 17, 1184, 20, 701  # type oids, fixed in PostgreSQL's catalogue
 
 ASK = object()  # in drive's work: this branch has not been asked yet (None is something that a coroutine can yield)
 _FRESH, _FIRST_CLAIM = b"\0\0", b"\0\1"  # int2 on the wire
@@ -190,6 +190,7 @@ class Loop:
         self.clock_offset_us = clock_offset_us
         self.bytes_max = bytes_max  # results in one batch: bounds what a failed batch costs and what the server buffers
         self.bytes_now = 0
+        self.mixed = False  # the batch has rows of other things than completed steps
         self.number = 1
         self.slow_us = 5000
         self.steps_total = self.runs_total = 0
@@ -201,9 +202,9 @@ class Loop:
         self.completions: deque[Any] = deque()
         self.s_run, self.s_seq, self.s_pos = Column(UUID), Column(INT4), Column(INT4)
         self.s_kind, self.s_status, self.s_name = Column(INT2), Column(INT2), Column(TEXT)
-        self.s_result, self.s_started, self.s_ended = Column(BYTEA), Column(TIMESTAMPTZ), Column(TIMESTAMPTZ)
+        self.s_result, self.s_started, self.s_ended = Column(BYTEA), Column(FLOAT8), Column(FLOAT8)
         self.f_run, self.f_status, self.f_steps = Column(UUID), Column(INT2), Column(INT4)
-        self.f_result, self.f_ended = Column(BYTEA), Column(TIMESTAMPTZ)
+        self.f_result, self.f_ended = Column(BYTEA), Column(FLOAT8)
 
     def now_us(self) -> int:
         """The database's clock as well as it is known, in us since 2000."""
@@ -346,22 +347,31 @@ class Loop:
         self.s_run.put(run.id)
         self.s_seq.put_i32(cmd.seq)
         self.s_pos.put_i32(run.pos)
-        self.s_kind.put_i16(cmd.kind)
-        self.s_status.put_i16(status)
+        if self.mixed or cmd.kind != STEP or status != COMPLETED:
+            self._kind_and_status(cmd.kind, status)
         self.s_name.put(cmd.step.wire_name)
         if encoded is None:
             self.s_result.put_null()
         else:
             self.s_result.put(encoded)
             self.bytes_now += len(encoded)
-        self.s_started.put_i64(started)
-        self.s_ended.put_i64(ended)
+        self.s_started.put_moment(started)
+        self.s_ended.put_moment(ended)
         run.pos += 1
         run.now_us = ended
         self.steps_total += 1
         if run.batch != self.number:
             run.batch = self.number
             self.runs.append(run)
+
+    def _kind_and_status(self, kind: int, status: int) -> None:
+        """Only a batch with something else than completed steps says of each row what it is."""
+        while self.s_kind.count < self.s_run.count - 1:
+            self.s_kind.put_i16(STEP)
+            self.s_status.put_i16(COMPLETED)
+        self.s_kind.put_i16(kind)
+        self.s_status.put_i16(status)
+        self.mixed = True
 
     def touch(self, run: Any) -> None:
         """Note that *run* has something in the batch being built, other than a step row."""
@@ -430,7 +440,7 @@ class Loop:
         self.f_status.put_i16(status)
         self.f_steps.put_i32(run.pos)
         self.f_result.put(encoded)
-        self.f_ended.put_i64(self.now_us())
+        self.f_ended.put_moment(self.now_us())
         self.bytes_now += len(encoded)
         self.runs_total += 1
         self.touch(run)
@@ -721,9 +731,11 @@ class Loop:
         steps = outcomes = None
         if self.s_run.count:
             steps = [
-                self.s_run.take(), self.s_seq.take(), self.s_pos.take(), self.s_kind.take(), self.s_status.take(),
-                self.s_name.take(), self.s_result.take(), self.s_started.take(), self.s_ended.take(),
+                self.s_run.take(), self.s_seq.take(), self.s_pos.take(), self.s_name.take(), self.s_result.take(), self.s_started.take(), self.s_ended.take(),
             ]  # fmt: skip
+            if self.mixed:
+                steps += [self.s_kind.take(), self.s_status.take()]
+                self.mixed = False
         if self.f_run.count:
             outcomes = [self.f_run.take(), self.f_status.take(), self.f_steps.take(), self.f_result.take(), self.f_ended.take()]
         runs, finished = self.runs, self.finished

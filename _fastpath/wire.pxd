@@ -12,6 +12,7 @@ cdef class Column:
     cpdef void put_i16(self, int16_t value)
     cpdef void put_i32(self, int32_t value)
     cpdef void put_i64(self, int64_t value)
+    cpdef void put_moment(self, int64_t us)
     cpdef bytes take(self)
     cdef char *extend(self, Py_ssize_t size) except NULL
 

@@ -10,12 +10,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor._fastpath.loop import BYTEA, INT2, INT4, INT8, TEXT, TIMESTAMPTZ, UUID
+from supervisor._fastpath.loop import BYTEA, FLOAT8, INT2, INT4, INT8, TEXT, TIMESTAMPTZ, UUID
 from supervisor._fastpath.wire import Column
 from supervisor.db.arrays import Row, elements, encode_rows
 
-STEP_OIDS = (UUID, INT4, INT4, INT2, INT2, TEXT, BYTEA, TIMESTAMPTZ, TIMESTAMPTZ)
-OUTCOME_OIDS = (UUID, INT2, INT4, BYTEA, TIMESTAMPTZ)
+STEP_OIDS = (UUID, INT4, INT4, TEXT, BYTEA, FLOAT8, FLOAT8, INT2, INT2)  # the last two only where the batch is mixed
+PLAIN_COLUMNS = 7
+OUTCOME_OIDS = (UUID, INT2, INT4, BYTEA, FLOAT8)
 # statement → types of its columns, in the order in which they are sent; those with the worker's id as last parameter
 RARE_OIDS: dict[str, tuple[int, ...]] = {
     "insert_attempts": (UUID, INT4, INT4, INT2, TEXT, BYTEA, TEXT, TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ),
@@ -29,7 +30,7 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "fire_timers": (UUID, INT4, INT4, TEXT),
     "wake_parents": (UUID,),
 }
-WITH_WORKER = frozenset({"insert_steps", "insert_attempts", "finish", "release", "park_on_children", "fire_timers", "publish"})
+WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "fire_timers", "publish"})
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
 
 
@@ -68,7 +69,7 @@ class Batch:
             parents = encode_rows((UUID,), sorted({row for _, row in self.rare["wake_parents"]}))
             out += [("lock_parents", parents), ("plan_custom", None), ("wake_parents", parents), ("plan_generic", None)]
         if self.steps is not None:
-            out.append(("insert_steps", [*self.steps, worker]))
+            out.append(("insert_steps" if len(self.steps) == PLAIN_COLUMNS else "insert_mixed_steps", [*self.steps, worker]))
         for name in ("insert_attempts", "insert_timers", "insert_runs", "drop_timers"):
             if name in self.rare:
                 out.append((name, self._encoded(name, worker)))
@@ -131,7 +132,7 @@ def _rows_of(params: list[bytes] | None, oids: tuple[int, ...], ids: set[bytes])
     kept = [row for row in zip(*(elements(column) for column in params), strict=True) if row[0] in ids]
     if not kept:
         return None
-    columns = [Column(oid) for oid in oids]
+    columns = [Column(oid) for oid in oids[: len(params)]]
     for row in kept:
         for column, value in zip(columns, row, strict=True):
             column.put_null() if value is None else column.put(value)

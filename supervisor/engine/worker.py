@@ -41,7 +41,7 @@ from supervisor.engine.transactional import Transactions
 log = logging.getLogger("pgsupervisor.worker")
 
 HOT = (
-    "fence", "insert_steps", "insert_attempts", "finish", "insert_children_done", "lock_parents", "wake_parents", "release", "lock_own",
+    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "finish", "insert_children_done", "lock_parents", "wake_parents", "release", "lock_own",
     "park_on_children", "insert_runs", "insert_timers", "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
     "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
 )  # fmt: skip

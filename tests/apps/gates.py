@@ -51,7 +51,9 @@ def branch(value: Any) -> str:
     return " ".join(
         str(test)
         for test in (
-            value is None, value is True, value is False, bool(value), value == 0, value == 1, value == "", isinstance(value, (list, tuple)),
-            isinstance(value, dict), isinstance(value, str), isinstance(value, int), isinstance(value, float), hasattr(value, "__dataclass_fields__"),
+            value is None, value is True, value is False, bool(value), value == 0, value == 1, value == "",
+            isinstance(value, (list, tuple)),
+            isinstance(value, dict), isinstance(value, str), isinstance(value, int), isinstance(value, float),
+            hasattr(value, "__dataclass_fields__"),
         )
     )  # fmt: skip

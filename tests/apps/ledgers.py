@@ -194,6 +194,7 @@ def _raises(tx: Any) -> str:
 
 
 OK, MISUSED, SQL, VALUE = "done", "TransactionMisused", "sql", "ValueError"
+_STRICT = "insert into strict values (1)"
 _DEALLOCATE = "do $$ begin execute 'deallocate all'; end $$"
 
 # name → (what is done, how it must end); each has written one row before
@@ -216,7 +217,10 @@ MISCHIEF: dict[str, tuple[Callable[[Any], Any], str]] = {
     "set_role": (_sql("select set_config('role', 'pg_monitor', false)"), SQL),
     "local_search_path": (_sql("set local search_path = evil", "insert into ledger values ('local_search_path', 0)"), OK),
     "local_statement_timeout": (_sql("set local statement_timeout = '1ms'"), OK),
-    "temporary_step": (_sql("create temp table step (like supervisor.step)", "create temp table worker (id int)", "create temp table ledger (like evil.ledger)"), OK),
+    "temporary_step": (
+        _sql(*(f"create temp table {name}" for name in ("step (like supervisor.step)", "worker (id int)", "ledger (like evil.ledger)"))),
+        OK,
+    ),
     "temporary_on_commit_drop": (_sql("create temp table step (like supervisor.step) on commit drop"), OK),
     "unlock_all": (_sql("select pg_advisory_unlock_all()"), OK),
     "discard": (_sql("discard all"), MISUSED),
@@ -224,8 +228,8 @@ MISCHIEF: dict[str, tuple[Callable[[Any], Any], str]] = {
     "deallocate_in_do": (_sql(_DEALLOCATE), OK),
     "listen": (_sql("listen something"), MISUSED),
     "copy": (_sql("copy ledger to stdout"), MISUSED),
-    "deferred_constraint": (_sql("insert into strict values (1)", "insert into strict values (1)"), SQL),
-    "immediate_then_deferred": (_sql("set constraints all deferred", "insert into strict values (1)", "insert into strict values (1)"), SQL),
+    "deferred_constraint": (_sql(_STRICT, _STRICT), SQL),
+    "immediate_then_deferred": (_sql("set constraints all deferred", _STRICT, _STRICT), SQL),
     "sql_error": (_sql("select 1/0"), SQL),
     "sql_syntax": (_sql("selec 1"), SQL),
     "catches_its_error": (_catches, MISUSED),

@@ -238,7 +238,7 @@ async def errors(kind: str) -> list[str]:
 # ── what a database refuses ──────────────────────────────────────────────────────────────────────────────────────
 
 
-@step
+@step(run="inline")
 def stores(n: int, poison: str) -> str:
     note("stored", n)
     return poison or f"fine {n}"

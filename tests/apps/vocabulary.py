@@ -66,7 +66,8 @@ async def words(gate: str) -> dict[str, Any]:
     seen += _seen()
     live = await keep.aio(seen)
     gated = await told_at_gate(gate)
-    return {"seen": seen, "live": live, "gated": gated, "facts": [await told_inline.aio(), await told_in_thread.aio(), await told_in_task()]}
+    facts = [await told_inline.aio(), await told_in_thread.aio(), await told_in_task()]
+    return {"seen": seen, "live": live, "gated": gated, "facts": facts}
 
 
 @workflow

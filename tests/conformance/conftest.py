@@ -76,7 +76,8 @@ class Live:
 
     def about(self) -> str:
         """What a person would ask next: how the runs stand, and the end of the host's log."""
-        waits = self.database.sql("select status, wait, step, seq, count(*) from supervisor.runs group by 1, 2, 3, 4 order by 5 desc limit 20")
+        counts = "select status, wait, step, seq, count(*) from supervisor.runs group by 1, 2, 3, 4 order by 5 desc limit 20"
+        waits = self.database.sql(counts)
         return "\n".join([*map(str, waits), self.host.log()[-3000:]])
 
     def rows(self, run: Any) -> int:

@@ -54,7 +54,8 @@ def test_database_that_becomes_read_only_loses_nothing(database: Database, hosts
         eventually(lambda: effects.count("waiting"), 20)
         # when no session may write any more
         database.sql(f"alter database {database.name} set default_transaction_read_only = on")
-        database.sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
+        others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        database.sql(f"select pg_terminate_backend(pid) {others}")
         effects.open("writable")
         with Client(database.dsn) as fresh, pytest.raises(DatabaseUnavailable):
             fresh.start(odd.takes, FINE)

@@ -148,7 +148,8 @@ def test_one_refused_row_among_thousands_parks_its_run_alone(live: Live) -> None
     _refuse(live, "step", "encode(result, 'escape') like '%%poison%%'")
     items = [{"n": n, "poison": "poison" if n == 2500 else ""} for n in range(3000)]
     batch = live.client.start_many(odd.stores_two, items)
-    live.until(lambda: live.database.one("select count(*) from supervisor.task where owner is not null or wait_kind is distinct from 23") == 0, 60)
+    left = "select count(*) from supervisor.task where owner is not null or wait_kind is distinct from 23"
+    live.until(lambda: live.database.one(left) == 0, 60)
     # then 2,999 ended, one is parked and says why
     assert [run_id for (run_id,) in live.database.sql("select run_id from supervisor.task")] == [batch[2500].id]
     code, detail = live.parked(batch[2500]) or ("", {})
@@ -174,7 +175,9 @@ def test_one_refused_row_among_thousands_parks_its_run_alone(live: Live) -> None
         ("run", "encode(input, 'escape') = '{\"poison\":\"poison\"}' and parent_id is not null", odd.stores_child, "poison", ""),
     ],
 )
-def test_refused_row_of_every_kind_parks_its_run_alone(live: Live, table: str, condition: str, workflow: Any, poisoned: Any, fine: Any) -> None:
+def test_refused_row_of_every_kind_parks_its_run_alone(
+    live: Live, table: str, condition: str, workflow: Any, poisoned: Any, fine: Any
+) -> None:
     """Whichever table refuses: outcomes, failed attempts, timers, children."""
     if table == "child":
         condition = "run_id is null"  # refuses nothing: a constraint of the user's own is no harm by itself

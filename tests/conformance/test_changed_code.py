@@ -45,7 +45,8 @@ def test_changed_code_is_found_out_before_any_new_effect(database: Database, hos
         with hosts("tests.apps.changed_new", build=build):
             assert [run.result(timeout=20) for run in same] == [3 * n for n in range(5)]
             assert grown.result(timeout=20) == 102, "steps after the end of the history are no change"
-            eventually(lambda: database.one("select count(*) from supervisor.runs where wait = 'nondeterminism'") == len(runs), 10, "all parked")
+            parked = "select count(*) from supervisor.runs where wait = 'nondeterminism'"
+            eventually(lambda: database.one(parked) == len(runs), 10, "all parked")
             # then each is parked, and says what was expected and what was found
             for name, (_, expected, found) in CHANGES.items():
                 status = runs[name].status()
@@ -58,8 +59,10 @@ def test_changed_code_is_found_out_before_any_new_effect(database: Database, hos
         with hosts("tests.apps.changed_old", build=build):
             results = {name: run.result(timeout=20) for name, run in runs.items()}
     assert results == {
-        "renamed": 2, "inserted": 2, "removed": 4, "swapped": 4, "returns_early": 2, "raises_early": 2, "sleeps_instead": 2, "child_instead": 2,
-        "step_instead_of_child": 6, "step_instead_of_sleep": 2, "gathered_otherwise": 4, "gathered_more": 3, "other_result": 4, "other_input": 8,
+        "renamed": 2, "inserted": 2, "removed": 4, "swapped": 4, "returns_early": 2, "raises_early": 2, "sleeps_instead": 2,
+        "child_instead": 2,
+        "step_instead_of_child": 6, "step_instead_of_sleep": 2, "gathered_otherwise": 4, "gathered_more": 3, "other_result": 4,
+        "other_input": 8,
         "handled": 1, "in_def": 2,
     }  # fmt: skip
     assert effects.count("a") == len(runs) - 3 + len(same) + 1, "no step was executed twice"

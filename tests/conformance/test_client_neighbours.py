@@ -19,7 +19,8 @@ from tests.apps import clashing
 from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
 
 NAMESAKES = (
-    "run", "step", "task", "queue", "message", "schedule", "worker", "audit", "outcome", "attempt", "timer", "workflow", "child", "cell", "migration", "runs",
+    "run", "step", "task", "queue", "message", "schedule", "worker", "audit", "outcome", "attempt", "timer", "workflow", "child", "cell",
+    "migration", "runs",
 )  # fmt: skip
 WEIRD = 'We"ird'
 
@@ -94,7 +95,8 @@ def test_client_on_a_session_with_namesakes_of_its_own(crowded: Database, effect
 
         def command(*words: str) -> str:
             environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": dsn, "PGSUPERVISOR_SCHEMA": WEIRD}
-            done = subprocess.run([sys.executable, "-m", "supervisor", *words], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+            program = [sys.executable, "-m", "supervisor", *words]
+            done = subprocess.run(program, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, done.stderr
             return done.stdout
 

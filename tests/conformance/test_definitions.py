@@ -138,7 +138,8 @@ def test_outside_of_a_run_steps_and_workflows_are_plain_functions() -> None:
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ("def step without aio", "await add.aio("), ("async step in def workflow", "add_async.sync("), ("workflow in def workflow", "ordinary.sync("),
+        ("def step without aio", "await add.aio("), ("async step in def workflow", "add_async.sync("),
+        ("workflow in def workflow", "ordinary.sync("),
         ("first without members", "first("), ("gather of a value", "gather("), ("gather of an asyncio coroutine function", "gather("),
         ("start of no workflow", "start("),
     ],

@@ -59,7 +59,8 @@ def test_worker_that_ends_unwinds_inertly(live: Live) -> None:
     """Its session is gone, it ends, Python throws its coroutines away: no `finally` of a run that goes on elsewhere may act."""
     runs = [live.start(evicted.stands_and_cleans, "end"), live.start(evicted.stands_and_cleans_def, "end")]
     live.until(lambda: live.effects.count("standing", "end") == 2, 20)
-    live.database.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'pgsupervisor: worker%%' and datname = current_database()")
+    sessions = "from pg_stat_activity where application_name like 'pgsupervisor: worker%%' and datname = current_database()"
+    live.database.sql(f"select pg_terminate_backend(pid) {sessions}")
     live.until(lambda: live.effects.count("standing", "end") == 4, 30, "another worker")
     assert not {"end_branch", "end_root", "end_def"} & set(_cleaned(live)), "a finally acted in a worker that ended"
     live.effects.open("end")

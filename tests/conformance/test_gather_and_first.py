@@ -57,9 +57,8 @@ def test_every_order_replays_alike_after_a_kill_at_every_point(live: Live) -> No
         # then what it saw live, at every point, is what it saw in the last replay
         for prefix in seen["snaps"]:
             assert seen["trace"][: len(prefix)] == prefix, told
-        delivered = live.database.sql(
-            "select convert_from(result, 'UTF8') from supervisor.step where run_id = %s and name = 'gated' and status = 1 order by pos", run.id
-        )
+        gated = "select convert_from(result, 'UTF8') from supervisor.step where run_id = %s and name = 'gated' and status = 1 order by pos"
+        delivered = live.database.sql(gated, run.id)
         positions = live.database.sql("select pos from supervisor.step where run_id = %s order by pos", run.id)
         assert [pos for (pos,) in positions] == list(range(len(positions))), f"holes in pos: {told}"
         if workflow in (branches.four, branches.long_branches, branches.race):

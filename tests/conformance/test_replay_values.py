@@ -21,7 +21,7 @@ def after_kill(live: Live) -> dict[str, dict[str, dict[str, object]]]:
 
     def at_the_gate() -> bool:
         kept = live.database.one("select count(*) from supervisor.step where name = 'keep'")
-        ended = live.database.one("select count(*) from supervisor.outcome o join supervisor.run r using (run_id) where r.parent_id is null")
+        ended = live.database.one("select count(*) from supervisor.outcome join supervisor.run r using (run_id) where r.parent_id is null")
         return bool(kept + ended == len(runs))
 
     live.until(at_the_gate, 15, "every run at its gate")

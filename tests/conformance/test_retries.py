@@ -48,7 +48,9 @@ def test_retries_in_branches_and_in_def_workflows(live: Live) -> None:
     assert live.run(tries.tries_def, 99) == "caught try 4 of def"
 
 
-@pytest.mark.parametrize(("kind", "count", "error"), [("declined", 1, tries.StolenCard), ("non_retryable", 1, NonRetryable), ("other", 3, ValueError)])
+@pytest.mark.parametrize(
+    ("kind", "count", "error"), [("declined", 1, tries.StolenCard), ("non_retryable", 1, NonRetryable), ("other", 3, ValueError)]
+)
 def test_what_is_not_retryable_fails_at_once(live: Live, kind: str, count: int, error: type[Exception]) -> None:
     """A declined card stays declined: by class (subclasses too) or by NonRetryable, whose cause is kept."""
     found = live.error(tries.charges, kind)

@@ -122,5 +122,6 @@ def test_written_exactly_once_under_kill(live: Live) -> None:
         wanted += 60
         live.until(lambda: live.database.one("select count(*) from ledger where who like 'kill%%'") >= min(wanted, 600), 20)
     assert [run.result(timeout=40) for run in runs] == [15] * 100
-    assert live.database.sql("select who, count(*), sum(n) from ledger where who like 'kill%%' group by 1 having count(*) <> 6 or sum(n) <> 15") == []
+    wrong = "select who, count(*), sum(n) from ledger where who like 'kill%%' group by 1 having count(*) <> 6 or sum(n) <> 15"
+    assert live.database.sql(wrong) == []
     assert live.database.one("select count(distinct who) from ledger where who like 'kill%%'") == 100

@@ -1,4 +1,7 @@
-"""Payloads and stored errors: what is stored comes back, what JSON would change is refused with its path, nothing ever raises on the failure path."""
+"""Payloads and stored errors: what is stored comes back, what JSON would change is refused with its path.
+
+Nothing ever raises on the failure path.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,13 @@ from supervisor.core.errors import NonRetryable, PayloadRefused, ResultInvalid, 
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 _scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | _text
 _json = st.recursive(_scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_text, inner, max_size=4), max_leaves=20)
+
+
+_anything = st.recursive(
+    _scalars | st.just(float("nan")) | st.just("a\x00") | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text | st.integers(), inner, max_size=3),
+    max_leaves=10,
+)
 
 
 class Money(msgspec.Struct):
@@ -56,7 +66,7 @@ def test_json_values_come_back_as_they_are(value: Any) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.recursive(_scalars | st.just(float("nan")) | st.just("a\x00") | st.just("\ud800"), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text | st.integers(), inner, max_size=3), max_leaves=10))
+@given(_anything)
 def test_any_value_comes_back_or_is_refused(value: Any) -> None:
     """There is no third way: never changed, never another exception."""
     try:
@@ -70,9 +80,12 @@ def test_any_value_comes_back_or_is_refused(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "path"),
     [
-        (float("nan"), "$"), ([1, float("inf")], "$[1]"), ({"a": {"b": [float("-inf")]}}, "$['a']['b'][0]"), ({1: "x"}, "$[1]"), ({"a": {(1, 2): 3}}, "$['a'][(1, 2)]"),
-        ("a\x00b", "$"), (["x", "\x00"], "$[1]"), ({"\x00": 1}, "$['\\x00']"), (Holder(float("nan")), "$.value"), (Holder(Holder({2: 3})), "$.value.value[2]"),
-        (Money(1, ["\x00"]), "$.tags[0]"), ((1, (2, float("nan"))), "$[1][1]"), (object(), "$"), (print, "$"), ("x" * (codec.PAYLOAD_MAX_BYTES + 1), "$"),
+        (float("nan"), "$"), ([1, float("inf")], "$[1]"), ({"a": {"b": [float("-inf")]}}, "$['a']['b'][0]"), ({1: "x"}, "$[1]"),
+        ({"a": {(1, 2): 3}}, "$['a'][(1, 2)]"),
+        ("a\x00b", "$"), (["x", "\x00"], "$[1]"), ({"\x00": 1}, "$['\\x00']"), (Holder(float("nan")), "$.value"),
+        (Holder(Holder({2: 3})), "$.value.value[2]"),
+        (Money(1, ["\x00"]), "$.tags[0]"), ((1, (2, float("nan"))), "$[1][1]"), (object(), "$"), (print, "$"),
+        ("x" * (codec.PAYLOAD_MAX_BYTES + 1), "$"),
         (b"x" * (codec.PAYLOAD_MAX_BYTES + 1), "$"), ("\ud800", "$"),
     ],
 )  # fmt: skip
@@ -107,7 +120,8 @@ def test_depth_and_size_are_limited_exactly() -> None:
     [
         (dict[int, str], {1: "a", -2: "b"}), (dict[dt.date, list[int]], {dt.date(2024, 2, 29): [1]}), (dict[UUID, int], {UUID(int=1): 1}),
         (tuple[int, ...], (1, 2)), (set[str], {"a"}), (frozenset[int], frozenset({1})), (bytes, b"\x00\xff"), (Money, Money(1, ["x"])),
-        (list[Money], [Money(1)]), (Options, {"n": 1}), (int | None, None), (dt.datetime, dt.datetime(2024, 1, 1, tzinfo=dt.UTC)), (float, 1.0), (Holder, Holder([1])),
+        (list[Money], [Money(1)]), (Options, {"n": 1}), (int | None, None), (dt.datetime, dt.datetime(2024, 1, 1, tzinfo=dt.UTC)),
+        (float, 1.0), (Holder, Holder([1])),
     ],
 )  # fmt: skip
 def test_annotated_value_comes_back_as_annotated(annotation: Any, value: Any) -> None:
@@ -117,8 +131,11 @@ def test_annotated_value_comes_back_as_annotated(annotation: Any, value: Any) ->
 
 @pytest.mark.parametrize(
     ("annotation", "value"),
-    [(int, "1"), (int, 1.5), (str, 1), (Money, {"cents": "x"}), (list[int], [1, None]), (dict[int, str], {"a": "b"}), (None, 1), (Money, None), (bool, 1), (dt.date, "x")],
-)
+    [
+        (int, "1"), (int, 1.5), (str, 1), (Money, {"cents": "x"}), (list[int], [1, None]), (dict[int, str], {"a": "b"}), (None, 1),
+        (Money, None), (bool, 1), (dt.date, "x"),
+    ],
+)  # fmt: skip
 def test_value_that_does_not_fit_its_annotation_is_told(annotation: Any, value: Any) -> None:
     with pytest.raises((ResultInvalid, PayloadRefused), match="step x|JSON"):
         codec.Shape(annotation, "step x").settle(value)
@@ -176,8 +193,10 @@ def _back(error: BaseException) -> BaseException:
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("x"), ValueError(), KeyError("k"), KeyError(1, "b"), OwnInit(1, b="c"), TimeoutError("t"), StepTimeout("s"), RetryAfter(30), NonRetryable("n"),
-        RunFailed("id", "wf", "why"), StepFailed("Other", "m"), PayloadRefused("$", "w"), msgspec.ValidationError("v"), FileNotFoundError(2, "No such file"), AssertionError(),
+        ValueError("x"), ValueError(), KeyError("k"), KeyError(1, "b"), OwnInit(1, b="c"), TimeoutError("t"), StepTimeout("s"),
+        RetryAfter(30), NonRetryable("n"),
+        RunFailed("id", "wf", "why"), StepFailed("Other", "m"), PayloadRefused("$", "w"), msgspec.ValidationError("v"),
+        FileNotFoundError(2, "No such file"), AssertionError(),
     ],
 )  # fmt: skip
 def test_imported_exception_is_rebuilt(error: Exception) -> None:
@@ -190,9 +209,12 @@ def test_imported_exception_is_rebuilt(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        Unprintable("u"), Exiting(), Refusing("r"), ValueError("a\x00b"), ValueError("\ud800"), ValueError(object()), ValueError({1: 2}), ValueError(float("nan")),
-        ValueError("x" * 100_000), ExceptionGroup("g", [ValueError()]), SystemExit(1), KeyboardInterrupt(), GeneratorExit(), StopIteration(5),
-        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), type("Local", (Exception,), {"__module__": "no.such.module"})("l"), type("odd name", (Exception,), {"__module__": "\x00"})("odd name"),
+        Unprintable("u"), Exiting(), Refusing("r"), ValueError("a\x00b"), ValueError("\ud800"), ValueError(object()), ValueError({1: 2}),
+        ValueError(float("nan")),
+        ValueError("x" * 100_000), ExceptionGroup("g", [ValueError()]), SystemExit(1), KeyboardInterrupt(), GeneratorExit(),
+        StopIteration(5),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), type("Local", (Exception,), {"__module__": "no.such.module"})("l"),
+        type("odd name", (Exception,), {"__module__": "\x00"})("odd name"),
     ],
 )  # fmt: skip
 def test_any_exception_gives_an_exception(error: BaseException) -> None:
@@ -230,7 +252,8 @@ def test_rebuilding_imports_nothing_and_runs_no_init() -> None:
     assert isinstance(back, StepFailed) and "antigravity" not in sys.modules
     back = codec.decode_error(json.dumps({"type": f"{__name__}.OwnInit", "message": "m", "args": [-1]}).encode())
     assert isinstance(back, OwnInit) and back.args == (-1,)
-    for name in ("os.system", "subprocess.Popen", "builtins.object", "builtins.SystemExit", "sys.modules", "json", "", ".", "builtins.ValueError.mro"):
+    no_exceptions = "os.system subprocess.Popen builtins.object builtins.SystemExit sys.modules json . builtins.ValueError.mro".split()
+    for name in ("", *no_exceptions):
         assert isinstance(codec.decode_error(json.dumps({"type": name, "message": "m", "args": ["x"]}).encode()), StepFailed), name
 
 

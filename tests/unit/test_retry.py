@@ -96,7 +96,13 @@ def test_durations_are_seconds_or_timedelta() -> None:
     assert (policy.initial, policy.maximum) == (1.0, 60.0)
 
 
-@pytest.mark.parametrize("bad", [{"max_attempts": 0}, {"max_attempts": 1001}, {"max_attempts": 2.5}, {"factor": 0.9}, {"initial": -1}, {"maximum": "x"}, {"non_retryable": (1,)}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_attempts": 0}, {"max_attempts": 1001}, {"max_attempts": 2.5}, {"factor": 0.9}, {"initial": -1}, {"maximum": "x"},
+        {"non_retryable": (1,)},
+    ],
+)  # fmt: skip
 def test_bad_policies_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(DefinitionError, match="Retry"):
         Retry(**bad)  # type: ignore[arg-type]
