@@ -112,7 +112,9 @@ END $$;
 COMMENT ON TABLE {schema}.run_key IS 'Idempotency keys, per workflow; they live as long as their run''s history';
 
 -- ── what is to do now: the only table that churns ────────────────────────────────────────────────────────────
--- fillfactor 70: a claim writes a new version of the row, most often onto the same page.
+-- fillfactor 50, and no index on owner or with owner in its predicate: a claim writes a new version of every row of a
+-- page, onto the same page and without touching an index (HOT). Whoever looks for the tasks of one owner scans: that is
+-- the reaper, once per death. Claims pass claimed rows only between two low-water marks.
 -- autovacuum: the table is small and turns over completely; a fixed threshold, no sleeping, and no truncation
 -- (truncation takes ACCESS EXCLUSIVE and would stop every worker).
 CREATE TABLE {schema}.task (
@@ -141,14 +143,13 @@ CREATE TABLE {schema}.task (
     version       text,
     attributes    bytea,
     input         bytea                                -- a copy of run.input up to 1 KiB, so that a claim reads task alone
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000,
         autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
 ALTER TABLE {schema}.task ALTER COLUMN input SET STORAGE MAIN;
-CREATE INDEX task_ready_idx ON {schema}.task (queue, prio, ready_at, run_id) WHERE owner IS NULL;
-CREATE INDEX task_children_idx ON {schema}.task (run_id) WHERE wait_children IS NOT NULL AND owner IS NULL;
+CREATE INDEX task_ready_idx ON {schema}.task (queue, prio, ready_at, run_id);
+CREATE INDEX task_children_idx ON {schema}.task (run_id) WHERE wait_children IS NOT NULL;
 CREATE INDEX task_code_missing_idx ON {schema}.task (run_id) WHERE wait_kind = 20;
-CREATE INDEX task_owner_idx ON {schema}.task (owner) WHERE owner IS NOT NULL;
 COMMENT ON TABLE {schema}.task IS 'One small row per live run: what it does next, who does it, what it waits for';
 
 CREATE TABLE {schema}.timer (

@@ -22,7 +22,7 @@ UPDATE {schema}.worker SET dead_at = clock_timestamp(), death = %s, epoch = epoc
 -- Give back what a dead worker held, in slices. A further statement than bury_worker: its snapshot sees the last batch.
 -- claims counts claims without a new step, so it begins again where this worker had recorded one; and where its parent
 -- saw it die and knows what it was executing, only that is charged: its neighbours are as they were before the claim.
--- Locks:  task rows of that worker, ascending run_id.     Index:  task_owner_idx, step primary key
+-- Locks:  task rows of that worker, ascending run_id.     Index:  none on owner (see 0001_tables.sql): a scan of task, once per death; step primary key
 -- $1 int4 worker    $2 int4 run_max; the caller repeats until fewer come back    $3 boolean seen    $4 uuid[] executing     Returns run
 WITH lost AS (SELECT run_id, owner FROM {schema}.task WHERE owner = %(worker)s ORDER BY run_id LIMIT %(limit)s FOR NO KEY UPDATE)
 UPDATE {schema}.task t SET owner = NULL, ready_at = clock_timestamp(), wait_kind = 1, wait_since = clock_timestamp(), resumed = 2,
@@ -46,7 +46,7 @@ SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float
 
 -- name: orphans :many
 -- Level-triggered: tasks whose owner is dead, whoever forgot them.
--- Locks:  none.     Index:  task_owner_idx, worker_pkey     Returns worker
+-- Locks:  none.     Index:  none on owner: a scan of task, every five seconds; worker_pkey     Returns worker
 SELECT DISTINCT t.owner FROM {schema}.task t JOIN {schema}.worker w ON w.id = t.owner WHERE w.dead_at IS NOT NULL;
 
 -- name: parked_parents :many

@@ -41,7 +41,7 @@ FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::text[], $6::byte
 
 -- name: finish :exec
 -- End runs: only those whose task row is this worker's get an outcome.
--- IS NOT DISTINCT FROM keeps the planner from task_owner_idx, which holds thousands of rows of one worker.
+-- IS NOT DISTINCT FROM keeps the planner from any index that could ever be made on owner: thousands of rows are one worker's.
 -- Locks:  task rows, by run_id (an array key is scanned in index order).     Index:  task_pkey
 -- $1 uuid[] run, ascending    $2 int2[] status    $3 int4[] steps    $4 bytea[] result    $5 float8[] ended, s since 1970    $6 int4 worker
 WITH gone AS (DELETE FROM {schema}.task t WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $6::int4 RETURNING t.run_id, t.version, t.attributes)
@@ -64,7 +64,7 @@ SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTI
 
 -- name: wake_parents :exec
 -- Second half: wake those that are parked on children and whose count is reached.
--- Locks:  as lock_parents, already held.     Index:  task_pkey, child_done_parent_idx of the parents' partitions (custom plan: prunes)
+-- Locks:  as lock_parents, already held.     Index:  task_children_idx, child_done_parent_idx of the parents' partitions (custom plan: prunes)
 -- $1 uuid[] parent
 UPDATE {schema}.task t
 SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL, wait_since = clock_timestamp(), wait_children = NULL, wait_failed = NULL

@@ -6,11 +6,12 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
-from supervisor._fastpath.loop import INT2, INT4, INT8, TIMESTAMPTZ
+from supervisor._fastpath.loop import FLOAT8, INT2, INT4, INT8, TIMESTAMPTZ
 from supervisor._fastpath.wire import Column
 
 Row = tuple[Any, ...]
-_FIXED = {INT2: struct.Struct(">h").pack, INT4: struct.Struct(">i").pack, INT8: struct.Struct(">q").pack, TIMESTAMPTZ: struct.Struct(">q").pack}
+_PACKED = {INT2: ">h", INT4: ">i", INT8: ">q", TIMESTAMPTZ: ">q", FLOAT8: ">d"}
+_FIXED = {oid: struct.Struct(form).pack for oid, form in _PACKED.items()}
 
 
 def encode_rows(oids: tuple[int, ...], rows: Iterable[Row]) -> list[bytes]:

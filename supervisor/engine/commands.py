@@ -463,18 +463,19 @@ def _gathered(cmd: Any) -> bool:
 
 def _explained(error: BaseException) -> BaseException:
     """asyncio's "no running event loop" in workflow code, told with the durable word for it, at its line."""
-    if not isinstance(error, RuntimeError) or isinstance(error, AsyncioInWorkflow):
-        return error
-    text = str(error)
-    if "no running event loop" not in text and "no current event loop" not in text and "inside a task" not in text:
+    if not isinstance(error, (RuntimeError, AttributeError)) or isinstance(error, AsyncioInWorkflow):
         return error
     frames = traceback.extract_tb(error.__traceback__)
+    lost_loop = any(words in str(error) for words in ("no running event loop", "no current event loop", "inside a task"))
+    if not lost_loop and not (isinstance(error, AttributeError) and frames and "asyncio" in frames[-1].filename):
+        return error
     inside = next((i for i, frame in enumerate(frames) if "asyncio" in frame.filename), None)
     name = frames[inside].name if inside is not None else "get_running_loop"
     if inside is not None and name in ("__aenter__", "__init__"):
         name = {"taskgroups.py": "TaskGroup", "timeouts.py": "timeout"}.get(frames[inside].filename.rsplit("/", 1)[-1], name)
     at = frames[max((inside or len(frames)) - 1, 0)]
-    word = DURABLE_WORD.get(name, "a step")
+    file = frames[inside].filename.rsplit("/", 1)[-1] if inside is not None else ""
+    word = "a step" if file in ("locks.py", "queues.py", "streams.py", "subprocess.py") else DURABLE_WORD.get(name, "a step")
     told = AsyncioInWorkflow(f"{at.filename}:{at.lineno}: asyncio.{name} in workflow code can't be replayed; use {word}")
     told.__traceback__ = error.__traceback__
     return told

@@ -14,7 +14,7 @@ from supervisor.db import host_calls
 
 SLICE = 500
 LOCK_FREE_S = 1.0  # a sign of life that is missing for so long is believed
-PARENTS_S = 5.0  # a wake-up that a crash swallowed is found within that
+LOOK_S = 5.0  # what a crash swallowed (a release, a wake-up) is found within that
 SERVER_YOUNG_S = 5.0  # after its start all are missing at once: live workers come back first
 
 
@@ -24,7 +24,7 @@ class Reaper:
     def __init__(self, dsn: str, schema: str) -> None:
         self._calls = host_calls.HostCalls(dsn, schema)
         self._missing: dict[int, float] = {}
-        self._next_parents = 0.0
+        self._next_look = 0.0
 
     def bury(self, worker_id: int, application_name: str, why: str, executing: list[UUID] | None = None) -> int:
         """Free what a worker held that is known to be dead; returns how many tasks. Raises DatabaseUnavailable.
@@ -61,10 +61,10 @@ class Reaper:
             if now - since >= LOCK_FREE_S:
                 freed += self.bury(worker.id, worker.application_name, "its session is gone")
         self._missing = missing
-        for owner in self._calls.orphans():
-            freed += self._release(owner)
-        if now >= self._next_parents:
-            self._next_parents = now + PARENTS_S
+        if now >= self._next_look:
+            self._next_look = now + LOOK_S
+            for owner in self._calls.orphans():
+                freed += self._release(owner)
             self._calls.wake_parked_parents()
         return freed
 

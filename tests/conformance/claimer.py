@@ -94,7 +94,7 @@ class Claimer:
         ids = sorted(each.run_id.bytes for each in claimed)
         now = 0
         rows = [(id, 1, 1, b"1", now) for id in ids]
-        self.execute("finish", [*encode_rows((UUID_OID, 21, 23, 17, 1184), rows), struct.pack(">i", self.worker)])
+        self.execute("finish", [*encode_rows((UUID_OID, 21, 23, 17, 701), rows), struct.pack(">i", self.worker)])
 
     def release(self, run_ids: list[uuid.UUID], ready_us: int) -> None:
         """Give runs back as ready at that time (us since 2000), with history."""

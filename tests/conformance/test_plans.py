@@ -153,11 +153,12 @@ def _same(value: Any) -> list[Any]:
 
 ARGUMENTS = {
     "fence": lambda p: [WORKER, BOOT, 1],
-    "insert_steps": lambda p: [p.owned, _same(9), _same(9), _same(1), _same(1), _same("s"), _same("1"), _same("now"), _same("now"), WORKER],
+    "insert_steps": lambda p: [p.owned, _same(9), _same(9), _same("s"), _same("1"), _same(1.8e9), _same(1.8e9), WORKER],
+    "insert_mixed_steps": lambda p: [p.owned, _same(9), _same(9), _same("s"), _same("1"), _same(1.8e9), _same(1.8e9), _same(2), _same(1), WORKER],
     "insert_attempts": lambda p: [
         p.owned, _same(9), _same(1), _same(1), _same("s"), _same("{}"), _same("f"), _same("now"), _same("now"), _same(None), WORKER,
     ],
-    "finish": lambda p: [p.owned, _same(1), _same(3), _same("1"), _same("now"), WORKER],
+    "finish": lambda p: [p.owned, _same(1), _same(3), _same("1"), _same(1.8e9), WORKER],
     "insert_children_done": lambda p: [p.parents, _same(1), _same(0)],
     "lock_parents": lambda p: [p.parents],
     "wake_parents": lambda p: [p.parents],

@@ -20,7 +20,7 @@ from supervisor import Client
 from tests.faults import apps_plain, apps_queues
 from tests.harness import Database, Effects, HostFactory, eventually
 
-WRITES = {"insert_steps", "insert_attempts", "finish", "release", "claim", "insert_runs", "insert_timers", "fire_timers"}
+WRITES = {"insert_steps", "insert_mixed_steps", "insert_attempts", "finish", "release", "claim", "insert_runs", "insert_timers", "fire_timers"}
 
 
 @dataclass
