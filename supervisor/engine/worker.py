@@ -426,6 +426,7 @@ class Worker:
         for run, history, claims, payload, workflow_id, deadline in others:
             run.resumed = _i2(history)[0]
             run.deadline_us = _i8(deadline)[0] if deadline is not None else 0
+            run.timers = run.resumed != 0  # until its past is read, it may have some
             if run.deadline_us and self._deadline_passed(run):
                 continue
             if run.workflow is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,21 @@ async def adds_in_branches(who: str) -> list[int]:
         return first + second + await aadd(who, 1000 + n)
 
     return list(await gather(*(branch(n) for n in range(5)), plain.aio(7), add.aio(who, 99)))
+
+
+@step(transactional=True)
+def loses_its_session(tx: Any, who: str) -> int:
+    """The first time, the server ends the session in the middle of it."""
+    tx.execute(INSERT, (who, 1))
+    if not os.path.exists(f"{os.environ['TEST_EFFECTS']}.{who}"):
+        open(f"{os.environ['TEST_EFFECTS']}.{who}", "w").close()
+        tx.execute("select pg_terminate_backend(pg_backend_pid())")
+    return current().attempt
+
+
+@workflow
+async def loses(who: str) -> int:
+    return await loses_its_session.aio(who)
 
 
 @workflow

@@ -7,6 +7,7 @@ from typing import Any
 
 from supervisor import first, gather, now, sleep, sleep_until, step, sync, workflow
 from supervisor.core import context
+from tests.apps.gates import at_gate
 from tests.harness import note
 
 
@@ -68,6 +69,25 @@ async def long_sleep(seconds: float) -> list[datetime]:
     before = now()
     await sleep(seconds)
     return [before, now()]
+
+
+@step
+async def stands(gate: str) -> None:
+    await at_gate(gate)
+
+
+@workflow(timeout=0.7)
+async def limited(seconds: float, gate: str = "") -> str:
+    await sleep(seconds)
+    if gate:
+        await stands(gate)
+    return "in time"
+
+
+@workflow(timeout=timedelta(seconds=0.7))
+def limited_def(seconds: float) -> str:
+    sync.sleep(seconds)
+    return "in time"
 
 
 @workflow

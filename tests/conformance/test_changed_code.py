@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from supervisor import Client
-from tests.apps import changed_old
+from tests.apps import changed_old, clashing
 from tests.harness import Database, Effects, HostFactory, eventually
 
 # workflow → arguments, what the history has, what the code now does
@@ -66,3 +66,16 @@ def test_changed_code_is_found_out_before_any_new_effect(database: Database, hos
         "handled": 1, "in_def": 2,
     }  # fmt: skip
     assert effects.count("a") == len(runs) - 3 + len(same) + 1, "no step was executed twice"
+
+
+def test_run_of_an_unknown_workflow_waits_for_code_that_knows_it(database: Database, hosts: HostFactory) -> None:
+    """A deployment that takes an app away must not fail its runs: they are parked, say why, and go on when the code is there."""
+    with hosts("tests.apps.clashing"):
+        pass  # registers its workflows
+    with Client(database.dsn) as client:
+        run = client.start(clashing.twin, 4)
+        with hosts("tests.apps.changed_old"):  # the same queue, another app
+            eventually(lambda: run.status().wait == "code_missing", 20)
+            assert client.start(changed_old.changed_kid).result(timeout=20) == 5
+        with hosts("tests.apps.clashing"):
+            assert run.result(timeout=20) == 8

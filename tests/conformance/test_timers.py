@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from supervisor import DefinitionError
+import pytest
+
+from supervisor import DefinitionError, RunFailed
 from tests.apps import times
 from tests.conformance.conftest import Live
 
@@ -62,6 +64,25 @@ def test_wrong_times_are_refused(live: Live) -> None:
     """A datetime without zone would wake at another moment on another machine."""
     assert isinstance(live.error(times.naive), DefinitionError)
     assert isinstance(live.error(times.negative), DefinitionError)
+
+
+def test_run_that_is_over_its_time_ends(live: Live) -> None:
+    """Asleep in memory, asleep out of it, inside of a step, its worker killed meanwhile: it ends as timed_out, and not too early."""
+    in_time = [live.start(times.limited, 0.0), live.start(times.limited_def, 0.1)]
+    late = [
+        live.start(times.limited, 0.9), live.start(times.limited, 3600), live.start(times.limited_def, 3600), live.start(times.limited, 0.0, "held"),
+    ]  # fmt: skip
+    assert [run.result(timeout=20) for run in in_time] == ["in time"] * 2
+    live.kill()
+    for run in late:
+        with pytest.raises(RunFailed) as caught:
+            run.result(timeout=20)
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        status = run.status()
+        assert status.status == "timed_out" and status.ended_at is not None
+        assert (status.ended_at - status.created_at).total_seconds() >= 0.7
+    live.effects.open("held")
+    assert live.database.one("select count(*) from supervisor.timer where run_id = any(%s)", [run.id for run in late]) == 0
 
 
 def test_worker_with_a_wrong_clock_wakes_nobody_early(live: Live) -> None:

@@ -113,6 +113,16 @@ def test_local_settings_end_with_their_step(live: Live) -> None:
     assert live.database.sql("select who from evil.ledger where who <> 'local_search_path'") == []
 
 
+def test_session_that_the_server_ends_is_no_fault_of_the_step(live: Live) -> None:
+    """A failover in the middle of a step: it runs again with the same attempt, and what it wrote is there once; its neighbours' too."""
+    runs = [live.start(ledgers.loses, f"lost{n}") for n in range(3)]
+    neighbours = [live.start(ledgers.adds, f"beside{n}", n) for n in range(10)]
+    assert [run.result(timeout=30) for run in runs] == [1, 1, 1]
+    assert [run.result(timeout=30) for run in neighbours] == list(range(10))
+    assert [_booked(live, f"lost{n}") for n in range(3)] == [[1]] * 3
+    assert [_booked(live, f"beside{n}") for n in range(10)] == [[n] for n in range(10)]
+
+
 def test_written_exactly_once_under_kill(live: Live) -> None:
     """The first promise of all, with workers killed again and again in the middle of it."""
     runs = [live.start(ledgers.adds, f"kill{n}", 0, 6) for n in range(100)]
