@@ -10,7 +10,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -209,9 +209,10 @@ def _agrees_with_the_looks(looks: list[Look], figures: dict[str, float]) -> None
     at_work = [at for at, look in enumerate(looks) if look.workers and look.work_left]
     assert at_work, "the outsider never saw it at work"
     first, last = at_work[0], at_work[-1]
-    assert first > 1, "the outsider came late"
-    # a look reads the WAL's position after it has counted the workers, so only the look before the last without workers is surely before them
-    before, after = looks[first - 2], looks[last + 1]
+    assert first > 0, "the outsider came late"
+    # the benchmark notes the WAL's position, then forks its workers, which register some tenths of a second later
+    earlier = [look for look in looks[:first] if look.at <= looks[first].at - timedelta(seconds=0.5)]
+    before, after = (earlier or looks)[-1 if earlier else 0], looks[last + 1]
     assert looks[last].wal - looks[first].wal <= figures["wal_bytes"] <= after.wal - before.wal
     # the clock begins a little after the first look at registered workers, with the first claim, and rounds
     assert figures["seconds"] <= (after.at - before.at).total_seconds() * 1.001 + 0.05
