@@ -59,6 +59,7 @@ LOG_BYTES_MAX = 16 * 2**20
 POLL_S = 0.02                      # while waiting: a start takes 0.2 s, a recovery any time
 TELL_EVERY_S = 1.0
 PING_TIMEOUT_S = 2                 # libpq's least; a server that hangs must not silence the progress
+EXEC_S = 5.0                       # from fork to the end of exec, on a machine that swaps
 ORPHAN_GRACE_S = 2.0               # backends of a killed server notice within milliseconds, unless busy
 
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -247,6 +248,13 @@ class EmbeddedServer:
             command = ["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", *self._server_command(binaries)]
             started = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, check=True, start_new_session=True, **account.popen_options())
         self._launched = int(started.stdout)
+        self._await_exec(self._launched)
+
+    def _await_exec(self, pid: int) -> None:
+        """Wait until the new process is the server, or has ended: between fork and the end of exec its arguments are the shell's, or none."""
+        deadline = time.monotonic() + EXEC_S
+        while not self._is_server(pid) and _is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(POLL_S / 10)
 
     def _server_command(self, binaries: Binaries) -> list[str]:
         """Return what must not be changed by a configuration file: where, on which socket, under which name in ps."""
@@ -498,6 +506,14 @@ def _arguments(pid: int) -> list[bytes]:
         return Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
     except OSError:
         return [b""]
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _owner_uid(pid: int) -> int | None:

@@ -70,7 +70,8 @@ def test_run_that_is_over_its_time_ends(live: Live) -> None:
     """Asleep in memory, asleep out of it, inside of a step, its worker killed meanwhile: it ends as timed_out, and not too early."""
     in_time = [live.start(times.limited, 0.0), live.start(times.limited_def, 0.1)]
     late = [
-        live.start(times.limited, 0.9), live.start(times.limited, 3600), live.start(times.limited_def, 3600), live.start(times.limited, 0.0, "held"),
+        live.start(times.limited, 0.9), live.start(times.limited, 3600), live.start(times.limited_def, 3600),
+        live.start(times.limited, 0.0, "held"),
     ]  # fmt: skip
     assert [run.result(timeout=20) for run in in_time] == ["in time"] * 2
     live.kill()

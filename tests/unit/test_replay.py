@@ -27,6 +27,7 @@ from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch
 from supervisor.engine import replay
 from supervisor.engine.batch import elements
 
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # branches of runs that are thrown away
 SEEN: dict[str, list[str]] = defaultdict(list)  # incarnation of a run → what its code has seen
 
 
