@@ -13,7 +13,7 @@ cdef class Step:
         Aio aio
         str name
         bytes wire_name
-        bint is_async, inline, special
+        bint is_async, inline, special, floats
 
 cdef class Aio:
     cdef Step step

@@ -90,6 +90,7 @@ class Step:
         self.exact = shape.exact if shape is not None else None
         self.encode_raw = encode_raw
         self.is_async = is_async
+        self.floats = False  # its results may hold a NaN, which is written as null
         self.inline = False  # run on the loop's own thread; the worker decides
         self.decode = None  # of a shape whose values need no looking at before they are encoded
         self.special = False  # needs more than a call: timeout, transaction, durable start
@@ -323,7 +324,7 @@ class Loop:
                     encoded, value = step.shape.settle(value)
             elif step.decode is not None:
                 encoded = step.encode_raw(value)
-                if len(encoded) > BIG or _ESCAPED_NUL in encoded:
+                if len(encoded) > BIG or _ESCAPED_NUL in encoded or step.floats and b"null" in encoded:
                     encoded, value = step.shape.settle(value)
                 else:
                     value = step.decode(encoded)

@@ -66,6 +66,7 @@ class _StepBase(core_loop.Step):
             self.shape = codec.Shape(annotations.get("return", Any), f"step {self.name}")
             self.exact = self.shape.exact
             self.decode = self.shape.decode if self.shape.plain else None
+            self.floats = self.shape.floats
 
     def _check_transaction(self, annotations: dict[str, Any]) -> None:
         """An async def step that takes a Transaction would not await its SQL, which would then never run."""
