@@ -40,6 +40,12 @@ class StepInfo:
     where: str  # module.function, for errors and logs
 
 
+def _look_like(made: Any, fn: Callable[..., Any]) -> None:
+    """Give what a decorator made the name, home and docstring of the function, for help(), tracebacks and checkers."""
+    made.__name__, made.__qualname__ = fn.__name__, fn.__qualname__
+    made.__module__, made.__doc__, made.__wrapped__ = fn.__module__, fn.__doc__, fn
+
+
 class _StepBase(core_loop.Step):
     """What both kinds of step share: resolving annotations at first use, and saying what to write instead."""
 
@@ -51,11 +57,7 @@ class _StepBase(core_loop.Step):
         self.retry = info.retry
         self.special = info.at_most_once or info.transactional or info.timeout_s is not None
         self.sync = _block
-        self.__name__ = fn.__name__
-        self.__qualname__ = fn.__qualname__
-        self.__module__ = fn.__module__
-        self.__doc__ = fn.__doc__
-        self.__wrapped__ = fn
+        _look_like(self, fn)
 
     def settle(self) -> None:
         """Resolve the return annotation; a worker does it before its first claim, so that errors come early."""
@@ -161,11 +163,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
         self.queue = info.queue
         self.encode_raw = codec.encode_raw
         self._input: Input | None = None
-        self.__name__ = fn.__name__
-        self.__qualname__ = fn.__qualname__
-        self.__module__ = fn.__module__
-        self.__doc__ = fn.__doc__
-        self.__wrapped__ = fn
+        _look_like(self, fn)
 
     def settle(self) -> None:
         """Resolve annotations of parameters and result. Raises DefinitionError."""

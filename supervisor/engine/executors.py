@@ -62,7 +62,6 @@ class Executors:
         self._stuck = 0
         self._tallies: dict[Any, list[tuple[int, int]]] = {}
         self.busy = 0  # calls given to threads and not ended
-        self.tasks = 0
         self.ended = 0  # calls that threads have ended
         self.mean_us = 0.0  # how long they take, the last ones most
         self.calls: set[Call] = set()  # not ended and not given up
@@ -162,7 +161,6 @@ class Executors:
         """Run an `async def` step as a task of the event loop."""
         call = Call(run, command, self._clock())
         self.calls.add(call)
-        self.tasks += 1
         self._limit(call)
         call.task = self._loop.create_task(self._await(call), context=self._context.copy())
         return call
@@ -179,7 +177,6 @@ class Executors:
         except BaseException as raised:  # noqa: BLE001
             error = raised
         finally:
-            self.tasks -= 1
             if slot is not None:
                 slot.leave()
                 self._task_slots.append(slot)

@@ -108,7 +108,6 @@ class Worker:
         self._pump_due = False
         self._writing = False
         self._end: asyncio.Future[None] | None = None
-        self.trace: Callable[[str, Any], None] | None = None  # tests listen here
 
     # ── birth and death ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -413,8 +412,6 @@ class Worker:
             self.commands.timers_fired([(row[0], row[1]) for _, row in batch.rare["fire_timers"]], fired)
         if "claim" in results:
             self._took(batch, results["claim"])
-        if self.trace is not None:
-            self.trace("acknowledged", batch)
 
     def _took(self, batch: Batch, result: Any) -> None:
         """Runs that a claim brought: fresh ones begin at once, the others are read first or put aside."""

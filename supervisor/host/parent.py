@@ -71,8 +71,6 @@ class ParentOptions:
     procs: int
     threads: int
     drain_timeout_s: float = 25.0
-    until_empty: bool = False
-    queues: tuple[str, ...] = ()
     supervisor_id: uuid.UUID = field(default_factory=uuid.uuid4)
 
 

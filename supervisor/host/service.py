@@ -34,7 +34,7 @@ class Service:
     def __init__(self, options: ServiceOptions, died: Callable[..., None] | None = None) -> None:
         self.options = options
         self.parent = Parent(
-            ParentOptions(options.dsn, options.schema, options.procs, options.threads, options.drain_timeout_s, options.until_empty, options.queues),
+            ParentOptions(options.dsn, options.schema, options.procs, options.threads, options.drain_timeout_s),
             self._work,
             died,
         )
