@@ -4,16 +4,20 @@ The extensions are optional. Without Cython, a C compiler or Python.h the build 
 `supervisor._fastpath` runs uncompiled: the same program, slower.
 """
 
+import os
 import sys
+import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Distribution, Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
 # By way of the link, so that Cython sees the package name and an sdist (which holds files, not links) builds the same.
 FASTPATH = Path("supervisor/_fastpath")
 SOURCES = {"wire": FASTPATH / "wire.pyx", "loop": FASTPATH / "loop.py"}
+# Read by the interpreter at its start, where site-packages are; see the file itself. As a data file it is in editable installs too.
+STARTUP = (os.path.relpath(sysconfig.get_path("purelib"), sysconfig.get_path("data")), ["supervisor/cli/pgsupervisor.pth"])
 CFLAGS = [
     "-O3",
     "-g",                       # profilers map native frames to .pyx lines by debug information; never stripped
@@ -29,6 +33,12 @@ class BuildWhatCompiles(build_ext):
             super().build_extension(ext)
         except (BaseError, CCompilerError, OSError) as error:
             say_uncompiled(f"{ext.name} did not compile: {error}")
+
+
+class HasData(Distribution):
+    """Editable installs ask `has_data()` whether there are data files, and a Distribution only answers `has_data_files()`."""
+
+    has_data = Distribution.has_data_files
 
 
 def extensions():
@@ -54,7 +64,9 @@ def say_uncompiled(why):
 
 
 setup(
+    distclass=HasData,
     ext_modules=extensions(),
+    data_files=[STARTUP],
     cmdclass={"build_ext": BuildWhatCompiles},
     options={"build_ext": {"parallel": len(SOURCES)}},
 )

@@ -1,7 +1,7 @@
 # Table of contents of the loop. The source is loop.py; this file says which of it is C.
 cimport cython
 from libc.stdint cimport int64_t
-from supervisor._fastpath.wire cimport Column, Command, Returned, Slot, clock_us, resume, thread_id
+from supervisor._fastpath.wire cimport Column, Command, Returned, Slot, clock_us, id_time_us, resume, thread_id
 
 cdef int _mode
 cdef unsigned long _thread
@@ -36,7 +36,7 @@ cdef class Run:
         object end
         int64_t batch, now_us, deadline_us
         int seq, pos, executing, resumed
-        bint gone, in_tx, timers, children
+        bint gone, in_tx, timers
 
 cdef class Fiber:
     cdef public:
@@ -60,7 +60,7 @@ cdef class Loop:
         object completions
         int64_t number, clock_offset_us, bytes_max
         int64_t bytes_now
-        int64_t steps_total, runs_total, slow_us
+        int64_t steps_total, slow_us
         bint mixed
         Slot slot
     cdef:
@@ -69,22 +69,30 @@ cdef class Loop:
         list finished
 
     cpdef int64_t now_us(self)
-    @cython.locals(run=Run, workflow=Workflow, run_id=bytes, at=bytes, key=bytes, last_key=bytes, last_mark=bytes, row=int)
+    @cython.locals(run=Run, run_id=bytes, workflow_id=bytes, queue=bytes, prio=bytes, at=bytes, last_queue=bytes, last_prio=bytes, last_at=bytes, last_id=bytes, row=int)
     cpdef void admit(self, object result, dict workflows, dict marks, list others) except *
     cpdef void begin_run(self, Run run, bytes payload) except *
     @cython.locals(run=Run, cmd=Command, i=int, n=int, until=int64_t)
     cpdef int execute(self, list runs, int64_t time_max_us) except -1
+    @cython.locals(step=Step)
+    cdef bint _on_loop(self, Command cmd) except -1
     @cython.locals(step=Step, started=int64_t, ended=int64_t)
     cdef void _inline(self, Run run, Command cmd) except *
     @cython.locals(step=Step)
     cpdef void settle(self, Run run, Command cmd, object value, int64_t started, int64_t ended) except *
     cdef void _kind_and_status(self, int kind, int status) except *
+    @cython.locals(step=Step)
     cpdef void record(self, Run run, Command cmd, int status, bytes encoded, int64_t started, int64_t ended) except *
     cpdef void deliver(self, Run run, Command cmd, object value, object error) except *
     cdef void _advance(self, Run run) except *
     cpdef void drive(self, Run run, list work) except *
     cdef object _resume(self, Run run, object coro)
+    @cython.locals(workflow=Workflow)
+    cdef void _return(self, Run run, object value) except *
     cdef void _finish(self, Run run, int status, bytes encoded) except *
+    cpdef void touch(self, Run run) except *
+    @cython.locals(run=Run)
+    cpdef void acknowledge(self, list runs, list finished) except *
 
 cpdef int mode() except -1
 cdef Command _command(Step step, tuple args, dict kwargs)

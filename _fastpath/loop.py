@@ -15,7 +15,7 @@ from math import isfinite
 from typing import Any
 
 from supervisor.core.errors import SupervisorError
-from supervisor._fastpath.wire import Column, Command, Returned, clock_us, resume, thread_id
+from supervisor._fastpath.wire import Column, Command, Returned, clock_us, id_time_us, resume, thread_id
 
 BIG = 65536  # bytes of a result from which on the checks of size are made
 _ESCAPED_NUL = b"\\u0000"
@@ -148,7 +148,7 @@ class Run:
         self.batch = 0
         self.now_us = self.deadline_us = 0
         self.seq = self.pos = self.executing = self.resumed = 0
-        self.gone = self.in_tx = self.timers = self.children = False
+        self.gone = self.in_tx = self.timers = False
 
 
 class Fiber:
@@ -194,7 +194,7 @@ class Loop:
         self.mixed = False  # the batch has rows of other things than completed steps
         self.number = 1
         self.slow_us = 5000
-        self.steps_total = self.runs_total = 0
+        self.steps_total = 0
         self.current = None
         self.live: dict[bytes, Any] = {}
         self.ready: list[Any] = []
@@ -217,7 +217,7 @@ class Loop:
         """Start the coroutine of a claimed run and let it ask for its first command."""
         self.live[run.id] = run
         workflow = run.workflow
-        run.now_us = run_born_us(run.id)
+        run.now_us = id_time_us(run.id)
         try:
             args = workflow.read_input(payload)
             run.coro = workflow.fn(*args) if workflow.is_async else self.worker.green(workflow.fn, args)
@@ -233,25 +233,20 @@ class Loop:
         marks    (queue and priority) → the largest (ready_at and id) that was claimed; updated
         """
         get = result.get_value
-        last_key = last_mark = b""
+        last_queue = last_prio = last_at = last_id = b""
         for row in range(result.ntuples):
             run_id = get(row, 0)
             workflow_id = get(row, 1)
-            at = get(row, 6) + run_id
-            key = get(row, 4) + get(row, 5)
-            if key != last_key:
-                if last_key and last_mark > marks.get(last_key, b""):
-                    marks[last_key] = last_mark
-                last_key = key
-                last_mark = at
-            elif at > last_mark:
-                last_mark = at
+            queue, prio, at = get(row, 4), get(row, 5), get(row, 6)
+            if queue != last_queue or prio != last_prio:
+                if last_at and last_at + last_id > marks.get(last_queue + last_prio, b""):
+                    marks[last_queue + last_prio] = last_at + last_id
+                last_queue, last_prio, last_at, last_id = queue, prio, at, run_id
+            elif at > last_at or at == last_at and run_id > last_id:
+                last_at, last_id = at, run_id
             workflow = workflows.get(workflow_id)
             run = Run(run_id, workflow)
-            run.parent = get(row, 7)
-            run.key = get(row, 8)
-            payload = get(row, 9)
-            deadline = get(row, 10)
+            run.parent, run.key, payload, deadline = get(row, 7), get(row, 8), get(row, 9), get(row, 10)
             if payload is not None and workflow is not None and deadline is None and get(row, 2) == _FRESH and get(row, 3) == _FIRST_CLAIM:
                 try:
                     self.begin_run(run, payload)
@@ -259,8 +254,8 @@ class Loop:
                     self.worker.broken(run, error)
             else:
                 others.append((run, get(row, 2), get(row, 3), payload, workflow_id, deadline))
-        if last_key and last_mark > marks.get(last_key, b""):
-            marks[last_key] = last_mark
+        if last_at and last_at + last_id > marks.get(last_queue + last_prio, b""):
+            marks[last_queue + last_prio] = last_at + last_id
 
     # ── one step of every run ────────────────────────────────────────────────────────────────────────────────────
 
@@ -278,7 +273,7 @@ class Loop:
             try:
                 if cmd is None:
                     self.resume_general(run)
-                elif cmd.kind == STEP and cmd.step.inline:
+                elif cmd.kind == STEP and self._on_loop(cmd):
                     run.call = None
                     self._inline(run, cmd)
                 else:
@@ -289,6 +284,10 @@ class Loop:
             except Exception as error:  # noqa: BLE001 - of the engine, not of a step: it may cost this run, not its neighbours
                 self.worker.broken(run, error)
         return n
+
+    def _on_loop(self, cmd: Any) -> bool:
+        step = cmd.step
+        return bool(step.inline)
 
     def inline(self, run: Any, cmd: Any) -> None:
         """Run a step on this thread, now."""
@@ -350,7 +349,11 @@ class Loop:
         self.s_pos.put_i32(run.pos)
         if self.mixed or cmd.kind != STEP or status != COMPLETED:
             self._kind_and_status(cmd.kind, status)
-        self.s_name.put(cmd.step.wire_name)
+        if cmd.kind == STEP:
+            step = cmd.step
+            self.s_name.put(step.wire_name)
+        else:
+            self.s_name.put(cmd.step.wire_name)
         if encoded is None:
             self.s_result.put_null()
         else:
@@ -443,7 +446,6 @@ class Loop:
         self.f_result.put(encoded)
         self.f_ended.put_moment(self.now_us())
         self.bytes_now += len(encoded)
-        self.runs_total += 1
         self.touch(run)
         self.finished.append(run)
         if run.timers or run.parent is not None or run.executing or run.open:
@@ -754,11 +756,6 @@ class Loop:
             if not run.gone:
                 run.batch = 0
                 ready.append(run)
-
-
-def run_born_us(run_id: bytes) -> int:
-    """The moment that a run id carries, in us since 2000: a run's time until it is given something."""
-    return int.from_bytes(run_id[:6], "big") * 1000 - 946684800000000
 
 
 def _fits(kind: Any, value: Any) -> bool:

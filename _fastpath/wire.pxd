@@ -36,4 +36,5 @@ cdef class Slot:
 
 cpdef object resume(object coroutine)
 cpdef int64_t clock_us()
+cpdef int64_t id_time_us(bytes run_id)
 cpdef unsigned long thread_id()

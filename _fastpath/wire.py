@@ -139,5 +139,10 @@ def clock_us() -> int:
     return time.time_ns() // 1000 - EPOCH_2000_US
 
 
+def id_time_us(run_id: bytes) -> int:
+    """The moment that a run id carries, in us since 2000: a run's time until it is given something."""
+    return int.from_bytes(run_id[:6], "big") * 1000 - EPOCH_2000_US
+
+
 def compiled() -> bool:
     return False

@@ -26,6 +26,9 @@ cdef extern from *:
         }
         return NULL;
     }
+    typedef PySendResult (*pgs_sender)(PyObject *, PyObject *, PyObject **);
+    /* Cython has no name for this slot. With it an await ends without raising StopIteration, where the interpreter asks for it. */
+    static void pgs_set_sender(PyObject *type, pgs_sender sender) { ((PyTypeObject *)type)->tp_as_async->am_send = sender; }
     """
     uint32_t htonl(uint32_t)
     uint16_t htons(uint16_t)
@@ -38,9 +41,15 @@ cdef extern from "Python.h":
         PYGEN_ERROR
         PYGEN_NEXT
     PySendResult PyIter_Send(object iterator, object value, PyObject **result) except PYGEN_ERROR
+    void Py_INCREF(PyObject *o)
     void Py_DECREF(PyObject *o)
+    void PyErr_SetObject(PyObject *type, PyObject *value)
 
-EPOCH_2000_US = 946684800000000                     # PostgreSQL counts microseconds from 2000-01-01
+cdef extern from *:
+    ctypedef PySendResult (*pgs_sender)(PyObject *, PyObject *, PyObject **) noexcept
+    void pgs_set_sender(object type, pgs_sender sender)
+
+EPOCH_2000_US = 946684800000000                     # PostgreSQL counts microseconds from 2000-01-01; in C only with LL, else it is a Python int
 cdef enum:
     HEADER = 20                                     # dimensions, has-null, element type, length, lower bound
     FIRST_ROOM = 1 << 14
@@ -112,7 +121,7 @@ cdef class Column:
 
     cpdef void put_moment(self, int64_t us):
         """A moment in us since 2000, as float8 seconds since 1970: to_timestamp() reads that exactly, and timestamptz's own input is slower."""
-        cdef double seconds = <double>(us + 946684800000000) / 1e6
+        cdef double seconds = <double>(us + 946684800000000LL) / 1e6
         cdef uint64_t bits
         memcpy(&bits, &seconds, 8)
         self.put_i64(<int64_t>bits)
@@ -150,6 +159,26 @@ cdef class Command:
         if self.error is not None:
             raise self.error
         return pgs_stop_with(self.value)
+
+
+cdef PySendResult _send(PyObject *awaited, PyObject *value, PyObject **result) noexcept:
+    """What `Command.__next__` does, in the form that an await prefers."""
+    cdef Command command = <Command>awaited
+    if not command.done:
+        Py_INCREF(awaited)
+        result[0] = awaited
+        return PYGEN_NEXT
+    if command.error is not None:
+        result[0] = NULL
+        kind = type(command.error)
+        PyErr_SetObject(<PyObject *>kind, <PyObject *>command.error)
+        return PYGEN_ERROR
+    Py_INCREF(<PyObject *>command.value)
+    result[0] = <PyObject *>command.value
+    return PYGEN_RETURN
+
+
+pgs_set_sender(Command, _send)
 
 
 @cython.final
@@ -204,7 +233,17 @@ cpdef int64_t clock_us():
     """This machine's clock in microseconds since 2000-01-01."""
     cdef timespec now
     clock_gettime(CLOCK_REALTIME, &now)
-    return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000 - 946684800000000
+    return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000 - 946684800000000LL
+
+
+cpdef int64_t id_time_us(bytes run_id):
+    """The moment that a run id carries, in us since 2000: a run's time until it is given something."""
+    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(run_id)
+    cdef int64_t ms = 0
+    cdef int i
+    for i in range(6):
+        ms = ms << 8 | at[i]
+    return ms * 1000 - 946684800000000LL
 
 
 cpdef unsigned long thread_id():

@@ -40,15 +40,17 @@ FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::text[], $6::byte
   AS u (run_id, seq, n, kind, name, error, fingerprint, started_at, ended_at, next_retry_at);
 
 -- name: finish :exec
--- End runs: only those whose task row is this worker's get an outcome.
+-- End runs: their task rows go, their outcomes come, all of the batch or none (SV003 if one was not this worker's any more).
+-- Counting what went instead of joining it with what comes spares a hash join and a wide tuple store: 5.5 -> 4.1 us a run.
 -- IS NOT DISTINCT FROM keeps the planner from any index that could ever be made on owner: thousands of rows are one worker's.
 -- Locks:  task rows, by run_id (an array key is scanned in index order).     Index:  task_pkey
--- $1 uuid[] run, ascending    $2 int2[] status    $3 int4[] steps    $4 bytea[] result    $5 float8[] ended, s since 1970    $6 int4 worker
-WITH gone AS (DELETE FROM {schema}.task t WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $6::int4 RETURNING t.run_id, t.version, t.attributes)
-INSERT INTO {schema}.outcome (run_id, ended_at, worker, steps, status, result, version, attributes)
-SELECT u.run_id, to_timestamp(u.ended), $6::int4, u.steps, u.status, u.result, gone.version, gone.attributes
-FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::bytea[], $5::float8[]) AS u (run_id, status, steps, result, ended)
-JOIN gone ON gone.run_id = u.run_id;
+-- $1 uuid[] run, ascending, each once    $2 int2[] status    $3 int4[] steps    $4 bytea[] result    $5 float8[] ended, s since 1970    $6 int4 worker
+WITH gone AS (DELETE FROM {schema}.task t WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $6::int4 RETURNING 1)
+INSERT INTO {schema}.outcome (run_id, ended_at, worker, steps, status, result)
+SELECT u.run_id, to_timestamp(u.ended), $6::int4, u.steps, u.status, u.result
+FROM (SELECT unnest($1::uuid[]) AS run_id, unnest($2::int2[]) AS status, unnest($3::int4[]) AS steps, unnest($4::bytea[]) AS result,
+             unnest($5::float8[]) AS ended) AS u
+WHERE {schema}.all_owned((SELECT count(*) FROM gone), cardinality($1::uuid[]), $6::int4);
 
 -- name: insert_children_done :exec
 -- Tell parents how many of their children ended in this batch; wake_parents follows in a later transaction.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import msgspec.structs
 
 from supervisor.core import codec
 from supervisor.core.errors import DefinitionError, InputInvalid
@@ -63,7 +64,6 @@ class Input:
             self._shapes = {p.name: codec.Shape(annotations.get(p.name, Any), p.name) for p in self.parameters}
         except TypeError as error:
             raise DefinitionError(f"workflow {name}: {error}; annotate its parameters with types that have a JSON form") from error
-        self._names_only = tuple(self._names)
 
     def read(self, payload: bytes) -> tuple[Any, ...]:
         """Arguments in the order of the parameters. Raises InputInvalid."""
@@ -71,7 +71,7 @@ class Input:
             values = self._decode(payload)
         except (msgspec.MsgspecError, NotImplementedError, UnicodeDecodeError) as error:
             raise InputInvalid(self.name, str(error)) from None
-        return tuple([getattr(values, name) for name in self._names_only])
+        return msgspec.structs.astuple(values)
 
     def write(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The JSON object of a call. Raises InputInvalid or PayloadRefused, before anything is stored."""

@@ -247,7 +247,6 @@ class Commands:
         row = (kid, workflow_id, options.queue, options.priority, start.payload, run.id, cmd.seq, int(options.delay_s * 1e6))
         self.batch.add("insert_runs", run.id, row)
         self.loop.touch(run)
-        run.children = True
         self._past(run).kids[cmd.seq] = Kid(kid)
         return kid
 
@@ -330,7 +329,7 @@ class Commands:
     def slow(self, step: Any, took_us: int) -> None:
         """An inline call took long. Was it the step, or was this process just not running?"""
         if not self.group.explains(took_us):
-            demote(step, self._time.time())
+            demote(step, self._time.time(), took_us)
 
     # ── ends of runs ─────────────────────────────────────────────────────────────────────────────────────────────
 

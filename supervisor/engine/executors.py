@@ -22,7 +22,7 @@ from supervisor.core.errors import StepTimeout
 
 PROMOTE_AFTER_CALLS = 50
 PROMOTE_BELOW_US = 100
-STRIKES, STRIKES_S = 3, 10.0
+STRIKES, STRIKES_S, STRIKES_LOST_US = 3, 10.0, 100_000
 
 
 class Call:
@@ -248,18 +248,19 @@ class OffCpu:
 
 
 _DEMOTED: set[Any] = set()
-_strikes: dict[Any, list[float]] = {}
+_strikes: dict[Any, list[tuple[float, int]]] = {}
 
 
-def demote(step: Any, now_s: float) -> None:
-    """An inline call took too long. The third time within ten seconds the step goes back to threads for good, unless it was declared inline.
+def demote(step: Any, now_s: float, took_us: int) -> None:
+    """An inline call took too long. A step that loses a tenth of a second within ten goes back to threads for good, unless it was declared inline.
 
-    Not at once: a call may also have waited for the interpreter, which another thread held.
+    Not at once: a call may also have waited for the interpreter, which another thread held, and a quick step that goes
+    to threads by mistake costs five times as much for as long as the worker lives.
     """
     if step.info.place == "inline":
         return
-    strikes = [at for at in _strikes.get(step, ()) if now_s - at < STRIKES_S] + [now_s]
+    strikes = [strike for strike in _strikes.get(step, ()) if now_s - strike[0] < STRIKES_S] + [(now_s, took_us)]
     _strikes[step] = strikes
-    if len(strikes) >= STRIKES:
+    if len(strikes) >= STRIKES and sum(took for _, took in strikes) >= STRIKES_LOST_US:
         step.inline = False
         _DEMOTED.add(step)

@@ -503,7 +503,6 @@ class Worker:
             past.input = payload
         run.past = past
         run.timers = bool(past.timers_us)
-        run.children = bool(past.kids)
         try:
             fresh = replay.replay(self.loop, run, past, self.commands.make_child)
         except ReplayMismatch as error:

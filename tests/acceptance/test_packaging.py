@@ -17,6 +17,7 @@ from supervisor.core.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 LINKS = ("_fastpath", "sql", "bench")
+STARTUP = "pgsupervisor.pth"
 SHIPPED = {".py", ".pyi", ".pyx", ".pxd", ".sql", ".typed"}
 PRINT_BUILD = "import supervisor._fastpath as fastpath, supervisor.sql; print(fastpath.build())"
 
@@ -50,6 +51,13 @@ def wheel(clone, without_compiler):
     return next((clone / "dist").glob("*.whl"))
 
 
+def site_packages():
+    """Where this environment's libraries are, without its startup files: PYTHONPATH has none of those read."""
+    import click
+
+    return str(Path(click.__file__).resolve().parents[1])
+
+
 def files_of(wheel):
     return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
@@ -80,7 +88,7 @@ def test_wheel_of_the_clone_equals_the_wheel_of_the_sdist(clone, wheel, without_
 
 def test_nothing_generic_lands_beside_the_package(wheel):
     """Top-level packages named sql or bench would shadow the user's own."""
-    assert {"supervisor"} == {name.partition("/")[0] for name in files_of(wheel)}
+    assert {"supervisor"} == {name.partition("/")[0] for name in files_of(wheel) if not name.endswith(f"/{STARTUP}")}
 
 
 def test_without_a_compiler_it_builds_and_runs_uncompiled(wheel, tmp_path):
@@ -97,6 +105,26 @@ def test_the_same_program_from_the_root_and_from_the_clone():
     assert 1 == len(said)
     builds = {run(sys.executable, "-c", PRINT_BUILD, cwd=cwd).stdout for cwd in ("/", ROOT)}
     assert 1 == len(builds)
+
+
+@pytest.mark.parametrize("how", ["wheel", "editable"])
+def test_a_file_named_supervisor_in_the_folder_is_named_and_not_run(how, clone, wheel, without_compiler, tmp_path):
+    """Whoever keeps a supervisor.py must not have it run by `python -m supervisor`, nor wonder where the program went."""
+    venv = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", venv)
+    what = [wheel] if how == "wheel" else ["-e", clone]
+    run(sys.executable, "-m", "pip", f"--python={venv}", "install", "-q", "--no-deps", "--no-build-isolation", "--ignore-installed", *what, env=without_compiler | {"PYTHONPATH": site_packages()})
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "supervisor.py").write_text("print('the file in the folder ran')")
+    paths = os.environ | {"PYTHONPATH": site_packages()}  # what the program needs, of the environment under test
+    said = {}
+    for command in ([venv / "bin" / "python", "-m", "supervisor"], [venv / "bin" / "pgsupervisor"]):
+        done = run(*command, "--version", cwd=mine, env=paths)
+        assert f"{mine}/supervisor.py hides pgsupervisor" in done.stderr
+        said[command[0].name] = done.stdout
+    assert said["python"] == said["pgsupervisor"] and "pgsupervisor" in said["python"]
+    assert "the file in the folder ran\n" == run(venv / "bin" / "python", "supervisor.py", cwd=mine, env=paths).stdout
 
 
 def test_versions_agree():
