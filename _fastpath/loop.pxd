@@ -6,6 +6,7 @@ from supervisor._fastpath.wire cimport Column, Command, Returned, Slot, clock_us
 cdef int _mode
 cdef unsigned long _thread
 cdef Run _run
+cdef object _hub
 
 cdef class Step:
     cdef public:
@@ -95,4 +96,5 @@ cdef class Loop:
     cpdef void acknowledge(self, list runs, list finished) except *
 
 cpdef int mode() except -1
+cpdef object block(Command cmd)
 cdef Command _command(Step step, tuple args, dict kwargs)

@@ -35,6 +35,7 @@ _FRESH, _FIRST_CLAIM = b"\0\0", b"\0\1"  # int2 on the wire
 _mode = OUTSIDE
 _thread = 0
 _run: Any = None
+_hub: Any = None
 
 
 def mode() -> int:
@@ -76,6 +77,20 @@ def _command(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return cmd
 
 
+def set_hub(switch: Any) -> None:
+    """Say how a def workflow comes back to the loop: `switch` of the greenlet that the loop runs on."""
+    global _hub
+    _hub = switch
+
+
+def block(cmd: Any) -> Any:
+    """In a def workflow: hand *cmd* to the loop and come back with its value, or raise its error."""
+    _hub(cmd)
+    if cmd.error is not None:
+        raise cmd.error
+    return cmd.value
+
+
 class Step:
     """The hot part of a step: calling it in a workflow makes a command, anywhere else it is the plain function."""
 
@@ -103,7 +118,7 @@ class Step:
         if where == IN_ASYNC and self.is_async:
             return _command(self, args, kwargs)
         if where == IN_SYNC and not self.is_async:
-            return self.sync(_command(self, args, kwargs))
+            return block(_command(self, args, kwargs))
         return self.misplaced(where)
 
     def misplaced(self, where: int) -> Any:
@@ -397,10 +412,11 @@ class Loop:
                 _run = None
         _mode = IN_SYNC
         try:
-            return coro.switch()
+            got = coro.switch()
         finally:
             _mode = OUTSIDE
             _run = None
+        return coro.returned() if got is coro else got
 
     def _advance(self, run: Any) -> None:
         """Resume the root of a run whose only command was just answered."""

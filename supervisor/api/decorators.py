@@ -117,24 +117,11 @@ class DefStep(_StepBase, Generic[P, R]):
         return self
 
 
-def _current_greenlet() -> Any:
-    """greenlet.getcurrent; the first call imports it and takes this function's place."""
-    global _current_greenlet
-    from greenlet import getcurrent  # type: ignore[import-untyped, unused-ignore]
-
-    _current_greenlet = getcurrent
-    return getcurrent()
-
-
 def _block(command: Any) -> Any:
     """In a def workflow: hand *command* to the loop and come back with its value, or raise its error."""
-    hub = _current_greenlet().parent
-    if hub is None:
+    if core_loop.mode() != core_loop.IN_SYNC:
         raise OutsideWorkflow("this word waits, which only a def workflow can do here; in an async workflow use await")
-    hub.switch(command)
-    if command.error is not None:
-        raise command.error
-    return command.value
+    return core_loop.block(command)
 
 
 # ── workflows ────────────────────────────────────────────────────────────────────────────────────────────────────
