@@ -21,7 +21,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, LiteralString
@@ -35,6 +35,7 @@ from supervisor.core.errors import SupervisorError
 from supervisor.db import migrations
 from supervisor.db.connect import connect, resolve_dsn
 from supervisor.db.embedded import EmbeddedServer
+from supervisor.engine.main import Birth
 from supervisor.host.service import Service, ServiceOptions
 
 MUST_BE_ON = ("fsync", "full_page_writes", "synchronous_commit", "autovacuum")
@@ -242,15 +243,15 @@ class _Workers(Service):
         self._stopping = False
         self.deaths: list[int] = []
 
-    def _work(self, number: int, blackbox: Any, born: Any, supervisor_id: Any) -> int:
+    def _work(self, birth: Birth) -> int:
         def told(worker_id: int, application_name: str, ready: bool) -> None:
             if ready:  # its first claim follows
-                _ready_ns.pack_into(self._moments, _ready_ns.size * number, time.time_ns())
-            born(worker_id, application_name, ready)
+                _ready_ns.pack_into(self._moments, _ready_ns.size * birth.number, time.time_ns())
+            birth.born(worker_id, application_name, ready)
 
         if self._patch is not None:
             self._patch()
-        return super()._work(number, blackbox, told, supervisor_id)
+        return super()._work(replace(birth, born=told))
 
     def _noticed(self, _child: Any, code: int, _executing: Any) -> None:
         if not self._stopping:

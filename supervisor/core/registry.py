@@ -33,6 +33,11 @@ def register_step(step: Any) -> None:
     _steps.append(step)
 
 
+def steps() -> list[Any]:
+    """All steps that were defined."""
+    return list(_steps)
+
+
 def settle() -> None:
     """Resolve every annotation. Raises DefinitionError naming the function; called before the first claim, so that errors come early."""
     for one in (*_workflows.values(), *_steps):

@@ -1,4 +1,4 @@
-"""The life of a worker process: import the app, run the worker, say why it ended by an exit code."""
+"""The life of a worker process: run the worker, say why it ended by an exit code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -20,11 +21,28 @@ SWITCH_S = 0.0005
 EXIT_OK, EXIT_DATABASE, EXIT_FENCED = 0, 69, 75
 
 
-def work(options: WorkerOptions, number: int, blackbox: Any, born: Callable[[int, str, bool], None], supervisor_id: UUID) -> int:
+@dataclass(frozen=True)
+class Birth:
+    """What a parent gives a worker on its way.
+
+    number    its place under its parent: its slots of the black box; a successor has the same
+    born      told (worker id, application name, ready) once registered and once ready
+    nudge_fd  an eventfd that the parent writes to say "there may be work"
+    """
+
+    number: int
+    generation: int
+    blackbox: Any
+    born: Callable[[int, str, bool], None]
+    nudge_fd: int
+    supervisor_id: UUID
+
+
+def work(options: WorkerOptions, birth: Birth) -> int:
     """Run one worker in this process until it is stopped; returns the exit code."""
-    options.number, options.born, options.supervisor_id = number, born, supervisor_id
-    options.loop_slot, options.thread_slots, options.task_slots = blackbox.slots(number)
-    options.look_behind = blackbox.look_behind
+    options.number, options.born, options.supervisor_id, options.nudge_fd = birth.number, birth.born, birth.supervisor_id, birth.nudge_fd
+    options.loop_slot, options.thread_slots, options.task_slots = birth.blackbox.slots(birth.number)
+    options.look_behind = birth.blackbox.look_behind
     sys.setswitchinterval(SWITCH_S)
     gc.freeze()  # what the parent made is never garbage here, and touching it would copy its pages
     # Runs in memory form no cycles on the common path; fewer, larger collections cost less.
@@ -32,9 +50,9 @@ def work(options: WorkerOptions, number: int, blackbox: Any, born: Callable[[int
     try:
         asyncio.run(Worker(options).run())
     except DatabaseUnavailable as error:
-        log.error("worker %d ends: %s", number, error)
+        log.error("worker %d ends: %s", birth.number, error)
         return EXIT_DATABASE
     except Fenced as error:
-        log.error("worker %d ends: %s", number, error)
+        log.error("worker %d ends: %s", birth.number, error)
         return EXIT_FENCED
     return EXIT_OK

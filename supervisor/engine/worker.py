@@ -78,6 +78,7 @@ class WorkerOptions:
     drain_timeout_s: float = 25.0
     supervisor_id: uuid.UUID = field(default_factory=uuid.uuid4)
     number: int = 0
+    nudge_fd: int = -1  # an eventfd that the parent writes when there may be work
     loop_slot: Any = None
     thread_slots: list[Any] = field(default_factory=list)
     task_slots: list[Any] = field(default_factory=list)

@@ -1,29 +1,29 @@
 """The parent: forks workers, notices deaths at once, gives back what the dead held, forks again.
 
-Single-threaded, runs no user code after the fork, and lends its children nothing: a child closes every inherited
-descriptor but standard ones before it connects. Sleeps in one `select` on the children's pidfds, signals and a tick.
+Single-threaded and without user code: the app is imported in the workers. Sleeps in one `poll` on the children's pidfds,
+signals, the sockets of its parts, and a tick. What is to be (how many workers, of which generation) is compared with
+what is on every turn (`_steer`), so that no event has to be remembered.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import select
 import signal
-import sys
 import time
-import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-import msgspec
+from typing import Protocol
 
 from supervisor.core.errors import DatabaseUnavailable
+from supervisor.engine.main import EXIT_DATABASE
 from supervisor.host.blackbox import BlackBox, Executing
+from supervisor.host.children import Born, Child, Load, Loaded, NotLoaded, Work, fork
 from supervisor.host.reaper import Reaper
+from supervisor.host.reload import Reload
+from supervisor.host.signals import Signals
 
 log = logging.getLogger("pgsupervisor.parent")
 
@@ -33,35 +33,25 @@ PARTITIONS_S = 3600.0
 QUICK_DEATH_S = 1.0
 QUICK_DEATHS_MAX = 5
 BACKOFF_S = (0.0, 0.05, 0.2, 0.5, 1.0)
-EXIT_CRASH_LOOP, EXIT_DATABASE = 70, 69
-PR_SET_PDEATHSIG = 1
+DATABASE_AWAY_S = 0.5
+BAD_APP_S = 1.0  # between imports of an app that can't be imported, while other workers serve
+TOLD_TO_END_S = 0.25  # who tells a whole group of processes to end reaches us within that
+EXIT_CRASH_LOOP = 70
 
 
-class Born(msgspec.Struct):
-    """What a worker tells its parent through its pipe, one JSON line each: who it is once registered, and again when it is ready to work."""
+class Part(Protocol):
+    """Something else that lives in the parent's loop. It never blocks it: statements are sent, and their answers read when they are there."""
 
-    worker_id: int
-    application_name: str
-    ready: bool = False
+    def sockets(self) -> tuple[list[int], list[int]]:
+        """Descriptors to be watched for reading, and for writing."""
 
+    def due(self) -> float:
+        """time.monotonic() of its next turn; inf for none."""
 
-@dataclass
-class Child:
-    """One worker process."""
+    def act(self, readable: set[int], writable: set[int]) -> None:
+        """Called when one of its descriptors is ready or it is due. An exception ends the parent."""
 
-    number: int
-    pid: int
-    pidfd: int
-    pipe: int
-    started: float
-    born: Born | None = None
-    heard: bytes = b""
-    closed: bool = False
-
-    @property
-    def up(self) -> bool:
-        """Whether it has said all that it will say."""
-        return self.closed or (self.born is not None and self.born.ready)
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -72,27 +62,43 @@ class ParentOptions:
     threads: int
     drain_timeout_s: float = 25.0
     supervisor_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    app: str = ""  # its name, for titles of processes
+
+    @property
+    def slots(self) -> int:
+        """How many workers there is room for: TTIN, and the two generations of a reload."""
+        return 2 * self.procs + 8
 
 
 class Parent:
-    """Keeps `procs` workers running.
+    """Keeps `target` workers running, `procs` at first.
 
-    work(number, blackbox, born, supervisor_id)   runs in the child until it ends; its return value is the exit code
-    died(child, signal or exit code, executing)   optional: told about every death
+    work(birth)                           runs in the child until it ends; its return value is the exit code
+    died(child, exit code, executing)     told about every end of a worker, like all of `on_death`; -n for signal n
+    parts                                 what else lives in the loop
+    load()                                imports the app, in the child before its work; returns what `Loaded` holds
     """
 
-    def __init__(self, options: ParentOptions, work: Callable[..., int], died: Callable[..., None] | None = None) -> None:
+    def __init__(
+        self, options: ParentOptions, work: Work, died: Callable[..., None] | None = None, parts: Iterable[Part] = (), load: Load | None = None
+    ) -> None:
         self.options = options
-        self.blackbox = BlackBox(options.procs, options.threads)
+        self.blackbox = BlackBox(options.slots, options.threads)
         self.children: dict[int, Child] = {}
-        self._work = work
-        self._died = died
+        self.target, self.generation = options.procs, 1
+        self.parts = list(parts)
+        self.on_death: list[Callable[[Child, int, list[Executing]], None]] = [died] if died is not None else []
+        self.on_loaded: list[Callable[[Loaded], None]] = []
+        self.keep_fds: list[int] = []  # what else children keep open of ours
+        self.loaded: Loaded | None = None  # what the app has, by the last worker that imported it; `on_loaded` hear what is new
+        self.refused: NotLoaded | None = None  # why the app could not be imported, if that ended the parent
+        self.reload = Reload(self)
+        self._work, self._load = work, load
         self._reaper = Reaper(options.dsn, options.schema)
         self._quick: dict[int, int] = {}
         self._fork_at: dict[int, float] = {}
         self._stopping = False
-        self._kill_at = 0.0
-        self._signals: tuple[int, int] = (-1, -1)
+        self._signals: Signals | None = None
         self._next_sweep = self._next_partitions = 0.0
         self.exit_code = 0
         self.reclaimed: list[tuple[int, float]] = []  # (worker id, seconds from its death to its tasks being free)
@@ -100,8 +106,11 @@ class Parent:
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def run(self, tick: Callable[[], bool] | None = None) -> int:
-        """Work until stopped; *tick* is called twice a second and stops everything when it returns False. Returns the exit code."""
+        """Be the process: work until stopped, listen to all signals. *tick* is called on every turn, twice a second at least, and stops everything
+        when it returns False. Returns the exit code."""
         self.start()
+        assert self._signals is not None
+        self._signals.serve()
         try:
             while self.step(TICK_S):
                 if tick is not None and not self._stopping and not tick():
@@ -110,8 +119,14 @@ class Parent:
             self.close()
         return self.exit_code
 
+    def add(self, part: Part) -> None:
+        """Let *part* live in the loop; closed with the parent."""
+        self.parts.append(part)
+
     def close(self) -> None:
-        """End the parent's own session; for whoever drives `start` and `step` instead of calling `run`."""
+        """End the sessions of the parent and its parts; for whoever drives `start` and `step` instead of calling `run`."""
+        for part in self.parts:
+            part.close()
         self._reaper.close()
 
     @property
@@ -119,97 +134,195 @@ class Parent:
         """Whether `stop` was called, by anybody."""
         return self._stopping
 
+    @property
+    def loads(self) -> bool:
+        """Whether workers import the app, so that new ones have its new code."""
+        return self._load is not None
+
+    @property
+    def births_planned(self) -> int:
+        return len(self._fork_at)
+
+    @property
+    def staying(self) -> list[Child]:
+        """The workers that nobody told to end."""
+        return [child for child in self.children.values() if not child.leaving]
+
     def start(self) -> None:
         """Fork the workers."""
-        self._signals = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(name, lambda *_: None)
-        for number in range(self.options.procs):
-            self._fork(number)
+        self._signals = Signals()
+        self._steer(time.monotonic())
 
     def step(self, timeout_s: float) -> bool:
         """Wait for something to happen and deal with it; False when all is over."""
-        fds = [self._signals[0], *(child.pidfd for child in self.children.values()), *(child.pipe for child in self.children.values() if not child.up)]
-        due = [at for at in self._fork_at.values()] if not self._stopping else []
-        wait_s = max(0.0, min([timeout_s, *(at - time.monotonic() for at in due)]))
-        readable, _, _ = select.select(fds, [], [], wait_s)
-        if self._signals[0] in readable:
-            self._on_signals(os.read(self._signals[0], 64))
+        readable, writable = self._wait(timeout_s)
+        self._on_signals()
         for child in list(self.children.values()):
             if not child.up and child.pipe in readable:
                 self._listen(child)
             if child.pidfd in readable:
                 self._reap(child)
+        self._act(readable, writable)
         now = time.monotonic()
-        for number, at in list(self._fork_at.items()):
-            if at <= now and not self._stopping:
-                del self._fork_at[number]
-                self._fork(number)
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_S
             self._sweep()
-        if self._stopping and now >= self._kill_at:
-            for child in self.children.values():
-                os.kill(child.pid, signal.SIGKILL)
+        self._on_signals()  # before a fork: of a TERM to all of us the children's may have been noticed first
+        self._steer(now)
         return bool(self.children) or not self._stopping
 
-    def stop(self, fast: bool = False) -> None:
-        """Drain: workers finish or hand back; those that do not end within the timeout are killed."""
-        self._stopping = True
-        self._kill_at = time.monotonic() + (0.0 if fast else self.options.drain_timeout_s + 1.0)
-        for child in self.children.values():
-            os.kill(child.pid, signal.SIGTERM)
+    def _wait(self, timeout_s: float) -> tuple[set[int], set[int]]:
+        """Until something is ready or due; returns what can be read and what can be written. Not `select`, which ends at descriptor 1,023."""
+        assert self._signals is not None
+        reading = {self._signals.fd, *(child.pidfd for child in self.children.values())}
+        reading.update(child.pipe for child in self.children.values() if not child.up)
+        writing: set[int] = set()
+        until = [*self._fork_at.values(), *(child.kill_at for child in self.children.values()), self.reload.due(), *(part.due() for part in self.parts)]
+        for part in self.parts:
+            to_read, to_write = part.sockets()
+            reading.update(to_read)
+            writing.update(to_write)
+        poll = select.poll()
+        for fd in reading | writing:
+            poll.register(fd, (select.POLLIN if fd in reading else 0) | (select.POLLOUT if fd in writing else 0))
+        wait_s = max(0.0, min(timeout_s, min(until, default=float("inf")) - time.monotonic()))
+        ready = [(fd, event) for fd, event in poll.poll(1000 * wait_s)]
+        # an error or an end shows itself to whoever reads or writes
+        return {fd for fd, event in ready if fd in reading and event & ~select.POLLOUT}, {fd for fd, event in ready if fd in writing and event & ~select.POLLIN}
 
-    def _on_signals(self, numbers: bytes) -> None:
-        for number in numbers:
+    def _act(self, readable: set[int], writable: set[int]) -> None:
+        for part in list(self.parts):
+            to_read, to_write = part.sockets()
+            theirs = readable.intersection(to_read), writable.intersection(to_write)
+            if any(theirs) or time.monotonic() >= part.due():
+                part.act(*theirs)
+
+    # ── what it is told ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self, fast: bool = False) -> None:
+        """Drain: workers finish or hand back; those that do not end within the timeout are killed. fast: they are killed now."""
+        self._stopping = True
+        self._fork_at.clear()
+        for child in self.children.values():
+            self.dismiss(child)
+            if fast:
+                child.kill_at = 0.0
+
+    def dismiss(self, child: Child) -> None:
+        """Tell one worker to finish or hand back what it has and to end; it has no successor."""
+        child.leaving = True
+        child.kill_at = time.monotonic() + self.options.drain_timeout_s + 1.0
+        child.kill(signal.SIGTERM)
+
+    def _on_signals(self) -> None:
+        assert self._signals is not None
+        for number in self._signals.read():
             if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-                if self._stopping or number == signal.SIGQUIT:
-                    self.exit_code = 128 + number
-                    self.stop(fast=True)
-                else:
-                    log.info("stopping: workers finish what they began (at most %g s); once more to stop at once", self.options.drain_timeout_s)
-                    self.stop()
+                self._on_stop(number)
+            elif number == signal.SIGUSR1:
+                for child in self.children.values():
+                    child.kill(signal.SIGUSR1)
+            elif self._stopping:
+                continue
+            elif number == signal.SIGHUP:
+                self.reload.ask()
+            elif number == signal.SIGTTIN:
+                self.resize(self.target + 1)
+            elif number == signal.SIGTTOU:
+                self.resize(self.target - 1)
+
+    def _on_stop(self, number: int) -> None:
+        if self._stopping or number == signal.SIGQUIT:
+            self.exit_code = 128 + number
+            self.stop(fast=True)
+        else:
+            log.info("stopping: workers finish what they began (at most %g s); once more to stop at once", self.options.drain_timeout_s)
+            self.stop()
+
+    def resize(self, target: int) -> None:
+        """Want that many workers from now on: 1 at least, at most what there is room for beside those of a reload."""
+        target = max(1, min(target, self.options.slots - 2))
+        if target == self.target:
+            log.warning("there are %d workers: no more and no fewer than 1 to %d are possible", target, self.options.slots - 2)
+        else:
+            log.info("%d workers instead of %d from now on", target, self.target)
+            self.target = target
 
     # ── children ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _fork(self, number: int) -> None:
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        parent = os.getpid()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            _become_worker(self, number, writing, parent)
-        os.close(writing)
-        self.children[pid] = Child(number, pid, os.pidfd_open(pid), reading, time.monotonic())
+    def _steer(self, now: float) -> None:
+        """Bring what is nearer to what is to be: fork what is missing, end what is too much, kill what does not end."""
+        for child in self.children.values():
+            if now >= child.kill_at:
+                child.kill_at = float("inf")
+                child.kill(signal.SIGKILL)
+        if self._stopping:
+            return
+        for _ in range(self.target - len(self.staying) - len(self._fork_at)):
+            self._fork_at[self.free_number()] = now
+        self.reload.steer(now)
+        for _ in range(len(self.staying) + len(self._fork_at) - self.target - self.reload.surplus):
+            if self._fork_at:
+                del self._fork_at[max(self._fork_at)]
+            else:
+                self.dismiss(max(self.staying, key=lambda child: child.number))
+        for number, at in sorted(self._fork_at.items()):
+            if at <= now:
+                del self._fork_at[number]
+                self.fork(number)
+
+    def free_number(self) -> int:
+        """The lowest number that no worker has and none is planned for."""
+        taken = {child.number for child in self.children.values()} | self._fork_at.keys()
+        return next(number for number in range(self.options.slots) if number not in taken)
+
+    def fork(self, number: int) -> None:
+        """Fork worker *number*, later where the system refuses now."""
+        options = self.options
+        try:
+            child = fork(number, self.generation, options.app, self.keep_fds, self.blackbox, options.supervisor_id, self._work, self._load)
+        except OSError as error:
+            log.warning("worker %d can't be forked, tried again in %g s: %s", number, BACKOFF_S[-1], error)
+            self._fork_at[number] = time.monotonic() + BACKOFF_S[-1]
+        else:
+            self.children[child.pid] = child
 
     def _listen(self, child: Child) -> None:
-        heard = os.read(child.pipe, 4096)
-        child.closed = not heard
-        *lines, child.heard = (child.heard + heard).split(b"\n")
-        for line in lines:
-            child.born = msgspec.json.decode(line, type=Born)
-            if child.born.ready:
-                log.info("worker %d (pid %d) is up as %d", child.number, child.pid, child.born.worker_id)
+        for told in child.listen():
+            if isinstance(told, Born) and told.ready:
+                log.info("worker %d (pid %d) is up as %d", child.number, child.pid, told.worker_id)
+            elif isinstance(told, Loaded) and self.loaded != told:
+                self.loaded = told
+                for hear in self.on_loaded:
+                    hear(told)
+            elif isinstance(told, NotLoaded):
+                self._not_loaded(child, told)
+
+    def _not_loaded(self, child: Child, why: NotLoaded) -> None:
+        """An import failed. At the start that is the end; later other workers may serve, and the file may be mended."""
+        if self._stopping or self.reload.not_loaded(child, why):
+            return
+        log.error("worker %d can't import the app:\n%s", child.number, why.traceback)
+        if self.loaded is None:
+            self.refused = why
+            self.exit_code = EXIT_CRASH_LOOP
+            self.stop(fast=True)
 
     def _reap(self, child: Child) -> None:
         """A child ended: say so, free its claims, plan its successor."""
         died_at = time.monotonic()
         _, status = os.waitpid(child.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        if not child.up:
-            self._listen(child)
-        os.close(child.pidfd)
-        os.close(child.pipe)
+        self._listen(child)
+        child.close()
         del self.children[child.pid]
         executing = self.blackbox.executing(child.number)
-        if not (self._stopping and code == 0):
+        if not (child.leaving and code == 0) and child.not_loaded is None:
             _say_death(child, code, executing)
         if child.born is not None:
             self._free(child.born, died_at, f"exit code {code}" if code >= 0 else f"signal {-code}", executing)
-        if self._died is not None:
-            self._died(child, code, executing)
+        for hear in self.on_death:
+            hear(child, code, executing)
         self._plan_successor(child, died_at, code)
 
     def _free(self, born: Born, died_at: float, why: str, executing: list[Executing]) -> None:
@@ -223,18 +336,25 @@ class Parent:
             log.info("worker %d: %d claims given back %.0f ms after its death", born.worker_id, freed, 1000 * (time.monotonic() - died_at))
 
     def _plan_successor(self, child: Child, died_at: float, code: int) -> None:
-        if self._stopping:
+        if self._stopping or child.leaving or self.reload.died(child, died_at, code):
             return
-        # killed from outside after it was ready is no crash loop; a database that is away has its own pace
-        killed = code == -signal.SIGKILL and child.born is not None and child.born.ready
-        quick = died_at - child.started < QUICK_DEATH_S and code != EXIT_DATABASE and not killed
+        if child.not_loaded is not None and any(other.ready for other in self.staying):
+            self._fork_at[child.number] = died_at + BAD_APP_S
+            return
+        # ended from outside after it was ready is no crash loop; a database that is away has its own pace
+        from_outside = code in (0, -signal.SIGKILL, -signal.SIGTERM) and child.ready
+        quick = (died_at - child.started < QUICK_DEATH_S or child.not_loaded is not None) and code != EXIT_DATABASE and not from_outside
         deaths = self._quick[child.number] = self._quick.get(child.number, 0) + 1 if quick else 0
         if deaths >= QUICK_DEATHS_MAX:
-            log.error("worker %d died %d times within a second of its birth: giving up", child.number, deaths)
+            last = child.broken or child.not_loaded
+            words = f"; it last died of:\n{last.traceback}" if last is not None else ""
+            log.error("worker %d died %d times within a second of its birth: giving up%s", child.number, deaths, words)
             self.exit_code = EXIT_CRASH_LOOP
             self.stop()
             return
-        wait_s = 0.5 if code == EXIT_DATABASE else BACKOFF_S[min(deaths, len(BACKOFF_S) - 1)]
+        wait_s = DATABASE_AWAY_S if code == EXIT_DATABASE else BACKOFF_S[min(deaths, len(BACKOFF_S) - 1)]
+        if code in (0, -signal.SIGTERM):
+            wait_s = max(wait_s, TOLD_TO_END_S)
         self._fork_at[child.number] = died_at + wait_s
 
     def _sweep(self) -> None:
@@ -250,37 +370,9 @@ class Parent:
             log.debug("no sweep: %s", error)
 
 
-def _say_death(child: Child, code: int, executing: list[Any]) -> None:
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+def _say_death(child: Child, code: int, executing: list[Executing]) -> None:
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    how = f"was killed by {name}" if code < 0 else f"ended with exit code {code}"
     doing = ", ".join(f"run {entry.run_id} seq {entry.seq}" for entry in executing[:3])
-    log.warning("worker %d (pid %d) %s%s", child.number, child.pid, how, f" while executing {doing}" if doing else "")
-
-
-def _become_worker(parent: Parent, number: int, writing: int, parent_pid: int) -> None:
-    """In the child: keep nothing of the parent's but standard descriptors, die with it, work, and never return."""
-    code = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        for name in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(name, signal.SIG_IGN)
-        for name in (signal.SIGTERM, signal.SIGQUIT):
-            signal.signal(name, signal.SIG_DFL)
-        os.dup2(writing, 3)
-        os.closerange(4, 65536)
-        os.set_inheritable(3, False)
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent_pid:
-            os._exit(0)
-
-        def born(worker_id: int, application_name: str, ready: bool) -> None:
-            os.write(3, msgspec.json.encode(Born(worker_id, application_name, ready)) + b"\n")
-
-        code = parent._work(number, parent.blackbox, born, parent.options.supervisor_id)
-    except BaseException:  # noqa: BLE001 - whatever it was, it must not run the parent's code
-        traceback.print_exc()
-    finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
+    words = f"\n{child.broken.traceback}" if child.broken is not None else ""
+    log.warning("worker %d (pid %d) %s%s%s", child.number, child.pid, how, f" while executing {doing}" if doing else "", words)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from supervisor.core import registry
 from supervisor.core.errors import DatabaseUnavailable
 from supervisor.db.host_calls import HostCalls
-from supervisor.engine.main import work
+from supervisor.engine.main import Birth, work
 from supervisor.engine.worker import WorkerOptions
 from supervisor.host.parent import Parent, ParentOptions
 
@@ -26,25 +27,38 @@ class ServiceOptions:
     queues: tuple[str, ...] = ()
     until_empty: bool = False
     drain_timeout_s: float = 25.0
+    app: str = ""  # its name, for people
 
 
 class Service:
-    """A parent and its workers, from the app that was imported before."""
+    """A parent and its workers.
 
-    def __init__(self, options: ServiceOptions, died: Callable[..., None] | None = None) -> None:
+    load   imports the app, in each worker; without it the app was imported before, and a reload can't change it
+    """
+
+    def __init__(self, options: ServiceOptions, died: Callable[..., None] | None = None, load: Callable[[], Any] | None = None) -> None:
         self.options = options
+        self._load = load
         self.parent = Parent(
-            ParentOptions(options.dsn, options.schema, options.procs, options.threads, options.drain_timeout_s),
+            ParentOptions(options.dsn, options.schema, options.procs, options.threads, options.drain_timeout_s, app=options.app),
             self._work,
             died,
+            load=self._load_app if load is not None else None,
         )
         self._calls = HostCalls(options.dsn, options.schema)
         self._failed_before = 0
 
-    def _work(self, number: int, blackbox: Any, born: Any, supervisor_id: Any) -> int:
+    def _load_app(self) -> tuple[list[str], bool]:
+        """In a worker: import the app, resolve its annotations, say what it has."""
+        assert self._load is not None
+        self._load()
+        registry.settle()
+        return sorted(registry.workflows()), any(step.info.transactional for step in registry.steps())
+
+    def _work(self, birth: Birth) -> int:
         options = self.options
         worker = WorkerOptions(options.dsn, options.schema, options.queues, options.threads, options.in_flight, options.drain_timeout_s)
-        return work(worker, number, blackbox, born, supervisor_id)
+        return work(worker, birth)
 
     def run(self) -> int:
         """Work until stopped, or with until_empty until no run is left; returns the exit code."""

@@ -1,0 +1,248 @@
+"""A worker as a process: its birth, what it tells its parent, what it keeps of the parent's.
+
+Owns the fork and everything that a child does before its work: it closes what it inherited, resets signals, asks to be
+killed with its parent, loads the app. A child never returns from here: it ends by `os._exit`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import UUID
+
+import msgspec
+
+from supervisor.core.errors import SupervisorError
+from supervisor.engine.main import Birth
+from supervisor.host.titles import set_title
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+PR_SET_PDEATHSIG = 1
+EXIT_BROKEN = 70
+TRACEBACK_MAX = 16_000  # characters of its end; a pipe takes 64 KiB without a reader
+FD_MAX = 65_536
+READ_BYTES = 65_536
+
+Load = Callable[[], tuple[list[str], bool]]
+Work = Callable[[Birth], int]
+
+
+class Loaded(msgspec.Struct, tag=True):
+    """The app is imported: its workflows, and whether it has transactional steps, which take a second session."""
+
+    workflows: list[str]
+    transactional: bool
+
+
+class NotLoaded(msgspec.Struct, tag=True):
+    """The app can't be imported. code, message: those of an error of ours, which needs no traceback; else empty."""
+
+    code: str
+    message: str
+    traceback: str
+
+
+class Born(msgspec.Struct, tag=True):
+    """Who the worker is: told once it is registered, and again when it is ready to work."""
+
+    worker_id: int
+    application_name: str
+    ready: bool = False
+
+
+class Broken(msgspec.Struct, tag=True):
+    """What it died of, if that was an exception."""
+
+    traceback: str
+
+
+Told = Loaded | NotLoaded | Born | Broken
+_read = msgspec.json.Decoder(Told).decode
+
+
+@dataclass
+class Child:
+    """One worker process, from the parent's side.
+
+    number   its place: which slots of the black box are its own; a successor has the same
+    nudge    an eventfd, open here and in the worker: written to say "there may be work"
+    """
+
+    number: int
+    generation: int
+    pid: int
+    pidfd: int
+    pipe: int
+    nudge: int
+    started: float
+    born: Born | None = None
+    loaded: Loaded | None = None
+    not_loaded: NotLoaded | None = None
+    broken: Broken | None = None
+    heard: bytes = b""
+    closed: bool = False
+    leaving: bool = False
+    kill_at: float = float("inf")
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has said that it works."""
+        return self.born is not None and self.born.ready
+
+    @property
+    def up(self) -> bool:
+        """Whether it has said all that it will say while it lives."""
+        return self.closed or self.ready
+
+    def listen(self) -> list[Told]:
+        """What it has said since, without waiting: a process of the app's may hold the other end for ever."""
+        news: list[Told] = []
+        while not self.closed:
+            try:
+                heard = os.read(self.pipe, READ_BYTES)
+            except BlockingIOError:
+                break
+            self.closed = not heard
+            *lines, self.heard = (self.heard + heard).split(b"\n")
+            news.extend(self._note(_read(line)) for line in lines)
+        return news
+
+    def _note(self, told: Told) -> Told:
+        match told:
+            case Born():
+                self.born = told
+            case Loaded():
+                self.loaded = told
+            case NotLoaded():
+                self.not_loaded = told
+            case Broken():
+                self.broken = told
+        return told
+
+    def wake(self) -> None:
+        """Say that there may be work. Never blocks, and says it once to a worker that has not looked yet."""
+        os.eventfd_write(self.nudge, 1)
+
+    def kill(self, number: int) -> None:
+        """Send it a signal; it is not reaped yet, so the pid is its own."""
+        os.kill(self.pid, number)
+
+    def close(self) -> None:
+        for fd in (self.pidfd, self.pipe, self.nudge):
+            os.close(fd)
+
+
+def fork(number: int, generation: int, app: str, keep: Iterable[int], blackbox: Any, supervisor_id: UUID, work: Work, load: Load | None) -> Child:
+    """Fork a worker. Returns in the parent only. keep: descriptors of the parent's that stay open in it."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading, False)
+    nudge = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        birth = Birth(number, generation, blackbox, _Pipe(writing).born, nudge, supervisor_id)
+        _become_worker(birth, _Pipe(writing), app, {writing, nudge, *keep}, parent, work, load)
+    os.close(writing)
+    return Child(number, generation, pid, os.pidfd_open(pid), reading, nudge, time.monotonic())
+
+
+# ── in the child ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Pipe:
+    """The worker's end of the pipe to its parent."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def tell(self, what: Told) -> None:
+        os.write(self._fd, msgspec.json.encode(what) + b"\n")
+
+    def born(self, worker_id: int, application_name: str, ready: bool) -> None:
+        self.tell(Born(worker_id, application_name, ready))
+
+
+def _become_worker(birth: Birth, pipe: _Pipe, app: str, keep: set[int], parent_pid: int, work: Work, load: Load | None) -> NoReturn:
+    """Keep nothing of the parent's but standard descriptors, die with it, work, and never return."""
+    code = 1
+    try:
+        _reset_signals()
+        close_all_but(keep)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent_pid:
+            os._exit(0)
+        set_title(f"worker {birth.number}{f' of {app}' if app else ''}, generation {birth.generation}")
+        code = _load(pipe, load) or work(birth)
+    except BaseException as error:  # noqa: BLE001 - whatever it was, it must not run the parent's code
+        pipe.tell(Broken(_told(error)))
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _load(pipe: _Pipe, load: Load | None) -> int:
+    """Import the app and say how it went; returns an exit code if it went wrong."""
+    if load is None:
+        return 0
+    try:
+        workflows, transactional = load()
+    except SupervisorError as error:
+        pipe.tell(NotLoaded(error.code, str(error), _told(error)))
+        return EXIT_BROKEN
+    except BaseException as error:  # noqa: BLE001 - SystemExit too: an app that exits when it is imported is no app
+        pipe.tell(NotLoaded("", "", _told(error)))
+        return EXIT_BROKEN
+    pipe.tell(Loaded(workflows, transactional))
+    return 0
+
+
+def _reset_signals() -> None:
+    """TERM and QUIT end it until the worker has handlers; what the terminal sends to all, or the parent means to forward, is ignored."""
+    signal.set_wakeup_fd(-1)
+    faulthandler.unregister(signal.SIGUSR1)  # else a handler registered here would not be installed
+    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH):
+        signal.signal(name, signal.SIG_IGN)
+    for name in (signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(name, signal.SIG_DFL)
+    faulthandler.enable(file=2)  # a crash in native code says where
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor but the standard ones and *keep*."""
+    start = 3
+    for fd in sorted(keep):
+        os.closerange(start, fd)
+        start = max(start, fd + 1)
+    os.closerange(start, FD_MAX)
+
+
+def _told(error: BaseException) -> str:
+    """The traceback from the app's first line on, or all of it where it never got there."""
+    at: TracebackType | None = error.__traceback__
+    while at is not None and _is_machinery(at.tb_frame.f_code.co_filename):
+        at = at.tb_next
+    lines = traceback.format_exception(type(error), error, at or error.__traceback__)
+    return "".join(lines).rstrip()[-TRACEBACK_MAX:]
+
+
+def _is_machinery(path: str) -> bool:
+    return path.startswith(("<frozen importlib", _PACKAGE)) or path.endswith("importlib/__init__.py")
+
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
