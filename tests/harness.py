@@ -223,8 +223,9 @@ class HostFactory:
     folder: Path
     started: list[Host] = field(default_factory=list)
 
-    def start(self, app: str, *, procs: int = 1, build: str = "", threads: int = 8, env: dict[str, str] | None = None, args: tuple[str, ...] = ()) -> Host:
-        """Start a host for module *app* and return at once."""
+    def start(self, app: str, *, procs: int = 1, build: str = "", threads: int = 8, env: dict[str, str] | None = None, args: tuple[str, ...] = (),
+              own_group: bool = False) -> Host:  # fmt: skip
+        """Start a host for module *app* and return at once. own_group: in a process group that a test may signal as a whole."""
         log_path = self.folder / f"host-{next(_numbers)}.log"
         words = [sys.executable, "-m", "supervisor", "run", "--app", app, "--procs", str(procs), "--threads", str(threads), *args]
         environ = {
@@ -232,7 +233,7 @@ class HostFactory:
             "TEST_EFFECTS": str(self.effects.path), "PGSUPERVISOR_LOOP": build, **(env or {}),
         }  # fmt: skip
         with log_path.open("wb") as log:
-            process = subprocess.Popen(words, cwd=self.folder, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(words, cwd=self.folder, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=own_group)
         host = Host(process, log_path, self.database)
         self.started.append(host)
         return host

@@ -74,3 +74,13 @@ UPDATE {schema}.task t SET ready_at = clock_timestamp(), wait_kind = 1, wait_chi
 -- How many runs ended otherwise than completed: the exit code of a batch job.
 -- Locks:  none.     Index:  none: asked once before and once after the job     Returns int8
 SELECT count(*) FROM {schema}.outcome WHERE status <> 1;
+
+-- name: connections :one
+-- How many sessions the server takes, how many of them it keeps for others than us, and how many are in use. Who may not see a session's kind counts
+-- it as a client's; sessions that only check something are gone in a moment and do not count.
+-- Locks:  none.     Index:  none     Returns max_connections, reserved, used
+SELECT current_setting('max_connections')::int4,
+       current_setting('superuser_reserved_connections')::int4 + coalesce(current_setting('reserved_connections', true), '0')::int4,
+       (SELECT count(*) FROM pg_stat_activity
+        WHERE datid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend' AND pid <> pg_backend_pid()
+          AND application_name <> 'pgsupervisor: check')::int4;

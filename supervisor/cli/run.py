@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -16,7 +17,19 @@ EXAMPLE = "supervisor.example"
 START_EXAMPLE = "python -m supervisor start checkout order=42 --wait --dsn '{dsn}'"
 
 
-@click.command()
+EXIT_CODES = """\b
+Exit codes:
+  0      stopped as told, or with --until-empty nothing is left to do
+  1      with --until-empty: a run failed meanwhile
+  2      wrong usage
+  69     the database can't be reached at the start (later it is waited for)
+  70     the app can't be imported, or workers died five times at birth
+  75     the schema is missing or too old: run migrate
+  78     the configuration is wrong: no such app, no room for its sessions
+  128+n  stopped at once by signal n: 130 second ^C, 131 QUIT, 143 second TERM"""
+
+
+@click.command(epilog=EXIT_CODES)
 @click.option("--app", help="Module that defines the workflows: pkg.mod.")
 @click.option("--procs", help="Worker processes; auto: one per core this process may use.  [default: auto]")
 @click.option("--threads", help="Threads for def steps, per worker.  [default: 8]")
@@ -28,7 +41,9 @@ START_EXAMPLE = "python -m supervisor start checkout order=42 --wait --dsn '{dsn
 @options.dsn
 @options.schema
 def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str | None, **flags: Any) -> int:
-    """Run workers until told to stop: TERM or ^C drains, a second one stops at once.
+    """Run workers until told to stop: TERM or ^C drains, a second one or QUIT stops at once.
+
+    HUP loads the app's new code, one worker after the other; TTIN and TTOU mean one worker more and one fewer; USR1 writes stacks to stderr.
 
     Each option can stand in the environment too (PGSUPERVISOR_PROCS=16) and in [tool.pgsupervisor] of pyproject.toml.
 
@@ -56,7 +71,6 @@ def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str |
         raise ConfigInvalid("no app is named; say which module defines the workflows: --app pkg.mod, or app = \"pkg.mod\" in [tool.pgsupervisor] of pyproject.toml")
     elif found is None:
         found = db.resolve_dsn(dsn)
-    load_app(app)
     with db.connect(found, purpose="check", schema=schema) as conn:
         migrations.check(conn, schema)
         server = conn.info.parameter_status("server_version")
@@ -64,20 +78,18 @@ def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str |
         logging.getLogger("pgsupervisor").info("%s", line)
     return Service(ServiceOptions(
         dsn=found.conninfo, schema=schema, procs=count_procs(told.procs), threads=told.threads, in_flight=told.in_flight,
-        until_empty=told.until_empty, drain_timeout_s=drain_timeout, queues=told.queues,
-    )).run()  # fmt: skip
+        until_empty=told.until_empty, drain_timeout_s=drain_timeout, queues=told.queues, app=app,
+    ), load=partial(load_app, app)).run()  # fmt: skip
 
 
 def banner(dsn: Any, server: str, app: str) -> list[str]:
-    """What runs here, in two lines: versions of every part, then app and database."""
+    """What runs here, in two lines: versions of every part, then app and database. What the app has is said by the first worker that imported it."""
     from supervisor.cli import versions
-    from supervisor.core import registry
 
     program, python, driver, loop = versions.lines(server=False)
     if loop != "loop compiled":
         loop += ", NOT COMPILED: several times slower; install a compiler and Python's headers and install again"
-    names = ", ".join(sorted(registry.workflows()))
-    return [f"{program}, {python}, {driver}, {loop}, PostgreSQL {server}", f"app {app} ({names}) on {dsn}"]
+    return [f"{program}, {python}, {driver}, {loop}, PostgreSQL {server}", f"app {app} on {dsn}"]
 
 
 def embedded_database(schema: str) -> Any:
@@ -98,12 +110,13 @@ def count_procs(asked: int | str) -> int:
 
 
 def load_app(name: str) -> Any:
-    """Import the module that defines the workflows, from the current folder too."""
+    """In a worker: import the module that defines the workflows, from the current folder too."""
     from supervisor.core import registry
     from supervisor.core.errors import ConfigInvalid
 
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
+    importlib.invalidate_caches()  # what the parent saw of folders may be old
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -91,6 +91,11 @@ class HostCalls:
         left: bool = self._rows("anything_left", (queues, queues))[0][0]
         return left
 
+    def connections(self) -> tuple[int, int, int]:
+        """The server's sessions: at most, reserved for other roles than ours, in use by others than this process."""
+        most, reserved, used = self._rows("connections")[0]
+        return most, reserved, used
+
     def failed_runs(self) -> int:
         """Runs that ended otherwise than completed, in all of the kept history."""
         n: int = self._rows("failed_runs")[0][0]

@@ -19,7 +19,8 @@ from supervisor.demo.workflows import HELD, LEFT
 
 if TYPE_CHECKING:
     from supervisor.host.blackbox import Executing
-    from supervisor.host.parent import Child, Parent
+    from supervisor.host.children import Child
+    from supervisor.host.parent import Parent
 
 KILLS = 3
 STOPPED_WITHIN_S = 0.5

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import msgspec
 
-from supervisor.core.errors import SupervisorError
+from supervisor.core.errors import ConfigInvalid, DefinitionError
 from supervisor.engine.main import Birth
 from supervisor.host.titles import set_title
 
@@ -33,6 +33,7 @@ EXIT_BROKEN = 70
 TRACEBACK_MAX = 16_000  # characters of its end; a pipe takes 64 KiB without a reader
 FD_MAX = 65_536
 READ_BYTES = 65_536
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 Load = Callable[[], tuple[list[str], bool]]
 Work = Callable[[Birth], int]
@@ -46,11 +47,10 @@ class Loaded(msgspec.Struct, tag=True):
 
 
 class NotLoaded(msgspec.Struct, tag=True):
-    """The app can't be imported. code, message: those of an error of ours, which needs no traceback; else empty."""
+    """The app can't be imported. code: of an error of ours whose message says all; else the words are a traceback."""
 
     code: str
-    message: str
-    traceback: str
+    words: str
 
 
 class Born(msgspec.Struct, tag=True):
@@ -62,9 +62,9 @@ class Born(msgspec.Struct, tag=True):
 
 
 class Broken(msgspec.Struct, tag=True):
-    """What it died of, if that was an exception."""
+    """What it died of, if that was an exception: its traceback."""
 
-    traceback: str
+    words: str
 
 
 Told = Loaded | NotLoaded | Born | Broken
@@ -202,11 +202,11 @@ def _load(pipe: _Pipe, load: Load | None) -> int:
         return 0
     try:
         workflows, transactional = load()
-    except SupervisorError as error:
-        pipe.tell(NotLoaded(error.code, str(error), _told(error)))
+    except (ConfigInvalid, DefinitionError) as error:
+        pipe.tell(NotLoaded(error.code, str(error)))
         return EXIT_BROKEN
     except BaseException as error:  # noqa: BLE001 - SystemExit too: an app that exits when it is imported is no app
-        pipe.tell(NotLoaded("", "", _told(error)))
+        pipe.tell(NotLoaded("", _told(error)))
         return EXIT_BROKEN
     pipe.tell(Loaded(workflows, transactional))
     return 0
@@ -233,16 +233,19 @@ def close_all_but(keep: set[int]) -> None:
 
 
 def _told(error: BaseException) -> str:
-    """The traceback from the app's first line on, or all of it where it never got there."""
-    at: TracebackType | None = error.__traceback__
-    while at is not None and _is_machinery(at.tb_frame.f_code.co_filename):
-        at = at.tb_next
-    lines = traceback.format_exception(type(error), error, at or error.__traceback__)
+    """The traceback from the app's first line on: whole where it never got there, none where importlib refused the file."""
+    first = last = error.__traceback__
+    while first is not None and _is_machinery(first):
+        first, last = first.tb_next, first
+    shown = first if first is not None or (last is not None and _is_importlib(last)) else error.__traceback__
+    lines = traceback.format_exception(type(error), error, shown)
     return "".join(lines).rstrip()[-TRACEBACK_MAX:]
 
 
-def _is_machinery(path: str) -> bool:
-    return path.startswith(("<frozen importlib", _PACKAGE)) or path.endswith("importlib/__init__.py")
+def _is_machinery(at: TracebackType) -> bool:
+    return _is_importlib(at) or at.tb_frame.f_code.co_filename.startswith(_PACKAGE)
 
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+def _is_importlib(at: TracebackType) -> bool:
+    path = at.tb_frame.f_code.co_filename
+    return path.startswith("<frozen importlib") or path.endswith("importlib/__init__.py")

@@ -302,11 +302,12 @@ class Parent:
         """An import failed. At the start that is the end; later other workers may serve, and the file may be mended."""
         if self._stopping or self.reload.not_loaded(child, why):
             return
-        log.error("worker %d can't import the app:\n%s", child.number, why.traceback)
         if self.loaded is None:
             self.refused = why
             self.exit_code = EXIT_CRASH_LOOP
             self.stop(fast=True)
+        if self.loaded is not None or not why.code:  # else whoever runs the parent raises it
+            log.error("worker %d can't import the app:\n%s", child.number, why.words)
 
     def _reap(self, child: Child) -> None:
         """A child ended: say so, free its claims, plan its successor."""
@@ -317,7 +318,7 @@ class Parent:
         child.close()
         del self.children[child.pid]
         executing = self.blackbox.executing(child.number)
-        if not (child.leaving and code == 0) and child.not_loaded is None:
+        if not (child.leaving and code in (0, -signal.SIGTERM)) and child.not_loaded is None:
             _say_death(child, code, executing)
         if child.born is not None:
             self._free(child.born, died_at, f"exit code {code}" if code >= 0 else f"signal {-code}", executing)
@@ -347,7 +348,7 @@ class Parent:
         deaths = self._quick[child.number] = self._quick.get(child.number, 0) + 1 if quick else 0
         if deaths >= QUICK_DEATHS_MAX:
             last = child.broken or child.not_loaded
-            words = f"; it last died of:\n{last.traceback}" if last is not None else ""
+            words = f"; it last died of:\n{last.words}" if last is not None else ""
             log.error("worker %d died %d times within a second of its birth: giving up%s", child.number, deaths, words)
             self.exit_code = EXIT_CRASH_LOOP
             self.stop()
@@ -374,5 +375,5 @@ def _say_death(child: Child, code: int, executing: list[Executing]) -> None:
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     how = f"was killed by {name}" if code < 0 else f"ended with exit code {code}"
     doing = ", ".join(f"run {entry.run_id} seq {entry.seq}" for entry in executing[:3])
-    words = f"\n{child.broken.traceback}" if child.broken is not None else ""
+    words = f"\n{child.broken.words}" if child.broken is not None else ""
     log.warning("worker %d (pid %d) %s%s%s", child.number, child.pid, how, f" while executing {doing}" if doing else "", words)

@@ -77,7 +77,7 @@ class Reload:
         """The app could not be imported; True if that was this reload's import, which then is over."""
         if not self.active or child.generation != self._parent.generation:
             return False
-        self._give_up("the app can't be imported", why.traceback)
+        self._give_up("the app can't be imported", why.words)
         return True
 
     def died(self, child: Child, died_at: float, code: int) -> bool:
@@ -88,10 +88,10 @@ class Reload:
         self._fork_at = died_at + AGAIN_S
         additional = len(self._parent.staying) >= self._parent.target
         if self._deaths >= BIRTHS_MAX:
-            self._give_up(f"{self._deaths} of its workers died before they were ready", child.broken.traceback if child.broken else "")
+            self._give_up(f"{self._deaths} of its workers died before they were ready", child.broken.words if child.broken else "")
         return additional
 
-    def _give_up(self, why: str, traceback: str) -> None:
+    def _give_up(self, why: str, words: str) -> None:
         parent = self._parent
         self.active = False
         if any(child.ready and child.generation == parent.generation for child in parent.staying):
@@ -99,7 +99,7 @@ class Reload:
         else:
             parent.generation -= 1
             stays = f"generation {parent.generation} stays"
-        log.error("reload failed: %s; %s%s", why, stays, f":\n{traceback}" if traceback else "")
+        log.error("reload failed: %s; %s%s", why, stays, f":\n{words}" if words else "")
         self._again()
 
     def _end(self) -> None:

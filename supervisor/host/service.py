@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor.core import registry
-from supervisor.core.errors import DatabaseUnavailable
+from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable, DefinitionError
 from supervisor.db.host_calls import HostCalls
 from supervisor.engine.main import Birth, work
 from supervisor.engine.worker import WorkerOptions
+from supervisor.host.children import Loaded
 from supervisor.host.parent import Parent, ParentOptions
+from supervisor.host.sessions import Room, check_room
+from supervisor.host.systemd import Notifier
+from supervisor.host.titles import set_title
 
 log = logging.getLogger("pgsupervisor.parent")
+
+REFUSALS = {error.code: error for error in (ConfigInvalid, DefinitionError)}
 
 
 @dataclass
@@ -47,6 +53,8 @@ class Service:
         )
         self._calls = HostCalls(options.dsn, options.schema)
         self._failed_before = 0
+        self._checked = False
+        self._no_room: ConfigInvalid | None = None
 
     def _load_app(self) -> tuple[list[str], bool]:
         """In a worker: import the app, resolve its annotations, say what it has."""
@@ -61,12 +69,40 @@ class Service:
         return work(worker, birth)
 
     def run(self) -> int:
-        """Work until stopped, or with until_empty until no run is left; returns the exit code."""
-        if not self.options.until_empty:
-            return self.parent.run()
-        self._failed_before = self._calls.failed_runs()
-        code = self.parent.run(self._something_left)
-        return code or int(self._calls.failed_runs() > self._failed_before)
+        """Be the host's process: work until stopped, or with until_empty until no run is left; returns the exit code.
+
+        Raises ConfigInvalid or DefinitionError where the app can't be imported because of one, or the server has no room for its sessions.
+        """
+        parent, until_empty = self.parent, self.options.until_empty
+        room = Room(*self._calls.connections())
+        check_room(room, self.options.procs, False)
+        parent.on_loaded.append(lambda loaded: self._on_loaded(loaded, room))
+        if until_empty:
+            self._failed_before = self._calls.failed_runs()
+        else:
+            self._calls.close()
+        notifier = Notifier.from_environment(parent)
+        if notifier is not None:
+            parent.add(notifier)
+        set_title(f"parent ({self.options.app})" if self.options.app else "parent")
+        code = parent.run(self._something_left if until_empty else None)
+        if self._no_room is not None:
+            raise self._no_room
+        if parent.refused is not None and parent.refused.code:
+            raise REFUSALS[parent.refused.code](parent.refused.words)
+        return code or int(until_empty and self._calls.failed_runs() > self._failed_before)
+
+    def _on_loaded(self, loaded: Loaded, room: Room) -> None:
+        """The app is known: say what it has; at the start, look whether the sessions that it needs are to be had."""
+        log.info("app %s: %s", self.options.app, ", ".join(loaded.workflows))
+        if self._checked:
+            return
+        self._checked = True
+        try:
+            check_room(room, self.options.procs, loaded.transactional)
+        except ConfigInvalid as error:
+            self._no_room = error
+            self.parent.stop(fast=True)
 
     def _something_left(self) -> bool:
         try:

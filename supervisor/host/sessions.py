@@ -1,0 +1,37 @@
+"""Whether the server has room for this host's sessions, asked before a worker is refused one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supervisor.core.errors import ConfigInvalid
+
+PARENT_SESSIONS = 3  # lead, ears, chores
+
+
+@dataclass(frozen=True)
+class Room:
+    """max_connections, those of it that are kept for superusers and other roles, and those that others use now."""
+
+    most: int
+    reserved: int
+    used: int
+
+    @property
+    def left(self) -> int:
+        return max(0, self.most - self.reserved - self.used)
+
+
+def check_room(room: Room, procs: int, transactional: bool) -> None:
+    """Raise ConfigInvalid with the sum, and what to lower, where *procs* workers do not fit. transactional: each needs a second session."""
+    each = 2 if transactional else 1
+    wanted = procs * each + PARENT_SESSIONS
+    if wanted <= room.left:
+        return
+    kind = "2 (loop, transactional steps)" if transactional else "1 (loop)"
+    fits = (room.left - PARENT_SESSIONS) // each
+    lower = f"lower --procs to {fits}, end sessions of others" if fits >= 1 else "not even one worker fits: end sessions of others"
+    raise ConfigInvalid(
+        f"this host needs {procs} workers × {kind} + {PARENT_SESSIONS} of the parent = {wanted} sessions, and the server has room for {room.left}: "
+        f"max_connections {room.most} - {room.reserved} reserved - {room.used} in use; {lower}, or raise max_connections to {wanted + room.reserved + room.used}"
+    )

@@ -1,0 +1,34 @@
+"""The sum of sessions: what is asked for, what is there, what to lower."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor import ConfigInvalid
+from supervisor.host.sessions import Room, check_room
+
+
+@pytest.mark.parametrize(
+    ("most", "reserved", "used", "procs", "transactional"),
+    [(100, 3, 0, 94, False), (100, 3, 0, 47, True), (100, 3, 78, 16, False), (100, 3, 62, 16, True), (100, 10, 86, 1, False)],
+)
+def test_what_just_fits(most: int, reserved: int, used: int, procs: int, transactional: bool) -> None:
+    """The last one that fits is let in, the first one that does not is refused."""
+    check_room(Room(most, reserved, used), procs, transactional)
+    with pytest.raises(ConfigInvalid):
+        check_room(Room(most, reserved, used), procs + 1, transactional)
+
+
+def test_the_refusal_says_the_sum_and_what_to_lower() -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        check_room(Room(100, 3, 70), 16, True)
+    assert str(refused.value) == (
+        "this host needs 16 workers × 2 (loop, transactional steps) + 3 of the parent = 35 sessions, and the server has room for 27: "
+        "max_connections 100 - 3 reserved - 70 in use; lower --procs to 12, end sessions of others, or raise max_connections to 108"
+    )
+
+
+def test_where_nothing_fits_no_number_is_named() -> None:
+    """More in use than there is room for, while superusers are connected."""
+    with pytest.raises(ConfigInvalid, match="room for 0: .*; not even one worker fits: end sessions of others, or raise max_connections to 107"):
+        check_room(Room(100, 3, 100), 1, False)
