@@ -268,7 +268,7 @@ class _Page:
             for line in block.text.splitlines():
                 check_machine_command(line)
         else:
-            assert block.language in ("text", "toml"), f"```{block.language} is no language of this convention"
+            assert block.language in ("text", "toml", "ini"), f"```{block.language} is no language of this convention"
 
     def _console(self, block: Block) -> None:
         commands: list[tuple[str, list[str]]] = []

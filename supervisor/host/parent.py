@@ -128,6 +128,9 @@ class Parent:
         for part in self.parts:
             part.close()
         self._reaper.close()
+        if self._signals is not None:
+            self._signals.close()
+            self._signals = None
 
     @property
     def stopping(self) -> bool:
@@ -151,6 +154,7 @@ class Parent:
     def start(self) -> None:
         """Fork the workers."""
         self._signals = Signals()
+        self._next_sweep = time.monotonic() + SWEEP_S  # or when a worker is up: where there are few sessions, workers come first
         self._steer(time.monotonic())
 
     def step(self, timeout_s: float) -> bool:
@@ -290,6 +294,7 @@ class Parent:
     def _listen(self, child: Child) -> None:
         for told in child.listen():
             if isinstance(told, Born) and told.ready:
+                self._next_sweep = 0.0
                 log.info("worker %d (pid %d) is up as %d", child.number, child.pid, told.worker_id)
             elif isinstance(told, Loaded) and self.loaded != told:
                 self.loaded = told

@@ -105,6 +105,8 @@ class Service:
             self.parent.stop(fast=True)
 
     def _something_left(self) -> bool:
+        if not any(child.ready for child in self.parent.children.values()):
+            return True  # an app that can't be imported is no success, however little there is to do
         try:
             return self._calls.anything_left()
         except DatabaseUnavailable as error:

@@ -16,7 +16,8 @@ import psycopg
 import pytest
 
 from supervisor import Client
-from tests.harness import ROOT, Database, Effects, Host, HostFactory, Server, eventually
+from tests.faults.load import age_s, dice
+from tests.harness import Database, Effects, Host, HostFactory, Server, eventually
 from tests.house.test_start_up import run_program
 
 HEAD = """
@@ -140,6 +141,14 @@ def test_five_quick_deaths_end_the_host_with_the_last_traceback(hosts: HostFacto
     assert "RuntimeError: can not live" in giving_up and "shop.py" in giving_up
 
 
+def test_a_crash_in_native_code_is_shown_where_it_was(hosts: HostFactory, effects: Effects, write: Callable[..., str]) -> None:
+    """No exception and no pipe tells of it: the last traceback is on stderr."""
+    host = hosts.start(write(HEAD, "import signal\ndef crash():\n    os.kill(os.getpid(), signal.SIGSEGV)\ncrash()\n"), procs=1)
+    assert ended(host) == 70
+    assert len(imports(effects)) == 5 and host.log().count("was killed by SIGSEGV") == 5
+    assert "Fatal Python error: Segmentation fault" in host.log() and "in crash" in host.log()
+
+
 def test_an_app_that_breaks_later_does_not_end_the_workers_that_serve(
     database: Database, hosts: HostFactory, effects: Effects, write: Callable[..., str]
 ) -> None:
@@ -228,6 +237,34 @@ def test_further_hups_during_a_reload_are_one(hosts: HostFactory, effects: Effec
         assert len(re.findall(r"reload: generation \d+ takes over", host.log())) == 2
 
 
+def test_signals_and_deaths_in_any_order_end_where_they_should(database: Database, hosts: HostFactory, write: Callable[..., str]) -> None:
+    """What is to be is compared with what is: whatever came when, there are as many workers as were asked for, all of the last generation."""
+    chance = dice()
+    host = hosts.start(write(HEAD, PLAIN.format(word="here")), procs=2, own_group=True).wait_up(2)
+    for _ in range(60):
+        lines = host.log().count("\n")
+        what = chance.choice([signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGKILL])
+        if what != signal.SIGKILL:
+            os.kill(host.pid, what)
+        elif grown := [pid for pid in host.worker_pids() if age_s(pid) > 1.05]:  # five deaths at birth would end the host
+            host.kill_worker(chance.choice(grown))
+        else:
+            continue
+        eventually(lambda lines=lines: host.log().count("\n") > lines, 10)  # type: ignore[misc]
+        if chance.random() < 0.5:
+            assert result_of(database, "ask") == "here"
+    target = int(([2, *re.findall(r"(\d+) workers instead of", host.log())])[-1])
+
+    def settled() -> bool:
+        begun = re.findall(r"generation (\d+) takes over", host.log())
+        done = re.findall(r"all \d+ workers are of generation (\d+)", host.log())
+        return begun[-1:] == done[-1:] and len(host.worker_pids()) == target
+
+    eventually(settled, 120, f"{target} workers: {host.worker_pids()}\n{host.log()[-3000:]}")
+    assert result_of(database, "ask") == "here"
+    assert host.stop() == 0
+
+
 # ── other signals ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -292,6 +329,14 @@ def test_a_newborn_survives_usr1_and_the_parent_ignores_winch(hosts: HostFactory
     ignored = int(re.search(r"SigIgn:\s+(\w+)", Path(f"/proc/{host.pid}/status").read_text())[1], 16)  # type: ignore[index]
     assert ignored >> (signal.SIGWINCH - 1) & 1
     assert host.stop() == 0
+
+
+def test_term_while_the_app_is_imported_ends_it(hosts: HostFactory, effects: Effects, write: Callable[..., str]) -> None:
+    """An import that hangs does not make a host that can't be stopped."""
+    host = hosts.start(write(HEAD, "wait_for_file('never')\n"), procs=2)
+    eventually(lambda: len(imports(effects)) == 2, 20)
+    host.process.send_signal(signal.SIGTERM)
+    assert ended(host, 5) == 0
 
 
 def test_processes_are_named(hosts: HostFactory, write: Callable[..., str]) -> None:
@@ -392,6 +437,9 @@ def test_exit_codes_of_run(database: Database, server: Server, hosts: HostFactor
         client.start("fail")
         failing = hosts.start("shop", args=("--until-empty",))
         assert ended(failing) == 1, failing.log()
+        write(HEAD, "x = (\n")
+        assert ended(hosts.start("shop", args=("--until-empty",))) == 70, "nothing to do, and an app that can't be imported"
+        write(HEAD, PLAIN.format(word=""))
     assert ended(hosts.start("shop", args=("--drain-timeout", "soon"))) == 2
     assert ended(hosts.start("shop", args=("--dsn", "host=/nonexistent dbname=x"))) == 69
     with server.connect() as conn:
