@@ -409,6 +409,17 @@ def test_term_to_the_whole_group_forks_nobody(database: Database, hosts: HostFac
     assert database.one("select count(*) from supervisor.worker") == 3
 
 
+def test_the_successor_of_a_worker_that_was_told_to_end_waits(hosts: HostFactory, effects: Effects, write: Callable[..., str]) -> None:
+    """For a moment in which the parent may be told too: who ends a group one by one may begin with the workers."""
+    with hosts(write(HEAD, "import time\nnote('at', time.time())\n", PLAIN.format(word="")), procs=1) as host:
+        host.kill_worker(how=signal.SIGTERM)
+        eventually(lambda: len(effects.lines("at")) == 2, 20)
+        said = re.search(r"^(\S+ \S+),(\d+) W worker 0 .* ended with exit code 0", host.log(), re.MULTILINE)
+        assert said is not None, host.log()
+        died_at = time.mktime(time.strptime(said[1], "%Y-%m-%d %H:%M:%S")) + int(said[2]) / 1000
+        assert float(effects.lines("at")[1][1]) - died_at >= 0.2
+
+
 @pytest.mark.parametrize(("first", "second", "code"), [(2, 2, 130), (15, 15, 143), (3, 0, 131), (2, 3, 131)])
 def test_a_second_signal_ends_at_once_with_its_number(
     database: Database, hosts: HostFactory, effects: Effects, write: Callable[..., str], first: int, second: int, code: int
