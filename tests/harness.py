@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,25 @@ def eventually(fact: Callable[[], T], within_s: float, what: str = "") -> T:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within_s:g} s: {what or fact}; last value {value!r}")
         time.sleep(0.01)
+
+
+def drive(parts: Sequence[Any], fact: Callable[[], T], within_s: float, what: str = "") -> T:
+    """Turn a `select` loop with *parts* in it until *fact* is true; no turn may hold the loop up for more than 0.2 s."""
+    deadline = time.monotonic() + within_s
+    while not (value := fact()):
+        now = time.monotonic()
+        assert now < deadline, f"not within {within_s:g} s: {what or fact}; last value {value!r}"
+        asked = [part.sockets() for part in parts]
+        reading, writing = {fd for each in asked for fd in each[0]}, {fd for each in asked for fd in each[1]}
+        wait_s = max(0.0, min([0.05, *(part.due() - now for part in parts)]))
+        readable, writable, _ = select.select(reading, writing, [], wait_s)
+        began = time.thread_time(), time.monotonic()
+        for part in parts:
+            part.act(set(readable), set(writable))
+        # waiting for a processor is not waiting for the server: much time and little of it computing is
+        held_s = time.monotonic() - began[1]
+        assert held_s < 0.2 or time.thread_time() - began[0] > held_s / 2, f"a turn took {held_s:.3f} s"
+    return value
 
 
 # ── effects: notes of steps that outlive any process ─────────────────────────────────────────────────────────────

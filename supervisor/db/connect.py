@@ -189,26 +189,40 @@ def connect(
     Cost       one round trip more than the connect for a profile that sets something, none for "client".
     """
     dsn = conninfo if isinstance(conninfo, Dsn) else Dsn(conninfo, "")
-    try:
-        given = _conninfo.conninfo_to_dict(dsn.conninfo)
-    except psycopg.Error:
-        _dsn(dsn.conninfo, dsn.source or "the connection string")
-        raise ConfigInvalid("the connection string can't be read") from None
-    parameters = {**_TRANSPORT, **given, "application_name": _application_name(purpose), "client_encoding": "UTF8"}
+    given = given_parameters(dsn)
+    parameters = session_parameters(given, purpose)
     try:
         conn = psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
     except psycopg.Error as error:
-        raise _unavailable(error, given, dsn, schema) from None
+        raise not_connected(error, given, dsn) from None
     try:
-        by_tcp = profile != "client" and not conn.info.host.startswith("/")
-        set_profile(conn, profile, {**(_SERVER_TRANSPORT if by_tcp else {}), **(settings or {})})
+        set_profile(conn, profile, {**server_transport(profile, conn.info.host), **(settings or {})})
     except psycopg.Error as error:
         conn.close()
-        raise _unavailable(error, given, dsn, schema) from None
+        raise not_connected(error, given, dsn) from None
     except DatabaseUnavailable:
         conn.close()
         raise
     return conn
+
+
+def given_parameters(dsn: Dsn) -> dict[str, str | int | None]:
+    """What *dsn* itself says, by libpq's names. Raises ConfigInvalid, without the text, for one that can't be read."""
+    try:
+        return dict(_conninfo.conninfo_to_dict(dsn.conninfo))
+    except psycopg.Error:
+        _dsn(dsn.conninfo, dsn.source or "the connection string")
+        raise ConfigInvalid("the connection string can't be read") from None
+
+
+def session_parameters(given: Mapping[str, str | int | None], purpose: str) -> dict[str, str | int | None]:
+    """How a session for *purpose* is opened: what was given wins over our transport settings."""
+    return {**_TRANSPORT, **given, "application_name": application_name(purpose), "client_encoding": "UTF8"}
+
+
+def server_transport(profile: Profile, host: str) -> dict[str, str]:
+    """What the server's side of a session sets for noticing a dead peer; nothing on unix sockets."""
+    return {} if profile == "client" or host.startswith("/") else dict(_SERVER_TRANSPORT)
 
 
 def profile_settings(profile: Profile, server_version: int) -> dict[str, str]:
@@ -224,9 +238,12 @@ def set_profile(conn: psycopg.Connection, profile: Profile, settings: Mapping[st
     wanted = {**profile_settings(profile, conn.info.server_version), **(settings or {})}
     if not wanted:
         return
-    # remote_apply is more than `on`: whoever asked for it keeps it
-    rows = conn.execute(_SET_AND_READ, {"names": list(wanted), "values": list(wanted.values())}).fetchall()
-    found: dict[str, str | None] = dict(rows)
+    rows = conn.execute(SET_AND_READ, {"names": list(wanted), "values": list(wanted.values())}).fetchall()
+    check_settings(dict(rows), wanted)
+
+
+def check_settings(found: Mapping[str, str | None], wanted: Mapping[str, str]) -> None:
+    """Raise DatabaseUnavailable unless the session has what it was asked to have; remote_apply is more than `on` and stays."""
     for name, value in wanted.items():
         if found.get(name) != value and not (name == "synchronous_commit" and found.get(name) == "remote_apply"):
             raise DatabaseUnavailable(
@@ -236,7 +253,7 @@ def set_profile(conn: psycopg.Connection, profile: Profile, settings: Mapping[st
 
 
 # MATERIALIZED and the join by name make the settings happen before they are read.
-_SET_AND_READ = b"""
+SET_AND_READ = b"""
 WITH wanted AS MATERIALIZED (
     SELECT w.name, CASE WHEN w.name = 'synchronous_commit' AND pg_catalog.current_setting(w.name) = 'remote_apply'
                         THEN 'remote_apply' ELSE pg_catalog.set_config(w.name, w.value, false) END AS made
@@ -246,7 +263,8 @@ WHERE (SELECT pg_catalog.count(w.made) FROM wanted w) > 0
 """
 
 
-def _application_name(purpose: str) -> str:
+def application_name(purpose: str) -> str:
+    """What a session for *purpose* is called in pg_stat_activity."""
     return f"pgsupervisor: {purpose}".encode("ascii", "replace")[:APPLICATION_NAME_BYTES_MAX].decode()
 
 
@@ -270,7 +288,8 @@ _REMEDIES = (
 )
 
 
-def _unavailable(error: psycopg.Error, given: Mapping[str, object], dsn: Dsn, schema: str) -> DatabaseUnavailable:
+def not_connected(error: psycopg.Error, given: Mapping[str, object], dsn: Dsn) -> DatabaseUnavailable:
+    """The words for a session that could not be had: where, why, what to do; without its secrets."""
     why = " ".join(str(error).split()) or type(error).__name__
     for name, value in given.items():
         if _SECRET.search(name) and value:
@@ -290,7 +309,7 @@ def unavailable(error: psycopg.Error, conn: psycopg.Connection | None = None) ->
     given: dict[str, object] = {}
     if conn is not None and not conn.closed:
         given = dict(conn.info.get_parameters())
-    return _unavailable(error, given, Dsn("", ""), "")
+    return not_connected(error, given, Dsn("", ""))
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class Pipeline:
         """Prepare one statement; before `enter` only. Raises DatabaseUnavailable with the server's words."""
         result = self._pgconn.prepare(name.encode(), text.encode())
         if result.status != pq.ExecStatus.COMMAND_OK:
-            raise DatabaseUnavailable(f"statement {name} can't be prepared: {_words(result)}")
+            raise DatabaseUnavailable(f"statement {name} can't be prepared: {words(result)}")
         described = self._pgconn.describe_prepared(name.encode())
         self._formats[name] = [pq.Format.BINARY] * described.nparams
 
@@ -110,7 +110,7 @@ class Pipeline:
         if result.status == pq.ExecStatus.FATAL_ERROR and self._refused is None:
             names = self._inflight[0][1]
             sqlstate = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-            self._refused = Refused(names[min(len(self._results), len(names) - 1)], sqlstate, _words(result))
+            self._refused = Refused(names[min(len(self._results), len(names) - 1)], sqlstate, words(result))
         self._results.append(result)
 
     def _answer(self) -> tuple[Any, dict[str, Any] | Refused]:
@@ -125,7 +125,7 @@ class Pipeline:
         self._connection.close()
 
 
-def _words(result: Any) -> str:
+def words(result: Any) -> str:
     """The server's message, detail and hint, in one line."""
     field = pq.DiagnosticField
     parts = [result.error_field(which) for which in (field.MESSAGE_PRIMARY, field.MESSAGE_DETAIL, field.MESSAGE_HINT)]

@@ -100,7 +100,7 @@ class StatementPipe:
             self.queue_text(query.encode())
             return transformer
         text, wanted = numbered(query)
-        ordered = _ordered(parameters, wanted)
+        ordered = in_order(parameters, wanted)
         values = transformer.dump_sequence(ordered, [PyFormat.AUTO] * len(ordered))
         types, formats = tuple(transformer.types or ()), transformer.formats
         key = (text, types)
@@ -149,7 +149,7 @@ def rows(transformer: abc.Transformer, result: Any) -> list[tuple[Any, ...]]:
     return transformer.load_rows(0, result.ntuples, tuple)
 
 
-def _ordered(parameters: Sequence[Any] | Mapping[str, Any], wanted: tuple[str, ...] | int) -> Sequence[Any]:
+def in_order(parameters: Sequence[Any] | Mapping[str, Any], wanted: tuple[str, ...] | int) -> Sequence[Any]:
     if isinstance(wanted, tuple):
         if not isinstance(parameters, Mapping):
             raise psycopg.ProgrammingError("the query has named placeholders; give a mapping")
