@@ -1,22 +1,19 @@
 -- What the parent asks: declare workers dead and give back what they held.
 
--- name: backends_of :many
--- Sessions of a worker, by the names they gave themselves.
+-- name: end_sessions :many
+-- End a worker's sessions, found by the names they gave themselves.
 -- Locks:  none.     Index:  none (a view of the server's own)
--- $1 text[] application_name     Returns pid
-SELECT pid FROM pg_stat_activity WHERE application_name = ANY (%s) AND datname = current_database() AND pid <> pg_backend_pid();
-
--- name: terminate :one
--- End one session, which the caller has found by its name.
--- Locks:  none.     Index:  none
--- $1 int4 pid     Returns whether there was such a session
-SELECT pg_terminate_backend(%s);
+-- $1 text[] application_name    $2 float8 age of a session at least, in s     Returns backend
+SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = ANY (%s) AND datname = current_database() AND pid <> pg_backend_pid() AND backend_start <= clock_timestamp() - make_interval(secs => %s);
 
 -- name: bury_worker :one
--- Declare a worker dead: waits (lock_timeout) for the batch in flight, refuses every later one.
--- Locks:  the worker's row.     Index:  worker_pkey
--- $1 text why    $2 int4 worker     Returns id, or nothing when somebody else did it
-UPDATE {schema}.worker SET dead_at = clock_timestamp(), death = %s, epoch = epoch + 1 WHERE id = %s AND dead_at IS NULL RETURNING id;
+-- Declare a worker dead: its session must be gone; waits (lock_timeout) for the batch in flight, refuses every later one.
+-- Locks:  the worker's advisory lock, until the commit; the worker's row.     Index:  worker_pkey
+-- $1 int4 worker    $2 text why     Returns whether its lock could be had, and how many were declared dead: 0 when somebody else did it
+WITH gone AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({lock_class}, %(worker)s) AS free),
+     buried AS (UPDATE {schema}.worker w SET dead_at = clock_timestamp(), death = %(why)s, epoch = w.epoch + 1 FROM gone WHERE gone.free AND w.id = %(worker)s AND w.dead_at IS NULL RETURNING w.id)
+SELECT gone.free, (SELECT count(*) FROM buried) FROM gone;
 
 -- name: release_tasks :many
 -- Give back what a dead worker held, in slices. A further statement than bury_worker: its snapshot sees the last batch.
@@ -30,19 +27,6 @@ UPDATE {schema}.task t SET owner = NULL, ready_at = clock_timestamp(), wait_kind
                   WHEN %(seen)s AND t.run_id <> ALL (%(executing)s::uuid[]) THEN greatest(t.claims - 1, 0)
                   ELSE t.claims END
 FROM lost WHERE t.run_id = lost.run_id RETURNING t.run_id;
-
--- name: live_workers :many
--- Workers not declared dead; lock_free says that their session holds its sign of life no more.
--- Locks:  none.     Index:  worker_live_idx     Returns id, boot, supervisor, pid, host, age of the row in s, lock_free
-SELECT w.id, w.boot, w.supervisor, w.pid, w.host, extract(epoch FROM clock_timestamp() - w.started_at)::float8,
-       NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = {lock_class}::int8 & 4294967295 AND l.objid = w.id AND l.granted AND l.objsubid = 2
-                   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-FROM {schema}.worker w WHERE w.dead_at IS NULL;
-
--- name: server_age_s :one
--- How long ago the server started: the locks of sessions that are just reconnecting are missing at first.
--- Locks:  none.     Index:  none     Returns seconds
-SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8;
 
 -- name: orphans :many
 -- Level-triggered: tasks whose owner is dead, whoever forgot them.

@@ -79,6 +79,7 @@ def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str |
     return Service(ServiceOptions(
         dsn=found.conninfo, schema=schema, procs=count_procs(told.procs), threads=told.threads, in_flight=told.in_flight,
         until_empty=told.until_empty, drain_timeout_s=drain_timeout, queues=told.queues, app=app,
+        retention_s=settings.span_s(told.retention) if told.retention else None,
     ), load=partial(load_app, app)).run()  # fmt: skip
 
 

@@ -8,6 +8,7 @@ A misspelt key is an error that names the near one: a setting that silently does
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -22,6 +23,8 @@ PREFIX = "PGSUPERVISOR_"
 TABLE = "[tool.pgsupervisor]"
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+Span = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,5} ?(hour|day|week)s?$")]
+_SPAN_S = {"hour": 3600.0, "day": 86_400.0, "week": 604_800.0}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "supervisor"
     dsn: str | None = None  # PGSUPERVISOR_DATABASE_URL in the environment
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    retention: Span | None = None  # how long the history of ended runs is kept; None: for ever
     sources: dict[str, str] = {}
 
 
@@ -63,6 +67,13 @@ def load(
         for name, (value, source) in layer.items():
             values[name], sources[name] = value, source
     return Settings(**values, sources=sources)
+
+
+def span_s(span: str) -> float:
+    """Seconds of a `Span`: "90 days"."""
+    found = re.fullmatch(r"(\d+) ?([a-z]+?)s?", span)
+    assert found is not None
+    return int(found[1]) * _SPAN_S[found[2]]
 
 
 Layer = dict[str, tuple[Any, str]]
@@ -129,6 +140,7 @@ def _expected(name: str) -> str:
         "queues": "give names of queues, in the file as a list, in the environment separated by commas",
         "until_empty": "give true or false",
         "log_level": "give debug, info, warning or error",
+        "retention": "give a number of hours, days or weeks: '90 days'",
     }.get(name, "give text")
 
 

@@ -1,30 +1,15 @@
-"""The parent's statements, one method each, on one session that is opened when needed and opened again when lost."""
+"""What a parent asks before and after its work, one method each, on a session that is opened when needed and again when lost. These calls block."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import psycopg
 
 from supervisor.core.errors import DatabaseUnavailable
-from supervisor.db import partitions
 from supervisor.db.connect import connect
 from supervisor.db.statements import Sql
-
-
-@dataclass(frozen=True)
-class LiveWorker:
-    """A worker that nobody has declared dead."""
-
-    id: int
-    application_name: str
-    pid: int
-    host: str
-    age_s: float
-    lock_free: bool
 
 
 class HostCalls:
@@ -52,41 +37,6 @@ class HostCalls:
             self.close()
         return DatabaseUnavailable(f"{what}: {str(error).splitlines()[0]}")
 
-    def terminate_sessions(self, application_name: str) -> None:
-        """End a worker's sessions, by the name of the loop's; returns without waiting for them."""
-        names = [application_name, application_name.replace(": worker ", ": tx ")]
-        for (pid,) in self._rows("backends_of", (names,)):
-            self._rows("terminate", (pid,))
-
-    def bury(self, worker_id: int, why: str) -> bool:
-        """Declare a worker dead; False when it was already."""
-        return bool(self._rows("bury_worker", (why, worker_id)))
-
-    def release_tasks(self, worker_id: int, limit: int, executing: list[UUID] | None) -> int:
-        """Give back up to *limit* tasks; *executing*: what the worker was doing when it died, None when nobody knows."""
-        parameters = {"worker": worker_id, "limit": limit, "seen": executing is not None, "executing": executing or []}
-        return len(self._rows("release_tasks", parameters))
-
-    def live_workers(self) -> list[LiveWorker]:
-        return [
-            LiveWorker(id, f"pgsupervisor: worker {boot.hex[:8]}", pid, host, age_s, lock_free)
-            for id, boot, _supervisor, pid, host, age_s, lock_free in self._rows("live_workers")
-        ]
-
-    def server_age_s(self) -> float:
-        age_s: float = self._rows("server_age_s")[0][0]
-        return age_s
-
-    def orphans(self) -> list[int]:
-        return [owner for (owner,) in self._rows("orphans")]
-
-    def wake_parked_parents(self) -> int:
-        """Wake parents whose children have ended though nobody woke them; returns how many."""
-        parents = [run_id for (run_id,) in self._rows("parked_parents")]
-        if parents:
-            self._rows("wake_forgotten", (parents,))
-        return len(parents)
-
     def anything_left(self, queues: list[int] | None = None) -> bool:
         left: bool = self._rows("anything_left", (queues, queues))[0][0]
         return left
@@ -100,14 +50,6 @@ class HostCalls:
         """Runs that ended otherwise than completed, in all of the kept history."""
         n: int = self._rows("failed_runs")[0][0]
         return n
-
-    def make_partitions(self) -> int:
-        """Make the partitions that the days ahead need; returns how many tables were made."""
-        conn = self._session()
-        try:
-            return partitions.ensure(conn, self._sql)
-        except psycopg.Error as error:
-            raise self._broken("partitions", error) from None
 
     def close(self) -> None:
         if self._conn is not None:

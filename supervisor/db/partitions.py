@@ -19,12 +19,6 @@ def ensure(conn: psycopg.Connection, sql: Sql, days_ahead: int = DAYS_AHEAD) -> 
     Returns how many tables were made; 0 is the usual answer. Raises psycopg's LockNotAvailable where the session's
     lock_timeout passes first; asking again is harmless.
     """
-    row = conn.execute(sql.render(_ENSURE).encode(), (days_ahead,)).fetchone()
+    row = conn.execute(sql.get("make_partitions").encode(), (days_ahead,)).fetchone()
     assert row is not None
     return int(row[0])
-
-
-_ENSURE = """
-SELECT {schema}.make_partitions(pg_catalog.clock_timestamp() + pg_catalog.make_interval(days => greatest(%s, partition_days)))
-FROM {schema}.cell
-"""

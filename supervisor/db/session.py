@@ -153,9 +153,11 @@ class Session:
             if now >= until or self._closed:
                 return False
             reading, writing = self.sockets()
-            wait_s = max(0.0, min(until, self.due()) - now)
-            readable, writable, _ = select.select(reading, writing, [], wait_s)
-            self.act(set(readable), set(writable))
+            poll = select.poll()
+            for fd in {*reading, *writing}:
+                poll.register(fd, (select.POLLIN if fd in reading else 0) | (select.POLLOUT if fd in writing else 0))
+            ready = {fd for fd, _ in poll.poll(1000 * max(0.0, min(until, self.due()) - now))}
+            self.act(ready.intersection(reading), ready.intersection(writing))
         return True
 
     # ── what the loop asks ───────────────────────────────────────────────────────────────────────────────────────

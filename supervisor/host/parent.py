@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from supervisor.core.errors import DatabaseUnavailable
 from supervisor.engine.main import EXIT_DATABASE
 from supervisor.host.blackbox import BlackBox, Executing
 from supervisor.host.children import Born, Child, Load, Loaded, NotLoaded, Work, fork
@@ -28,8 +27,7 @@ from supervisor.host.signals import Signals
 log = logging.getLogger("pgsupervisor.parent")
 
 TICK_S = 0.5
-SWEEP_S = 1.0
-PARTITIONS_S = 3600.0
+LATE_PARTS_S = 1.0
 QUICK_DEATH_S = 1.0
 QUICK_DEATHS_MAX = 5
 BACKOFF_S = (0.0, 0.05, 0.2, 0.5, 1.0)
@@ -86,7 +84,10 @@ class Parent:
         self.blackbox = BlackBox(options.slots, options.threads)
         self.children: dict[int, Child] = {}
         self.target, self.generation = options.procs, 1
-        self.parts = list(parts)
+        self.reaper = Reaper(options.dsn, options.schema)
+        self.parts: list[Part] = [self.reaper, *parts]
+        self._late: list[Part] = []
+        self._late_at = 0.0
         self.on_death: list[Callable[[Child, int, list[Executing]], None]] = [died] if died is not None else []
         self.on_loaded: list[Callable[[Loaded], None]] = []
         self.keep_fds: list[int] = []  # what else children keep open of ours
@@ -94,12 +95,10 @@ class Parent:
         self.refused: NotLoaded | None = None  # why the app could not be imported, if that ended the parent
         self.reload = Reload(self)
         self._work, self._load = work, load
-        self._reaper = Reaper(options.dsn, options.schema)
         self._quick: dict[int, int] = {}
         self._fork_at: dict[int, float] = {}
         self._stopping = False
         self._signals: Signals | None = None
-        self._next_sweep = self._next_partitions = 0.0
         self.exit_code = 0
         self.reclaimed: list[tuple[int, float]] = []  # (worker id, seconds from its death to its tasks being free)
 
@@ -119,15 +118,14 @@ class Parent:
             self.close()
         return self.exit_code
 
-    def add(self, part: Part) -> None:
-        """Let *part* live in the loop; closed with the parent."""
-        self.parts.append(part)
+    def add(self, part: Part, late: bool = False) -> None:
+        """Let *part* live in the loop; closed with the parent. late: its sessions come after those of the first worker, where there are few."""
+        (self._late if late else self.parts).append(part)
 
     def close(self) -> None:
         """End the sessions of the parent and its parts; for whoever drives `start` and `step` instead of calling `run`."""
-        for part in self.parts:
+        for part in [*self.parts, *self._late]:
             part.close()
-        self._reaper.close()
         if self._signals is not None:
             self._signals.close()
             self._signals = None
@@ -154,7 +152,7 @@ class Parent:
     def start(self) -> None:
         """Fork the workers."""
         self._signals = Signals()
-        self._next_sweep = time.monotonic() + SWEEP_S  # or when a worker is up: where there are few sessions, workers come first
+        self._late_at = time.monotonic() + LATE_PARTS_S
         self._steer(time.monotonic())
 
     def step(self, timeout_s: float) -> bool:
@@ -168,9 +166,9 @@ class Parent:
                 self._reap(child)
         self._act(readable, writable)
         now = time.monotonic()
-        if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_S
-            self._sweep()
+        if self._late and now >= self._late_at:
+            self.parts += self._late
+            self._late = []
         self._on_signals()  # before a fork: of a TERM to all of us the children's may have been noticed first
         self._steer(now)
         return bool(self.children) or not self._stopping
@@ -294,7 +292,7 @@ class Parent:
     def _listen(self, child: Child) -> None:
         for told in child.listen():
             if isinstance(told, Born) and told.ready:
-                self._next_sweep = 0.0
+                self._late_at = 0.0
                 log.info("worker %d (pid %d) is up as %d", child.number, child.pid, told.worker_id)
             elif isinstance(told, Loaded) and self.loaded != told:
                 self.loaded = told
@@ -332,14 +330,13 @@ class Parent:
         self._plan_successor(child, died_at, code)
 
     def _free(self, born: Born, died_at: float, why: str, executing: list[Executing]) -> None:
-        try:
-            freed = self._reaper.bury(born.worker_id, born.application_name, why, [entry.run_id for entry in executing])
-        except DatabaseUnavailable as error:
-            log.warning("the claims of worker %d are freed later: %s", born.worker_id, error)
-            return
-        self.reclaimed.append((born.worker_id, time.monotonic() - died_at))
-        if freed:
-            log.info("worker %d: %d claims given back %.0f ms after its death", born.worker_id, freed, 1000 * (time.monotonic() - died_at))
+        def freed(tasks: int, _: float) -> None:
+            took_s = time.monotonic() - died_at
+            self.reclaimed.append((born.worker_id, took_s))
+            if tasks:
+                log.info("worker %d: %d claims given back %.0f ms after its death", born.worker_id, tasks, 1000 * took_s)
+
+        self.reaper.bury(born.worker_id, born.application_name, why, executing, freed)
 
     def _plan_successor(self, child: Child, died_at: float, code: int) -> None:
         if self._stopping or child.leaving or self.reload.died(child, died_at, code):
@@ -362,18 +359,6 @@ class Parent:
         if code in (0, -signal.SIGTERM):
             wait_s = max(wait_s, TOLD_TO_END_S)
         self._fork_at[child.number] = died_at + wait_s
-
-    def _sweep(self) -> None:
-        try:
-            self._reaper.sweep()
-            now = time.monotonic()
-            if now >= self._next_partitions:
-                self._next_partitions = now + PARTITIONS_S
-                made = self._reaper.make_partitions()
-                if made:
-                    log.info("made %d partitions ahead", made)
-        except DatabaseUnavailable as error:
-            log.debug("no sweep: %s", error)
 
 
 def _say_death(child: Child, code: int, executing: list[Executing]) -> None:

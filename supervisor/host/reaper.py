@@ -1,77 +1,44 @@
-"""Declare workers dead and give back what they held, so that no claim outlives its worker for long.
+"""A parent's own dead children: what they held is given back at once, whoever leads.
 
-The order is what makes it right: terminate the dead worker's sessions (one stopped in mid-pipeline holds its row and no
-timeout ends it), then declare it dead (waits for its last batch), then, in a further statement, release its tasks: the
-snapshot of one statement for both would miss the claims of that last batch.
+How, and in which order, stands in leader/burial.py. Never blocks the parent's loop: the burial goes on in it, however
+long the database is away.
 """
 
 from __future__ import annotations
 
-import time
-from uuid import UUID
+from collections.abc import Callable, Sequence
 
-from supervisor.db import host_calls
+from supervisor.host.blackbox import Executing
+from supervisor.leader.burial import Burials, Dead
 
-SLICE = 500
-LOCK_FREE_S = 1.0  # a sign of life that is missing for so long is believed
-LOOK_S = 5.0  # what a crash swallowed (a release, a wake-up) is found within that
-SERVER_YOUNG_S = 5.0  # after its start all are missing at once: live workers come back first
+FINISH_S = 3.0  # for the burials that are not done when the loop ends; what is left is the leader's
 
 
 class Reaper:
-    """The parent's session for burying workers. Connects when it is first needed, and again after it was lost."""
+    """The parent's session for burying workers. A part of its loop."""
 
     def __init__(self, dsn: str, schema: str) -> None:
-        self._calls = host_calls.HostCalls(dsn, schema)
-        self._missing: dict[int, float] = {}
-        self._next_look = 0.0
+        self.burials = Burials(dsn, schema)
 
-    def bury(self, worker_id: int, application_name: str, why: str, executing: list[UUID] | None = None) -> int:
-        """Free what a worker held that is known to be dead; returns how many tasks. Raises DatabaseUnavailable.
+    def bury(
+        self, worker_id: int, application_name: str, why: str, executing: Sequence[Executing] = (), done: Callable[[int, float], None] | None = None
+    ) -> None:
+        """Free what a child held that has ended. *done* hears how many tasks that were, and how many seconds after.
 
-        executing   the runs whose steps it was executing, from its black box; None when nobody saw it die
+        executing   what it was executing, from its black box: that is charged with the death, its neighbours are not
         """
-        self._calls.terminate_sessions(application_name)
-        self._calls.bury(worker_id, why)
-        return self._release(worker_id, executing)
+        self.burials.bury(Dead(worker_id, application_name, why, executing), done)
 
-    def _release(self, worker_id: int, executing: list[UUID] | None = None) -> int:
-        freed = 0
-        while True:
-            n = self._calls.release_tasks(worker_id, SLICE, executing)
-            freed += n
-            if n < SLICE:
-                return freed
+    def sockets(self) -> tuple[list[int], list[int]]:
+        return self.burials.sockets()
 
-    def sweep(self) -> int:
-        """Bury workers of anybody whose sign of life is gone, release what was forgotten, wake parents; returns tasks freed.
+    def due(self) -> float:
+        return self.burials.due()
 
-        Level-triggered: it looks at what is, whoever missed what happened.
-        """
-        freed = 0
-        now = time.monotonic()
-        missing: dict[int, float] = {}
-        workers = self._calls.live_workers()
-        if any(worker.lock_free for worker in workers) and self._calls.server_age_s() < SERVER_YOUNG_S:
-            return 0
-        for worker in workers:
-            if not worker.lock_free or worker.age_s < LOCK_FREE_S:
-                continue
-            since = missing[worker.id] = self._missing.get(worker.id, now)
-            if now - since >= LOCK_FREE_S:
-                freed += self.bury(worker.id, worker.application_name, "its session is gone")
-        self._missing = missing
-        if now >= self._next_look:
-            self._next_look = now + LOOK_S
-            for owner in self._calls.orphans():
-                freed += self._release(owner)
-            self._calls.wake_parked_parents()
-        return freed
-
-    def make_partitions(self) -> int:
-        """Every supervisor looks hourly: a missing partition stops the engine. Never done by a worker, for DDL waits."""
-        return self._calls.make_partitions()
+    def act(self, readable: set[int], writable: set[int]) -> None:
+        self.burials.act(readable, writable)
 
     def close(self) -> None:
-        self._calls.close()
-
+        """Finish what has begun, for some seconds, and end the session."""
+        self.burials.finish(FINISH_S)
+        self.burials.close()

@@ -17,6 +17,7 @@ from supervisor.host.parent import Parent, ParentOptions
 from supervisor.host.sessions import Room, check_room
 from supervisor.host.systemd import Notifier
 from supervisor.host.titles import set_title
+from supervisor.leader.lead import Leadership
 
 log = logging.getLogger("pgsupervisor.parent")
 
@@ -33,6 +34,7 @@ class ServiceOptions:
     queues: tuple[str, ...] = ()
     until_empty: bool = False
     drain_timeout_s: float = 25.0
+    retention_s: float | None = None  # how long the history is kept; None: for ever
     app: str = ""  # its name, for people
 
 
@@ -51,6 +53,8 @@ class Service:
             died,
             load=self._load_app if load is not None else None,
         )
+        parent = self.parent
+        parent.add(Leadership(options.dsn, options.schema, parent.options.supervisor_id, parent.reaper.burials, options.retention_s), late=True)
         self._calls = HostCalls(options.dsn, options.schema)
         self._failed_before = 0
         self._checked = False

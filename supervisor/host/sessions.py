@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from supervisor.core.errors import ConfigInvalid
 
-PARENT_SESSIONS = 3  # lead, ears, chores
+PARENT_SESSIONS = 4  # lead, ears, chores, and one for burying its dead
 
 
 @dataclass(frozen=True)

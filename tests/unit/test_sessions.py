@@ -10,7 +10,7 @@ from supervisor.host.sessions import Room, check_room
 
 @pytest.mark.parametrize(
     ("most", "reserved", "used", "procs", "transactional"),
-    [(100, 3, 0, 94, False), (100, 3, 0, 47, True), (100, 3, 78, 16, False), (100, 3, 62, 16, True), (100, 10, 86, 1, False)],
+    [(100, 3, 0, 93, False), (100, 3, 1, 46, True), (100, 3, 77, 16, False), (100, 3, 61, 16, True), (100, 10, 85, 1, False)],
 )
 def test_what_just_fits(most: int, reserved: int, used: int, procs: int, transactional: bool) -> None:
     """The last one that fits is let in, the first one that does not is refused."""
@@ -23,12 +23,12 @@ def test_the_refusal_says_the_sum_and_what_to_lower() -> None:
     with pytest.raises(ConfigInvalid) as refused:
         check_room(Room(100, 3, 70), 16, True)
     assert str(refused.value) == (
-        "this host needs 16 workers × 2 (loop, transactional steps) + 3 of the parent = 35 sessions, and the server has room for 27: "
-        "max_connections 100 - 3 reserved - 70 in use; lower --procs to 12, end sessions of others, or raise max_connections to 108"
+        "this host needs 16 workers × 2 (loop, transactional steps) + 4 of the parent = 36 sessions, and the server has room for 27: "
+        "max_connections 100 - 3 reserved - 70 in use; lower --procs to 11, end sessions of others, or raise max_connections to 109"
     )
 
 
 def test_where_nothing_fits_no_number_is_named() -> None:
     """More in use than there is room for, while superusers are connected."""
-    with pytest.raises(ConfigInvalid, match="room for 0: .*; not even one worker fits: end sessions of others, or raise max_connections to 107"):
+    with pytest.raises(ConfigInvalid, match="room for 0: .*; not even one worker fits: end sessions of others, or raise max_connections to 108"):
         check_room(Room(100, 3, 100), 1, False)
