@@ -104,6 +104,7 @@ class Session:
         self._current: _Asked | None = None
         self._channels: dict[str, Callable[[str], None]] = {}
         self._notices: list[Any] = []
+        self._last_words = ""  # what the server said last unasked: why it ends the session
         self._failures = self._attempts = 0
         self._again_at = 0.0
         self._closed = False
@@ -216,6 +217,7 @@ class Session:
         self._pgconn, self._fd = pgconn, pgconn.socket
         pgconn.nonblocking = 1
         pgconn.notify_handler = self._notices.append
+        pgconn.notice_handler = self._note
         wanted = {
             **connect.profile_settings(self._profile, pgconn.server_version),
             **connect.server_transport(self._profile, pgconn.host.decode()),
@@ -239,6 +241,7 @@ class Session:
 
     def _established(self) -> None:
         self.connected, self.backend_pid, self._failures = True, self._pgconn.backend_pid, 0
+        self._last_words = ""
         waiting, self._queue = self._queue, deque(self._listening(channel) for channel in self._channels)
         if self._on_connect is not None:
             self._on_connect()
@@ -329,6 +332,9 @@ class Session:
             if heard is not None:
                 heard(notice.extra.decode())
 
+    def _note(self, result: Any) -> None:
+        self._last_words = words(result)
+
     # ── losing it ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _lose(self, error: DatabaseUnavailable) -> None:
@@ -364,7 +370,7 @@ class Session:
 
     def _words(self, error: psycopg.Error) -> DatabaseUnavailable:
         if self.connected:
-            return DatabaseUnavailable(f"session {self._purpose} is lost: {' '.join(str(error).split())}")
+            return DatabaseUnavailable(f"session {self._purpose} is lost: {self._last_words or ' '.join(str(error).split())}")
         return connect.not_connected(error, self._given, self._dsn)
 
 

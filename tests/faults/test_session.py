@@ -63,7 +63,7 @@ def stoppable(own_server: Server) -> Iterator[tuple[Server, Session]]:
 def test_answers_come_in_the_order_of_the_questions(session: Session, answers: Answers) -> None:
     """Whoever asks twice must know which answer is which."""
     names: list[str] = ["nobody"]
-    answers.ask(session, "backends_of", names)
+    answers.ask(session, "end_sessions", names, 0.0)
     answers.ask(session, "cell_number")
     answers.ask_text(session, "select 'made by the database'")
     assert [[], [(0,)], [("made by the database",)]] == answers.wait(session, 3)
@@ -82,12 +82,13 @@ def test_a_refused_statement_leaves_the_session_as_it_was(session: Session, answ
 def test_a_statement_after_a_fence_that_fails_does_nothing(session: Session, answers: Answers, database: Database) -> None:
     """A fence and what it guards are one transaction."""
     worker = database.one("insert into supervisor.worker (boot, host, pid, supervisor) values (gen_random_uuid(), 'h', 1, gen_random_uuid()) returning id")
-    answers.ask(session, "bury_worker", "old age", worker, first=("live_lock", (10**12,)))  # no int4: refused
+    burial = {"worker": worker, "why": "old age"}
+    session.ask("bury_worker", burial, answers.then, answers.refused, first=("live_lock", (10**12,)))  # no int4: refused
     answers.ask(session, "cell_number")
     assert isinstance(answers.wait(session, 2)[0], StatementRefused) and [(0,)] == answers.got[1]
     assert database.one("select dead_at is null from supervisor.worker where id = %s", worker)
-    answers.ask(session, "bury_worker", "old age", worker, first=("cell_number", ()))
-    assert [(worker,)] == answers.wait(session, 3)[2], "the rows are the second statement's"
+    session.ask("bury_worker", burial, answers.then, answers.refused, first=("cell_number", ()))
+    assert [(True, 1)] == answers.wait(session, 3)[2], "the rows are the second statement's"
 
 
 def test_notifications_are_heard_and_heard_again_after_a_loss(session: Session, database: Database) -> None:
