@@ -484,13 +484,13 @@ def test_a_host_that_does_not_fit_is_refused_with_the_sum(small: Database, effec
     small.sql("select 1")  # one session of somebody else
     many = hosts.start(write(HEAD, PLAIN.format(word="")), procs=14)
     assert ended(many) == 78, many.log()
-    assert "14 workers × 1 (loop) + 3 of the parent = 17 sessions" in many.log()
-    assert "room for 16: max_connections 20 - 3 reserved - 1 in use" in many.log() and "lower --procs to 13" in many.log()
+    assert "14 workers × 1 (loop) + 4 of the parent = 18 sessions" in many.log()
+    assert "room for 16: max_connections 20 - 3 reserved - 1 in use" in many.log() and "lower --procs to 12" in many.log()
     assert not imports(effects)
     booking = "@step(transactional=True)\ndef book(tx) -> None:\n    tx.execute('select 1')\n"
     twice = hosts.start(write(HEAD, PLAIN.format(word=""), booking), procs=7)
     assert ended(twice) == 78, twice.log()
-    assert "7 workers × 2 (loop, transactional steps) + 3 of the parent = 17 sessions" in twice.log() and "lower --procs to 6" in twice.log()
+    assert "7 workers × 2 (loop, transactional steps) + 4 of the parent = 18 sessions" in twice.log() and "lower --procs to 6" in twice.log()
     with hosts("shop", procs=2):
         pass
 
