@@ -242,3 +242,15 @@ SELECT parent_id, seq, run_id FROM {schema}.child WHERE parent_id = ANY ($1::uui
 -- Locks:  none.     Index:  outcome primary key, pruned.
 -- $1 uuid[] run     Returns run, status, result
 SELECT run_id, status, result FROM {schema}.outcome WHERE run_id = ANY ($1::uuid[]);
+
+-- name: read_identity :one
+-- Asked after a refusal: is this worker alive, and what is its epoch now?
+-- Locks:  none.     Index:  worker_pkey
+-- $1 int4 worker    $2 uuid boot     Returns epoch of a worker that nobody has declared dead; no row for any other
+SELECT epoch FROM {schema}.worker WHERE id = $1::int4 AND boot = $2::uuid AND dead_at IS NULL;
+
+-- name: read_own :many
+-- Asked after read_identity, whose epoch is then never newer than this answer: which of these runs are still this worker's.
+-- Locks:  none.     Index:  task_pkey
+-- $1 uuid[] run    $2 int4 worker     Returns run
+SELECT run_id FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTINCT FROM $2::int4;

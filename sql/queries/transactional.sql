@@ -19,3 +19,23 @@ SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('ro
 -- The fence, as in the loop; last before COMMIT, so that user SQL never runs while the worker's row is locked.
 -- Locks:  worker row, FOR SHARE.     Index:  worker_pkey     Raises SV003.
 SELECT {schema}.fence($1::int4, $2::uuid, $3::int4);
+
+-- name: own_backend :one
+-- What this session is to the server: a process id may be another's later, with the start it is this one's for ever.
+-- Locks:  none.     Index:  none (a view of the server's own)     Returns pid, start
+SELECT pid, backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid();
+
+-- name: end_backend :many
+-- End a session that was lost; it is over, with its locks and all that it could commit, when this gives no row any more.
+-- Locks:  none.     Index:  none (a view of the server's own)
+-- $1 int4 pid    $2 timestamptz start     Returns whether a signal was sent
+SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = %s AND backend_start = %s;
+
+-- name: find_checkpoints :many
+-- Which of these steps this process has committed, under whichever of its ids.
+-- Locks:  none.     Index:  step primary key, worker_pkey
+-- $1 uuid[] run    $2 int4[] seq    $3 uuid boot     Returns run, seq
+SELECT s.run_id, s.seq
+FROM ROWS FROM (pg_catalog.unnest(%s::pg_catalog.uuid[]), pg_catalog.unnest(%s::pg_catalog.int4[])) AS u (run_id, seq)
+JOIN {schema}.step s ON s.run_id = u.run_id AND s.seq = u.seq JOIN {schema}.worker w ON w.id = s.worker
+WHERE w.boot = %s;

@@ -1,4 +1,4 @@
--- What a worker asks once, when it is born: before its loop and outside of it.
+-- What a worker asks outside of its loop: when it is born, and when it has lost its session.
 
 -- name: register_worker :one
 -- A new incarnation: its id is the fencing token and is never used again.
@@ -35,3 +35,104 @@ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 - 946684800000000
 -- The cell's number, for the low 12 bits of run ids.
 -- Locks:  none.     Index:  none (one row)     Returns int2
 SELECT number FROM {schema}.cell;
+
+-- ── a lost session ───────────────────────────────────────────────────────────────────────────────────────────
+-- Its successor takes over: end what is left of it, wait until it can't commit any more, take its tasks in the transaction
+-- that declares it dead, and then look what had become durable.
+
+-- name: server_timeline :one
+-- On which timeline this server writes: after a failover what was acknowledged may be undone. By the name of the WAL file, for
+-- pg_control_checkpoint() still has the old timeline until the first checkpoint after a promotion.
+-- Locks:  none.     Index:  none     Returns int8
+SELECT ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::pg_catalog.bit(32)::pg_catalog.int8;
+
+-- name: server_identifier :one
+-- Which cluster this is. Managed servers may keep it to themselves.
+-- Locks:  none.     Index:  none     Returns int8
+SELECT system_identifier FROM pg_catalog.pg_control_system();
+
+-- name: end_earlier_sessions :many
+-- End what is left of this process's earlier sessions: those of its name, and whoever holds a sign of life of its.
+-- Locks:  none.     Index:  worker_pkey; pg_stat_activity has none
+-- $1 text[] application_name    $2 int4 first id of this process    $3 uuid boot     Returns whether there was one, each
+SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a
+WHERE a.pid <> pg_backend_pid() AND a.datname = current_database()
+  AND (a.application_name = ANY (%s)
+       OR a.pid IN (SELECT l.pid FROM pg_locks l JOIN {schema}.worker w ON w.id >= %s AND w.boot = %s AND l.objid = w.id
+                    WHERE l.locktype = 'advisory' AND l.classid = {lock_class}::int8 & 4294967295 AND l.objsubid = 2
+                      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())));
+
+-- name: lock_earlier :many
+-- The rows of this process's earlier ids, so that what they have in flight has ended. Several, when an adoption's own answer was lost.
+-- Locks:  worker rows, ascending id, FOR UPDATE (waits for their batches).     Index:  worker_pkey
+-- $1 int4 first id of this process    $2 uuid boot     Returns id
+SELECT id FROM {schema}.worker WHERE id >= %s AND boot = %s ORDER BY id FOR UPDATE;
+
+-- name: earlier_is_gone :one
+-- Whether the session that held this sign of life has ended, with all that it could still commit.
+-- Locks:  the advisory lock, for this transaction.     Index:  none
+-- $1 int4 worker     Returns boolean
+SELECT pg_try_advisory_xact_lock({lock_class}, %s);
+
+-- name: bury_earlier :many
+-- Declare earlier ids of this process dead; the reaper may have been here before.
+-- Locks:  worker rows, already held.     Index:  worker_pkey
+-- $1 text why    $2 int4[] worker     Returns id
+UPDATE {schema}.worker SET dead_at = clock_timestamp(), death = %s, epoch = epoch + 1 WHERE id = ANY (%s) AND dead_at IS NULL RETURNING id;
+
+-- name: adopt_tasks :many
+-- Take over the tasks of earlier ids: those that the process has in memory become the new id's. The others are claims whose
+-- answer was lost, so nothing of them has begun: they go back to the queue as they were.
+-- Locks:  task rows of the earlier ids, ascending run_id.     Index:  none on owner: a scan of task, once per lost session; task_pkey
+-- $1 int4[] earlier    $2 uuid[] in memory    $3 int4 new id     Returns run, whether it is the new id's
+WITH theirs AS (SELECT run_id FROM {schema}.task WHERE owner = ANY (%(earlier)s) ORDER BY run_id FOR NO KEY UPDATE),
+known AS MATERIALIZED (SELECT unnest(%(known)s::uuid[]) AS run_id)
+UPDATE {schema}.task t SET owner = CASE WHEN k.run_id IS NULL THEN NULL ELSE %(id)s::int4 END,
+    claims = CASE WHEN k.run_id IS NULL THEN greatest(t.claims - 1, 0) ELSE t.claims END,
+    wait_kind = CASE WHEN k.run_id IS NULL THEN 1 ELSE t.wait_kind END
+FROM theirs LEFT JOIN known k ON k.run_id = theirs.run_id
+WHERE t.run_id = theirs.run_id RETURNING t.run_id, k.run_id IS NOT NULL;
+
+-- name: give_back_tasks :many
+-- After a failover nothing in memory is trusted: all that the earlier ids held goes back to the queue, to be replayed from what survived.
+-- Locks:  task rows of the earlier ids, ascending run_id.     Index:  none on owner: a scan of task, once per failover; task_pkey
+-- $1 int4[] earlier     Returns run
+WITH theirs AS (SELECT run_id FROM {schema}.task WHERE owner = ANY (%s) ORDER BY run_id FOR NO KEY UPDATE)
+UPDATE {schema}.task t SET owner = NULL, ready_at = clock_timestamp(), wait_kind = 1, wait_since = clock_timestamp(), resumed = 2, claims = 0
+FROM theirs WHERE t.run_id = theirs.run_id RETURNING t.run_id;
+
+-- name: durable_steps :many
+-- Which of these results were made durable by this process, and when they ended.
+-- Locks:  none.     Index:  step primary key
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] ids of this process     Returns run, seq, ended in us since 2000
+SELECT s.run_id, s.seq, (extract(epoch FROM s.ended_at) * 1000000)::int8 - 946684800000000
+FROM unnest(%s::uuid[], %s::int4[]) AS u (run_id, seq) JOIN {schema}.step s ON s.run_id = u.run_id AND s.seq = u.seq WHERE s.worker = ANY (%s);
+
+-- name: durable_outcomes :many
+-- Which of these runs this process has ended.
+-- Locks:  none.     Index:  outcome primary key
+-- $1 uuid[] run    $2 int4[] ids of this process     Returns run
+SELECT run_id FROM {schema}.outcome WHERE run_id = ANY (%s::uuid[]) AND worker = ANY (%s);
+
+-- name: durable_attempts :many
+-- Which of these tries were recorded by this process.
+-- Locks:  none.     Index:  attempt primary key
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] n    $4 int2[] kind    $5 int4[] ids of this process     Returns run, seq, n, kind
+SELECT a.run_id, a.seq, a.n, a.kind
+FROM unnest(%s::uuid[], %s::int4[], %s::int4[], %s::int2[]) AS u (run_id, seq, n, kind)
+JOIN {schema}.attempt a ON a.run_id = u.run_id AND a.seq = u.seq AND a.n = u.n AND a.kind = u.kind WHERE a.worker = ANY (%s);
+
+-- name: durable_timers :many
+-- Which of these sleeps are set.
+-- Locks:  none.     Index:  timer_pkey
+-- $1 uuid[] run    $2 int4[] seq     Returns run, seq, due in us since 2000, us from now to due
+SELECT t.run_id, t.seq, (extract(epoch FROM t.due_at) * 1000000)::int8 - 946684800000000, (extract(epoch FROM t.due_at - clock_timestamp()) * 1000000)::int8
+FROM unnest(%s::uuid[], %s::int4[]) AS u (run_id, seq) JOIN {schema}.timer t ON t.run_id = u.run_id AND t.seq = u.seq;
+
+-- name: durable_children :many
+-- Which of these children were started.
+-- Locks:  none.     Index:  child primary key
+-- $1 uuid[] parent    $2 int4[] seq    $3 uuid[] child     Returns child
+SELECT c.run_id
+FROM unnest(%s::uuid[], %s::int4[], %s::uuid[]) AS u (parent_id, seq, run_id)
+JOIN {schema}.child c ON c.parent_id = u.parent_id AND c.seq = u.seq AND c.run_id = u.run_id;
