@@ -147,7 +147,7 @@ def _furnish(place: Place) -> None:
     with place.connect() as conn:
         migrations.migrate(conn, place.schema)
     with _workers(place, 1) as workers:
-        while not all(child.up for child in workers.parent.children.values()):
+        while not all(child.ready for child in workers.parent.children.values()):
             workers.step(1.0)
 
 

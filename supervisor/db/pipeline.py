@@ -29,7 +29,10 @@ class Refused:
 
 
 class Pipeline:
-    """A session for batches. `sent` counts Syncs, so that a test can count them against the wire."""
+    """A session for batches. `sent` counts Syncs, so that a test can count them against the wire.
+
+    broken   why the session is of no use any more, or None. Nobody knows then what became of what was not answered.
+    """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
@@ -38,6 +41,7 @@ class Pipeline:
         self._inflight: deque[tuple[Any, list[str]]] = deque()
         self._results: list[Any] = []
         self._refused: Refused | None = None
+        self.broken: str | None = None
         self.sent = 0
 
     def prepare(self, name: str, text: str) -> None:
@@ -63,7 +67,8 @@ class Pipeline:
 
     def send(self, token: Any, statements: Iterable[Statement]) -> None:
         """Queue one batch; *token* comes back with its results. Call `flush` until it is done."""
-        names = []
+        names: list[str] = []
+        self._inflight.append((token, names))  # first: what broke while it was being sent may have been sent
         send = self._pgconn.send_query_prepared
         try:
             for name, values in statements:
@@ -73,7 +78,6 @@ class Pipeline:
             self._pgconn.pipeline_sync()
         except psycopg.Error as error:
             raise DatabaseUnavailable(f"the session broke while sending: {error}") from None
-        self._inflight.append((token, names))
         self.sent += 1
 
     def flush(self) -> bool:
@@ -84,7 +88,7 @@ class Pipeline:
             raise DatabaseUnavailable(f"the session broke while sending: {error}") from None
 
     def read(self) -> list[tuple[Any, dict[str, Any] | Refused]]:
-        """Batches that were answered: (token, results by statement) or (token, why it was rolled back)."""
+        """Batches that were answered: (token, results by statement) or (token, why it was rolled back). Look at `broken` after them."""
         answered: list[tuple[Any, dict[str, Any] | Refused]] = []
         pgconn = self._pgconn
         try:
@@ -101,10 +105,14 @@ class Pipeline:
                 else:
                     self._keep(result)
         except psycopg.Error as error:
-            raise DatabaseUnavailable(f"the session is lost: {error}") from None
-        if pgconn.status == pq.ConnStatus.BAD:
-            raise DatabaseUnavailable(f"the session is lost: {pgconn.get_error_message()}")
+            self.broken = f"the session is lost: {' '.join(str(error).split())}"
+        if pgconn.status == pq.ConnStatus.BAD and self.broken is None:
+            self.broken = f"the session is lost: {' '.join(pgconn.get_error_message().split())}"
         return answered
+
+    def unanswered(self) -> list[Any]:
+        """Tokens of what was sent and not answered, in order: it may be durable, or still become so."""
+        return [token for token, _ in self._inflight]
 
     def _keep(self, result: Any) -> None:
         if result.status == pq.ExecStatus.FATAL_ERROR and self._refused is None:

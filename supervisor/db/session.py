@@ -68,6 +68,7 @@ class Session:
     purpose      its application_name is `pgsupervisor: <purpose>`
     on_connect   called when the session is there (and again after each loss); what it asks goes before what was queued
     on_lost      called when a session that was there is gone; before the `refused` of what was in flight
+    on_away      called with the reason for every try to connect that failed
     settings     more server settings, over the profile's
     timeout_s    for each statement, set on the server too; and for how long a statement waits for a session
 
@@ -83,6 +84,7 @@ class Session:
         on_connect: Callable[[], None] | None = None,
         on_lost: Callable[[], None] | None = None,
         *,
+        on_away: Callable[[DatabaseUnavailable], None] | None = None,
         settings: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
@@ -91,7 +93,7 @@ class Session:
         self._sql = Sql(schema)
         self.application_name = connect.application_name(purpose)
         self._purpose, self._profile = purpose, profile
-        self._on_connect, self._on_lost = on_connect, on_lost
+        self._on_connect, self._on_lost, self._on_away = on_connect, on_lost, on_away
         self._settings = {"statement_timeout": str(int(timeout_s * 1000)), **(settings or {})}
         self._timeout_s = timeout_s
         self.connected = False
@@ -351,6 +353,8 @@ class Session:
         log.log(logging.WARNING if was_connected else logging.DEBUG, "%s", error)
         if was_connected and self._on_lost is not None:
             self._on_lost()
+        elif not was_connected and self._on_away is not None:
+            self._on_away(error)
         for asked in unanswered:
             if asked is not None:
                 _refuse(asked, error)

@@ -7,8 +7,10 @@ the words that only the engine may say. Knows nothing of runs or workflows; one 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +25,7 @@ from supervisor.db.arrays import encode_rows
 from supervisor.db.connect import connect
 from supervisor.db.statement_pipe import StatementPipe, rows
 from supervisor.db.statements import Sql
+from supervisor.db.worker_calls import Identity, read_server
 
 LOCK_TIMEOUT = "20ms"  # of a shared transaction: steps that wait for one another's rows would deadlock for a second
 CROWDED = (errors.LockNotAvailable, errors.DeadlockDetected)
@@ -39,6 +42,7 @@ _ENGINE_STATEMENTS = {
     b"pgs_constraints": "set constraints all immediate",
     b"pgs_commit": "commit",
 }
+GONE_S, LOOK_S = 5.0, 0.01  # how long a session that was told to end is waited for, and how often it is looked at
 CHECKPOINT_OIDS = (UUID_OID, INT4, INT4, TEXT, BYTEA, TIMESTAMPTZ, TIMESTAMPTZ)
 # run id, seq, pos, step's name, encoded result, started and ended in us since 2000
 Checkpoint = tuple[bytes, int, int, str, bytes, int, int]
@@ -70,24 +74,40 @@ _SETTINGS = "select " + ", ".join(f"pg_catalog.current_setting('{name}')" for na
 _SETTINGS_BACK = "select " + ", ".join(f"pg_catalog.set_config('{name}', %s, true)" for name in ("search_path", "role", "statement_timeout", "lock_timeout"))
 
 
-def lost(error: Exception) -> SupervisorError:
-    """What to make of an error after which it is not known what was committed."""
+def told(error: Exception) -> Exception:
+    """An error of a transaction by what follows from it.
+
+    Fenced: nothing was committed, and it has to be asked what is still this worker's. DatabaseUnavailable: the session is
+    lost, and with it the answer to what was committed. Anything else is an error of the engine.
+    """
     if isinstance(error, SupervisorError):
         return error
     if getattr(error, "sqlstate", None) == "SV003":
         return Fenced(f"a transaction was refused: {error}")
-    return DatabaseUnavailable(f"the session for transactional steps broke: {type(error).__name__}: {error}")
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) or _is_fatal(error):
+        return DatabaseUnavailable(f"the session for transactional steps broke: {type(error).__name__}: {' '.join(str(error).split())}")
+    return error
+
+
+def _is_fatal(error: BaseException) -> bool:
+    """Whether the server ended the session with this error; libpq may not have read the end itself yet."""
+    return isinstance(error, psycopg.Error) and error.diag.severity_nonlocalized in ("FATAL", "PANIC")
 
 
 class StepSession:
-    """One session. *identity* is the worker's id and boot id, which the fence compares."""
+    """One session. `backend` is what it is to the server: process id and start.
 
-    def __init__(self, dsn: str, schema: str, identity: tuple[int, UUID]) -> None:
-        sql = Sql(schema)
+    Raises   Fenced where the server is another one than *identity* was made on: what is in memory may not be true there
+    """
+
+    def __init__(self, dsn: str, schema: str, identity: Identity) -> None:
+        sql = self._sql = Sql(schema)
         self._schema = schema
-        self._conn = connect(dsn, purpose=f"tx {identity[1].hex[:8]}", schema=schema, profile="tx")
-        self._worker = identity[0].to_bytes(4, "big")
-        self._fence = [self._worker, identity[1].bytes, (1).to_bytes(4, "big")]
+        self._conn = connect(dsn, purpose=f"tx {identity.boot.hex[:8]}", schema=schema, profile="tx")
+        if read_server(self._conn, sql) != identity.server:
+            self._conn.close()
+            raise Fenced("the server was restored, or is another one")
+        self.backend: tuple[int, datetime] = self._conn.execute(sql.get("own_backend")).fetchone()  # type: ignore[assignment]
         self._as_left = self._conn.execute(sql.get("session_as_left")).fetchone()
         self._settings = self._conn.execute(_SETTINGS).fetchone()
         self.pipe = StatementPipe(self._conn)
@@ -96,6 +116,23 @@ class StepSession:
         for statement in ("insert_checkpoints", "session_as_left", "tx_fence"):
             self.pipe.prepare(statement.encode(), sql.get(statement))
         self.spoiled = False  # a step left something behind: use another session for the next transaction
+
+    def committed(self, identity: Identity, steps: Sequence[tuple[bytes, int]], lost: tuple[int, datetime]) -> set[tuple[bytes, int]]:
+        """Which of *steps* (run, seq) this process has committed, seen after the session *lost* can't commit any more.
+
+        Raises   DatabaseUnavailable where that session does not end; psycopg's error of the fence where a step should not even begin again
+        """
+        deadline = time.monotonic() + GONE_S
+        while self._conn.execute(self._sql.get("end_backend"), lost).fetchall():
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailable(f"the lost session for transactional steps (process {lost[0]}) was told to end and is still there")
+            time.sleep(LOOK_S)
+        run_ids, seqs = [UUID(bytes=run_id) for run_id, _ in steps], [seq for _, seq in steps]
+        found = self._conn.execute(self._sql.get("find_checkpoints"), (run_ids, seqs, identity.boot)).fetchall()
+        self.pipe.enter()
+        self.pipe.queue(b"tx_fence", identity.fence())
+        self.pipe.sync()
+        return {(run_id.bytes, seq) for run_id, seq in found}
 
     def close(self) -> None:
         self._conn.close()
@@ -128,7 +165,7 @@ class StepSession:
                 self.pipe.queue_text(b"set local statement_timeout = %d" % max(1, int(timeout_s * 1000)))
             yield
         except psycopg.Error as error:
-            if self._conn.closed or self._conn.broken or error.sqlstate == "SV003":
+            if self._conn.closed or self._conn.broken or error.sqlstate == "SV003" or _is_fatal(error):
                 raise
             raise Rerun(str(error)) from error
 
@@ -193,10 +230,14 @@ class StepSession:
         except (errors.InvalidSavepointSpecification, errors.NoActiveSqlTransaction):
             raise self._ended(name)  # noqa: B904 - it has its cause
 
-    def seal(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Checkpoints, deferred constraints, a look at the session; then the fence and COMMIT. Two trips to the server."""
+    def seal(self, identity: Identity, checkpoints: Sequence[Checkpoint], still_ours: Callable[[], bool]) -> None:
+        """Checkpoints, deferred constraints, a look at the session; then the fence and COMMIT. Two trips to the server.
+
+        still_ours   asked last: whoever loses a run says so before it has another epoch
+        """
         pipe = self.pipe
-        pipe.queue(b"insert_checkpoints", [*encode_rows(CHECKPOINT_OIDS, checkpoints), self._worker])
+        fence = identity.fence()
+        pipe.queue(b"insert_checkpoints", [*encode_rows(CHECKPOINT_OIDS, checkpoints), fence[0]])
         pipe.queue(b"pgs_constraints")
         pipe.queue(b"session_as_left")
         try:
@@ -206,7 +247,9 @@ class StepSession:
                 raise Fenced("a transactional step was executed twice and the other execution has committed; its result is read, this one is undone") from error
             raise
         self._compare([row[3] for row in checkpoints], tuple(rows(Transformer(self._conn), look)[0]))
-        pipe.queue(b"tx_fence", self._fence)
+        if not still_ours():
+            raise Rerun("a run of this transaction is another worker's now")
+        pipe.queue(b"tx_fence", fence)
         pipe.queue(b"pgs_commit")
         pipe.sync()
 

@@ -7,6 +7,7 @@ is sent. Nothing here talks to the server. Every row belongs to one run in memor
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,7 @@ class Batch:
     rare      statement → [(run in memory, row)]
     wake_workflows   parameters of wake_code_missing, now and then
     claim     parameters of the claim that rides along, or None; asked: how many it may bring
+    tries     how often it was refused by trouble of the session that may be a row's fault after all
     """
 
     runs: list[Any] = field(default_factory=list)
@@ -55,6 +57,7 @@ class Batch:
     claim: list[bytes] | None = None
     asked: int = 0
     sent_at: float = 0.0
+    tries: int = 0
 
     def add(self, statement: str, run_id: bytes, row: Row) -> None:
         self.rare.setdefault(statement, []).append((run_id, row))
@@ -112,24 +115,35 @@ class Batch:
 
     def only(self, ids: set[bytes]) -> Batch:
         """The part of this batch that belongs to the runs *ids*."""
+        return self._part(ids.__contains__)
+
+    def without(self, ids: set[bytes]) -> Batch:
+        """This batch, but for what belongs to the runs *ids*; parents that are to be woken are nobody's."""
+        part = self._part(lambda run_id: run_id not in ids)
+        if "wake_parents" in self.rare:
+            part.rare["wake_parents"] = self.rare["wake_parents"]
+        part.wake_workflows, part.tries = self.wake_workflows, self.tries
+        return part
+
+    def _part(self, mine: Callable[[bytes], bool]) -> Batch:
         part = Batch(
-            runs=[run for run in self.runs if run.id in ids],
-            finished=[run for run in self.finished if run.id in ids],
-            leaving=[run for run in self.leaving if run.id in ids],
-            steps=_rows_of(self.steps, STEP_OIDS, ids),
-            outcomes=_rows_of(self.outcomes, OUTCOME_OIDS, ids),
+            runs=[run for run in self.runs if mine(run.id)],
+            finished=[run for run in self.finished if mine(run.id)],
+            leaving=[run for run in self.leaving if mine(run.id)],
+            steps=_rows_of(self.steps, STEP_OIDS, mine),
+            outcomes=_rows_of(self.outcomes, OUTCOME_OIDS, mine),
         )
         for name, rows in self.rare.items():
-            kept = [entry for entry in rows if entry[0] in ids]
+            kept = [entry for entry in rows if mine(entry[0])]
             if kept:
                 part.rare[name] = kept
         return part
 
 
-def _rows_of(params: list[bytes] | None, oids: tuple[int, ...], ids: set[bytes]) -> list[bytes] | None:
+def _rows_of(params: list[bytes] | None, oids: tuple[int, ...], mine: Callable[[bytes], bool]) -> list[bytes] | None:
     if params is None:
         return None
-    kept = [row for row in zip(*(elements(column) for column in params), strict=True) if row[0] in ids]
+    kept = [row for row in zip(*(elements(column) for column in params), strict=True) if mine(row[0])]
     if not kept:
         return None
     columns = [Column(oid) for oid in oids[: len(params)]]

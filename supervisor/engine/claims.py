@@ -46,3 +46,16 @@ class Claims:
     def took(self, count: int, limit: int) -> None:
         """Note how many the last claim brought. (The loop keeps `marks` while it reads the rows.)"""
         self._again_without = self._without and count >= limit
+
+
+def every_second() -> Callable[[float], bool]:
+    """A *look_behind* for a worker that shares no black box with others."""
+    last = [0.0]
+
+    def due(now_s: float) -> bool:
+        if now_s - last[0] < LOOK_BEHIND_S:
+            return False
+        last[0] = now_s
+        return True
+
+    return due

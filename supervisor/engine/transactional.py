@@ -2,7 +2,8 @@
 
 One thread owns the session. Up to 50 steps share a transaction, each behind a savepoint of its own; the checkpoints,
 deferred constraints and the fence come last. Whatever goes wrong with the shared transaction, it is rolled back and its
-steps run one by one, so a bad neighbour costs time and nothing else.
+steps run one by one, so a bad neighbour costs time and nothing else. Where the session is lost, its checkpoints say what
+was committed, once it is over; where the fence refuses, the loop finds out which runs are still this worker's.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ import time
 from collections.abc import Callable, Coroutine
 from queue import Empty, SimpleQueue
 from typing import Any
-from uuid import UUID
 
 from supervisor.core.context import executing
-from supervisor.core.errors import StepTimeout, TransactionMisused
-from supervisor.db.step_session import Rerun, StepSession, StepTransaction, WantsConnection, WantsSettings, lost
+from supervisor.core.errors import DatabaseUnavailable, Fenced, StepTimeout, TransactionMisused
+from supervisor.db.step_session import Rerun, StepSession, StepTransaction, WantsConnection, WantsSettings, told
+from supervisor.db.worker_calls import Identity
 
 log = logging.getLogger("pgsupervisor.transactional")
 
 SHARED_MAX = 50  # more savepoints than 64 overflow a backend's cache of subtransactions
 ALONE_TRIES = 10  # of a step that runs alone and meets serialization failures and deadlocks
+REFUSALS_MAX = 10  # in a row without a reason that the loop could find
+BACKOFF_S = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 class _Item:
     """One step that waits for its transaction, and what became of it."""
 
-    __slots__ = ("command", "encoded", "ended", "error", "pos", "run", "started", "value")
+    __slots__ = ("command", "encoded", "ended", "error", "pos", "reported", "run", "started", "value")
 
     def __init__(self, run: Any, command: Any) -> None:
         self.run, self.command = run, command
@@ -39,18 +42,25 @@ class _Item:
         self.error: BaseException | None = None
         self.encoded: Any = None
         self.started = self.ended = 0
+        self.reported = False
 
 
 class Transactions:
     """The queue of transactional steps and the thread that works through it.
 
     done([(run, command, value, error, started, ended)])   called on the event loop's thread
-    lost(error)                                            likewise, when it is not known what was committed, or the worker is fenced off
+    refused()                                              likewise, when the fence refuses; `go_on` is the answer
+    broken(error)                                          likewise, when the thread can't go on
+
+    `identity` is what the fence is given. Whoever changes it has marked the runs that were lost as gone before.
     """
 
-    def __init__(self, dsn: str, schema: str, identity: tuple[int, UUID], done: Callable[..., None], lost: Callable[[BaseException], None]) -> None:
-        self._dsn, self._schema, self._identity = dsn, schema, identity
-        self._done, self._lost = done, lost
+    def __init__(
+        self, dsn: str, schema: str, identity: Identity, done: Callable[..., None], refused: Callable[[], None], broken: Callable[[BaseException], None]
+    ) -> None:
+        self._dsn, self._schema, self.identity = dsn, schema, identity
+        self._done, self._refused, self._broken = done, refused, broken
+        self._answered, self._stopping = threading.Event(), threading.Event()
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._events = asyncio.get_running_loop()
         self._thread: threading.Thread | None = None
@@ -68,8 +78,71 @@ class Transactions:
             self._thread.start()
         self._queue.put(_Item(run, command))
 
+    def go_on(self, identity: Identity) -> None:
+        """Who this worker is now; runs that it has lost are marked as gone."""
+        self.identity = identity
+        self._answered.set()
+
     def stop(self) -> None:
+        self._stopping.set()
+        self._answered.set()
         self._queue.put(None)
+
+    # ── whatever happens to the session ──────────────────────────────────────────────────────────────────────────
+
+    def _settle(self, items: list[_Item]) -> None:
+        """Work on *items* until it is known of every one what became of it. Raises what the thread can't go on with."""
+        refusals = losses = 0
+        while items and not self._stopping.is_set():
+            identity, backend = self.identity, self._session.backend if self._session is not None else None
+            try:
+                self._run(items)
+                return
+            except Exception as error:  # noqa: BLE001 - told apart below
+                what = told(error)
+            items = [item for item in items if not item.reported]
+            if isinstance(what, Fenced):
+                log.info("%s; asking what is still this worker's", what)
+                self._drop()
+                refusals = refusals + 1 if self._asked(identity) == identity else 0
+                if refusals > REFUSALS_MAX:
+                    raise what
+            elif isinstance(what, DatabaseUnavailable):
+                losses += 1
+                log.log(logging.WARNING if losses == 1 else logging.DEBUG, "%s; looking what was committed", what)
+                backend = self._session.backend if self._session is not None else backend
+                items = self._look(items, backend, losses)
+            else:
+                raise what
+
+    def _asked(self, identity: Identity) -> Identity:
+        """Let the loop find out who this worker is now and which runs are its own."""
+        self._answered.clear()
+        if self.identity == identity:
+            self._events.call_soon_threadsafe(self._refused)
+            self._answered.wait()
+        return self.identity
+
+    def _look(self, items: list[_Item], backend: Any, losses: int) -> list[_Item]:
+        """After a lost session: report the steps that it had committed, return the others. Ends the old session first."""
+        while not self._stopping.wait(BACKOFF_S[min(losses, len(BACKOFF_S)) - 1] * random.uniform(0.5, 1.0)):
+            self._drop()
+            losses += 1
+            identity = self.identity
+            try:
+                session = self._open()
+                if backend is not None:
+                    found = session.committed(identity, [(item.run.id, item.command.seq) for item in items], backend)
+                    self._report([item for item in items if (item.run.id, item.command.seq) in found])
+                break
+            except Exception as error:  # noqa: BLE001 - told apart
+                what = told(error)
+                if isinstance(what, Fenced):
+                    self._asked(identity)
+                elif not isinstance(what, DatabaseUnavailable):
+                    raise what from None
+                log.debug("transactional steps are still without a session: %s", what)
+        return [item for item in items if not item.reported]
 
     # ── which steps go together ──────────────────────────────────────────────────────────────────────────────────
 
@@ -77,9 +150,10 @@ class Transactions:
         while (first := self._queue.get()) is not None:
             items, stopped = self._more(first)
             try:
-                self._run(items)
-            except Exception as error:  # noqa: BLE001 - the worker can't go on without knowing what was committed
-                self._events.call_soon_threadsafe(self._lost, lost(error))
+                self._settle(items)
+            except Exception as error:  # noqa: BLE001 - of the engine
+                log.exception("transactional steps can't go on")
+                self._events.call_soon_threadsafe(self._broken, error)
                 return
             if stopped:
                 return
@@ -107,6 +181,7 @@ class Transactions:
         return self._shared.get(item.command.step, SHARED_MAX)
 
     def _run(self, items: list[_Item]) -> None:
+        items = [item for item in items if not item.run.gone]
         if len(items) > 1 and self._alone(items[-1]):
             self._run(items[:-1])
             items = items[-1:]
@@ -114,8 +189,9 @@ class Transactions:
             self._report(items)
             return
         for item in items:
-            self._by_itself(item)
-            self._report([item])
+            if not item.run.gone:
+                self._by_itself(item)
+                self._report([item])
 
     def _together(self, items: list[_Item]) -> bool:
         """One transaction for all; False when it has to be done one by one."""
@@ -164,7 +240,7 @@ class Transactions:
     def _open(self) -> StepSession:
         if self._session is None or self._session.spoiled:
             self._drop()
-            self._session = StepSession(self._dsn, self._schema, self._identity)
+            self._session = StepSession(self._dsn, self._schema, self.identity)
         return self._session
 
     def _drop(self) -> None:
@@ -173,6 +249,10 @@ class Transactions:
             self._session = None
 
     def _report(self, items: list[_Item]) -> None:
+        for item in items:
+            item.reported = True
+        if not items:
+            return
         self._events.call_soon_threadsafe(self._done, [(i.run, i.command, i.value, i.error, i.started, i.ended) for i in items])
 
     # ── one transaction ──────────────────────────────────────────────────────────────────────────────────────────
@@ -185,7 +265,8 @@ class Transactions:
                 self._body(session, item, shared, plain)
             done = [item for item in items if item.error is None]
             if done:
-                session.seal([(i.run.id, i.command.seq, i.pos, i.command.step.name, i.encoded, i.started, i.ended) for i in done])
+                rows = [(i.run.id, i.command.seq, i.pos, i.command.step.name, i.encoded, i.started, i.ended) for i in done]
+                session.seal(self.identity, rows, lambda: not any(item.run.gone for item in done))
             else:
                 session.abandon()
 

@@ -1,7 +1,7 @@
 """One worker process: claim, execute, commit, round and round, on one session that it never blocks on.
 
 Owns the session, the batches in flight and how much is claimed. Two batches alternate: while PostgreSQL commits one,
-the next is executed. Crash-only: when the session is lost or fenced off the process ends, and its claims are reaped.
+the next is executed. What happens when the session is lost or the fence refuses stands in adoption.py.
 """
 
 from __future__ import annotations
@@ -13,30 +13,29 @@ import os
 import signal
 import socket
 import struct
-import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
 from supervisor._fastpath.loop import INT4, Loop, Run
-from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor._fastpath.wire import Slot
 from supervisor.core import codec, context, registry
-from supervisor.core.errors import DatabaseUnavailable, Fenced, ReplayMismatch
+from supervisor.core.errors import DatabaseUnavailable, Fenced
 from supervisor.core.ids import RunIds
-from supervisor.db.connect import connect
-from supervisor.db.pipeline import Pipeline, Refused
-from supervisor.db.statements import Sql
+from supervisor.db.pipeline import Refused
+from supervisor.db.worker_calls import Identity, Origin, WorkerCalls
 from supervisor.engine import replay
+from supervisor.engine.adoption import ASKED, Adoption, Own
 from supervisor.engine.batch import INFINITY, Batch, encode_rows
-from supervisor.engine.claims import LOOK_BEHIND_S, Claims
+from supervisor.engine.claims import Claims, every_second
 from supervisor.engine.commands import CODE_MISSING, COMMIT_REJECTED, CRASH_LOOP, Commands
 from supervisor.engine.executors import Executors
+from supervisor.engine.reading import Look, Reading, Reads
 from supervisor.engine.transactional import Transactions
+from supervisor.engine.visibility import OnThisThread, loop_hidden
 
 log = logging.getLogger("pgsupervisor.worker")
 
@@ -45,8 +44,6 @@ HOT = (
     "park_on_children", "insert_runs", "insert_timers", "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
     "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
 )  # fmt: skip
-READS = ("read_inputs", "read_steps", "read_attempts", "read_timers", "read_children")
-READ_SLICE = 64  # resumed runs read at once: at 1,000 steps of 60 bytes each that is about 4 MiB
 GROUP_MAX = 2500  # runs executed between two sends
 EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for the group to be full
 QUICK_CYCLE_S, SLOW_CYCLE_S = 0.02, 0.1
@@ -57,10 +54,11 @@ WAKE_MISSING_S = 10.0
 WINDOW_STEPS = 8
 SLOW_CALL_US = 2000
 LOOK_AT_SLOW_S = 0.5
-LOOK_AT_CHILDREN_MAX = 1000
 SLOT_BYTES = 40
-TRY_AGAIN = ("40001", "40P01")
-SESSION_TROUBLE = ("08", "25", "26", "0A", "53", "57", "58", "XX")  # classes of SQLSTATE that no single row is to blame for
+TRY_AGAIN = ("40001", "40P01", "55P03")  # somebody else was in the way
+SESSION_TROUBLE = ("08", "25", "26", "0A", "53", "57", "58", "XX")  # classes of SQLSTATE for which another session is tried
+MAYBE_A_ROW, TRIES_MAX = ("26", "0A", "58", "XX", "SV"), 3  # of those: which may be a row's fault after all, when it happens again and again
+FENCED = "SV003"
 _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i")
 _i8 = struct.Struct(">q").unpack
@@ -87,17 +85,23 @@ class WorkerOptions:
 
 
 class Worker:
-    """Runs until told to stop or until its session is gone. `id` is its fencing token."""
+    """Runs until told to stop or declared dead. `identity` is its fencing token, `id` the part of it that logs name.
+
+    repairs  batches that are to be sent (again) before any new one
+    held     nothing may be sent just now: there is no session, or it is not known which runs are still this worker's
+    trouble  why the session has to be replaced, once the answers at hand are processed
+    """
 
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
-        self.sql = Sql(options.schema)
-        self.boot = uuid.uuid4()
-        self.id = 0
+        self.origin = Origin(uuid.uuid4(), socket.gethostname(), os.getpid(), options.supervisor_id)
+        self.id = self.first_id = 0
+        self.statements = (*HOT, *ASKED)
         self.capacity = max(1, options.threads)
-        self._reads: deque[list[tuple[Run, bytes | None]]] = deque()
-        self._reading = self._looking = False
-        self._repairs: deque[Batch] = deque()
+        self.reading = Reading(self)
+        self.repairs: deque[Batch] = deque()
+        self.held = False
+        self.trouble: DatabaseUnavailable | None = None
         self._parents: set[bytes] = set()
         self._poll_at = self._wake_missing_at = 0.0
         self._found_at = 0.0
@@ -113,68 +117,98 @@ class Worker:
     # ── birth and death ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
-        """Work until stopped. Raises DatabaseUnavailable or Fenced when the session is of no use any more."""
+        """Work until stopped. Raises DatabaseUnavailable where there was no session to begin with, Fenced when declared dead."""
         self._time = asyncio.get_running_loop()
         asyncio.set_event_loop(None)  # get_event_loop() in a workflow must not find it either
         self._end = self._time.create_future()
         self._context = copy_context()  # of no step, see Commands
         self._time.add_signal_handler(signal.SIGTERM, self.drain)  # before the parent hears that we are ready
         self._be_born()
-        self._time.add_reader(self.pipeline.fileno(), self._readable)
+        self._watch()
         self._look_at_slow()
         self._schedule()
         try:
             await self._end
         finally:
-            self._time.remove_reader(self.pipeline.fileno())
+            self.adoption.stop()
+            self.unwatch()
             self.executors.stop()
             self.transactions.stop()
             self.pipeline.close()
 
     def _be_born(self) -> None:
         """Connect, register, prepare; everything here may block."""
-        name = f"worker {self.boot.hex[:8]}"
-        conn = connect(self.options.dsn, purpose=name, schema=self.options.schema, profile="loop")
-        self.application_name = conn.info.parameter_status("application_name") or f"pgsupervisor: {name}"
-        sql = self.sql
-        row = conn.execute(sql.get("register_worker"), (self.boot, socket.gethostname(), os.getpid(), self.options.supervisor_id)).fetchone()
-        assert row is not None
-        self.id = row[0]
-        if not conn.execute(sql.get("live_lock"), (self.id,)).fetchone()[0]:  # type: ignore[index]
-            raise Fenced(f"the sign of life of worker {self.id} is taken; another program uses advisory locks of this class")
-        if self.options.born is not None:
-            self.options.born(self.id, self.application_name, False)
-        workflow_ids, queue_ids = self._register(conn)
-        before = time.time()
-        clock = conn.execute(sql.get("clock")).fetchone()[0]  # type: ignore[index]
-        offset = clock - int(((before + time.time()) / 2 - 946684800) * 1e6)
-        cell = conn.execute(sql.get("cell_number")).fetchone()[0]  # type: ignore[index]
-        self.pipeline = Pipeline(conn)
-        for statement in HOT:
-            self.pipeline.prepare(statement, sql.get(statement))
-        self.pipeline.enter()
-        self._make_parts(workflow_ids, queue_ids, offset, cell)
-        if self.options.born is not None:
-            self.options.born(self.id, self.application_name, True)
+        calls = WorkerCalls(self.options.dsn, self.options.schema, self.origin.boot)
+        self.application_name = calls.application_name
+        self.identity = calls.register(self.origin)
+        self.id = self.first_id = self.identity.id
+        self._say(ready=False)
+        self.catalogue = self.register(calls)
+        offset, cell = calls.clock_offset_us(), calls.cell()
+        self.pipeline = calls.pipeline(self.statements)
+        self._make_parts(*self.catalogue, offset, cell)
+        self.become(self.identity, self.application_name)
+        self._say(ready=True)
         log.info("worker %d serves %s", self.id, ", ".join(sorted(self._queue_names)))
 
-    def _register(self, conn: Any) -> tuple[dict[str, int], dict[str, int]]:
+    def _say(self, ready: bool) -> None:
+        if self.options.born is not None:
+            self.options.born(self.id, self.application_name, ready)
+
+    def register(self, calls: WorkerCalls) -> tuple[dict[str, int], dict[str, int]]:
+        """Tell the catalogue what this worker can run; returns the numbers of workflows and of queues."""
         workflow_ids, queue_ids = {}, {}
         registry.settle()
         for name, workflow in registry.workflows().items():
             described = json.dumps(workflow.input.describe()).encode()
-            found = conn.execute(self.sql.get("upsert_workflow"), (name, workflow.queue, workflow.info.timeout_s, described)).fetchone()
+            found = calls.upsert_workflow(name, workflow.queue, workflow.info.timeout_s, described)
             workflow_ids[name], queue_ids[workflow.queue] = found
         self._queue_names = set(self.options.queues or queue_ids or ("default",))
         for queue in self._queue_names - set(queue_ids):
-            queue_ids[queue] = conn.execute(self.sql.get("queue_id"), (queue,)).fetchone()[0]
+            queue_ids[queue] = calls.queue_id(queue)
         return workflow_ids, queue_ids
+
+    def become(self, identity: Identity, application_name: str) -> None:
+        """From here on everything is written under *identity*."""
+        self.identity, self.application_name = identity, application_name
+        self.id = identity.id
+        self._fence = identity.fence()
+        self._worker_param = self._fence[0]
+        self.transactions.go_on(identity)
+
+    def new_server(self, offset_us: int) -> None:
+        """After a failover: the clock is another one, and so is what the marks stand for."""
+        self.loop.clock_offset_us = self._ids.offset_us = offset_us
+        self.claims.marks.clear()
+
+    def _watch(self) -> None:
+        self._fd = self.pipeline.fileno()
+        self._time.add_reader(self._fd, self._readable)
+
+    def unwatch(self) -> None:
+        """Look at the session's socket no more; libpq may have closed it already."""
+        self._time.remove_reader(self._fd)
+        self._time.remove_writer(self._fd)
+        self._writing = False
+
+    def forget_asked(self) -> None:
+        """What was asked of a session that is lost will not be answered."""
+        self.reading.forget_asked()
+        self._claims_in_flight = self._asked_in_flight = 0
+        self.trouble = None
+
+    def go_on(self) -> None:
+        """Adopted: there is a session again."""
+        self._watch()
+        self._say(ready=True)
+        self._schedule()
 
     def _make_parts(self, workflow_ids: dict[str, int], queue_ids: dict[str, int], offset_us: int, cell: int) -> None:
         options = self.options
-        ids = RunIds(offset_us=offset_us, cell=cell)
+        ids = self._ids = RunIds(offset_us=offset_us, cell=cell)
         self._workflows = {_i4.pack(id): registry.find(name) for name, id in workflow_ids.items()}
-        self.transactions = Transactions(options.dsn, options.schema, (self.id, self.boot), self._tx_done, self._tx_lost)
+        self.adoption = Adoption(self)
+        self.transactions = Transactions(options.dsn, options.schema, self.identity, self._tx_done, self.adoption.ask, self.fail)
         commands: list[Commands] = []
         self.executors = Executors(
             options.threads, options.thread_slots, options.task_slots, lambda: self.loop.now_us(), lambda *ended: commands[0].ended_call(*ended)
@@ -184,11 +218,9 @@ class Worker:
         self.loop = Loop(self.commands, options.loop_slot or Slot(bytearray(SLOT_BYTES), 0), offset_us)
         self.commands.loop = self.loop
         self.transactions.clock = self.loop.now_us
-        context.loop = _OnThisThread(self.loop)
-        self.claims = Claims([queue_ids[name] for name in sorted(self._queue_names)], options.look_behind or _every_second())
+        context.loop = OnThisThread(self.loop)
+        self.claims = Claims([queue_ids[name] for name in sorted(self._queue_names)], options.look_behind or every_second())
         self._known_workflows = encode_rows((INT4,), [(id,) for id in workflow_ids.values()])
-        self._worker_param = _i4.pack(self.id)
-        self._fence = [self._worker_param, self.boot.bytes, _i4.pack(1)]
 
     def _look_at_slow(self) -> None:
         self._time.call_later(LOOK_AT_SLOW_S, self._look_at_slow, context=self._context)
@@ -197,12 +229,8 @@ class Worker:
         self.commands.publish_slow()
         if self.commands.batch.rare:
             self._schedule()
-        joins = self.commands.children_to_look_at()
-        if joins and not self._looking:
-            self._looking = True
-            ids = encode_rows((UUID_OID,), [(kid.run_id,) for _, _, kid in joins[:LOOK_AT_CHILDREN_MAX]])
-            self.pipeline.send(_Look(joins), [("plan_custom", None), ("read_outcomes", ids), ("plan_generic", None)])
-            self._flush()
+        if not self.adoption.away:
+            self.reading.look_at(self.commands.children_to_look_at())
 
     def drain(self) -> None:
         """Stop claiming, give back what has not begun, end what has, then return from `run`."""
@@ -215,7 +243,8 @@ class Worker:
         if self._end is not None and not self._end.done():
             self._end.set_result(None)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End the process: it can't go on, or must not."""
         if self._end is not None and not self._end.done():
             self._end.set_exception(error)
 
@@ -228,20 +257,20 @@ class Worker:
 
     def _pump(self) -> None:
         self._pump_due = False
-        if self._end is None or self._end.done():
+        if self.held or self._end is None or self._end.done():
             return
         try:
-            with _loop_hidden():
+            with loop_hidden():
                 self._work()
-        except (DatabaseUnavailable, Fenced) as error:
-            self._fail(error)
+        except Fenced as error:
+            self.fail(error)
         except BaseException as error:
             log.exception("worker %d: the loop failed", self.id)
-            self._fail(error)
+            self.fail(error)
 
     def _work(self) -> None:
         loop = self.loop
-        while self.pipeline.waiting < 2:
+        while self.pipeline.waiting < 2 and not self.held:
             while loop.completions:
                 run, *ended = loop.completions.popleft()
                 self._guarded(run, loop.complete, run, *ended)
@@ -251,8 +280,8 @@ class Worker:
             if batch is None:
                 break
             self._send(batch)
-        if self._reads and not self._reading:
-            self._read_next()
+        if self.reading.waiting and not self.held:
+            self.reading.next()
         if loop.ready and self.pipeline.waiting < 2:
             self._schedule()
         elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.active:
@@ -291,11 +320,9 @@ class Worker:
         return stay
 
     def _compose(self) -> Batch | None:
-        if self._repairs:
-            return self._repairs.popleft()
-        loop, batch = self.loop, self.commands.batch
-        batch.steps, batch.outcomes, batch.runs, batch.finished = loop.take_rows()
-        self.commands.batch = Batch()
+        if self.repairs:
+            return self.repairs.popleft()
+        batch = self.take_batch()
         if self._time.time() >= self._wake_missing_at and not self._draining:
             self._wake_missing_at = self._time.time() + WAKE_MISSING_S
             batch.wake_workflows = self._known_workflows
@@ -309,10 +336,24 @@ class Worker:
             self._asked_in_flight += batch.asked
         return None if batch.empty() else batch
 
+    def take_batch(self) -> Batch:
+        """What was executed since the last one."""
+        batch = self.commands.batch
+        batch.steps, batch.outcomes, batch.runs, batch.finished = self.loop.take_rows()
+        self.commands.batch = Batch()
+        return batch
+
     def _send(self, batch: Batch) -> None:
         batch.sent_at = self._time.time()
-        self.pipeline.send(batch, batch.statements(self._fence, self._worker_param))
-        self._flush()
+        self.ask(batch, batch.statements(self._fence, self._worker_param))
+
+    def ask(self, token: Any, statements: list[Any]) -> None:
+        """Send statements under one Sync; what comes back is given to `_answered` with *token*."""
+        try:
+            self.pipeline.send(token, statements)
+            self._flush()
+        except DatabaseUnavailable as error:
+            self.adoption.lose(error)
 
     def _flush(self) -> None:
         if self.pipeline.flush():
@@ -327,27 +368,32 @@ class Worker:
         try:
             self._flush()
         except DatabaseUnavailable as error:
-            self._fail(error)
+            self.adoption.lose(error)
 
     def _readable(self) -> None:
+        pipeline = self.pipeline
         try:
-            with _loop_hidden():
-                for batch, answer in self.pipeline.read():
+            with loop_hidden():
+                for batch, answer in pipeline.read():
                     self._answered(batch, answer)
-        except (DatabaseUnavailable, Fenced) as error:
-            self._fail(error)
+        except Fenced as error:
+            self.fail(error)
             return
         except BaseException as error:
             log.exception("worker %d: an answer could not be processed", self.id)
-            self._fail(error)
+            self.fail(error)
             return
+        if pipeline.broken is not None or self.trouble is not None:
+            self.adoption.lose(self.trouble or DatabaseUnavailable(pipeline.broken))
         self._pump()
 
     def _answered(self, batch: Any, answer: Any) -> None:
-        if isinstance(batch, _Read):
-            self._read_answered(batch, answer)
-        elif isinstance(batch, _Look):
-            self._look_answered(batch, answer)
+        if isinstance(batch, Reads):
+            self.reading.answered(batch, answer)
+        elif isinstance(batch, Look):
+            self.reading.looked(batch, answer)
+        elif isinstance(batch, Own):
+            self.adoption.told(batch, answer)
         elif isinstance(answer, Refused):
             self._refused(batch, answer)
         else:
@@ -360,7 +406,7 @@ class Worker:
         now = self._time.time()
         if self._draining or self.executors.backlog or (self._last_claim_empty and (now < self._poll_at or self._claims_in_flight)):
             return 0
-        free = self.capacity - len(self.loop.live) - sum(map(len, self._reads)) - self._asked_in_flight
+        free = self.capacity - len(self.loop.live) - sum(map(len, self.reading.waiting)) - self._asked_in_flight
         if self._sits_in_threads():
             return max(0, min(free, self.executors.idle - len(self.loop.ready)))
         if free < max(1, self.capacity // 8):
@@ -399,12 +445,8 @@ class Worker:
     # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _acknowledged(self, batch: Batch, results: dict[str, Any]) -> None:
-        loop = self.loop
-        for run in batch.leaving:
-            loop.evict(run)
-        loop.acknowledge(batch.runs, batch.finished)
-        if "insert_children_done" in batch.rare:
-            self._parents.update(row[0] for _, row in batch.rare["insert_children_done"])
+        self.adoption.losses = 0
+        self.settled(batch)
         if "insert_timers" in results:
             rows = replay._rows(results["insert_timers"])
             self.commands.timers_inserted([(row[0], _i4.unpack(row[1])[0], _i8(row[2])[0], _i8(row[3])[0]) for row in rows])
@@ -413,6 +455,14 @@ class Worker:
             self.commands.timers_fired([(row[0], row[1]) for _, row in batch.rare["fire_timers"]], fired)
         if "claim" in results:
             self._took(batch, results["claim"])
+
+    def settled(self, batch: Batch) -> None:
+        """*batch* is durable: its runs go on, have ended, or leave memory."""
+        for run in batch.leaving:
+            self.loop.evict(run)
+        self.loop.acknowledge(batch.runs, batch.finished)
+        if "insert_children_done" in batch.rare:
+            self._parents.update(row[0] for _, row in batch.rare["insert_children_done"])
 
     def _took(self, batch: Batch, result: Any) -> None:
         """Runs that a claim brought: fresh ones begin at once, the others are read first or put aside."""
@@ -436,8 +486,7 @@ class Worker:
                 self.loop.begin_run(run, payload)
             else:
                 resumed.append((run, payload))
-        for at in range(0, len(resumed), READ_SLICE):
-            self._reads.append(resumed[at : at + READ_SLICE])
+        self.reading.add(resumed)
 
     def _deadline_passed(self, run: Run) -> bool:
         """Whether the run's time is over: it then ends as timed_out. Otherwise it is looked at again when it is."""
@@ -455,74 +504,8 @@ class Worker:
         if run.batch != 0 or run.in_tx:  # first what is in flight, then the end
             self._time.call_later(0.01, self._look_at_deadline, run, context=self._context)
         else:
-            with _loop_hidden():
+            with loop_hidden():
                 self._deadline_passed(run)
-
-    # ── resumed runs ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _read_next(self) -> None:
-        runs = self._reads.popleft()
-        self._reading = True
-        ids = encode_rows((UUID_OID,), [(run.id,) for run, _ in runs])
-        statements: list[Any] = [("plan_custom", None), *((name, ids) for name in READS), ("plan_generic", None)]
-        self.pipeline.send(_Read(runs), statements)
-        self._flush()
-
-    def _look_answered(self, look: _Look, answer: Any) -> None:
-        """Which children of runs in memory have ended."""
-        self._looking = False
-        if isinstance(answer, Refused):
-            raise DatabaseUnavailable(f"outcomes can't be read: {answer.message} ({answer.sqlstate})")
-        outcomes = replay.read_outcomes(answer["read_outcomes"])
-        for run, cmd, kid in look.joins:
-            if kid.run_id in outcomes:
-                kid.status, kid.result = outcomes[kid.run_id]
-                self.commands.child_seen(run, cmd)
-
-    def _read_answered(self, read: _Read, answer: Any) -> None:
-        if isinstance(answer, Refused):
-            raise DatabaseUnavailable(f"history can't be read: {answer.message} ({answer.sqlstate})")
-        if read.pasts is None:
-            read.pasts = replay.read_past(answer)
-            kids = [kid.run_id for past in read.pasts.values() for kid in past.kids.values()]
-            if kids:
-                ids = encode_rows((UUID_OID,), [(kid,) for kid in kids])
-                self.pipeline.send(read, [("plan_custom", None), ("read_outcomes", ids), ("plan_generic", None)])
-                self._flush()
-                return
-        else:
-            outcomes = replay.read_outcomes(answer["read_outcomes"])
-            for past in read.pasts.values():
-                for kid in past.kids.values():
-                    kid.status, kid.result = outcomes.get(kid.run_id, (None, None))
-        self._reading = False
-        for run, payload in read.runs:
-            self._replay(run, read.pasts[run.id], payload)
-
-    def _replay(self, run: Run, past: replay.Past, payload: bytes | None) -> None:
-        if payload is not None:
-            past.input = payload
-        run.past = past
-        run.timers = bool(past.timers_us)
-        try:
-            fresh = replay.replay(self.loop, run, past, self.commands.make_child)
-        except ReplayMismatch as error:
-            run.history = None
-            self.commands.mismatch(run, error)
-            return
-        except Exception as error:  # noqa: BLE001 - a history that this code can't read parks its run and nobody else's
-            log.exception("run %s can't be brought back", uuid.UUID(bytes=run.id))
-            run.history = None
-            self.commands.mismatch(run, ReplayMismatch(uuid.UUID(bytes=run.id), run.pos, "a result that this code can read", f"{type(error).__name__}: {error}"))
-            return
-        if run.end is not None:
-            end, run.end = run.end, None
-            self.loop.finish(run, *end)
-            return
-        for cmd in fresh:
-            cmd.redelivered = run.resumed == 2
-        run.fresh = fresh
-        self.loop.ready.append(run)
 
     # ── batches that the server refused ──────────────────────────────────────────────────────────────────────────
 
@@ -533,14 +516,18 @@ class Worker:
             self._claims_in_flight -= 1
             self._asked_in_flight -= batch.asked
             batch.claim, batch.asked = None, 0
-        if refused.sqlstate == "SV003":
-            raise Fenced(f"worker {self.id} was declared dead, or a run was taken from it; its claims belong to others now")
-        if refused.sqlstate in TRY_AGAIN:
-            self._repairs.append(batch)
-        elif not refused.sqlstate or refused.sqlstate.startswith(SESSION_TROUBLE):
-            raise DatabaseUnavailable(f"the database refuses to work: {refused.message} ({refused.sqlstate})")
+        sqlstate = refused.sqlstate
+        blameless = batch.tries < TRIES_MAX or not sqlstate.startswith(MAYBE_A_ROW)
+        if sqlstate in TRY_AGAIN:
+            self.repairs.append(batch)
+        elif sqlstate == FENCED and blameless:
+            self.adoption.refused(batch)
+        elif not sqlstate or (sqlstate.startswith(SESSION_TROUBLE) and blameless):
+            batch.tries += 1
+            self.repairs.append(batch)
+            self.trouble = DatabaseUnavailable(f"the database refuses to work: {refused.message} ({sqlstate})")
         elif len(batch.runs) > 1:
-            self._repairs.extend(half for half in batch.halves() if not half.empty())
+            self.repairs.extend(half for half in batch.halves() if not half.empty())
         elif batch.runs:
             self._reject(batch.runs[0], refused)
 
@@ -551,13 +538,13 @@ class Worker:
         self.loop.evict(run)
         parking = Batch(runs=[run])
         parking.add("release", run.id, (run.id, INFINITY, COMMIT_REJECTED, detail, None, None, None, 1))
-        self._repairs.append(parking)
+        self.repairs.append(parking)
 
     # ── transactional steps ──────────────────────────────────────────────────────────────────────────────────────
 
     def _tx_done(self, ended: list[tuple[Run, Any, Any, BaseException | None, int, int]]) -> None:
         """Transactional steps ended: their checkpoints are durable, or they failed and nothing of them is."""
-        with _loop_hidden():
+        with loop_hidden():
             for one in ended:
                 self._settle_tx(*one)
         self._schedule()
@@ -578,60 +565,3 @@ class Worker:
             self._guarded(run, self.loop.deliver, run, cmd, value, None)
         if not run.gone and run.batch == 0:
             self.loop.ready.append(run)
-
-    def _tx_lost(self, error: BaseException) -> None:
-        """Whether a transaction committed is not known: only what another worker will read of it counts."""
-        self._fail(error)
-
-
-@contextmanager
-def _loop_hidden() -> Iterator[None]:
-    """While workflow code may run there is no running event loop: asyncio refuses at the user's line, and nothing is started unseen."""
-    loop = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(loop)
-
-
-@dataclass
-class _Read:
-    """Runs whose history was asked for; pasts once the first answer is there."""
-
-    runs: list[tuple[Run, bytes | None]]
-    pasts: Any = None
-
-
-@dataclass
-class _Look:
-    """Joins of runs in memory whose children were asked about: (run, command, child)."""
-
-    joins: list[tuple[Run, Any, replay.Kid]]
-
-
-class _OnThisThread:
-    """What current() asks: the step or run that executes on the calling thread, if that is the loop's."""
-
-    def __init__(self, loop: Any) -> None:
-        self._loop = loop
-
-    def on_this_thread(self) -> Any:
-        from supervisor._fastpath import loop as core
-        from supervisor._fastpath.wire import thread_id
-
-        if thread_id() != self._loop.thread:
-            return None
-        return self._loop.current or core.current_run()
-
-
-def _every_second() -> Callable[[float], bool]:
-    last = [0.0]
-
-    def due(now_s: float) -> bool:
-        if now_s - last[0] < LOOK_BEHIND_S:
-            return False
-        last[0] = now_s
-        return True
-
-    return due

@@ -87,6 +87,7 @@ class Child:
     nudge: int
     started: float
     born: Born | None = None
+    times_born: int = 0  # ready under how many ids
     loaded: Loaded | None = None
     not_loaded: NotLoaded | None = None
     broken: Broken | None = None
@@ -99,11 +100,6 @@ class Child:
     def ready(self) -> bool:
         """Whether it has said that it works."""
         return self.born is not None and self.born.ready
-
-    @property
-    def up(self) -> bool:
-        """Whether it has said all that it will say while it lives."""
-        return self.closed or self.ready
 
     def listen(self) -> list[Told]:
         """What it has said since, without waiting: a process of the app's may hold the other end for ever."""
@@ -122,6 +118,7 @@ class Child:
         match told:
             case Born():
                 self.born = told
+                self.times_born += told.ready
             case Loaded():
                 self.loaded = told
             case NotLoaded():

@@ -160,7 +160,7 @@ class Parent:
         readable, writable = self._wait(timeout_s)
         self._on_signals()
         for child in list(self.children.values()):
-            if not child.up and child.pipe in readable:
+            if not child.closed and child.pipe in readable:
                 self._listen(child)
             if child.pidfd in readable:
                 self._reap(child)
@@ -177,7 +177,7 @@ class Parent:
         """Until something is ready or due; returns what can be read and what can be written. Not `select`, which ends at descriptor 1,023."""
         assert self._signals is not None
         reading = {self._signals.fd, *(child.pidfd for child in self.children.values())}
-        reading.update(child.pipe for child in self.children.values() if not child.up)
+        reading.update(child.pipe for child in self.children.values() if not child.closed)
         writing: set[int] = set()
         until = [*self._fork_at.values(), *(child.kill_at for child in self.children.values()), self.reload.due(), *(part.due() for part in self.parts)]
         for part in self.parts:
@@ -293,7 +293,8 @@ class Parent:
         for told in child.listen():
             if isinstance(told, Born) and told.ready:
                 self._late_at = 0.0
-                log.info("worker %d (pid %d) is up as %d", child.number, child.pid, told.worker_id)
+                word = "is up" if child.times_born == 1 else "goes on"
+                log.info("worker %d (pid %d) %s as %d", child.number, child.pid, word, told.worker_id)
             elif isinstance(told, Loaded) and self.loaded != told:
                 self.loaded = told
                 for hear in self.on_loaded:

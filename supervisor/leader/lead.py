@@ -19,6 +19,7 @@ from uuid import UUID
 
 from supervisor.core.errors import DatabaseUnavailable
 from supervisor.db.session import Rows, Session
+from supervisor.host.outage import Outage
 from supervisor.leader import partitions, retention, statistics
 from supervisor.leader.burial import Burials
 from supervisor.leader.chores import Chores, Duty
@@ -46,7 +47,8 @@ class Leadership:
         self._me = supervisor_id, socket.gethostname(), os.getpid()
         self.term = 0
         self._channel = f"{schema}.leader"
-        self._lead = Session(dsn, schema, f"lead {name}", on_connect=self._connected, on_lost=self._lost, timeout_s=STATEMENT_S)
+        self._outage = Outage(log)
+        self._lead = Session(dsn, schema, f"lead {name}", on_connect=self._connected, on_lost=self._lost, on_away=self._outage.goes_on, timeout_s=STATEMENT_S)
         self._ears = Session(dsn, schema, f"ears {name}")
         self._ears.listen(self._channel, self._announced)
         self._chores = Chores(dsn, schema, f"chores {name}", [
@@ -101,6 +103,7 @@ class Leadership:
     # ── the pulse ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _connected(self) -> None:
+        self._outage.over()
         self._next = 0.0
 
     def _pulse(self) -> None:

@@ -56,11 +56,10 @@ def test_code_that_refuses_to_leave_harms_nobody(live: Live) -> None:
 
 
 def test_worker_that_ends_unwinds_inertly(live: Live) -> None:
-    """Its session is gone, it ends, Python throws its coroutines away: no `finally` of a run that goes on elsewhere may act."""
+    """Declared dead, it ends, Python throws its coroutines away: no `finally` of a run that goes on elsewhere may act."""
     runs = [live.start(evicted.stands_and_cleans, "end"), live.start(evicted.stands_and_cleans_def, "end")]
     live.until(lambda: live.effects.count("standing", "end") == 2, 20)
-    sessions = "from pg_stat_activity where application_name like 'pgsupervisor: worker%%' and datname = current_database()"
-    live.database.sql(f"select pg_terminate_backend(pid) {sessions}")
+    live.database.sql("update supervisor.worker set dead_at = clock_timestamp(), death = 'by a test', epoch = epoch + 1 where dead_at is null")
     live.until(lambda: live.effects.count("standing", "end") == 4, 30, "another worker")
     assert not {"end_branch", "end_root", "end_def"} & set(_cleaned(live)), "a finally acted in a worker that ended"
     live.effects.open("end")

@@ -31,17 +31,15 @@ def load(crashing: Database, effects: Effects, tmp_path: Path) -> Iterator[Load]
 
 
 def test_restart_of_the_server_in_mode_immediate(load: Load, own_server: Server, build: str) -> None:
-    """Workers notice, come back by themselves, and every start that was acknowledged before the crash is done."""
+    """Workers outlive it, and every start that was acknowledged before the crash is done; no body that was begun begins again."""
     chance, restarts = dice(), 4
     host = load.host(build, procs=2).wait_up(2)
     with load:
         for _ in range(restarts):
             load.after_more(chance.randrange(50, 400))
-            load.note_ended(*host.worker_pids())
             own_server.embedded.restart("immediate")
-            load.note_ended(*host.worker_pids())  # also those that were born while it was down
         load.finish(within_s=60)
-    counts = load.judge(deaths=4 * restarts)
-    assert counts["starts_asked_again"] + counts["repeated"] > 0, "no restart hit anything: the test has shown nothing"
+    load.judge(deaths=0)
+    assert host.log().count(" goes on as worker ") >= restarts, "no restart hit anything: the test has shown nothing"
     assert host.process.poll() is None, f"the host did not outlive the restarts:\n{host.log()[-2000:]}"
     host.stop()

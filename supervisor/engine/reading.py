@@ -1,0 +1,139 @@
+"""What a worker reads: the history of resumed runs, a slice at a time, and how the children of runs in memory have ended.
+
+Reads are asked through the loop's session between its batches and in no transaction with them. A history is read after
+its claim is acknowledged, so nobody writes to it meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from supervisor._fastpath.loop import UUID as UUID_OID
+from supervisor._fastpath.loop import Run
+from supervisor.core.errors import DatabaseUnavailable, ReplayMismatch
+from supervisor.db.arrays import encode_rows
+from supervisor.db.pipeline import Refused
+from supervisor.engine import replay
+
+if TYPE_CHECKING:
+    from supervisor.engine.worker import Worker
+
+log = logging.getLogger("pgsupervisor.worker")
+
+READS = ("read_inputs", "read_steps", "read_attempts", "read_timers", "read_children")
+READ_SLICE = 64  # resumed runs read at once: at 1,000 steps of 60 bytes each that is about 4 MiB
+LOOK_AT_CHILDREN_MAX = 1000
+
+
+@dataclass
+class Reads:
+    """Runs whose history was asked for; pasts once the first answer is there."""
+
+    runs: list[tuple[Run, bytes | None]]
+    pasts: Any = None
+
+
+@dataclass
+class Look:
+    """Joins of runs in memory whose children were asked about: (run, command, child)."""
+
+    joins: list[tuple[Run, Any, replay.Kid]]
+
+
+class Reading:
+    """`waiting`: slices of resumed runs with what their claim brought of the input, still to be read."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.waiting: deque[list[tuple[Run, bytes | None]]] = deque()
+        self._busy = self._looking = False
+
+    def add(self, resumed: list[tuple[Run, bytes | None]]) -> None:
+        for at in range(0, len(resumed), READ_SLICE):
+            self.waiting.append(resumed[at : at + READ_SLICE])
+
+    def forget_asked(self) -> None:
+        """What was asked will not be answered: the session is gone."""
+        self._busy = self._looking = False
+
+    def look_at(self, joins: list[tuple[Run, Any, replay.Kid]]) -> None:
+        """Ask whether these children have ended, unless that was asked already."""
+        if joins and not self._looking:
+            self._looking = True
+            ids = encode_rows((UUID_OID,), [(kid.run_id,) for _, _, kid in joins[:LOOK_AT_CHILDREN_MAX]])
+            self._worker.ask(Look(joins), [("plan_custom", None), ("read_outcomes", ids), ("plan_generic", None)])
+
+    def next(self) -> None:
+        """Ask for the next slice, unless one is being read."""
+        if self._busy:
+            return
+        runs = self.waiting.popleft()
+        self._busy = True
+        ids = encode_rows((UUID_OID,), [(run.id,) for run, _ in runs])
+        self._worker.ask(Reads(runs), [("plan_custom", None), *((name, ids) for name in READS), ("plan_generic", None)])
+
+    def looked(self, look: Look, answer: Any) -> None:
+        """Which children of runs in memory have ended."""
+        self._looking = False
+        worker = self._worker
+        if isinstance(answer, Refused):
+            worker.trouble = DatabaseUnavailable(f"outcomes can't be read: {answer.message} ({answer.sqlstate})")
+            return
+        outcomes = replay.read_outcomes(answer["read_outcomes"])
+        for run, cmd, kid in look.joins:
+            if kid.run_id in outcomes:
+                kid.status, kid.result = outcomes[kid.run_id]
+                worker.commands.child_seen(run, cmd)
+
+    def answered(self, read: Reads, answer: Any) -> None:
+        if isinstance(answer, Refused):
+            self.waiting.appendleft(read.runs)
+            self._worker.trouble = DatabaseUnavailable(f"history can't be read: {answer.message} ({answer.sqlstate})")
+            return
+        if read.pasts is None:
+            read.pasts = replay.read_past(answer)
+            kids = [kid.run_id for past in read.pasts.values() for kid in past.kids.values()]
+            if kids:
+                ids = encode_rows((UUID_OID,), [(kid,) for kid in kids])
+                self._worker.ask(read, [("plan_custom", None), ("read_outcomes", ids), ("plan_generic", None)])
+                return
+        else:
+            outcomes = replay.read_outcomes(answer["read_outcomes"])
+            for past in read.pasts.values():
+                for kid in past.kids.values():
+                    kid.status, kid.result = outcomes.get(kid.run_id, (None, None))
+        self._busy = False
+        for run, payload in read.runs:
+            self._replay(run, read.pasts[run.id], payload)
+
+    def _replay(self, run: Run, past: replay.Past, payload: bytes | None) -> None:
+        if run.gone:  # taken away meanwhile
+            return
+        loop, commands = self._worker.loop, self._worker.commands
+        if payload is not None:
+            past.input = payload
+        run.past = past
+        run.timers = bool(past.timers_us)
+        try:
+            fresh = replay.replay(loop, run, past, commands.make_child)
+        except ReplayMismatch as error:
+            run.history = None
+            commands.mismatch(run, error)
+            return
+        except Exception as error:  # noqa: BLE001 - a history that this code can't read parks its run and nobody else's
+            log.exception("run %s can't be brought back", uuid.UUID(bytes=run.id))
+            run.history = None
+            commands.mismatch(run, ReplayMismatch(uuid.UUID(bytes=run.id), run.pos, "a result that this code can read", f"{type(error).__name__}: {error}"))
+            return
+        if run.end is not None:
+            end, run.end = run.end, None
+            loop.finish(run, *end)
+            return
+        for cmd in fresh:
+            cmd.redelivered = run.resumed == 2
+        run.fresh = fresh
+        loop.ready.append(run)
