@@ -311,7 +311,7 @@ class Loop:
     def _inline(self, run: Any, cmd: Any) -> None:
         step = cmd.step
         started = clock_us()
-        self.slot.enter(run.id, cmd.seq, started)
+        self.slot.enter(run.id, cmd.seq, started, step.wire_name)
         self.current = cmd  # what current() answers on this thread
         try:
             value = step.fn(*cmd.args) if cmd.kwargs is None else step.fn(*cmd.args, **cmd.kwargs)
@@ -403,6 +403,7 @@ class Loop:
     def _resume(self, run: Any, coro: Any) -> Any:
         global _mode, _run
         _run = run
+        self.slot.code(run.id)
         if run.workflow.is_async:
             _mode = IN_ASYNC
             try:
@@ -410,12 +411,14 @@ class Loop:
             finally:
                 _mode = OUTSIDE
                 _run = None
+                self.slot.leave()
         _mode = IN_SYNC
         try:
             got = coro.switch()
         finally:
             _mode = OUTSIDE
             _run = None
+            self.slot.leave()
         return coro.returned() if got is coro else got
 
     def _advance(self, run: Any) -> None:

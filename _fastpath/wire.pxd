@@ -30,9 +30,12 @@ cdef class Returned:
 cdef class Slot:
     cdef:
         object owner
+        bytes name
         char *at
-    cpdef void enter(self, bytes run_id, int32_t seq, int64_t now_us)
+    cpdef void enter(self, bytes run_id, int32_t seq, int64_t now_us, bytes name=*)
+    cpdef void code(self, bytes run_id)
     cpdef void leave(self)
+    cpdef void own(self)
 
 cpdef object resume(object coroutine)
 cpdef int64_t clock_us()

@@ -17,8 +17,13 @@ _i64 = struct.Struct(">iq").pack
 _f64 = struct.Struct(">id").pack
 _length = struct.Struct(">i").pack
 _NULL = b"\xff\xff\xff\xff"
-__all__ = ["Column", "Command", "Returned", "Slot", "clock_us", "compiled", "resume", "thread_id"]
-_slot = struct.Struct("=16si4xqq")
+__all__ = ["Column", "Command", "Returned", "SLOT_BYTES", "Slot", "Watched", "clock_us", "compiled", "resume", "thread_id"]
+SLOT_BYTES = 128
+_NAME_AT, _NAME_MAX = 48, 80
+_NO_RUN = bytes(16)
+_facts = struct.Struct("=iH?xqq")
+_seq = struct.Struct("=i")
+_thread = struct.Struct("=Q")
 
 
 class Column:
@@ -114,24 +119,73 @@ def resume(coroutine: Any) -> Any:
 
 
 class Slot:
-    """One entry of the black box: which run and step is executing, since when. 40 bytes of shared memory.
+    """One entry of the black box: which run and step is executing, since when. 128 bytes of shared memory.
 
-    Layout: 16 run id (zeros: nothing), 4 seq, 4 pad, 8 started (us since 2000), 8 count of executions.
+    Layout: 16 run id (zeros: nothing), 4 seq (-1: workflow code), 2 length of the name, 1 whether it rests, 1 pad,
+    8 started (us since 2000), 8 count of executions, 8 thread, 80 name of the step. The run id is written last.
     """
 
     __slots__ = ("_count", "_memory", "_offset")
 
     def __init__(self, memory: Any, offset: int) -> None:
-        if offset < 0 or offset + _slot.size > len(memory):
+        if offset < 0 or offset + SLOT_BYTES > len(memory):
             raise ValueError(f"slot at {offset} is outside of {len(memory)} bytes")
         self._memory, self._offset, self._count = memory, offset, 0
 
-    def enter(self, run_id: bytes, seq: int, now_us: int) -> None:
+    def enter(self, run_id: bytes, seq: int, now_us: int, name: bytes = b"") -> None:
+        memory, at, name = self._memory, self._offset, name[:_NAME_MAX]
         self._count += 1
-        _slot.pack_into(self._memory, self._offset, run_id, seq, now_us, self._count)
+        memory[at + _NAME_AT : at + _NAME_AT + len(name)] = name
+        _facts.pack_into(memory, at + 16, seq, len(name), False, now_us, self._count)
+        memory[at : at + 16] = run_id
+
+    def code(self, run_id: bytes) -> None:
+        """Workflow code of that run has the thread, between its steps."""
+        at = self._offset
+        _seq.pack_into(self._memory, at + 16, -1)
+        self._memory[at : at + 16] = run_id
 
     def leave(self) -> None:
-        self._memory[self._offset : self._offset + 16] = b"\0" * 16
+        self._memory[self._offset : self._offset + 16] = _NO_RUN
+
+    def own(self) -> None:
+        """Note that this slot is the calling thread's."""
+        _thread.pack_into(self._memory, self._offset + 40, thread_id())
+
+    def rest(self, resting: bool) -> None:
+        self._memory[self._offset + 22] = resting
+
+
+class Watched:
+    """The coroutine of a task; its slot says whether it has the thread or rests, waiting for something."""
+
+    __slots__ = ("_coroutine", "_slot")
+
+    def __init__(self, coroutine: Any, slot: Slot) -> None:
+        self._coroutine, self._slot = coroutine, slot
+
+    def __await__(self) -> Any:
+        return self
+
+    def __iter__(self) -> Watched:
+        return self
+
+    def __next__(self) -> Any:
+        self._slot.rest(False)
+        try:
+            return self._coroutine.send(None)
+        finally:
+            self._slot.rest(True)
+
+    def throw(self, *error: Any) -> Any:
+        self._slot.rest(False)
+        try:
+            return self._coroutine.throw(*error)
+        finally:
+            self._slot.rest(True)
+
+    def close(self) -> None:
+        self._coroutine.close()
 
 
 def clock_us() -> int:

@@ -27,6 +27,8 @@ cdef extern from *:
         return NULL;
     }
     typedef PySendResult (*pgs_sender)(PyObject *, PyObject *, PyObject **);
+    /* What was written to shared memory stays before what is written next: a death in between is read as it was. */
+    #define pgs_barrier() __asm__ volatile("" ::: "memory")
     /* Cython has no name for this slot. With it an await ends without raising StopIteration, where the interpreter asks for it. */
     static void pgs_set_sender(PyObject *type, pgs_sender sender) { ((PyTypeObject *)type)->tp_as_async->am_send = sender; }
     """
@@ -34,6 +36,7 @@ cdef extern from *:
     uint16_t htons(uint16_t)
     uint64_t pgs_swap64(uint64_t)
     object pgs_stop_with(object value)
+    void pgs_barrier() noexcept
 
 cdef extern from "Python.h":
     ctypedef enum PySendResult:
@@ -53,6 +56,10 @@ EPOCH_2000_US = 946684800000000                     # PostgreSQL counts microsec
 cdef enum:
     HEADER = 20                                     # dimensions, has-null, element type, length, lower bound
     FIRST_ROOM = 1 << 14
+    SLOT_SIZE = 128
+    NAME_AT = 48                                    # in a slot
+    NAME_MAX = SLOT_SIZE - NAME_AT
+SLOT_BYTES = SLOT_SIZE
 
 
 @cython.final
@@ -206,27 +213,87 @@ cpdef object resume(object coroutine):
 
 @cython.final
 cdef class Slot:
-    """One entry of the black box: which run and step is executing, since when. 40 bytes of shared memory.
+    """One entry of the black box: which run and step is executing, since when. 128 bytes of shared memory.
 
-    Layout: 16 run id (zeros: nothing), 4 seq, 4 pad, 8 started (us since 2000), 8 count of executions.
+    Layout: 16 run id (zeros: nothing), 4 seq (-1: workflow code), 2 length of the name, 1 whether it rests, 1 pad,
+    8 started (us since 2000), 8 count of executions, 8 thread, 80 name of the step. The run id is written last.
     """
 
     def __cinit__(self, memory, Py_ssize_t offset):
         cdef char[::1] view = memory
-        if offset < 0 or offset + 40 > view.shape[0]:
+        if offset < 0 or offset + SLOT_SIZE > view.shape[0]:
             raise ValueError(f"slot at {offset} is outside of {view.shape[0]} bytes")
         self.owner = memory
         self.at = &view[offset]
 
-    cpdef void enter(self, bytes run_id, int32_t seq, int64_t now_us):
+    cpdef void enter(self, bytes run_id, int32_t seq, int64_t now_us, bytes name=b""):
         cdef int64_t *words = <int64_t *>self.at
+        cdef Py_ssize_t size
+        if name is not self.name:                   # a worker executes few steps many times
+            size = min(PyBytes_GET_SIZE(name), NAME_MAX)
+            memcpy(self.at + NAME_AT, PyBytes_AS_STRING(name), size)
+            (<uint16_t *>self.at)[10] = <uint16_t>size
+            self.name = name
         (<int32_t *>self.at)[4] = seq
+        self.at[22] = 0
         words[3] = now_us
         words[4] += 1
+        pgs_barrier()
+        memcpy(self.at, PyBytes_AS_STRING(run_id), 16)
+
+    cpdef void code(self, bytes run_id):
+        """Workflow code of that run has the thread, between its steps."""
+        (<int32_t *>self.at)[4] = -1
+        pgs_barrier()
         memcpy(self.at, PyBytes_AS_STRING(run_id), 16)
 
     cpdef void leave(self):
         memset(self.at, 0, 16)
+
+    cpdef void own(self):
+        """Note that this slot is the calling thread's."""
+        (<int64_t *>self.at)[5] = <int64_t>PyThread_get_thread_ident()
+
+
+@cython.final
+cdef class Watched:
+    """The coroutine of a task; its slot says whether it has the thread or rests, waiting for something."""
+
+    cdef object coroutine
+    cdef Slot slot
+
+    def __init__(self, coroutine, Slot slot):
+        self.coroutine, self.slot = coroutine, slot
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef PyObject *got = NULL
+        cdef PySendResult how
+        self.slot.at[22] = 0
+        try:
+            how = PyIter_Send(self.coroutine, None, &got)
+        finally:
+            self.slot.at[22] = 1
+        value = <object>got
+        Py_DECREF(got)
+        if how == PYGEN_NEXT:
+            return value
+        return pgs_stop_with(value)
+
+    def throw(self, *error):
+        self.slot.at[22] = 0
+        try:
+            return self.coroutine.throw(*error)
+        finally:
+            self.slot.at[22] = 1
+
+    def close(self):
+        self.coroutine.close()
 
 
 cpdef int64_t clock_us():

@@ -15,8 +15,10 @@ from collections.abc import Callable
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from queue import SimpleQueue
+from types import CoroutineType
 from typing import Any
 
+from supervisor._fastpath.wire import Watched
 from supervisor.core.context import executing
 from supervisor.core.errors import StepTimeout
 
@@ -101,6 +103,8 @@ class Executors:
         threading.Thread(target=self._work, args=(slot,), name=f"step-{self._started}", daemon=True).start()
 
     def _work(self, slot: Any) -> None:
+        if slot is not None:
+            slot.own()
         while (call := self._queue.get()) is not None:
             if not call.live:
                 self._post(call, None, None, 0, 0)
@@ -109,7 +113,7 @@ class Executors:
             started, busy = time.perf_counter_ns(), time.thread_time_ns()
             call.started = self._clock()
             if slot is not None:
-                slot.enter(call.run.id, command.seq, call.started)
+                slot.enter(call.run.id, command.seq, call.started, command.step.wire_name)
             token = executing.set(command)
             value = error = None
             try:
@@ -169,11 +173,12 @@ class Executors:
         command = call.command
         slot = self._task_slots.pop() if self._task_slots else None
         if slot is not None:
-            slot.enter(call.run.id, command.seq, call.started)
+            slot.enter(call.run.id, command.seq, call.started, command.step.wire_name)
         executing.set(command)
         value = error = None
         try:
-            value = await command.step.fn(*command.args, **(command.kwargs or {}))
+            body = command.step.fn(*command.args, **(command.kwargs or {}))
+            value = await (Watched(body, slot) if slot is not None and type(body) is CoroutineType else body)
         except BaseException as raised:  # noqa: BLE001
             error = raised
         finally:

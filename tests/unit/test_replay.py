@@ -175,7 +175,7 @@ def _incarnate(nodes: list[Any], name: str, past: list[replay.Record] | None = N
         each.settle()
     SEEN.pop(name, None)
     worker = Pretended()
-    worker.loop = core.Loop(worker, Slot(bytearray(40), 0))
+    worker.loop = core.Loop(worker, Slot(bytearray(128), 0))
     run = core.Run(UUID(int=7).bytes, program)
     payload = codec.encode_raw({"nodes": nodes, "incarnation": [name]})
     if past is None:
