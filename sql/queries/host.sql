@@ -15,16 +15,46 @@ WITH gone AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({lock_class}, %(work
      buried AS (UPDATE {schema}.worker w SET dead_at = clock_timestamp(), death = %(why)s, epoch = w.epoch + 1 FROM gone WHERE gone.free AND w.id = %(worker)s AND w.dead_at IS NULL RETURNING w.id)
 SELECT gone.free, (SELECT count(*) FROM buried) FROM gone;
 
+-- name: charge_crashes :many
+-- Charge runs with the death of the worker that executed them: record the crash (attempt kind 3), then let them go on, or park them as
+-- attempts_exhausted where the same step has ended a third worker since retry() last forgave it (kind 4).
+-- Record and release are one statement, so a crash is charged once, whoever repeats this. A step that has its row ended
+-- before its worker did, so it is not charged; release_tasks gives its run back.
+-- Locks:  task rows of that worker, ascending run_id.     Index:  task_pkey; step and attempt primary keys
+-- $1 int4 worker    $2 uuid[] runs    $3 int4[] seqs    $4 text[] names    $5 float8[] seconds for which it executed    $6 bytea[] errors, JSON
+-- $7 text[] fingerprints     Returns run, crashes of that step since it was forgiven, whether it was parked
+WITH accused AS (
+    SELECT u.* FROM unnest(%(runs)s::uuid[], %(seqs)s::int4[], %(names)s::text[], %(for_s)s::float8[], %(errors)s::bytea[], %(fingerprints)s::text[])
+        AS u (run_id, seq, name, for_s, error, fingerprint)
+    WHERE NOT EXISTS (SELECT FROM {schema}.step s WHERE s.run_id = u.run_id AND s.seq = u.seq)),
+held AS (
+    SELECT t.run_id FROM {schema}.task t WHERE t.run_id = ANY (%(runs)s::uuid[]) AND t.owner = %(worker)s ORDER BY t.run_id FOR NO KEY UPDATE),
+counted AS (
+    SELECT a.*, before.crashed + 1 AS n, before.crashed + 1 - before.forgiven AS crashes, before.crashed + 1 - before.forgiven >= 3 AS poison
+    FROM accused a JOIN held h ON h.run_id = a.run_id CROSS JOIN LATERAL (
+        SELECT coalesce(max(t.n) FILTER (WHERE t.kind = 3), 0) AS crashed, coalesce(max(t.n) FILTER (WHERE t.kind = 4), 0) AS forgiven
+        FROM {schema}.attempt t WHERE t.run_id = a.run_id AND t.seq = a.seq) AS before),
+recorded AS (
+    INSERT INTO {schema}.attempt (run_id, seq, n, kind, started_at, ended_at, worker, name, error, fingerprint)
+    SELECT run_id, seq, n, 3, clock_timestamp() - for_s * interval '1 s', clock_timestamp(), %(worker)s, name, error, fingerprint FROM counted)
+UPDATE {schema}.task t SET owner = NULL, resumed = 2, wait_since = clock_timestamp(),
+    ready_at = CASE WHEN c.poison THEN least('infinity', t.cancel_at) ELSE clock_timestamp() END,
+    wait_kind = CASE WHEN c.poison THEN 21 ELSE 1 END,
+    wait_detail = CASE WHEN c.poison THEN ({schema}.as_json(c.error) - 'type' - 'message' || jsonb_build_object('crashes', c.crashes))::text END,
+    seq = CASE WHEN c.poison AND c.seq >= 0 THEN c.seq END, step = CASE WHEN c.poison THEN c.name END, attempt = NULL,
+    claims = CASE WHEN EXISTS (SELECT FROM {schema}.step s WHERE s.run_id = t.run_id AND s.worker = %(worker)s) THEN 0 ELSE greatest(t.claims - 1, 0) END
+FROM counted c WHERE t.run_id = c.run_id RETURNING t.run_id, c.crashes, c.poison;
+
 -- name: release_tasks :many
 -- Give back what a dead worker held, in slices. A further statement than bury_worker: its snapshot sees the last batch.
 -- claims counts claims without a new step, so it begins again where this worker had recorded one; and where its parent
--- saw it die and knows what it was executing, only that is charged: its neighbours are as they were before the claim.
+-- saw it die, only runs that may have been what ended it keep the claim: the others are as they were before it.
 -- Locks:  task rows of that worker, ascending run_id.     Index:  none on owner (see 0001_tables.sql): a scan of task, once per death; step primary key
--- $1 int4 worker    $2 int4 run_max; the caller repeats until fewer come back    $3 boolean seen    $4 uuid[] executing     Returns run
+-- $1 int4 worker    $2 int4 run_max; the caller repeats until fewer come back    $3 boolean seen    $4 uuid[] suspects     Returns run
 WITH lost AS (SELECT run_id, owner FROM {schema}.task WHERE owner = %(worker)s ORDER BY run_id LIMIT %(limit)s FOR NO KEY UPDATE)
 UPDATE {schema}.task t SET owner = NULL, ready_at = clock_timestamp(), wait_kind = 1, wait_since = clock_timestamp(), resumed = 2,
     claims = CASE WHEN EXISTS (SELECT FROM {schema}.step s WHERE s.run_id = t.run_id AND s.worker = lost.owner) THEN 0
-                  WHEN %(seen)s AND t.run_id <> ALL (%(executing)s::uuid[]) THEN greatest(t.claims - 1, 0)
+                  WHEN %(seen)s AND t.run_id <> ALL (%(suspects)s::uuid[]) THEN greatest(t.claims - 1, 0)
                   ELSE t.claims END
 FROM lost WHERE t.run_id = lost.run_id RETURNING t.run_id;
 

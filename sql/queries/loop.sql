@@ -219,11 +219,11 @@ SELECT run_id, input FROM {schema}.run WHERE run_id = ANY ($1::uuid[]);
 SELECT run_id, seq, pos, kind, status, name, result, ended_at FROM {schema}.step WHERE run_id = ANY ($1::uuid[]) ORDER BY run_id, pos;
 
 -- name: read_attempts :many
--- Tries of steps that have no result yet (the caller drops the others).
+-- Tries of steps that have no result yet (the caller drops the others). Crashes (3) are no tries.
 -- Locks:  none.     Index:  attempt primary key, pruned.
 -- $1 uuid[] run     Returns run, seq, n, kind, us from now to the next retry
 SELECT run_id, seq, n, kind, (extract(epoch FROM next_retry_at - clock_timestamp()) * 1000000)::int8
-FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) ORDER BY run_id, seq, n;
+FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) AND kind <= 2 ORDER BY run_id, seq, n;
 
 -- name: read_timers :many
 -- Timers that were set and have not fired.

@@ -52,7 +52,9 @@ def _now(found: History) -> list[str]:
         at += f" (seq {wait['seq']}{attempt})"
     code = f" [{wait['code']}]" if wait["code"] else ""
     lines = [f"{wait['status']}{at}: {plain(wait['meaning'])}{code}, since {ago(wait['since'])}"]
-    if wait["detail"]:
+    if wait["code"] == "attempts_exhausted":
+        lines += _poison(wait["detail"])
+    elif wait["detail"]:
         lines.append(f"  {plain(wait['detail'])}")
     when = f"{ago(wait['wake_at'])}: " if wait["wake_at"] else ""
     lines.append(f"  what frees it: {when}{plain(wait['freed_by'])}")
@@ -60,6 +62,20 @@ def _now(found: History) -> list[str]:
     if last:
         lines.append(f"  its last error: {_error(last[-1]['error'])}")
     return lines
+
+
+def _poison(detail: str) -> list[str]:
+    """Why it was parked after it had ended several workers: how, in which step, what the last one said, where it was."""
+    import json
+
+    facts = json.loads(detail)
+    how = f"by {facts['signal']}" if facts.get("signal") else f"with exit code {facts.get('exit_code')}"
+    where = "workflow code" if facts["seq"] < 0 else f"step {facts['step']} (seq {facts['seq']})"
+    lines = [f"  {where} has ended its worker {facts['crashes']} times, the last one {how}: worker {facts['worker']}, pid {facts['pid']} on {facts['host']}"]
+    for what, words in (("where it was", facts["traceback"].splitlines()), ("the worker's last log lines", facts["log"])):
+        if words:
+            lines += [f"  {what}:", *(f"    {word}" for word in words)]
+    return [plain(line) for line in lines]
 
 
 def _outcome(run: dict[str, Any]) -> list[str]:
@@ -75,6 +91,7 @@ def _steps(found: History) -> list[str]:
     if not found.steps and not found.attempts:
         return ["no steps yet"]
     failed = Counter(each["seq"] for each in found.attempts if each["kind"] == "failed")
+    crashed = Counter(each["seq"] for each in found.attempts if each["kind"] == "crashed")
     done = {each["seq"] for each in found.steps}
     rows = [
         (
@@ -83,22 +100,26 @@ def _steps(found: History) -> list[str]:
             each["status"],
             ago(each["started_at"]),
             duration(each["duration_ms"] / 1000),
-            _tries(each, failed[each["seq"]]),
+            _tries(each, failed[each["seq"]], crashed[each["seq"]]),
             short_json(each["result"]) if each["status"] == "completed" else _error(each["error"]),
         )
         for each in found.steps
     ]
-    unfinished = {each["seq"]: each for each in found.attempts if each["seq"] not in done}
+    unfinished = {each["seq"]: each for each in found.attempts if each["seq"] not in done and each["kind"] != "forgiven"}
     rows += [
-        (seq, each["name"], "not yet", ago(each["started_at"]), "-", failed[seq], _error(each["error"]) if each["error"] else "-")
+        (seq, each["name"], "not yet", ago(each["started_at"]), "-", _with_crashes(failed[seq], crashed[seq]), _error(each["error"]) if each["error"] else "-")
         for seq, each in unfinished.items()
     ]
     return ["", table(("seq", "step", "status", "started", "took", "attempts", "result"), sorted(rows, key=lambda row: row[0]))]
 
 
-def _tries(step: dict[str, Any], failed: int) -> object:
-    """Attempts made: the failed ones, and the one that completed."""
-    return "-" if step["kind"] != "step" else failed + 1 if step["status"] == "completed" else max(failed, 1)
+def _tries(step: dict[str, Any], failed: int, crashed: int) -> object:
+    """Attempts made: the failed ones, and the one that completed. A crash is not an attempt."""
+    return "-" if step["kind"] != "step" else _with_crashes(failed + 1 if step["status"] == "completed" else max(failed, 1), crashed)
+
+
+def _with_crashes(tries: int, crashed: int) -> str:
+    return f"{tries}" + (f" + {crashed} crashes" if crashed > 1 else " + 1 crash" if crashed else "")
 
 
 def _error(error: Any) -> str:

@@ -68,6 +68,7 @@ class Commands:
         self._time = asyncio.get_running_loop()
         self._context = copy_context()  # of no step: what is called later must not inherit the one that happened to end just now
         self.group = OffCpu()
+        self.failures = 0  # tries that raised
         self.with_children: set[Any] = set()
         self.green = green
         self.close_green = close_green
@@ -301,6 +302,7 @@ class Commands:
 
     def failed(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
         """An attempt raised: try again later, or give the error to the workflow."""
+        self.failures += 1
         step = cmd.step
         wait_s = next_wait_s(step.retry, error, cmd.attempt, run.id, cmd.seq)
         if wait_s is None:

@@ -40,8 +40,14 @@ class Birth:
 
 def work(options: WorkerOptions, birth: Birth) -> int:
     """Run one worker in this process until it is stopped; returns the exit code."""
-    options.number, options.born, options.supervisor_id, options.nudge_fd = birth.number, birth.born, birth.supervisor_id, birth.nudge_fd
-    options.loop_slot, options.thread_slots, options.task_slots = birth.blackbox.slots(birth.number)
+    page = options.page = birth.blackbox.move_in(birth.number)
+
+    def told(worker_id: int, application_name: str, ready: bool) -> None:
+        page.born(worker_id)
+        birth.born(worker_id, application_name, ready)
+
+    options.number, options.born, options.supervisor_id, options.nudge_fd = birth.number, told, birth.supervisor_id, birth.nudge_fd
+    options.loop_slot, options.thread_slots, options.task_slots = page.loop_slot, page.thread_slots, page.task_slots
     options.look_behind = birth.blackbox.look_behind
     sys.setswitchinterval(SWITCH_S)
     gc.freeze()  # what the parent made is never garbage here, and touching it would copy its pages
@@ -55,4 +61,6 @@ def work(options: WorkerOptions, birth: Birth) -> int:
     except Fenced as error:
         log.error("worker %d ends: %s", birth.number, error)
         return EXIT_FENCED
+    finally:
+        page.ends()  # by itself: no step is to blame
     return EXIT_OK

@@ -73,7 +73,7 @@ def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
         past, at = pasts[run_id], _i4(seq)[0]
         if _i2(kind)[0] == 2:
             past.begun[at] = _i4(n)[0]
-        else:
+        elif _i2(kind)[0] == 1:
             past.attempts[at] = _i4(n)[0]
             if retry_in is not None:
                 past.retry_in_us[at] = _i8(retry_in)[0]

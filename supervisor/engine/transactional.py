@@ -70,6 +70,7 @@ class Transactions:
         self._settings: set[Any] = set()  # steps that use SET LOCAL
         self._removers: set[Any] = set()  # steps that remove prepared statements
         self.clock: Callable[[], int] = lambda: 0
+        self.slot: Any = None  # of the black box: the step that this thread is executing
 
     def submit(self, run: Any, command: Any) -> None:
         """Queue a step; its run has nothing else in flight until `done` is called."""
@@ -147,6 +148,8 @@ class Transactions:
     # ── which steps go together ──────────────────────────────────────────────────────────────────────────────────
 
     def _work(self) -> None:
+        if self.slot is not None:
+            self.slot.own()
         while (first := self._queue.get()) is not None:
             items, stopped = self._more(first)
             try:
@@ -276,6 +279,8 @@ class Transactions:
         tx = session.step(plain, shared)
         limit_s = command.step.info.timeout_s
         item.started = self.clock()
+        if self.slot is not None:
+            self.slot.enter(item.run.id, command.seq, item.started, command.step.wire_name)
         token = executing.set(command)
         try:
             item.encoded, item.value = command.step.shape.settle(self._call(command, tx))
@@ -284,6 +289,8 @@ class Transactions:
         finally:
             item.ended = self.clock()
             executing.reset(token)
+            if self.slot is not None:
+                self.slot.leave()
             tx.over = True
         if limit_s is not None and item.error is None and item.ended - item.started > limit_s * 1e6:
             item.error = StepTimeout(f"step {command.step.name} did not end within {limit_s:g} s")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supervisor._fastpath.loop import INT4, Loop, Run
-from supervisor._fastpath.wire import Slot
+from supervisor._fastpath.wire import SLOT_BYTES, Slot
 from supervisor.core import codec, context, registry
 from supervisor.core.errors import DatabaseUnavailable, Fenced
 from supervisor.core.ids import RunIds
@@ -54,7 +54,6 @@ WAKE_MISSING_S = 10.0
 WINDOW_STEPS = 8
 SLOW_CALL_US = 2000
 LOOK_AT_SLOW_S = 0.5
-SLOT_BYTES = 40
 TRY_AGAIN = ("40001", "40P01", "55P03")  # somebody else was in the way
 SESSION_TROUBLE = ("08", "25", "26", "0A", "53", "57", "58", "XX")  # classes of SQLSTATE for which another session is tried
 MAYBE_A_ROW, TRIES_MAX = ("26", "0A", "58", "XX", "SV"), 3  # of those: which may be a row's fault after all, when it happens again and again
@@ -80,6 +79,7 @@ class WorkerOptions:
     loop_slot: Any = None
     thread_slots: list[Any] = field(default_factory=list)
     task_slots: list[Any] = field(default_factory=list)
+    page: Any = None  # this worker's page of the black box
     look_behind: Callable[[float], bool] | None = None
     born: Callable[[int, str, bool], None] | None = None  # told (worker id, application name, ready) once registered and once ready
 
@@ -218,6 +218,7 @@ class Worker:
         self.loop = Loop(self.commands, options.loop_slot or Slot(bytearray(SLOT_BYTES), 0), offset_us)
         self.commands.loop = self.loop
         self.transactions.clock = self.loop.now_us
+        self.transactions.slot = options.page.tx_slot if options.page is not None else None
         context.loop = OnThisThread(self.loop)
         self.claims = Claims([queue_ids[name] for name in sorted(self._queue_names)], options.look_behind or every_second())
         self._known_workflows = encode_rows((INT4,), [(id,) for id in workflow_ids.values()])
@@ -446,6 +447,12 @@ class Worker:
 
     def _acknowledged(self, batch: Batch, results: dict[str, Any]) -> None:
         self.adoption.losses = 0
+        if self.options.page is not None:
+            claimed = results["claim"].ntuples if "claim" in results else 0
+            self.options.page.batch(
+                self._time.time() - batch.sent_at, claimed, self.loop.steps_total, len(batch.finished), self.commands.failures, len(self.loop.live),
+                self._draining,
+            )  # fmt: skip
         self.settled(batch)
         if "insert_timers" in results:
             rows = replay._rows(results["insert_timers"])

@@ -1,72 +1,208 @@
 """The black box: shared memory in which each worker notes what it is executing, so that its parent can read it after a death.
 
-One region, made before the forks; one page-aligned part per worker, one 40-byte slot for its loop and one per thread and
-task. Writers never lock; a reader may see a slot change under its eyes, which `read` notices by reading twice.
+One region, made by the parent before the forks, a page per worker number (layout.py says what stands where). Writers
+never lock; a reader reads twice. It is a memfd: other processes of the same user reach it through the parent's
+descriptor (boxes.py), and nothing is left of it when the last of its processes is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
-import struct
-import time
-from dataclasses import dataclass
+import os
+from typing import Any
 from uuid import UUID
 
-from supervisor._fastpath.wire import EPOCH_2000_US, Slot
+from supervisor._fastpath.wire import SLOT_BYTES, Slot, clock_us, thread_id
+from supervisor.host import layout
+from supervisor.host.blame import Death, OomKills, inquest
+from supervisor.host.layout import Executing
+from supervisor.host.witness import watch
 
-SLOT_BYTES = 40
-TASK_SLOTS = 64
-HEADER_BYTES = 64  # the region's first bytes: when somebody last claimed without marks
-_slot = struct.Struct("=16si4xqq")
-_moment = struct.Struct("=d")
+MEMFD_NAME = "pgsupervisor-blackbox"
+PAGES_MIN = 256  # workers can be added while it runs; a page that nobody writes to costs no memory
 
-
-@dataclass(frozen=True)
-class Executing:
-    """One step that is executing: whose, since when."""
-
-    run_id: UUID
-    seq: int
-    for_s: float
+__all__ = ["BlackBox", "Executing", "WorkerPage"]
 
 
 class BlackBox:
-    """Slots of *workers* workers with *threads* threads each."""
+    """The region of *workers* workers (or more: up to `pages`) with *threads* threads each, as its parent has it."""
 
-    def __init__(self, workers: int, threads: int) -> None:
-        self.threads = threads
-        self._part = -(-(SLOT_BYTES * (1 + threads + TASK_SLOTS)) // 64) * 64
-        self.workers = workers
-        self.memory = mmap.mmap(-1, HEADER_BYTES + self._part * workers)
+    def __init__(self, workers: int, threads: int, supervisor: UUID | None = None, schema: str = "") -> None:
+        self.threads, self.workers = threads, workers
+        self.pages = max(workers, PAGES_MIN)
+        self.generation = 1  # of the workers forked from now on
+        self._page_bytes = layout.page_bytes(threads)
+        self._mapped = layout.HEADER_BYTES + self._page_bytes * self.pages
+        self._oom = OomKills()
+        self.fd = -1
+        with contextlib.suppress(OSError):  # where the kernel has none, the parent alone can read it
+            self.fd = os.memfd_create(MEMFD_NAME, os.MFD_CLOEXEC)
+            os.fchmod(self.fd, 0o600)
+            os.ftruncate(self.fd, self._mapped + layout.LAST_WORDS_BYTES * self.pages)
+        self.memory = mmap.mmap(self.fd, self._mapped)
+        self.describe(supervisor or UUID(int=0), schema)
 
-    def _offset(self, worker: int, slot: int) -> int:
-        return HEADER_BYTES + worker * self._part + slot * SLOT_BYTES
+    def describe(self, supervisor: UUID, schema: str) -> None:
+        """Say in the header whose it is. The magic comes last: before, it is no black box to anybody."""
+        facts = (layout.VERSION, layout.HEADER_BYTES, self._page_bytes, self.pages, self.threads, os.getpid(), clock_us(), supervisor.bytes, 0.0, schema.encode()[:64])
+        layout.region.pack_into(self.memory, 0, bytes(8), *facts)
+        self.memory[: len(layout.MAGIC)] = layout.MAGIC
 
-    def slots(self, worker: int) -> tuple[Slot, list[Slot], list[Slot]]:
-        """For the worker itself: the slot of its loop, those of its threads, those of its tasks; all cleared."""
-        start = self._offset(worker, 0)
-        self.memory[start : start + self._part] = bytes(self._part)
-        made = [Slot(self.memory, self._offset(worker, slot)) for slot in range(1 + self.threads + TASK_SLOTS)]
-        return made[0], made[1 : 1 + self.threads], made[1 + self.threads :]
+    def _offset(self, worker: int) -> int:
+        if not 0 <= worker < self.pages:
+            raise ValueError(f"there is no worker {worker} in a black box of {self.pages} pages")
+        return layout.HEADER_BYTES + worker * self._page_bytes
 
-    def executing(self, worker: int) -> list[Executing]:
-        """What that worker is executing now, or was when it died."""
-        found = []
-        for slot in range(1 + self.threads + TASK_SLOTS):
-            at = self._offset(worker, slot)
-            run_id, seq, started, _count = _slot.unpack_from(self.memory, at)
-            if run_id != bytes(16) and _slot.unpack_from(self.memory, at)[0] == run_id:
-                found.append(Executing(UUID(bytes=run_id), seq, max(0.0, (time.time_ns() // 1000 - EPOCH_2000_US - started) / 1e6)))
-        return found
+    # ── for the worker itself ────────────────────────────────────────────────────────────────────────────────────
 
-    def executed(self, worker: int) -> int:
-        """How many steps that worker has begun since it was born."""
-        return sum(_slot.unpack_from(self.memory, self._offset(worker, slot))[3] for slot in range(1 + self.threads + TASK_SLOTS))
+    def move_in(self, worker: int) -> WorkerPage:
+        """Make the calling process that worker: its page, and all that explains its death (witness.py)."""
+        page = self.page(worker)
+        watch(page, self._last_words(worker, os.getppid()))
+        return page
+
+    def page(self, worker: int) -> WorkerPage:
+        """That worker's page for writing, cleared of what its predecessor wrote (but for the last crash)."""
+        self.clear(worker)
+        return WorkerPage(self.memory, self._offset(worker), self.threads, self.generation)
+
+    def _last_words(self, worker: int, parent: int) -> int:
+        """A descriptor at the place for what the interpreter says of a fatal signal; -1 where there is none.
+
+        The child has closed what it inherited, so it comes in through its parent.
+        """
+        try:
+            fd = os.open(f"/proc/{parent}/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return -1
+        at = self._last_words_at(worker)
+        os.pwrite(fd, b"\0", at)
+        os.lseek(fd, at, os.SEEK_SET)
+        return fd
+
+    def _last_words_at(self, worker: int) -> int:
+        return self._mapped + worker * layout.LAST_WORDS_BYTES
 
     def look_behind(self, now_s: float, every_s: float = 1.0) -> bool:
         """Whether it is this caller's turn to claim without marks: once a second on this host. A race costs one claim more."""
-        last = _moment.unpack_from(self.memory, 0)[0]
+        last = layout.moment.unpack_from(self.memory, layout.LOOK_BEHIND_AT)[0]
         if 0 <= now_s - last < every_s:
             return False
-        _moment.pack_into(self.memory, 0, now_s)
+        layout.moment.pack_into(self.memory, layout.LOOK_BEHIND_AT, now_s)
         return True
+
+    # ── for the parent ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def clear(self, worker: int) -> None:
+        """Forget what the last process of that number wrote, but not how it ended."""
+        at = self._offset(worker)
+        self.memory[at : at + layout.CRASH_AT] = bytes(layout.CRASH_AT)
+        rest = at + layout.NOTE_AT
+        self.memory[rest : at + self._page_bytes] = bytes(self._page_bytes - layout.NOTE_AT)
+
+    def read(self, worker: int) -> layout.Page:
+        """That worker as its page shows it now."""
+        at = self._offset(worker)
+        first = self.memory[at : at + self._page_bytes]
+        return layout.read_page(worker, first, self.memory[at : at + self._page_bytes], self.threads, clock_us())
+
+    def executing(self, worker: int) -> list[Executing]:
+        """The steps that worker is executing now, or was when it died."""
+        return [entry for entry in self.read(worker).executing if entry.seq != layout.CODE_SEQ]
+
+    def executed(self, worker: int) -> int:
+        """How many steps that worker has begun since it was born."""
+        at = self._offset(worker) + layout.SLOTS_AT + 32
+        return sum(layout.number.unpack_from(self.memory, at + slot * SLOT_BYTES)[0] for slot in range(2 + self.threads + layout.TASK_SLOTS))
+
+    def inquest(self, worker: int, pid: int, code: int, ordered: bool) -> list[Executing]:
+        """A child was reaped: what it was executing, and which of that is charged with its death; its page is then cleared.
+
+        code      exit code, or -signal
+        ordered   its parent killed it
+        """
+        page = self.read(worker)
+        if page.pid != pid:  # it died before it moved in; the page is its predecessor's
+            return []
+        oom = self._oom.happened() and code == -9
+        death = Death(code, ordered, oom, page.state == layout.ENDING, page.note, self._read_last_words(worker), page.log)
+        found = inquest(page, death)
+        if not ordered and page.state != layout.ENDING:
+            self._remember(worker, page, code, found)
+        self.clear(worker)
+        return found
+
+    def _read_last_words(self, worker: int) -> str:
+        if self.fd < 0:
+            return ""
+        said = os.pread(self.fd, 1 << 16, self._last_words_at(worker))
+        return said.partition(b"\0")[0].decode("utf-8", "replace")
+
+    def _remember(self, worker: int, page: layout.Page, code: int, found: list[Executing]) -> None:
+        """For `workers` and `top`: how the last process of this number died."""
+        told = next((entry for entry in found if entry.crash), next((entry for entry in found if not entry.resting), None))
+        name = told.step.encode()[:80] if told is not None else b""
+        run_id, seq = (told.run_id.bytes, told.seq) if told is not None else (bytes(16), 0)
+        deaths = (page.crash.deaths if page.crash is not None else 0) + 1
+        layout.crash_record.pack_into(self.memory, self._offset(worker) + layout.CRASH_AT, code, page.pid, clock_us(), deaths, run_id, seq, len(name), name)
+
+
+class WorkerPage:
+    """A worker's own page: its slots, and what it says of itself, once per batch and never per step."""
+
+    def __init__(self, memory: Any, at: int, threads: int, generation: int) -> None:
+        self._memory, self._at = memory, at
+        slots = [Slot(memory, at + layout.SLOTS_AT + index * SLOT_BYTES) for index in range(2 + threads + layout.TASK_SLOTS)]
+        self.loop_slot, self.tx_slot = slots[:2]
+        self.thread_slots, self.task_slots = slots[2 : 2 + threads], slots[2 + threads :]
+        self.pid = os.getpid()
+        self._thread = thread_id()
+        self._latency = [0] * layout.BUCKETS
+        self._claimed = self._ended = self._commits = self._lines = 0
+        self._worker, self._generation = 0, generation
+        self._started = clock_us()
+        self.enter(layout.STARTING)
+
+    def born(self, worker_id: int) -> None:
+        """It has registered, under this number."""
+        self._worker = worker_id
+        self.enter(layout.STARTING)
+
+    def enter(self, state: int) -> None:
+        """Say which of layout.STATES it is in."""
+        layout.identity.pack_into(self._memory, self._at, self.pid, self._worker, self._generation, state, self._started, clock_us())
+        layout.number.pack_into(self._memory, self._at + layout.COUNTERS_AT + 48, self._thread)
+
+    def lost(self) -> None:
+        """Its session is gone and it waits for the database."""
+        self.enter(layout.AWAY)
+
+    def ends(self) -> None:
+        """It ends by itself: nothing that is executing is to blame."""
+        self.enter(layout.ENDING)
+
+    def batch(self, took_s: float, claimed: int, steps: int, ended: int, failures: int, live: int, draining: bool) -> None:
+        """A batch was acknowledged *took_s* after it was sent. *steps* and *failures* are totals, *claimed* and *ended* this batch's."""
+        bucket = min(int(took_s * 1e6).bit_length(), layout.BUCKETS - 1)
+        self._latency[bucket] += 1
+        layout.number.pack_into(self._memory, self._at + layout.LATENCY_AT + 8 * bucket, self._latency[bucket])
+        self._claimed += claimed
+        self._ended += ended
+        self._commits += 1
+        figures = (self._claimed, steps, self._ended, failures, self._commits, live, self._thread, 0)
+        layout.counters.pack_into(self._memory, self._at + layout.COUNTERS_AT, *figures)
+        state = layout.DRAINING if draining else layout.BUSY if live else layout.IDLE
+        layout.identity.pack_into(self._memory, self._at, self.pid, self._worker, self._generation, state, self._started, clock_us())
+
+    def say(self, line: str) -> None:
+        """Keep a line of the log; the last 64 outlive the process."""
+        text = line.encode("utf-8", "backslashreplace")[: layout.LOG_LINE_BYTES - 2]
+        layout.log_line.pack_into(self._memory, self._at + layout.LOG_AT + self._lines % layout.LOG_LINES * layout.LOG_LINE_BYTES, len(text), text)
+        self._lines += 1
+        layout.number.pack_into(self._memory, self._at + layout.LOG_NEXT_AT, self._lines)
+
+    def accuse(self, how: int, value: int, run_id: bytes, seq: int) -> None:
+        """The step (seq -1: workflow code) of this run is about to end the process by a signal or an exit code."""
+        layout.note_record.pack_into(self._memory, self._at + layout.NOTE_AT, 0, value, seq, 0, run_id)
+        layout.small.pack_into(self._memory, self._at + layout.NOTE_AT, how)

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from supervisor.engine.main import EXIT_DATABASE
 from supervisor.host.blackbox import BlackBox, Executing
+from supervisor.host.blame import how
 from supervisor.host.children import Born, Child, Load, Loaded, NotLoaded, Work, fork
 from supervisor.host.reaper import Reaper
 from supervisor.host.reload import Reload
@@ -81,7 +82,7 @@ class Parent:
         self, options: ParentOptions, work: Work, died: Callable[..., None] | None = None, parts: Iterable[Part] = (), load: Load | None = None
     ) -> None:
         self.options = options
-        self.blackbox = BlackBox(options.slots, options.threads)
+        self.blackbox = BlackBox(options.slots, options.threads, options.supervisor_id, options.schema)
         self.children: dict[int, Child] = {}
         self.target, self.generation = options.procs, 1
         self.reaper = Reaper(options.dsn, options.schema)
@@ -99,6 +100,7 @@ class Parent:
         self._fork_at: dict[int, float] = {}
         self._stopping = False
         self._signals: Signals | None = None
+        self._ordered: set[int] = set()  # children that were killed by us: their steps are not to blame
         self.exit_code = 0
         self.reclaimed: list[tuple[int, float]] = []  # (worker id, seconds from its death to its tasks being free)
 
@@ -210,6 +212,11 @@ class Parent:
             if fast:
                 child.kill_at = 0.0
 
+    def kill(self, child: Child) -> None:
+        """End a worker at once. What it executes is executed again elsewhere, and not charged with its death."""
+        self._ordered.add(child.pid)
+        child.kill(signal.SIGKILL)
+
     def dismiss(self, child: Child) -> None:
         """Tell one worker to finish or hand back what it has and to end; it has no successor."""
         child.leaving = True
@@ -257,7 +264,7 @@ class Parent:
         for child in self.children.values():
             if now >= child.kill_at:
                 child.kill_at = float("inf")
-                child.kill(signal.SIGKILL)
+                self.kill(child)
         if self._stopping:
             return
         for _ in range(self.target - len(self.staying) - len(self._fork_at)):
@@ -321,14 +328,15 @@ class Parent:
         self._listen(child)
         child.close()
         del self.children[child.pid]
-        executing = self.blackbox.executing(child.number)
+        executing = self.blackbox.inquest(child.number, child.pid, code, ordered=child.pid in self._ordered)
+        self._ordered.discard(child.pid)
         if not (child.leaving and code in (0, -signal.SIGTERM)) and child.not_loaded is None:
             _say_death(child, code, executing)
         if child.born is not None:
             self._free(child.born, died_at, f"exit code {code}" if code >= 0 else f"signal {-code}", executing)
         for hear in self.on_death:
             hear(child, code, executing)
-        self._plan_successor(child, died_at, code)
+        self._plan_successor(child, died_at, code, any(entry.crash for entry in executing))
 
     def _free(self, born: Born, died_at: float, why: str, executing: list[Executing]) -> None:
         def freed(tasks: int, _: float) -> None:
@@ -339,14 +347,14 @@ class Parent:
 
         self.reaper.bury(born.worker_id, born.application_name, why, executing, freed)
 
-    def _plan_successor(self, child: Child, died_at: float, code: int) -> None:
+    def _plan_successor(self, child: Child, died_at: float, code: int, charged: bool) -> None:
         if self._stopping or child.leaving or self.reload.died(child, died_at, code):
             return
         if child.not_loaded is not None and any(other.ready for other in self.staying):
             self._fork_at[child.number] = died_at + BAD_APP_S
             return
-        # ended from outside after it was ready is no crash loop; a database that is away has its own pace
-        from_outside = code in (0, -signal.SIGKILL, -signal.SIGTERM) and child.ready
+        # ended from outside after it was ready is no crash loop, nor is a step's doing, which has an end; a database that is away has its own pace
+        from_outside = charged or code in (0, -signal.SIGKILL, -signal.SIGTERM) and child.ready
         quick = (died_at - child.started < QUICK_DEATH_S or child.not_loaded is not None) and code != EXIT_DATABASE and not from_outside
         deaths = self._quick[child.number] = self._quick.get(child.number, 0) + 1 if quick else 0
         if deaths >= QUICK_DEATHS_MAX:
@@ -363,8 +371,10 @@ class Parent:
 
 
 def _say_death(child: Child, code: int, executing: list[Executing]) -> None:
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    how = f"was killed by {name}" if code < 0 else f"ended with exit code {code}"
-    doing = ", ".join(f"run {entry.run_id} seq {entry.seq}" for entry in executing[:3])
+    doing = ", ".join(f"step {entry.step} of run {entry.run_id} (seq {entry.seq})" for entry in executing[:3])
+    more = f" and {len(executing) - 3} more" if len(executing) > 3 else ""
     words = f"\n{child.broken.words}" if child.broken is not None else ""
-    log.warning("worker %d (pid %d) %s%s%s", child.number, child.pid, how, f" while executing {doing}" if doing else "", words)
+    log.warning("worker %d (pid %d) %s%s%s", child.number, child.pid, how(code), f" while executing {doing}{more}" if doing else "", words)
+    for entry in executing:
+        if entry.crash is not None:
+            log.warning("worker %d: its death is charged to step %s of run %s (seq %d)", child.number, entry.step, entry.run_id, entry.seq)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from supervisor.host.blackbox import Executing
+from supervisor.host.layout import Executing
 from supervisor.leader.burial import Burials, Dead
 
 FINISH_S = 3.0  # for the burials that are not done when the loop ends; what is left is the leader's
@@ -25,7 +25,7 @@ class Reaper:
     ) -> None:
         """Free what a child held that has ended. *done* hears how many tasks that were, and how many seconds after.
 
-        executing   what it was executing, from its black box: that is charged with the death, its neighbours are not
+        executing   what it was executing, from its black box after the inquest: what is charged with the death, and the suspects
         """
         self.burials.bury(Dead(worker_id, application_name, why, executing), done)
 

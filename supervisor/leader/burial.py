@@ -17,6 +17,7 @@ from uuid import UUID
 
 from supervisor.core.errors import DatabaseUnavailable
 from supervisor.db.session import Parameters, Rows, Session
+from supervisor.host.blame import fingerprint
 from supervisor.leader.talk import LOCK_NOT_AVAILABLE, TERM_ENDED, Ask, Pause, Talk, Talks, is_refused
 
 log = logging.getLogger("pgsupervisor.reaper")
@@ -35,6 +36,14 @@ class Seen(Protocol):
     def run_id(self) -> UUID: ...
     @property
     def seq(self) -> int: ...
+    @property
+    def for_s(self) -> float: ...
+    @property
+    def step(self) -> str: ...
+    @property
+    def suspect(self) -> bool: ...
+    @property
+    def crash(self) -> bytes | None: ...
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,8 @@ def _bury(dead: Dead) -> Talk:
             yield Ask("end_sessions", (names, dead.older_s))
             rows: Rows = yield Ask("bury_worker", {"worker": dead.worker_id, "why": dead.why}, dead.first)
             if rows[0][0]:
-                return (yield from release(dead.worker_id, dead.executing, dead.first))
+                charged = yield from _charge(dead)
+                return charged + (yield from release(dead.worker_id, dead.executing, dead.first))
             if dead.executing is None and tries >= TRIES_MAX:
                 return 0  # a stranger that shows a sign of life again
         except DatabaseUnavailable as error:
@@ -130,9 +140,29 @@ def _bury(dead: Dead) -> Talk:
         tries += 1
 
 
+def _charge(dead: Dead) -> Talk:
+    """Record which steps ended the worker, and give their runs back, or park them; returns how many. May be repeated: it touches what the dead still owns."""
+    crashes = [each for each in dead.executing or () if each.crash is not None]
+    if not crashes:
+        return 0
+    rows: Rows = yield Ask("charge_crashes", {
+        "worker": dead.worker_id,
+        "runs": [each.run_id for each in crashes],
+        "seqs": [each.seq for each in crashes],
+        "names": [each.step for each in crashes],
+        "for_s": [each.for_s for each in crashes],
+        "errors": [each.crash for each in crashes],
+        "fingerprints": [fingerprint(each.crash) for each in crashes if each.crash is not None],
+    }, dead.first)  # fmt: skip
+    for run_id, times, parked in rows:
+        if parked:
+            log.error("run %s is parked as attempts_exhausted: it has ended %d workers; python -m supervisor show %s", run_id, times, run_id)
+    return len(crashes)
+
+
 def release(worker_id: int, executing: Sequence[Seen] | None = None, first: tuple[str, Parameters] | None = None) -> Talk:
     """Give back a dead worker's tasks in slices; returns how many."""
-    parameters = {"worker": worker_id, "limit": SLICE, "seen": executing is not None, "executing": [each.run_id for each in executing or ()]}
+    parameters = {"worker": worker_id, "limit": SLICE, "seen": executing is not None, "suspects": [each.run_id for each in executing or () if each.suspect]}
     freed = 0
     while True:
         rows: Rows = yield Ask("release_tasks", parameters, first)
