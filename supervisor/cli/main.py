@@ -34,6 +34,8 @@ COMMANDS = {
     "start": Command("supervisor.cli.start", "start", "Start a run of a workflow."),
     "list": Command("supervisor.cli.list", "list_runs", "List runs, newest first."),
     "show": Command("supervisor.cli.show", "show", "Show one run: what it does, why it waits, its steps, how it ended."),
+    "workers": Command("supervisor.cli.workers", "workers", "Show who works: hosts, processes, what each executes, the last crash."),
+    "top": Command("supervisor.cli.top", "top", "Watch the workers of this host: rates, latencies, what each executes, queues."),
     "db": Command("supervisor.cli.db", "db", "Start, stop and look at the embedded PostgreSQL."),
     "bench": Command("supervisor.cli.bench", "bench", "Measure this machine and its database."),
 }

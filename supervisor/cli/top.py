@@ -1,0 +1,247 @@
+"""`top`: what the workers of this host do, live: rates, latencies, memory, what each executes, and what stands in the queues.
+
+Rates and latencies are differences between two looks at the black boxes; workers are asked nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from supervisor.cli import options
+from supervisor.cli.output import ago, duration, plain, print_json, say
+from supervisor.cli.workers import crash_row, crash_words, executing_row, local_boxes, size
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from supervisor.host.boxes import Box, Process
+    from supervisor.host.figures import Rates
+
+Row = dict[str, Any]
+ONCE_OVER_S = 0.5  # rates need two looks
+QUEUES_SHARE = 0.1  # of the time may go into counting queues: 0.3 s per million live runs
+QUEUES_SHOWN = 15
+
+
+@click.command("top")
+@click.option("--interval", type=click.FloatRange(0.1, 3600), default=None, help="Seconds between two looks.  [default: 1]")
+@click.option("--once", is_flag=True, help="Print one look and end; so it does where there is no terminal.")
+@options.dsn
+@options.schema
+@options.as_json
+def top(interval: float | None, once: bool, dsn: str | None, schema: str | None, as_json: bool) -> None:
+    """Watch the workers of this host: rates, latencies, what each executes, memory, the last crash, and the queues.
+
+    q or ^C ends. With --json one object per look: one, or with --interval one after the other.
+    """
+    repeats = not once and (interval is not None if as_json else sys.stdout.isatty())
+    screen = Screen(dsn, schema, local_boxes())
+    if not repeats:
+        time.sleep(min(interval or ONCE_OVER_S, ONCE_OVER_S))
+        _print(screen.look(), as_json)
+    elif as_json:
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(interval or 1.0)
+                print_json(screen.look().as_json())
+                sys.stdout.flush()
+    else:
+        _live(screen, interval or 1.0)
+
+
+@dataclass
+class Seen:
+    """One look: boxes, figures and queues."""
+
+    boxes: list[Box]
+    total: Rates
+    each: dict[tuple[int, int], Rates]
+    queues: list[Row] | None
+
+    def as_json(self) -> Row:
+        from dataclasses import asdict
+
+        workers = [_worker(box, process, self.each) for box in self.boxes for process in box.workers]
+        return {"total": asdict(self.total), "workers": workers, "queues": self.queues}
+
+
+def _worker(box: Box, process: Process, each: dict[tuple[int, int], Rates]) -> Row:
+    from dataclasses import asdict
+
+    from supervisor.host.layout import STATES
+
+    page = process.page
+    figures = each.get((box.pid, page.number))
+    return {
+        "supervisor_pid": box.pid, "number": page.number, "worker": page.worker or None, "pid": page.pid or None,
+        "state": STATES[page.state] if page.pid else "not running", "runs": page.live, "memory_bytes": process.memory.resident_bytes,
+        "executing": [executing_row(entry) for entry in page.executing],
+        "last_crash": crash_row(page.crash) if page.crash else None,
+        **(asdict(figures) if figures is not None else {}),
+    }  # fmt: skip
+
+
+@dataclass
+class Screen:
+    """What looks, again and again: keeps the last look, and a session for the queues."""
+
+    dsn: str | None
+    schema: str | None
+    before: list[Box]
+    _queues: list[Row] | None = None
+    _queues_at: float = 0.0
+    _silent: bool = field(default=False)
+
+    def look(self) -> Seen:
+        from supervisor.host.figures import rates
+
+        boxes = local_boxes()
+        total, each = rates(self.before, boxes)
+        self.before = boxes
+        return Seen(boxes, total, each, self._count_queues())
+
+    def _count_queues(self) -> list[Row] | None:
+        """Rows of the view queues, asked for as often as their cost allows; None without a database."""
+        from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable
+        from supervisor.db import look
+
+        began = time.monotonic()
+        if began < self._queues_at:
+            return self._queues
+        try:
+            name = options.resolve_schema(self.schema)
+            with options.connect(self.dsn, name, purpose="top") as conn:
+                self._queues = look.queues(conn, name)
+        except (ConfigInvalid, DatabaseUnavailable) as error:
+            self._queues = None
+            if not self._silent:
+                say(f"without the queues: {plain(error)}")
+            self._silent = True
+        self._queues_at = time.monotonic() + (time.monotonic() - began) / QUEUES_SHARE
+        return self._queues
+
+
+# ── for people ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _print(seen: Seen, as_json: bool) -> None:
+    if as_json:
+        print_json(seen.as_json())
+        return
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
+    console.print(drawn(seen))
+
+
+def _live(screen: Screen, interval: float) -> None:
+    """Draw again and again until q or ^C."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    with contextlib.suppress(KeyboardInterrupt), _keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
+        due = time.monotonic()
+        while True:
+            live.update(drawn(screen.look()), refresh=True)
+            due = max(due + interval, time.monotonic())
+            while (left := due - time.monotonic()) > 0:
+                if keys is None:
+                    time.sleep(left)
+                elif select.select([keys], [], [], left)[0] and os.read(keys, 1) in (b"q", b"Q", b""):
+                    return
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[int | None]:
+    """Standard input, key by key; None where it is no terminal."""
+    if not sys.stdin.isatty():
+        yield None
+        return
+    import termios
+    import tty
+
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    tty.setcbreak(fd)
+    try:
+        yield fd
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def drawn(seen: Seen) -> Group:
+    """One look as tables."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Any] = [Text(_headline(seen)), _worker_table(seen)]
+    crashes = [(process.page.number, process.page.crash) for box in seen.boxes for process in box.workers if process.page.crash]
+    parts += [Text(f"last crash of number {number}: {crash_words(crash_row(crash))}") for number, crash in crashes if crash]
+    if seen.queues is not None:
+        parts.append(_queue_table(seen.queues))
+    return Group(*parts)
+
+
+def _headline(seen: Seen) -> str:
+    if not seen.boxes:
+        return "no supervisor of this user runs on this host; start one: python -m supervisor run --app …"
+    total = seen.total
+    workers = sum(1 for box in seen.boxes for process in box.workers if process.page.pid)
+    rates = f"{total.steps_per_s:,.0f} steps/s, {total.runs_per_s:,.0f} runs/s, {total.failures_per_s:,.0f} failures/s, {total.commits_per_s:,.0f} commits/s"
+    return f"{len(seen.boxes)} supervisors, {workers} workers: {rates}; commit p50 {_ms(total.p50_ms)}, p99 {_ms(total.p99_ms)}"
+
+
+def _ms(figure: float | None) -> str:
+    return "-" if figure is None else duration(figure / 1000)
+
+
+def _worker_table(seen: Seen) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for head, right in (("worker", 0), ("pid", 1), ("state", 0), ("runs", 1), ("steps/s", 1), ("p50", 1), ("p99", 1), ("cpu", 1), ("memory", 1), ("executes", 0)):
+        table.add_column(head, justify="right" if right else "left", no_wrap=True)
+    for box in seen.boxes:
+        for process in box.workers:
+            row = _worker(box, process, seen.each)
+            if row["pid"] is None:
+                continue
+            cells = (
+                row["worker"] or "-", row["pid"], row["state"], row["runs"], f"{row['steps_per_s']:,.0f}", _ms(row["p50_ms"]), _ms(row["p99_ms"]),
+                f"{row['cpu_percent']:.0f} %", size(row["memory_bytes"]), _executes(row["executing"]),
+            )  # fmt: skip
+            table.add_row(*(Text(plain(cell)) for cell in cells))
+    return table
+
+
+def _executes(entries: list[Row]) -> str:
+    """The step that has been executing for longest, and how many others."""
+    if not entries:
+        return "-"
+    longest = max(entries, key=lambda entry: entry["for_s"])
+    more = f", {len(entries) - 1} more" if len(entries) > 1 else ""
+    return f"{longest['step']} for {duration(longest['for_s'])}{more}"
+
+
+def _queue_table(queues: list[Row]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for head in ("queue", "ready", "running", "waiting", "paused", "oldest ready"):
+        table.add_column(head, justify="left" if head in ("queue", "oldest ready") else "right")
+    for row in sorted(queues, key=lambda row: (-row["ready"], row["queue"]))[:QUEUES_SHOWN]:
+        cells = (row["queue"], row["ready"], row["running"], row["waiting"], row["paused"], ago(row["oldest_ready_at"]))
+        table.add_row(*(Text(plain(cell)) for cell in cells))
+    return table

@@ -1,0 +1,217 @@
+"""`workers`: who works, host by host: supervisors, their processes, what each executes, since when, how the last one died.
+
+Of this host from the black boxes, which know what is executing at this moment; of other hosts from the database.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from supervisor.cli import options
+from supervisor.cli.output import ago, duration, plain, print_json, say, table
+
+if TYPE_CHECKING:
+    from supervisor.host.boxes import Box, Process
+    from supervisor.host.layout import Executing, LastCrash
+
+Row = dict[str, Any]
+EXECUTING_SHOWN = 10
+
+
+@click.command("workers")
+@options.dsn
+@options.schema
+@options.as_json
+def workers(dsn: str | None, schema: str | None, as_json: bool) -> None:
+    """Show who works: hosts, supervisors, processes, what each executes and since when, memory, the last crash."""
+    boxes = local_boxes()
+    rows = from_database(dsn, schema, needed=not boxes)
+    hosts = tree(boxes, rows, socket.gethostname())
+    if as_json:
+        print_json({"hosts": hosts})
+    elif not hosts:
+        say("no workers; start some: python -m supervisor run --app …")
+    else:
+        click.echo("\n".join(_lines(hosts)))
+
+
+def local_boxes() -> list[Box]:
+    """The black boxes of this host; what can't be read is said."""
+    from supervisor.host import boxes
+
+    found, refused = boxes.look()
+    for error in refused:
+        say(str(error))
+    return found
+
+
+def from_database(dsn: str | None, schema: str | None, needed: bool) -> list[Row]:
+    """Rows of the view workers; without a database what is local is enough, unless that is nothing (*needed*)."""
+    from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable
+    from supervisor.db import look
+
+    try:
+        name = options.resolve_schema(schema)
+        with options.connect(dsn, name, purpose="workers") as conn:
+            return look.workers(conn, name, socket.gethostname())
+    except (ConfigInvalid, DatabaseUnavailable) as error:
+        if needed or dsn is not None:
+            raise
+        say(f"this host alone, without the database: {plain(error)}")
+        return []
+
+
+# ── boxes and rows together ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def tree(boxes: Iterable[Box], rows: Iterable[Row], this_host: str) -> list[Row]:
+    """Hosts, each with its supervisors, each with its workers: what --json prints."""
+    hosts: dict[str, dict[str, Row]] = {}
+    told: set[str] = set()
+    for box in boxes:
+        told.add(str(box.supervisor))
+        hosts.setdefault(this_host, {})[str(box.supervisor)] = _local(box)
+    for row in rows:
+        name = str(row["supervisor"])
+        if name in told:
+            continue
+        entry = hosts.setdefault(row["host"], {}).setdefault(name, {"supervisor": name, "pid": None, "schema": None, "started_at": None, "workers": []})
+        if row["state"] != "dead":
+            entry["workers"].append({name: row[name] for name in ("worker", "pid", "state", "runs", "started_at")})
+        else:
+            entry["last_death"] = {"worker": row["worker"], "at": row["dead_at"], "how": row["death"]}
+    return [
+        {"host": host, "supervisors": living}
+        for host, supervisors in sorted(hosts.items(), key=lambda item: (item[0] != this_host, item[0]))
+        if (living := [entry for entry in supervisors.values() if entry["workers"]])
+    ]
+
+
+def _local(box: Box) -> Row:
+    return {
+        "supervisor": str(box.supervisor),
+        "pid": box.pid,
+        "schema": box.schema,
+        "started_at": _moment(box.started_us),
+        "workers": [_worker(process) for process in box.workers],
+    }
+
+
+def _worker(process: Process) -> Row:
+    from supervisor.host.layout import STATES
+
+    page = process.page
+    entry: Row = {"number": page.number, "last_crash": crash_row(page.crash) if page.crash else None}
+    if page.pid == 0:
+        return {**entry, "worker": None, "pid": None, "state": "not running", "executing": []}
+    return {
+        **entry,
+        "worker": page.worker,
+        "pid": page.pid,
+        "generation": page.generation,
+        "state": STATES[page.state],
+        "started_at": _moment(page.started_us),
+        "progress_at": _moment(page.progress_us),
+        "runs": page.live,
+        "claimed": page.claimed,
+        "steps": page.steps,
+        "ended": page.ended,
+        "failures": page.failures,
+        "commits": page.commits,
+        "memory_bytes": process.memory.resident_bytes,
+        "executing": [executing_row(each) for each in page.executing],
+    }
+
+
+def executing_row(entry: Executing) -> Row:
+    return {
+        "run_id": entry.run_id,
+        "seq": entry.seq if entry.seq >= 0 else None,
+        "step": entry.step,
+        "where": entry.place,
+        "for_s": round(entry.for_s, 3),
+        "since": _moment_ago(entry.for_s),
+    }
+
+
+def crash_row(crash: LastCrash) -> Row:
+    from supervisor.host.blame import signal_name
+
+    return {
+        "at": _moment(crash.at_us),
+        "signal": signal_name(-crash.code) if crash.code < 0 else None,
+        "exit_code": crash.code if crash.code >= 0 else None,
+        "pid": crash.pid,
+        "deaths": crash.deaths,
+        "run_id": crash.run_id,
+        "seq": crash.seq if crash.run_id and crash.seq >= 0 else None,
+        "step": crash.step or None,
+    }
+
+
+def _moment(us: int) -> datetime:
+    from supervisor.host.layout import us_to_unix_s
+
+    return datetime.fromtimestamp(us_to_unix_s(us), timezone.utc)
+
+
+def _moment_ago(seconds: float) -> datetime:
+    return datetime.fromtimestamp(datetime.now(timezone.utc).timestamp() - seconds, timezone.utc)
+
+
+# ── for people ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _lines(hosts: list[Row]) -> list[str]:
+    lines = []
+    for host in hosts:
+        lines.append(f"host {plain(host['host'])}")
+        for supervisor in host["supervisors"]:
+            lines += _supervisor(supervisor)
+    return lines
+
+
+def _supervisor(supervisor: Row) -> list[str]:
+    facts = [f"supervisor {supervisor['supervisor'][:8]}"]
+    if supervisor["pid"]:
+        facts += [f"pid {supervisor['pid']}", f"schema {plain(supervisor['schema'])}", f"started {ago(supervisor['started_at'])}"]
+    rows = [
+        (each["worker"], each["pid"], each["state"], each.get("runs"), each.get("steps"), size(each.get("memory_bytes")), ago(each.get("started_at")))
+        for each in supervisor["workers"]
+    ]
+    shown = table(("worker", "pid", "state", "runs", "steps", "memory", "started"), rows).splitlines()
+    lines = ["  " + ", ".join(facts), *(f"    {line}" for line in shown)]
+    for each in supervisor["workers"]:
+        lines += [f"    worker {each['worker']} executes {line}" for line in _executing(each.get("executing", []))]
+    for each in supervisor["workers"]:
+        if each.get("last_crash"):
+            lines.append(f"    last crash of number {each['number']}: {crash_words(each['last_crash'])}")
+    if supervisor.get("last_death"):
+        death = supervisor["last_death"]
+        lines.append(f"    last death: worker {death['worker']}, {ago(death['at'])}: {plain(death['how'])}")
+    return lines
+
+
+def _executing(entries: list[Row]) -> list[str]:
+    lines = [
+        f"{plain(each['step'])} of run {each['run_id']}" + (f" (seq {each['seq']}, {each['where']}) for {duration(each['for_s'])}" if each["seq"] is not None else "")
+        for each in entries[:EXECUTING_SHOWN]
+    ]
+    return [*lines, f"{len(entries) - EXECUTING_SHOWN} more"] if len(entries) > EXECUTING_SHOWN else lines
+
+
+def crash_words(crash: Row) -> str:
+    """ "3 min ago by SIGKILL in step charge of run … (seq 2), 4 in all"."""
+    how = f"by {crash['signal']}" if crash["signal"] else f"with exit code {crash['exit_code']}"
+    where = f" in {plain(crash['step'])} of run {crash['run_id']}" if crash["run_id"] else ""
+    return f"{ago(crash['at'])} {how}{where}" + (f", {crash['deaths']} in all" if crash["deaths"] > 1 else "")
+
+
+def size(amount: int | None) -> str | None:
+    """Bytes for a person: 46 MB."""
+    return None if amount is None else f"{amount / 1e6:.0f} MB"
