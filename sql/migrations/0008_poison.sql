@@ -31,6 +31,7 @@ SELECT a.run_id, a.seq, a.n, a.name, (ARRAY['failed', 'started', 'crashed', 'for
 FROM {schema}.attempt a;
 COMMENT ON VIEW {schema}.attempts IS
     'Tries of steps that failed, durable starts of at_most_once steps, workers that steps ended; a first try that succeeds is in steps alone';
+COMMENT ON COLUMN {schema}.attempts.seq IS 'Position of the step in the run; -1 for a crash in the workflow''s own code';
 COMMENT ON COLUMN {schema}.attempts.n IS 'Number of the try, from 1; for crashed the number of the crash, for forgiven of the last crash that no longer counts';
 COMMENT ON COLUMN {schema}.attempts.kind IS
     'failed, started (an at_most_once step commits its start first), crashed (it ended its worker), forgiven (retry was called)';

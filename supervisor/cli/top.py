@@ -198,7 +198,11 @@ def _headline(seen: Seen) -> str:
     total = seen.total
     workers = sum(1 for box in seen.boxes for process in box.workers if process.page.pid)
     rates = f"{total.steps_per_s:,.0f} steps/s, {total.runs_per_s:,.0f} runs/s, {total.failures_per_s:,.0f} failures/s, {total.commits_per_s:,.0f} commits/s"
-    return f"{len(seen.boxes)} supervisors, {workers} workers: {rates}; commit p50 {_ms(total.p50_ms)}, p99 {_ms(total.p99_ms)}"
+    return f"{_count(len(seen.boxes), 'supervisor')}, {_count(workers, 'worker')}: {rates}; commit p50 {_ms(total.p50_ms)}, p99 {_ms(total.p99_ms)}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + ("" if n == 1 else "s")
 
 
 def _ms(figure: float | None) -> str:

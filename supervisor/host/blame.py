@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LOG_LINES = 20  # of the worker's last, kept with a crash
 STACK_LINES = 30
 POLITE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}  # somebody asked it to end
+FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}  # of which faulthandler writes
 _FAULT_THREAD = re.compile(r"Current thread 0x([0-9a-f]+)")
 
 
@@ -79,8 +80,8 @@ def _noted(death: Death) -> Note | None:
 
 
 def _fault_thread(death: Death) -> int | None:
-    found = _FAULT_THREAD.search(death.last_words) if death.code < 0 else None
-    return int(found.group(1), 16) if found else None
+    found = _FAULT_THREAD.findall(death.last_words) if -death.code in FAULTS else None
+    return int(found[-1], 16) if found else None  # what stands before it is of a child that a step had forked
 
 
 def how(code: int) -> str:
@@ -117,7 +118,8 @@ def crash_json(page: Page, death: Death, entry: Executing) -> bytes:
 
 def stack(last_words: str) -> list[str]:
     """What the interpreter said of the thread that a fatal signal hit, without those of other threads."""
-    lines = last_words.splitlines()
+    _, head, words = last_words.rpartition("Fatal Python error")
+    lines = (head + words).splitlines()
     start = next((at for at, line in enumerate(lines) if line.startswith("Current thread")), None)
     if start is None:
         return lines[:1]

@@ -244,6 +244,8 @@ CASES: list[tuple[str, list[Executing], Death, str | None, str]] = [
     ("a note of a step that has ended", [A, B], Death(-9, note=Note(-9, OTHER, 1)), None, ""),
     ("a note of a signal that was survived", [A, B], Death(-9, note=Note(-10, OTHER, 2)), None, "ab"),
     ("two and the faulting thread", [A, B], Death(-11, last_words=FAULT_IN_B), "b", ""),
+    ("a fault of a forked child, then kill -9", [A, B], Death(-9, last_words=FAULT_IN_B), None, "ab"),
+    ("a fault of a forked child, then its own", [A, B], Death(-11, last_words=FAULT_IN_B.replace("b2", "a9") + FAULT_IN_B), "b", ""),
     ("a fault in a thread without a step", [A], Death(-11, last_words=FAULT_IN_B), None, ""),
     ("two and an exit code with a note", [A, B], Death(3, note=Note(3, RUN, 1)), "a", ""),
     ("an exit code zero that nobody ordered", [A], Death(0), "a", ""),
