@@ -18,6 +18,7 @@ import pytest
 
 from supervisor import Client
 from tests.apps import poison
+from tests.faults import apps_plain
 from tests.harness import ROOT, Database, Effects, Host, HostFactory, eventually
 
 APP = "tests.apps.poison"
@@ -124,20 +125,29 @@ def test_top_prints_once_where_there_is_no_terminal(busy: Host, database: Databa
 
 
 def test_top_counts_what_is_done(hosts: HostFactory, database: Database, tmp_path: Path) -> None:
-    """Rates between two looks, latencies of commits, memory, queues."""
+    """Rates between two looks, latencies of commits, memory, queues: one object per look, for as long as somebody reads."""
     host = hosts.start("tests.faults.apps_plain", procs=1).wait_up(1)
-    with Client(database.dsn) as client:
-        from tests.faults import apps_plain
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn}
+    looks = tmp_path / "looks"
+    with looks.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-m", "supervisor", "top", "--json", "--interval", "0.2"], cwd=tmp_path, env=environ, stdout=file)
+    try:
+        with Client(database.dsn) as client:
 
-        def rates() -> Any:
-            client.start_many(apps_plain.ten_steps, range(2000))
-            made = command(database, "top", "--once", "--json", folder=tmp_path)
-            seen = json.loads(made.stdout)
-            (worker,) = [each for each in seen["workers"] if each["supervisor_pid"] == host.pid]
-            return worker["steps_per_s"] > 0 and worker["p99_ms"] is not None and (worker, seen)
+            def busy_look() -> Any:
+                client.start_many(apps_plain.ten_steps, range(200))
+                for line in looks.read_text().splitlines(keepends=True):
+                    seen = json.loads(line) if line.endswith("\n") else {"workers": []}
+                    for worker in seen["workers"]:
+                        if worker["supervisor_pid"] == host.pid and worker.get("steps_per_s", 0) > 0:
+                            return worker, seen
+                return None
 
-        worker, seen = eventually(rates, 60)
-    assert worker["p50_ms"] <= worker["p99_ms"] and worker["commits_per_s"] > 0 and worker["memory_bytes"] > 10_000_000
+            worker, seen = eventually(busy_look, 60)
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    assert 0 < worker["p50_ms"] <= worker["p99_ms"] and worker["commits_per_s"] > 0 and worker["memory_bytes"] > 10_000_000
     assert seen["total"]["steps_per_s"] >= worker["steps_per_s"] * 0.99
     assert {row["queue"] for row in seen["queues"]} >= {"default"}
 
