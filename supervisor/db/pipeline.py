@@ -58,7 +58,11 @@ class Pipeline:
         self._pgconn.nonblocking = 1
 
     def fileno(self) -> int:
-        return self._pgconn.socket
+        """The session's socket. Raises DatabaseUnavailable when libpq has closed it already."""
+        try:
+            return self._pgconn.socket
+        except psycopg.Error as error:
+            raise DatabaseUnavailable(f"the session is lost: {error}") from None
 
     @property
     def waiting(self) -> int:

@@ -190,10 +190,9 @@ class Adoption:
                     continue
                 events.call_soon_threadsafe(self._arrived, news, context=context)
                 return
-        except RuntimeError:  # the event loop has ended: so has the worker
-            return
         except BaseException as error:  # noqa: BLE001
-            events.call_soon_threadsafe(self._worker.fail, error)
+            if not events.is_closed():  # else the worker has ended meanwhile
+                events.call_soon_threadsafe(self._worker.fail, error)
 
     def _take_over(self, old: Identity, known: list[bytes], asked: Wanted, end_all: bool) -> News:
         worker = self._worker
@@ -222,7 +221,10 @@ class Adoption:
             log.exception("worker %d could not go on with its new session", worker.id)
             worker.fail(error)
             return
-        worker.go_on()
+        try:
+            worker.go_on()
+        except DatabaseUnavailable as error:  # lost again before it was looked at
+            self.lose(error)
 
     def _settle(self, news: News) -> None:
         worker = self._worker

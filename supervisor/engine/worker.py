@@ -112,6 +112,7 @@ class Worker:
         self._draining = False
         self._pump_due = False
         self._writing = False
+        self._fd = -1
         self._end: asyncio.Future[None] | None = None
 
     # ── birth and death ──────────────────────────────────────────────────────────────────────────────────────────
@@ -187,8 +188,10 @@ class Worker:
 
     def unwatch(self) -> None:
         """Look at the session's socket no more; libpq may have closed it already."""
-        self._time.remove_reader(self._fd)
-        self._time.remove_writer(self._fd)
+        if self._fd >= 0:
+            self._time.remove_reader(self._fd)
+            self._time.remove_writer(self._fd)
+        self._fd = -1  # the number may soon be that of a socket of a step
         self._writing = False
 
     def forget_asked(self) -> None:
@@ -360,10 +363,10 @@ class Worker:
         if self.pipeline.flush():
             if self._writing:
                 self._writing = False
-                self._time.remove_writer(self.pipeline.fileno())
+                self._time.remove_writer(self._fd)
         elif not self._writing:
             self._writing = True
-            self._time.add_writer(self.pipeline.fileno(), self._writable)
+            self._time.add_writer(self._fd, self._writable)
 
     def _writable(self) -> None:
         try:
