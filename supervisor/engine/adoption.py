@@ -171,6 +171,8 @@ class Adoption:
         known = list(self.known())
         worker.pipeline.close()
         executing = worker.executors.active
+        if worker.options.page is not None:
+            worker.options.page.lost()
         log.warning("worker %d has lost its session, it keeps %d runs and %d executing steps and reconnects: %s", worker.id, len(known), executing, error)
         self.losses += 1
         arguments = (worker.identity, known, wanted(self._unknown), self.losses - 1)

@@ -288,6 +288,7 @@ class Parent:
     def fork(self, number: int) -> None:
         """Fork worker *number*, later where the system refuses now."""
         options = self.options
+        self.blackbox.generation = self.generation
         try:
             child = fork(number, self.generation, options.app, self.keep_fds, self.blackbox, options.supervisor_id, self._work, self._load)
         except OSError as error:
