@@ -359,3 +359,10 @@ def fingerprint(error: BaseException) -> str:
         place = f"{code.co_filename}:{code.co_name}"
         trace = trace.tb_next
     return blake2b(f"{type(error).__module__}.{type(error).__qualname__}@{place}".encode("utf-8", "backslashreplace"), digest_size=6).hexdigest()
+
+
+
+def crash_fingerprint(crash: bytes) -> str:
+    """12 hex digits, equal for crashes of one kind in one step; *crash* is the JSON that is recorded of one."""
+    facts = msgspec.json.decode(crash)
+    return blake2b(f"WorkerCrash {facts['signal']} {facts['exit_code']} in {facts['step']}".encode(), digest_size=6).hexdigest()

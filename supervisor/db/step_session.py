@@ -84,7 +84,7 @@ def told(error: Exception) -> Exception:
         return error
     if getattr(error, "sqlstate", None) == "SV003":
         return Fenced(f"a transaction was refused: {error}")
-    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) or _is_fatal(error):
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) or _is_fatal(error) or _is_from_here(error):
         return DatabaseUnavailable(f"the session for transactional steps broke: {type(error).__name__}: {' '.join(str(error).split())}")
     return error
 
@@ -92,6 +92,11 @@ def told(error: Exception) -> Exception:
 def _is_fatal(error: BaseException) -> bool:
     """Whether the server ended the session with this error; libpq may not have read the end itself yet."""
     return isinstance(error, psycopg.Error) and error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+
+
+def _is_from_here(error: BaseException) -> bool:
+    """Whether no server said this: psycopg names libpq's "server closed the connection unexpectedly" like that."""
+    return type(error) is psycopg.DatabaseError and error.sqlstate is None
 
 
 class StepSession:

@@ -15,7 +15,6 @@ import re
 import signal
 import socket
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,12 +124,6 @@ def stack(last_words: str) -> list[str]:
         return lines[:1]
     end = next((at for at in range(start + 1, len(lines)) if not lines[at].startswith("  ")), len(lines))
     return [*lines[:1], *lines[start + 1 : end]][:STACK_LINES]
-
-
-def fingerprint(crash: bytes) -> str:
-    """12 hex digits, equal for crashes of one kind in one step."""
-    facts = json.loads(crash)
-    return blake2b(f"WorkerCrash {facts['signal']} {facts['exit_code']} in {facts['step']}".encode(), digest_size=6).hexdigest()
 
 
 def _clean(text: str) -> str:

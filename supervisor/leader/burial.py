@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
+from supervisor.core.codec import crash_fingerprint
 from supervisor.core.errors import DatabaseUnavailable
 from supervisor.db.session import Parameters, Rows, Session
-from supervisor.host.blame import fingerprint
 from supervisor.leader.talk import LOCK_NOT_AVAILABLE, TERM_ENDED, Ask, Pause, Talk, Talks, is_refused
 
 log = logging.getLogger("pgsupervisor.reaper")
@@ -152,7 +152,7 @@ def _charge(dead: Dead) -> Talk:
         "names": [each.step for each in crashes],
         "for_s": [each.for_s for each in crashes],
         "errors": [each.crash for each in crashes],
-        "fingerprints": [fingerprint(each.crash) for each in crashes if each.crash is not None],
+        "fingerprints": [crash_fingerprint(each.crash) for each in crashes if each.crash is not None],
     }, dead.first)  # fmt: skip
     for run_id, times, parked in rows:
         if parked:

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from supervisor.core.errors import DatabaseUnavailable
 from supervisor.db.session import Rows, Session
-from supervisor.host.outage import Outage
+from supervisor.leader.outage import Outage
 from supervisor.leader import partitions, retention, statistics
 from supervisor.leader.burial import Burials
 from supervisor.leader.chores import Chores, Duty

@@ -18,7 +18,7 @@ from supervisor.leader.lead import Leadership
 
 def sleep_for_ever(_: Any) -> int:
     ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)  # not killed with the parent
-    print(f"child {os.getpid()}", flush=True)
+    os.write(1, f"child {os.getpid()}\n".encode())  # in one write: the other child prints too
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(3600)
     return 0

@@ -21,7 +21,8 @@ from supervisor import _fastpath
 from supervisor._fastpath import wire as built
 from supervisor.host import boxes, layout
 from supervisor.host.blackbox import BlackBox
-from supervisor.host.blame import Death, OomKills, fingerprint, inquest, stack
+from supervisor.core.codec import crash_fingerprint
+from supervisor.host.blame import Death, OomKills, inquest, stack
 from supervisor.host.figures import percentile_ms, rates
 from supervisor.host.layout import Executing, Note, Page
 from supervisor.host.witness import Ring
@@ -275,7 +276,7 @@ def test_a_crash_record_is_what_postgresql_takes() -> None:
     assert crash is not None and b"\\u0000" not in crash and b"ud800" in crash
     facts = json.loads(crash)
     assert (facts["type"], facts["signal"], facts["worker"], facts["pid"], facts["step"], facts["exit_code"]) == ("WorkerCrash", "SIGSEGV", 17, 4242, "a", None)
-    assert fingerprint(crash) == fingerprint(inquest(page, Death(-signal.SIGSEGV))[0].crash or b"")
+    assert crash_fingerprint(crash) == crash_fingerprint(inquest(page, Death(-signal.SIGSEGV))[0].crash or b"")
     assert stack(FAULT_IN_B) == ["Fatal Python error: Segmentation fault", '  File "y"']
 
 
