@@ -24,7 +24,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 # What is awaited in a workflow. No Any in it: mypy would find the overloads of gather ambiguous and answer Any.
 Durable = Coroutine[object, None, R]
-Place = Literal["inline", "thread"]
+Place = Literal["inline", "thread", "process"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class _StepBase(core_loop.Step):
         super().__init__(fn, name, None, codec.encode_raw, inspect.iscoroutinefunction(fn))
         self.info = info
         self.retry = info.retry
-        self.special = info.at_most_once or info.transactional or info.timeout_s is not None
+        self.special = info.at_most_once or info.transactional or info.timeout_s is not None or info.place == "process"
+        self.input: Input | None = None  # of a step that runs in a process: how its arguments travel
         self.sync = _block
         _look_like(self, fn)
 
@@ -65,6 +66,8 @@ class _StepBase(core_loop.Step):
             annotations = hints(self.fn)
             if self.info.transactional:
                 self._check_transaction(annotations)
+            if self.info.place == "process":
+                self.input = Input(self.fn, self.name, "step")
             self.shape = codec.Shape(annotations.get("return", Any), f"step {self.name}")
             self.exact = self.shape.exact
             self.decode = self.shape.decode if self.shape.plain else None
@@ -279,7 +282,8 @@ def step(
     at_most_once   commit the start first; after a crash the workflow gets StepInterrupted instead of a second call
     transactional  the first parameter is a Transaction (AsyncTransaction in async def): its SQL and the result commit together
     isolation      of a transactional step: "serializable" or "repeatable read"; it then runs alone
-    run            "inline" on the loop's thread, "thread"; default: the engine decides by measuring
+    run            "inline" on the loop's thread, "thread", or "process": in a process of its own, which a timeout ends for certain;
+                   default: the engine decides by measuring
     """
 
     def decorate(fn: Callable[..., Any]) -> Any:
@@ -304,10 +308,16 @@ def _check_function(fn: Any, what: str, name: str | None) -> None:
 
 def _check_step(fn: Callable[..., Any], info: StepInfo) -> None:
     is_async = inspect.iscoroutinefunction(fn)
-    if info.place is not None and (is_async or info.place not in ("inline", "thread")):
-        raise DefinitionError(f"step {fn.__qualname__}: run={info.place!r}; a def step may run \"inline\" or \"thread\", an async def step on the event loop")
+    if info.place is not None and (is_async or info.place not in ("inline", "thread", "process")):
+        raise DefinitionError(
+            f"step {fn.__qualname__}: run={info.place!r}; a def step may run \"inline\", \"thread\" or \"process\", an async def step runs on the event loop"
+        )
     if info.place == "inline" and info.timeout_s is not None:
         raise DefinitionError(f"step {fn.__qualname__}: a step with a timeout is never inline; leave out run=\"inline\"")
+    if info.place == "process":
+        if "<" in fn.__qualname__:
+            raise DefinitionError(f"step {fn.__qualname__}: a lambda or a function inside of another one is not the same in every process; define it at the module's level")
+        named_parameters(fn, "step")
     if info.transactional and (info.at_most_once or info.place is not None):
         raise DefinitionError(f"step {fn.__qualname__}: a transactional step is exactly once already and has its own session; leave out at_most_once= and run=")
     if info.isolation is not None and not info.transactional:

@@ -234,6 +234,7 @@ class StoredError(msgspec.Struct, omit_defaults=True):
 
 
 _error_decode = msgspec.json.Decoder(StoredError).decode
+_ORIGIN = "_pgsupervisor_origin"  # (traceback, fingerprint) of an error that came from another process
 _LAST_RESORT = b'{"type":"builtins.Exception","message":"the error could not be described"}'
 
 
@@ -279,8 +280,23 @@ def brief(error: BaseException) -> str:
     return told if len(told) <= 1000 else f"{told[:1000]}…"
 
 
+def keep_origin(error: BaseException, encoded: bytes, fingerprint: str) -> None:
+    """Note on a rebuilt *error* where it was raised, in another process: what it is encoded to next says so too."""
+    vars(error)[_ORIGIN] = (_error_decode(encoded).traceback or "", fingerprint)
+
+
+def _origin(error: BaseException) -> tuple[str, str] | None:
+    try:
+        found: tuple[str, str] | None = object.__getattribute__(error, "__dict__").get(_ORIGIN)
+    except BaseException:  # noqa: BLE001 - a class of the user's may hide its attributes
+        return None
+    return found
+
+
 def _trace(error: BaseException) -> str:
     try:
+        if (origin := _origin(error)) is not None:
+            return origin[0]
         return "".join(traceback.format_tb(error.__traceback__, limit=-12))
     except BaseException:  # noqa: BLE001
         return ""
@@ -352,6 +368,8 @@ def _construct(kind: type[Exception], stored: StoredError) -> Exception | None:
 
 def fingerprint(error: BaseException) -> str:
     """12 hex digits, equal for errors of one type raised at one place, whatever their message says."""
+    if (origin := _origin(error)) is not None:
+        return origin[1]
     place = ""
     trace = error.__traceback__
     while trace is not None:

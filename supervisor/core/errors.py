@@ -121,6 +121,16 @@ class StepTimeout(SupervisorError, TimeoutError):
     code = "step_timeout"
 
 
+class StepDied(SupervisorError):
+    """The process of a step with run="process" ended before it gave a result; `signal` is what killed it, if it was one."""
+
+    code = "step_died"
+
+    def __init__(self, step: str, pid: int, how: str, signal: int | None = None) -> None:
+        self.step, self.pid, self.signal = step, pid, signal
+        super().__init__(f"step {step}: its process{f' {pid}' if pid else ''} {how} before the step had returned; the worker is not affected")
+
+
 class StepInterrupted(SupervisorError):
     """An at_most_once step had begun when its worker died; whether it did its work is not known."""
 

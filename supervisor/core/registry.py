@@ -34,7 +34,7 @@ def register_step(step: Any) -> None:
 
 
 def steps() -> list[Any]:
-    """All steps that were defined."""
+    """All registered steps, in the order of their definition."""
     return list(_steps)
 
 

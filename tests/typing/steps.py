@@ -105,7 +105,7 @@ takes_a_function(parse.aio)  # E: arg-type reportArgumentType
 # ── declared as they should not be ───────────────────────────────────────────────────────────────────────────────
 
 
-@step(run="process")  # E: call-overload reportArgumentType
+@step(run="elsewhere")  # E: call-overload reportArgumentType
 def unknown_place() -> None: ...
 
 
