@@ -36,6 +36,7 @@ cdef class Run:
         set dropped
         object end
         int64_t batch, now_us, deadline_us
+        unsigned long home
         int seq, pos, executing, resumed
         bint gone, in_tx, timers
 
@@ -57,7 +58,7 @@ cdef class Loop:
         object worker, current
         dict live
         unsigned long thread
-        list runs, ready
+        list runs, ready, fresh
         object completions
         int64_t number, clock_offset_us, bytes_max
         int64_t bytes_now
@@ -77,6 +78,9 @@ cdef class Loop:
     cpdef int execute(self, list runs, int64_t time_max_us) except -1
     @cython.locals(step=Step)
     cdef bint _on_loop(self, Command cmd) except -1
+    @cython.locals(run=Run)
+    cpdef bint take_over(self, Command cmd) except -1
+    cpdef void hand_to(self, unsigned long thread) except *
     @cython.locals(step=Step, started=int64_t, ended=int64_t)
     cdef void _inline(self, Run run, Command cmd) except *
     @cython.locals(step=Step)

@@ -164,6 +164,7 @@ class Run:
         self.now_us = self.deadline_us = 0
         self.seq = self.pos = self.executing = self.resumed = 0
         self.gone = self.in_tx = self.timers = False
+        self.home = 0  # the thread that the greenlet of a def workflow is bound to; 0: a coroutine, which any thread may resume
 
 
 class Fiber:
@@ -210,7 +211,8 @@ class Loop:
         self.number = 1
         self.slow_us = 5000
         self.steps_total = 0
-        self.current = None
+        self.current: Any = None
+        self.fresh: Any = None  # what resume_general is beginning
         self.live: dict[bytes, Any] = {}
         self.ready: list[Any] = []
         self.runs: list[Any] = []
@@ -235,7 +237,11 @@ class Loop:
         run.now_us = id_time_us(run.id)
         try:
             args = workflow.read_input(payload)
-            run.coro = workflow.fn(*args) if workflow.is_async else self.worker.green(workflow.fn, args)
+            if workflow.is_async:
+                run.coro = workflow.fn(*args)
+            else:
+                run.home = self.thread
+                run.coro = self.worker.green(workflow.fn, args)
         except BaseException as error:
             self.worker.finish_failed(run, error)
             return
@@ -316,16 +322,33 @@ class Loop:
         try:
             value = step.fn(*cmd.args) if cmd.kwargs is None else step.fn(*cmd.args, **cmd.kwargs)
         except BaseException as error:
+            if self.current is not cmd:
+                self.worker.came_back(cmd, None, error, started + self.clock_offset_us, self.now_us())
             self.current = None
             self.slot.leave()
             self.worker.failed(run, cmd, error, started + self.clock_offset_us, self.now_us())
             return
+        if self.current is not cmd:  # another thread is the loop's now; this does not return
+            self.worker.came_back(cmd, value, None, started + self.clock_offset_us, self.now_us())
         self.current = None
         self.slot.leave()
         ended = clock_us()
         if ended - started > self.slow_us:
             self.worker.slow(step, ended - started)
         self.settle(run, cmd, value, started + self.clock_offset_us, ended + self.clock_offset_us)
+
+    def take_over(self, cmd: Any) -> bool:
+        """Make the calling thread the loop's; False when *cmd* holds the other one no more. Here and in `_inline`, looking at `current` and changing it is one turn of the interpreter."""
+        if self.current is not cmd:
+            return False
+        self.current = None
+        self.hand_to(thread_id())
+        return True
+
+    def hand_to(self, thread: int) -> None:
+        """From now on *thread* is the loop's. Greenlets stay where they were made."""
+        global _thread
+        self.thread = _thread = thread
 
     def settle(self, run: Any, cmd: Any, value: Any, started: int, ended: int) -> None:
         """A step returned *value*: encode it, put its row into the batch, give the coroutine what a replay would."""
@@ -423,6 +446,9 @@ class Loop:
 
     def _advance(self, run: Any) -> None:
         """Resume the root of a run whose only command was just answered."""
+        if run.home != 0 and run.home != self.thread:
+            self.worker.away(run, [(None, ASK)])
+            return
         try:
             got = self._resume(run, run.coro)
         except BaseException as error:
@@ -490,6 +516,7 @@ class Loop:
         if run.gone or run.in_tx:
             return
         fresh, run.fresh = run.fresh, None
+        self.fresh = fresh
         for index, cmd in enumerate(fresh or ()):
             if run.gone:
                 return
@@ -536,6 +563,9 @@ class Loop:
 
     def drive(self, run: Any, work: list[Any]) -> None:
         """Resume branches until every one waits. An item is (branch or None for the root, what it asked for or ASK)."""
+        if run.home != 0 and run.home != self.thread and work:
+            self.worker.away(run, work)
+            return
         while work and not run.gone and run.end is None:
             fiber, got = work.pop(0)
             if got is ASK:
@@ -728,10 +758,18 @@ class Loop:
 
     def unwind(self, run: Any) -> None:
         """End the coroutines of a run: their `finally` blocks run, as Python has it, but every engine call in them is inert."""
-        global _mode, _run
         coros = [fiber.coro for fiber in reversed(run.fibers or ()) if not fiber.ended]
         if run.coro is not None:
             coros.append(run.coro)
+        if run.home != 0 and run.home != self.thread:
+            self.worker.abandoned(run, coros)
+        else:
+            self.close(run, coros)
+        run.coro = run.call = run.open = run.fresh = run.later = run.fibers = None
+
+    def close(self, run: Any, coros: list[Any]) -> None:
+        """Unwind *coros* of a run; every engine call in them is inert."""
+        global _mode, _run
         _mode, _run = INERT, run
         try:
             for coro in coros:
@@ -744,7 +782,6 @@ class Loop:
                     pass
         finally:
             _mode, _run = OUTSIDE, None
-        run.coro = run.call = run.open = run.fresh = run.later = run.fibers = None
 
     # ── the batch ────────────────────────────────────────────────────────────────────────────────────────────────
 

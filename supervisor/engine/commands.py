@@ -70,6 +70,7 @@ class Commands:
         self.group = OffCpu()
         self.failures = 0  # tries that raised
         self.with_children: set[Any] = set()
+        self.watchdog: Any = None
         self.green = green
         self.close_green = close_green
 
@@ -111,8 +112,7 @@ class Commands:
                 self.transactions.submit(run, cmd)
         else:
             run.executing += 1
-            call = self.executors.task(run, cmd) if step.is_async else self.executors.thread(run, cmd)
-            cmd.extra = call
+            cmd.extra = self.executors.begin(run, cmd)
 
     def _again_after_ack(self, run: Any, cmd: Any) -> None:
         self.loop.touch(run)
@@ -333,6 +333,19 @@ class Commands:
         if not self.group.explains(took_us):
             demote(step, self._time.time(), took_us)
 
+    # ── another thread has the loop: the watchdog's part ─────────────────────────────────────────────────────────
+
+    def came_back(self, cmd: Any, value: Any, error: BaseException | None, started: int, ended: int) -> None:
+        """An inline call returned in a thread that is not the loop's any more. Never returns."""
+        self.watchdog.came_back(cmd, value, error, started, ended)
+
+    def away(self, run: Any, work: list[Any]) -> None:
+        """Its greenlet can be resumed in another thread only."""
+        self.watchdog.away(run, work)
+
+    def abandoned(self, run: Any, coros: list[Any]) -> None:
+        self.watchdog.abandoned(run, coros)
+
     # ── ends of runs ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def finish_failed(self, run: Any, error: BaseException) -> None:
@@ -371,7 +384,7 @@ class Commands:
 
     def quiet(self, run: Any) -> None:
         """Nothing of this run executes or is in flight: stay for a short wait, else leave memory."""
-        if not run.open or run.in_tx:
+        if not run.open or run.in_tx or self.watchdog.holds(run):
             return
         waits = sorted(run.open.items())
         dues = [cmd.extra for _, cmd in waits if isinstance(cmd.extra, Waiting)]

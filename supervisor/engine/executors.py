@@ -1,7 +1,8 @@
-"""Where step bodies run that do not run inline: a pool of threads for `def`, tasks of the event loop for `async def`.
+"""Where step bodies run that do not run inline: a pool of threads for `def`, tasks of the event loop for `async def`, processes where the step says so.
 
 Owns the threads, the tasks, timeouts, and the measurements by which a `def` step moves onto the loop's own thread.
 A call that was given up (timeout, cancelled branch) may still be running; what it returns is dropped, and its thread is replaced.
+When half of the threads are lost to such calls, the worker is unfit: it is told, and ends.
 """
 
 from __future__ import annotations
@@ -20,23 +21,27 @@ from typing import Any
 
 from supervisor._fastpath.wire import Watched
 from supervisor.core.context import executing
-from supervisor.core.errors import StepTimeout
+from supervisor.core.errors import DefinitionError, StepTimeout
+from supervisor.engine.processes import Processes
 
 PROMOTE_AFTER_CALLS = 50
 PROMOTE_BELOW_US = 100
+LOST_AFTER_S = 2.0  # a thread whose call ends so soon after it was given up was never lost
 STRIKES, STRIKES_S, STRIKES_LOST_US = 3, 10.0, 100_000
 
 
 class Call:
-    """One attempt of a step in a thread or a task. `live` until it ended or was given up."""
+    """One attempt of a step in a thread, a task or a process. `live` until it ended or was given up."""
 
-    __slots__ = ("command", "deadline", "live", "published", "run", "started", "task", "timer")
+    __slots__ = ("command", "deadline", "holds", "live", "lost", "published", "run", "started", "task", "timer")
 
     def __init__(self, run: Any, command: Any, started: int) -> None:
         self.run = run
         self.command = command
         self.started = started
         self.live = True
+        self.holds = False  # a thread of the pool is inside of it
+        self.lost = False  # that thread counts as lost
         self.published = False  # its run's task row names this step
         self.deadline: datetime | None = None
         self.task: asyncio.Task[None] | None = None
@@ -48,10 +53,18 @@ class Executors:
 
     finished(call, value, error, ended_us)   called on the loop's thread for every call that was not given up
     thread_slots, task_slots                 black-box slots; a thread or task beyond them is not seen there
+    processes                                for steps with run="process"; None where the app has none
+    unfit(why)                               called when this process has lost too much to go on
     """
 
-    def __init__(self, threads: int, thread_slots: list[Any], task_slots: list[Any], clock: Callable[[], int], finished: Callable[[Call, Any, BaseException | None, int], None]) -> None:
+    def __init__(
+        self, threads: int, thread_slots: list[Any], task_slots: list[Any], clock: Callable[[], int],
+        finished: Callable[[Call, Any, BaseException | None, int], None], processes: Processes | None, unfit: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self.threads = threads
+        self._processes, self._unfit = processes, unfit
+        if processes is not None:
+            processes.unfit = unfit
         self._clock = clock
         self._finished = finished
         self._thread_slots, self._task_slots = list(thread_slots), list(task_slots)
@@ -62,16 +75,19 @@ class Executors:
         self._woken = False
         self._started = 0
         self._stuck = 0
+        self._lost = 0  # threads inside of calls that were given up a while ago
+        self._in_processes = 0
         self._tallies: dict[Any, list[tuple[int, int]]] = {}
         self.busy = 0  # calls given to threads and not ended
         self.ended = 0  # calls that threads have ended
         self.mean_us = 0.0  # how long they take, the last ones most
         self.calls: set[Call] = set()  # not ended and not given up
+        self._detached: set[Call] = set()
 
     @property
     def backlog(self) -> int:
-        """Calls that wait for a thread."""
-        return max(0, self.busy - self._stuck - self.threads)
+        """Calls that wait for a thread or a process."""
+        return max(0, self.busy - self._stuck - self.threads, self._in_processes - self.threads)
 
     @property
     def active(self) -> int:
@@ -80,7 +96,15 @@ class Executors:
 
     @property
     def idle(self) -> int:
-        return max(0, self.threads - self.busy + self._stuck)
+        return max(0, self.threads - max(self.busy - self._stuck, self._in_processes))
+
+    def begin(self, run: Any, command: Any) -> Call:
+        """Run a step where it belongs."""
+        if command.step.is_async:
+            return self.task(run, command)
+        if command.step.info.place == "process":
+            return self.process(run, command)
+        return self.thread(run, command)
 
     # ── threads ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -110,6 +134,7 @@ class Executors:
                 self._post(call, None, None, 0, 0)
                 continue
             command = call.command
+            call.holds = True
             started, busy = time.perf_counter_ns(), time.thread_time_ns()
             call.started = self._clock()
             if slot is not None:
@@ -143,6 +168,8 @@ class Executors:
                 self._end(call, value, error, ended)
             else:
                 self._stuck -= 1
+                self._lost -= call.lost
+            call.holds = False
 
     def _tally(self, step: Any, took_us: int, busy_us: int) -> None:
         """Count a call; a step that has been quick for 50 calls moves onto the loop's thread.
@@ -169,6 +196,34 @@ class Executors:
         call.task = self._loop.create_task(self._await(call), context=self._context.copy())
         return call
 
+    def process(self, run: Any, command: Any) -> Call:
+        """Run a `def` step in a process of its own, as a task that talks with it."""
+        call = Call(run, command, self._clock())
+        self.calls.add(call)
+        self._in_processes += 1
+        call.task = self._loop.create_task(self._in_process(call), context=self._context.copy())
+        return call
+
+    async def _in_process(self, call: Call) -> None:
+        started = time.perf_counter()
+        try:
+            await self._await(call)
+        finally:
+            self._in_processes -= 1
+            self.ended += 1
+            self.mean_us += ((time.perf_counter() - started) * 1e6 - self.mean_us) / 8
+
+    def _call_process(self, call: Call) -> Any:
+        if self._processes is None:
+            raise DefinitionError(f"step {call.command.step.name}: run=\"process\" was not known when this worker was started; define the step at import")
+
+        def begun(limit_s: float | None) -> None:
+            call.started = self._clock()
+            if limit_s is not None:
+                call.deadline = datetime.now(UTC) + timedelta(seconds=limit_s)
+
+        return self._processes.call(call.command, begun)
+
     async def _await(self, call: Call) -> None:
         command = call.command
         slot = self._task_slots.pop() if self._task_slots else None
@@ -177,7 +232,7 @@ class Executors:
         executing.set(command)
         value = error = None
         try:
-            body = command.step.fn(*command.args, **(command.kwargs or {}))
+            body = command.step.fn(*command.args, **(command.kwargs or {})) if command.step.is_async else self._call_process(call)
             value = await (Watched(body, slot) if slot is not None and type(body) is CoroutineType else body)
         except BaseException as raised:  # noqa: BLE001
             error = raised
@@ -214,9 +269,41 @@ class Executors:
             call.timer = None
         if call.task is not None:
             call.task.cancel()
-        else:
+        elif call not in self._detached:
             self._stuck += 1
             self._start_thread()
+            self._loop.call_later(LOST_AFTER_S, self._count_lost, call, context=self._context)
+
+    def _count_lost(self, call: Call) -> None:
+        """Is the thread of a call that was given up still inside of it? Then nothing but the end of the process ends it."""
+        if not call.holds:
+            return
+        call.lost = True
+        self._lost += 1
+        if self._lost * 2 >= self.threads:
+            what = f"{self._lost} of {self.threads} threads are inside of calls that nobody waits for any more, the last one of step {call.command.step.name}"
+            self._unfit(f"{what}; a step that may hang is ended by run=\"process\" with a timeout")
+
+    # ── calls that the watchdog moved off the loop's thread ──────────────────────────────────────────────────────
+
+    def detach(self, command: Any, for_us: int) -> tuple[Call, Any]:
+        """An inline call has become one in a thread that is not of the pool; returns it and its slot of the black box."""
+        call = Call(command.run, command, self._clock() - for_us)
+        command.extra = call
+        self.calls.add(call)
+        self._detached.add(call)
+        slot = self._task_slots.pop() if self._task_slots else None
+        if slot is not None:
+            slot.enter(call.run.id, command.seq, call.started, command.step.wire_name)
+        return call, slot
+
+    def detached_ended(self, call: Call, slot: Any, value: Any, error: BaseException | None, ended: int) -> None:
+        self._detached.discard(call)
+        if slot is not None:
+            slot.leave()
+            self._task_slots.append(slot)
+        if call.live:
+            self._end(call, value, error, ended)
 
     def _end(self, call: Call, value: Any, error: BaseException | None, ended: int) -> None:
         call.live = False
@@ -228,6 +315,8 @@ class Executors:
     def stop(self) -> None:
         for _ in range(self._started):
             self._queue.put(None)
+        if self._processes is not None:
+            self._processes.stop()
 
 
 class OffCpu:
@@ -267,5 +356,12 @@ def demote(step: Any, now_s: float, took_us: int) -> None:
     strikes = [strike for strike in _strikes.get(step, ()) if now_s - strike[0] < STRIKES_S] + [(now_s, took_us)]
     _strikes[step] = strikes
     if len(strikes) >= STRIKES and sum(took for _, took in strikes) >= STRIKES_LOST_US:
+        step.inline = False
+        _DEMOTED.add(step)
+
+
+def demote_now(step: Any) -> None:
+    """A step held the loop until the watchdog took it away: back to threads for good, unless it was declared inline."""
+    if step.info.place != "inline":
         step.inline = False
         _DEMOTED.add(step)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from supervisor.core.errors import DatabaseUnavailable, Fenced
+from supervisor.engine import nursery
 from supervisor.engine.worker import Worker, WorkerOptions
 
 log = logging.getLogger("pgsupervisor.worker")
 
 # Where def steps compute in threads, the loop waits that long for its turn at the interpreter; at Python's own 5 ms a commit waits for ten of them.
 SWITCH_S = 0.0005
-EXIT_OK, EXIT_DATABASE, EXIT_FENCED = 0, 69, 75
+EXIT_OK, EXIT_FAILED, EXIT_DATABASE, EXIT_FENCED = 0, 1, 69, 75
+EXIT_UNFIT = 79  # drained, but to be replaced at once: too many of its threads are lost
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Birth:
     number    its place under its parent: its slots of the black box; a successor has the same
     born      told (worker id, application name, ready) once registered and once ready
     nudge_fd  an eventfd that the parent writes to say "there may be work"
+    fds       this one and all others that are between parent and worker: what the worker forks keeps none of them
     """
 
     number: int
@@ -36,6 +41,7 @@ class Birth:
     born: Callable[[int, str, bool], None]
     nudge_fd: int
     supervisor_id: UUID
+    fds: tuple[int, ...] = ()
 
 
 def work(options: WorkerOptions, birth: Birth) -> int:
@@ -49,18 +55,39 @@ def work(options: WorkerOptions, birth: Birth) -> int:
     options.number, options.born, options.supervisor_id, options.nudge_fd = birth.number, told, birth.supervisor_id, birth.nudge_fd
     options.loop_slot, options.thread_slots, options.task_slots = page.loop_slot, page.thread_slots, page.task_slots
     options.look_behind = birth.blackbox.look_behind
+    options.leave = partial(_leave, birth.number, page)
+    if nursery.wanted():  # the app is imported, and there are no threads, sessions and event loop yet
+        options.nursery = nursery.start(close=birth.fds)
     sys.setswitchinterval(SWITCH_S)
     gc.freeze()  # what the parent made is never garbage here, and touching it would copy its pages
     # Runs in memory form no cycles on the common path; fewer, larger collections cost less.
     gc.set_threshold(50_000, 20, 50)
+    worker = Worker(options)
     try:
-        asyncio.run(Worker(options).run())
-    except DatabaseUnavailable as error:
-        log.error("worker %d ends: %s", birth.number, error)
-        return EXIT_DATABASE
-    except Fenced as error:
-        log.error("worker %d ends: %s", birth.number, error)
-        return EXIT_FENCED
+        asyncio.run(worker.run())
+    except (DatabaseUnavailable, Fenced) as error:
+        return _exit_code(birth.number, error, worker.unfit)
     finally:
         page.ends()  # by itself: no step is to blame
-    return EXIT_OK
+    return _exit_code(birth.number, None, worker.unfit)
+
+
+def _exit_code(number: int, error: BaseException | None, unfit: bool) -> int:
+    if error is not None:
+        log.error("worker %d ends: %s", number, error)
+    if isinstance(error, DatabaseUnavailable):
+        return EXIT_DATABASE
+    if isinstance(error, Fenced):
+        return EXIT_FENCED
+    return EXIT_FAILED if error is not None else EXIT_UNFIT if unfit else EXIT_OK
+
+
+def _leave(number: int, page: Any, error: BaseException | None, unfit: bool) -> None:
+    """End the process from another thread than the main one, which is stuck in a step."""
+    page.ends()  # by itself: no step is to blame
+    code = _exit_code(number, error, unfit)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

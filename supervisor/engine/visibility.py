@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,12 +23,15 @@ def loop_hidden() -> Iterator[None]:
 
 
 class OnThisThread:
-    """What current() asks: the step or run that executes on the calling thread, if that is the loop's."""
+    """What current() asks: the step or run that executes on the calling thread, if that is the loop's, or was when the step began.
 
-    def __init__(self, loop: Any) -> None:
-        self._loop = loop
+    stuck(thread)   the step that has held this thread since it was the loop's, or None
+    """
+
+    def __init__(self, loop: Any, stuck: Callable[[int], Any]) -> None:
+        self._loop, self._stuck = loop, stuck
 
     def on_this_thread(self) -> Any:
         if thread_id() != self._loop.thread:
-            return None
+            return self._stuck(thread_id())
         return self._loop.current or core.current_run()

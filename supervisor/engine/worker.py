@@ -33,9 +33,11 @@ from supervisor.engine.batch import INFINITY, Batch, encode_rows
 from supervisor.engine.claims import Claims, every_second
 from supervisor.engine.commands import CODE_MISSING, COMMIT_REJECTED, CRASH_LOOP, Commands
 from supervisor.engine.executors import Executors
+from supervisor.engine.processes import Processes
 from supervisor.engine.reading import Look, Reading, Reads
 from supervisor.engine.transactional import Transactions
 from supervisor.engine.visibility import OnThisThread, loop_hidden
+from supervisor.engine.watchdog import Detached, Watchdog
 
 log = logging.getLogger("pgsupervisor.worker")
 
@@ -82,6 +84,8 @@ class WorkerOptions:
     page: Any = None  # this worker's page of the black box
     look_behind: Callable[[float], bool] | None = None
     born: Callable[[int, str, bool], None] | None = None  # told (worker id, application name, ready) once registered and once ready
+    nursery: Any = None  # makes processes for steps; None where no step needs one
+    leave: Callable[[BaseException | None, bool], None] | None = None  # ends the process when its main thread is stuck for good: (why, unfit)
 
 
 class Worker:
@@ -111,6 +115,8 @@ class Worker:
         self._in_threads = False
         self._draining = False
         self._pump_due = False
+        self._walking: list[Run] = []
+        self.unfit = False  # half of its threads are lost: another process is to take its place
         self._writing = False
         self._fd = -1
         self._end: asyncio.Future[None] | None = None
@@ -133,6 +139,7 @@ class Worker:
         finally:
             self.adoption.stop()
             self.unwatch()
+            self.watchdog.stop()
             self.executors.stop()
             self.transactions.stop()
             self.pipeline.close()
@@ -214,15 +221,17 @@ class Worker:
         self.transactions = Transactions(options.dsn, options.schema, self.identity, self._tx_done, self.adoption.ask, self.fail)
         commands: list[Commands] = []
         self.executors = Executors(
-            options.threads, options.thread_slots, options.task_slots, lambda: self.loop.now_us(), lambda *ended: commands[0].ended_call(*ended)
-        )
+            options.threads, options.thread_slots, options.task_slots, lambda: self.loop.now_us(), lambda *ended: commands[0].ended_call(*ended),
+            Processes(options.nursery, options.threads) if options.nursery is not None else None, self._replace,
+        )  # fmt: skip
         self.commands = Commands(self.executors, self.transactions, workflow_ids, lambda: ids.new().bytes, self._schedule)
         commands.append(self.commands)
         self.loop = Loop(self.commands, options.loop_slot or Slot(bytearray(SLOT_BYTES), 0), offset_us)
         self.commands.loop = self.loop
+        self.watchdog = self.commands.watchdog = Watchdog(self.loop, self.commands, self._schedule, self._walk_again, self._leave)
         self.transactions.clock = self.loop.now_us
         self.transactions.slot = options.page.tx_slot if options.page is not None else None
-        context.loop = OnThisThread(self.loop)
+        context.loop = OnThisThread(self.loop, self.watchdog.on_thread)
         self.claims = Claims([queue_ids[name] for name in sorted(self._queue_names)], options.look_behind or every_second())
         self._known_workflows = encode_rows((INT4,), [(id,) for id in workflow_ids.values()])
 
@@ -257,7 +266,7 @@ class Worker:
     def _schedule(self) -> None:
         if not self._pump_due:
             self._pump_due = True
-            self._time.call_soon(self._pump, context=self._context)
+            self._time.call_soon(self._pump, context=self._context.copy())  # a copy: a thread that is stuck in it keeps it
 
     def _pump(self) -> None:
         self._pump_due = False
@@ -266,6 +275,9 @@ class Worker:
         try:
             with loop_hidden():
                 self._work()
+        except Detached as gone:  # this thread was stuck, and another one has done the rest of this
+            if not gone.home:
+                raise
         except Fenced as error:
             self.fail(error)
         except BaseException as error:
@@ -306,10 +318,28 @@ class Worker:
         if self._draining:
             ready = self._give_back(ready)
         group = ready[:GROUP_MAX]
+        self._walking = ready
+        self.watchdog.before_group()
         self.commands.group.begin()
         taken = loop.execute(group, int(EXECUTE_MAX_S * 1e6))
         if taken < len(ready):
             loop.ready = ready[taken:] + loop.ready
+
+    def _walk_again(self) -> None:
+        self.loop.ready = self._walking + self.loop.ready
+        self._walking = []
+
+    def _replace(self, why: str) -> None:
+        """This process has lost too much to go on: drain, and say by the exit code that another one is to take its place."""
+        if not self.unfit:
+            self.unfit = True
+            log.warning("worker %d ends and is replaced: %s", self.id, why)
+            self.drain()
+
+    def _leave(self) -> None:
+        if self.options.leave is not None:
+            ended = self._end is not None and self._end.done()
+            self.options.leave(self._end.exception() if ended and self._end is not None else None, self.unfit)
 
     def _give_back(self, ready: list[Run]) -> list[Run]:
         """Draining: runs at rest go back to the queue; those with something begun stay until that has ended."""
@@ -408,7 +438,7 @@ class Worker:
     def _claim_size(self) -> int:
         """Runs to ask for in the batch that is being composed; 0 for none."""
         now = self._time.time()
-        if self._draining or self.executors.backlog or (self._last_claim_empty and (now < self._poll_at or self._claims_in_flight)):
+        if self._draining or self.executors.backlog or self.watchdog.waits or (self._last_claim_empty and (now < self._poll_at or self._claims_in_flight)):
             return 0
         free = self.capacity - len(self.loop.live) - sum(map(len, self.reading.waiting)) - self._asked_in_flight
         if self._sits_in_threads():

@@ -150,8 +150,8 @@ def fork(number: int, generation: int, app: str, keep: Iterable[int], blackbox: 
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        birth = Birth(number, generation, blackbox, _Pipe(writing).born, nudge, supervisor_id)
-        _become_worker(birth, _Pipe(writing), app, {writing, nudge, *keep}, parent, work, load)
+        birth = Birth(number, generation, blackbox, _Pipe(writing).born, nudge, supervisor_id, (writing, nudge, *keep))
+        _become_worker(birth, _Pipe(writing), app, parent, work, load)
     os.close(writing)
     return Child(number, generation, pid, os.pidfd_open(pid), reading, nudge, time.monotonic())
 
@@ -172,12 +172,12 @@ class _Pipe:
         self.tell(Born(worker_id, application_name, ready))
 
 
-def _become_worker(birth: Birth, pipe: _Pipe, app: str, keep: set[int], parent_pid: int, work: Work, load: Load | None) -> NoReturn:
+def _become_worker(birth: Birth, pipe: _Pipe, app: str, parent_pid: int, work: Work, load: Load | None) -> NoReturn:
     """Keep nothing of the parent's but standard descriptors, die with it, work, and never return."""
     code = 1
     try:
         _reset_signals()
-        close_all_but(keep)
+        close_all_but(set(birth.fds))
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent_pid:
             os._exit(0)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from supervisor.engine.main import EXIT_DATABASE
+from supervisor.engine.main import EXIT_DATABASE, EXIT_UNFIT
 from supervisor.host.blackbox import BlackBox, Executing
 from supervisor.host.blame import how
 from supervisor.host.children import Born, Child, Load, Loaded, NotLoaded, Work, fork
@@ -329,7 +329,8 @@ class Parent:
         self._listen(child)
         child.close()
         del self.children[child.pid]
-        executing = self.blackbox.inquest(child.number, child.pid, code, ordered=child.pid in self._ordered)
+        # a worker that asked to be replaced did not crash: what its lost threads are inside of was given up, and nobody is charged
+        executing = self.blackbox.inquest(child.number, child.pid, code, ordered=child.pid in self._ordered) if code != EXIT_UNFIT else []
         self._ordered.discard(child.pid)
         if not (child.leaving and code in (0, -signal.SIGTERM)) and child.not_loaded is None:
             _say_death(child, code, executing)
@@ -354,9 +355,11 @@ class Parent:
         if child.not_loaded is not None and any(other.ready for other in self.staying):
             self._fork_at[child.number] = died_at + BAD_APP_S
             return
-        # ended from outside after it was ready is no crash loop, nor is a step's doing, which has an end; a database that is away has its own pace
-        from_outside = charged or code in (0, -signal.SIGKILL, -signal.SIGTERM) and child.ready
-        quick = (died_at - child.started < QUICK_DEATH_S or child.not_loaded is not None) and code != EXIT_DATABASE and not from_outside
+        # ended from outside after it was ready, or by itself to be replaced, is no crash loop, nor is a step's doing, which has an end; a database that is
+        # away has its own pace
+        from_outside = code in (0, -signal.SIGKILL, -signal.SIGTERM) and child.ready
+        planned = charged or code in (EXIT_DATABASE, EXIT_UNFIT) or from_outside
+        quick = (died_at - child.started < QUICK_DEATH_S or child.not_loaded is not None) and not planned
         deaths = self._quick[child.number] = self._quick.get(child.number, 0) + 1 if quick else 0
         if deaths >= QUICK_DEATHS_MAX:
             last = child.broken or child.not_loaded

@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from supervisor.engine.main import EXIT_DATABASE
+from supervisor.engine.main import EXIT_DATABASE, EXIT_UNFIT
 
 if TYPE_CHECKING:
     from supervisor.host.children import Child, NotLoaded
@@ -84,7 +84,7 @@ class Reload:
         """A worker died; True if it was an additional one, which needs no successor."""
         if not self.active or child.generation != self._parent.generation or child.ready:
             return False
-        self._deaths += code != EXIT_DATABASE
+        self._deaths += code not in (EXIT_DATABASE, EXIT_UNFIT)
         self._fork_at = died_at + AGAIN_S
         additional = len(self._parent.staying) >= self._parent.target
         if self._deaths >= BIRTHS_MAX:
