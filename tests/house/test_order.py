@@ -11,7 +11,7 @@ from supervisor.db.statements import blocks
 from tests.house.source import ROOT, files, functions, python_files, shown
 
 FILE_LINES_MAX = 650
-LONGER = {"_fastpath/loop.py": 800}  # its classes share C-level state, which Cython keeps within one module
+LONGER = {"_fastpath/loop.py": 850}  # its classes share C-level state, which Cython keeps within one module
 FUNCTION_LINES_MAX = 70
 README_LINES_MAX = 120
 
