@@ -44,12 +44,24 @@ loop: Any = None
 
 def current() -> Current:
     """The run (and step) that the calling code belongs to. Raises OutsideWorkflow elsewhere."""
-    command = loop.on_this_thread() if loop is not None else None
-    if command is None:
-        command = executing.get()
-    if command is None:
+    found = here()
+    if found is None:
         raise OutsideWorkflow("current() means something in steps and workflows only; it was called outside of a run")
-    return describe(command)
+    return describe(found)
+
+
+def here() -> Any:
+    """The step's command, or the run, that the calling code belongs to; None outside."""
+    found = loop.on_this_thread() if loop is not None else None
+    return found if found is not None else executing.get()
+
+
+def is_repeated(found: Any) -> bool:
+    """Whether the calling code, which belongs to *found*, has said before what it says now.
+
+    Workflow code is run again over its history, and once more, to no effect, when it leaves memory. A step never is.
+    """
+    return getattr(found, "history", None) is not None or loop is not None and loop.leaves_memory()
 
 
 def describe(found: Any) -> Current:

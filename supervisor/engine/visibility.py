@@ -35,3 +35,7 @@ class OnThisThread:
         if thread_id() != self._loop.thread:
             return self._stuck(thread_id())
         return self._loop.current or core.current_run()
+
+    def leaves_memory(self) -> bool:
+        """Whether workflow code on this thread is being unwound, which executes nothing."""
+        return core.mode() == core.INERT
