@@ -10,7 +10,7 @@ somebody stops it. All durability is on. It listens on a unix socket only, in a 
         run/              the socket, 0700; a short folder elsewhere where this path is too long for a socket
         embedded.conf     our settings, written at every start, with reasons; postgresql.conf includes it first, so
                           what you write there below the include, and ALTER SYSTEM, win
-        server.log        the server's log; server.log.1 is the one before (turned over at a start, above 16 MB)
+        server.log        the server's log; server.log.1 is the one before (turned over by `start`, above 16 MB)
         start.lock        held while somebody starts the server
 
 PostgreSQL does not run as root: there the server runs as the first of postgres, nobody, daemon that exists, from a
@@ -118,6 +118,8 @@ class EmbeddedServer:
                 self._launch(account)
                 if not self._ready():
                     raise EmbeddedServerError(f"PostgreSQL ended while it was starting; the end of {self.log_path}:\n{self._log_tail()}")
+            else:
+                self._turn_over_log()
             self._create_database()
         return self.dsn
 
@@ -403,6 +405,13 @@ class EmbeddedServer:
             return (self.data / "PG_VERSION").read_text().strip()
         except OSError:
             return None
+
+    def _turn_over_log(self) -> None:
+        """Turn the log of a running server over. The server keeps the file, to which it appends: so that is copied and emptied."""
+        if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES_MAX:
+            with open(self.log_path, "rb") as log, open(self.log_path.with_suffix(".log.1"), "wb", opener=_open_private) as before:
+                shutil.copyfileobj(log, before)
+            os.truncate(self.log_path, 0)
 
     def _open_log(self) -> IO[bytes]:
         if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES_MAX:

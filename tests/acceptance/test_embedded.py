@@ -301,6 +301,26 @@ def test_server_outlives_its_starter_and_inherits_nothing(folder, server):
     assert {"/dev/null", str(server.log_path)} == {os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in (0, 1, 2)}
 
 
+def test_log_of_a_running_server_is_bounded(server, monkeypatch):
+    """A server that runs for months fills no disk: each start looks, also where it starts nothing."""
+    monkeypatch.setattr("supervisor.db.embedded.LOG_BYTES_MAX", 2000)
+    dsn = server.start()
+
+    def complain(times):
+        for number in range(times):
+            with pytest.raises(psycopg.Error):
+                query(dsn, f"select complaint_{number}")
+
+    complain(30)
+    pid = server.pid
+    server.start()
+    assert server.log_path.stat().st_size == 0 and server.pid == pid
+    before = server.log_path.with_suffix(".log.1")
+    assert "complaint_29" in before.read_text() and before.stat().st_mode & 0o777 == 0o600
+    complain(1)
+    assert server.log_path.read_text().startswith("2"), "it goes on at the file's beginning, not behind a hole"
+
+
 def test_environment_of_the_caller_does_not_steer_the_server(server, monkeypatch):
     monkeypatch.setenv("PGPORT", "1")
     monkeypatch.setenv("PGDATA", "/nonexistent")
