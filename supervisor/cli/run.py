@@ -38,6 +38,8 @@ Exit codes:
 @click.option("--until-empty", is_flag=True, default=None, help="Stop when no run is left; exit 1 if a run failed meanwhile.")
 @click.option("--drain-timeout", type=click.FloatRange(0, 3600), default=25.0, show_default=True, help="Seconds that workers get to finish when stopped.")
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
+@click.option("--log-format", help="How lines look on standard error: text or json.  [default: text]")
+@click.option("--log-dir", metavar="DIR", help="Workers log into DIR/supervisor.log (JSON lines, rotated) instead; `show RUN --logs` reads it.")
 @options.dsn
 @options.schema
 def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str | None, **flags: Any) -> int:
@@ -55,12 +57,13 @@ def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str |
     if queues is not None:
         flags["queues"] = tuple(name.strip() for name in queues.split(",") if name.strip())
     told = settings.load(flags)
-    logging.basicConfig(level=told.log_level.upper(), format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr, force=True)
     from supervisor.core.errors import ConfigInvalid
     from supervisor.db import connect as db
     from supervisor.db import migrations
+    from supervisor.host import logs
     from supervisor.host.service import Service, ServiceOptions
 
+    logs.to_terminal(told.log_level, told.log_format)
     app = told.app
     found = db.find_dsn(dsn)
     schema = schema or db.schema_name()
@@ -80,6 +83,7 @@ def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str |
         dsn=found.conninfo, schema=schema, procs=count_procs(told.procs), threads=told.threads, in_flight=told.in_flight,
         until_empty=told.until_empty, drain_timeout_s=drain_timeout, queues=told.queues, app=app,
         retention_s=settings.span_s(told.retention) if told.retention else None,
+        log_dir=told.log_dir, log_file_bytes=told.log_file_bytes, log_files=told.log_files,
     ), load=partial(load_app, app)).run()  # fmt: skip
 
 

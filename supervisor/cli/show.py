@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import click
 
 from supervisor.cli import options
-from supervisor.cli.output import ago, duration, plain, print_json, short_json, table
+from supervisor.cli.output import ago, duration, plain, print_json, say, short_json, table
 
 if TYPE_CHECKING:
     from supervisor.db.history import History
@@ -16,11 +18,16 @@ if TYPE_CHECKING:
 
 @click.command("show")
 @click.argument("run", metavar="RUN|KEY")
+@click.option("--logs", "show_logs", is_flag=True, help="Show its log lines instead, from the log directory of this host; with --json as JSON lines.")
+@click.option("--log-dir", metavar="DIR", help="Where the workers of this host log to  [env: PGSUPERVISOR_LOG_DIR].")
 @options.dsn
 @options.schema
 @options.as_json
-def show(run: str, dsn: str | None, schema: str | None, as_json: bool) -> None:
+def show(run: str, show_logs: bool, log_dir: str | None, dsn: str | None, schema: str | None, as_json: bool) -> None:
     """Show one run, by its id or its key: what it does, why it waits, its steps, how it ended."""
+    if show_logs or log_dir:
+        _show_logs(run, log_dir, dsn, schema, as_json)
+        return
     from supervisor.db import history
 
     name = options.resolve_schema(schema)
@@ -30,6 +37,35 @@ def show(run: str, dsn: str | None, schema: str | None, as_json: bool) -> None:
         print_json({**found.run, "why": found.wait, "history": found.steps, "attempts": found.attempts})
     else:
         click.echo("\n".join(_lines(found)))
+
+
+def _show_logs(run: str, log_dir: str | None, dsn: str | None, schema: str | None, as_json: bool) -> None:
+    """The run's log lines, as they are read. Its id is enough; a key is looked up in the database."""
+    from supervisor.core import settings
+    from supervisor.core.errors import ConfigInvalid
+    from supervisor.host import log_files, log_lines
+
+    folder = settings.load({"log_dir": log_dir}).log_dir
+    if folder is None:
+        raise ConfigInvalid("no log directory is configured, so lines are kept nowhere but on the workers' standard error; run workers with --log-dir DIR, or set PGSUPERVISOR_LOG_DIR")
+    try:
+        run_id = str(UUID(run))
+    except ValueError:
+        run_id = _id_of(run, dsn, schema)
+    count = 0
+    for line in log_files.lines_of_run(Path(folder), run_id):
+        click.echo(log_lines.as_json(line) if as_json else log_lines.as_text(line), nl=False)
+        count += 1
+    if not count:
+        say(f"no line of run {run_id} in {folder}; each host keeps the lines of the steps that it executed, and rotates old ones away")
+
+
+def _id_of(key: str, dsn: str | None, schema: str | None) -> str:
+    from supervisor.db import history
+
+    name = options.resolve_schema(schema)
+    with options.connect(dsn, name, purpose="show") as conn:
+        return str(history.read(conn, name, key).run["run_id"])
 
 
 def _lines(found: History) -> list[str]:

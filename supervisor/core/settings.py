@@ -39,6 +39,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "supervisor"
     dsn: str | None = None  # PGSUPERVISOR_DATABASE_URL in the environment
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"  # on the terminal; in a file it is always JSON
+    log_dir: str | None = None  # where workers log to; without one they write to standard error
+    log_file_bytes: Annotated[int, msgspec.Meta(ge=65_536)] = 64 << 20  # of one file, then it is rotated
+    log_files: Count = 8  # kept, the current one included
     retention: Span | None = None  # how long the history of ended runs is kept; None: for ever
     sources: dict[str, str] = {}
 
@@ -140,6 +144,9 @@ def _expected(name: str) -> str:
         "queues": "give names of queues, in the file as a list, in the environment separated by commas",
         "until_empty": "give true or false",
         "log_level": "give debug, info, warning or error",
+        "log_format": "give text or json",
+        "log_file_bytes": "give a number of bytes, at least 65536",
+        "log_files": "give a number of files from 1 to 1024",
         "retention": "give a number of hours, days or weeks: '90 days'",
     }.get(name, "give text")
 

@@ -35,7 +35,7 @@ FD_MAX = 65_536
 READ_BYTES = 65_536
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-Load = Callable[[], tuple[list[str], bool]]
+Load = Callable[[Birth], tuple[list[str], bool]]
 Work = Callable[[Birth], int]
 
 
@@ -182,7 +182,7 @@ def _become_worker(birth: Birth, pipe: _Pipe, app: str, parent_pid: int, work: W
         if os.getppid() != parent_pid:
             os._exit(0)
         set_title(f"worker {birth.number}{f' of {app}' if app else ''}, generation {birth.generation}")
-        code = _load(pipe, load) or work(birth)
+        code = _load(birth, pipe, load) or work(birth)
     except BaseException as error:  # noqa: BLE001 - whatever it was, it must not run the parent's code
         pipe.tell(Broken(_told(error)))
     finally:
@@ -193,12 +193,12 @@ def _become_worker(birth: Birth, pipe: _Pipe, app: str, parent_pid: int, work: W
             os._exit(code)
 
 
-def _load(pipe: _Pipe, load: Load | None) -> int:
+def _load(birth: Birth, pipe: _Pipe, load: Load | None) -> int:
     """Import the app and say how it went; returns an exit code if it went wrong."""
     if load is None:
         return 0
     try:
-        workflows, transactional = load()
+        workflows, transactional = load(birth)
     except (ConfigInvalid, DefinitionError) as error:
         pipe.tell(NotLoaded(error.code, str(error)))
         return EXIT_BROKEN

@@ -75,7 +75,7 @@ class Parent:
     work(birth)                           runs in the child until it ends; its return value is the exit code
     died(child, exit code, executing)     told about every end of a worker, like all of `on_death`; -n for signal n
     parts                                 what else lives in the loop
-    load()                                imports the app, in the child before its work; returns what `Loaded` holds
+    load(birth)                           imports the app, in the child before its work; returns what `Loaded` holds
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Parent:
         self.on_death: list[Callable[[Child, int, list[Executing]], None]] = [died] if died is not None else []
         self.on_loaded: list[Callable[[Loaded], None]] = []
         self.keep_fds: list[int] = []  # what else children keep open of ours
+        self.keep: Callable[[int], Iterable[int]] = lambda number: ()  # and worker *number* alone
         self.loaded: Loaded | None = None  # what the app has, by the last worker that imported it; `on_loaded` hear what is new
         self.refused: NotLoaded | None = None  # why the app could not be imported, if that ended the parent
         self.reload = Reload(self)
@@ -290,7 +291,8 @@ class Parent:
         options = self.options
         self.blackbox.generation = self.generation
         try:
-            child = fork(number, self.generation, options.app, self.keep_fds, self.blackbox, options.supervisor_id, self._work, self._load)
+            keep = [*self.keep_fds, *self.keep(number)]
+            child = fork(number, self.generation, options.app, keep, self.blackbox, options.supervisor_id, self._work, self._load)
         except OSError as error:
             log.warning("worker %d can't be forked, tried again in %g s: %s", number, BACKOFF_S[-1], error)
             self._fork_at[number] = time.monotonic() + BACKOFF_S[-1]

@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervisor.core import registry
 from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable, DefinitionError
 from supervisor.db.host_calls import HostCalls
 from supervisor.engine.main import Birth, work
 from supervisor.engine.worker import WorkerOptions
+from supervisor.host import logs
 from supervisor.host.children import Loaded
 from supervisor.host.parent import Parent, ParentOptions
 from supervisor.host.sessions import Room, check_room
 from supervisor.host.systemd import Notifier
 from supervisor.host.titles import set_title
 from supervisor.leader.lead import Leadership
+
+if TYPE_CHECKING:
+    from supervisor.host.log_process import LogProcess
 
 log = logging.getLogger("pgsupervisor.parent")
 
@@ -36,6 +40,9 @@ class ServiceOptions:
     drain_timeout_s: float = 25.0
     retention_s: float | None = None  # how long the history is kept; None: for ever
     app: str = ""  # its name, for people
+    log_dir: str | None = None
+    log_file_bytes: int = 64 << 20
+    log_files: int = 8
 
 
 class Service:
@@ -53,6 +60,7 @@ class Service:
             died,
             load=self._load_app if load is not None else None,
         )
+        self._log = self._log_process()
         parent = self.parent
         parent.add(Leadership(options.dsn, options.schema, parent.options.supervisor_id, parent.reaper.burials, options.retention_s), late=True)
         self._calls = HostCalls(options.dsn, options.schema)
@@ -60,14 +68,27 @@ class Service:
         self._checked = False
         self._no_room: ConfigInvalid | None = None
 
-    def _load_app(self) -> tuple[list[str], bool]:
+    def _log_process(self) -> LogProcess | None:
+        """The first child, where a folder for logs is configured; nothing of it is even imported elsewhere."""
+        if self.options.log_dir is None:
+            return None
+        from supervisor.host.log_process import LogOptions, LogProcess
+
+        process = LogProcess(LogOptions(self.options.log_dir, self.options.log_file_bytes, self.options.log_files, self.options.procs))
+        self.parent.add(process)
+        self.parent.keep = process.keep
+        return process
+
+    def _load_app(self, birth: Birth) -> tuple[list[str], bool]:
         """In a worker: import the app, resolve its annotations, say what it has."""
         assert self._load is not None
+        logs.in_worker(birth.number, self._log)
         self._load()
         registry.settle()
         return sorted(registry.workflows()), any(step.info.transactional for step in registry.steps())
 
     def _work(self, birth: Birth) -> int:
+        logs.in_worker(birth.number, self._log)  # again: the app may have brought handlers
         options = self.options
         worker = WorkerOptions(options.dsn, options.schema, options.queues, options.threads, options.in_flight, options.drain_timeout_s)
         return work(worker, birth)
@@ -77,6 +98,15 @@ class Service:
 
         Raises ConfigInvalid or DefinitionError where the app can't be imported because of one, or the server has no room for its sessions.
         """
+        if self._log is None:
+            return self._run()
+        self._log.start()  # before there is any session that it could inherit
+        try:
+            return self._run()
+        finally:
+            self._log.close()
+
+    def _run(self) -> int:
         parent, until_empty = self.parent, self.options.until_empty
         room = Room(*self._calls.connections())
         check_room(room, self.options.procs, False)

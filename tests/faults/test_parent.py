@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import itertools
 import os
 import re
@@ -414,9 +415,9 @@ def test_the_successor_of_a_worker_that_was_told_to_end_waits(hosts: HostFactory
     with hosts(write(HEAD, "import time\nnote('at', time.time())\n", PLAIN.format(word="")), procs=1) as host:
         host.kill_worker(how=signal.SIGTERM)
         eventually(lambda: len(effects.lines("at")) == 2, 20)
-        said = re.search(r"^(\S+ \S+),(\d+) W worker 0 .* ended with exit code 0", host.log(), re.MULTILINE)
+        said = re.search(r"^(\S+ \S+)\.(\d+)Z W \S+ worker 0 .* ended with exit code 0", host.log(), re.MULTILINE)
         assert said is not None, host.log()
-        died_at = time.mktime(time.strptime(said[1], "%Y-%m-%d %H:%M:%S")) + int(said[2]) / 1000
+        died_at = calendar.timegm(time.strptime(said[1], "%Y-%m-%d %H:%M:%S")) + int(said[2]) / 1000
         assert float(effects.lines("at")[1][1]) - died_at >= 0.2
 
 

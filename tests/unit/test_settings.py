@@ -48,6 +48,8 @@ def test_text_becomes_what_the_field_is(tmp_path):
         ({}, {}, "[tool.pgsupervisor]\nin-flight = 1\n", "did you mean 'in_flight'"),
         ({}, {}, "[tool.pgsupervisor]\nzzz = 1\n", "known are: app"),
         ({"procs": "many"}, {}, "", "--procs: 'many' does not fit"),
+        ({"log_format": "xml"}, {}, "", "give text or json"),
+        ({}, {"PGSUPERVISOR_LOG_FILE_BYTES": "1000"}, "", "at least 65536"),
         ({"procs": 0}, {}, "", "from 1 to 1024"),
         ({}, {}, '[tool.pgsupervisor]\nprocs = "4"\n', "procs"),
         ({}, {}, "[tool.pgsupervisor\n", "is not TOML"),
