@@ -53,7 +53,8 @@ def extensions():
     except ImportError as error:
         say_uncompiled(f"no Cython: {error}")
         return []
-    found = cythonize(found, language_level=3)
+    # line numbers of the sources in the debug information: profilers and debuggers name loop.py and wire.pyx without the generated C
+    found = cythonize(found, language_level=3, emit_linenums=True)
     for extension in found:
         extension.optional = True      # what was not built is not missed when files are copied in place
     return found
