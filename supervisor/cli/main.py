@@ -36,6 +36,8 @@ COMMANDS = {
     "show": Command("supervisor.cli.show", "show", "Show one run: what it does, why it waits, its steps, how it ended."),
     "workers": Command("supervisor.cli.workers", "workers", "Show who works: hosts, processes, what each executes, the last crash."),
     "top": Command("supervisor.cli.top", "top", "Watch the workers of this host: rates, latencies, what each executes, queues."),
+    "stacks": Command("supervisor.cli.stacks", "stacks", "Show what every process is doing: threads and parked runs, with their lines."),
+    "profile": Command("supervisor.cli.profile", "profile", "Sample a running worker: flame graph, speedscope, hottest lines."),
     "db": Command("supervisor.cli.db", "db", "Start, stop and look at the embedded PostgreSQL."),
     "bench": Command("supervisor.cli.bench", "bench", "Measure this machine and its database."),
 }
@@ -71,6 +73,7 @@ EXIT_OF_ERROR = {
     "migration_changed": EXIT_CONFIG,
     "config_invalid": EXIT_CONFIG,
     "missing_extra": EXIT_CONFIG,
+    "may_not_profile": EXIT_PERMISSION,
     "definition": EXIT_CONFIG,
 }
 

@@ -83,6 +83,7 @@ class Executors:
         self.mean_us = 0.0  # how long they take, the last ones most
         self.calls: set[Call] = set()  # not ended and not given up
         self._detached: set[Call] = set()
+        self.doing: dict[int, Call] = {}  # by thread, given up or not
 
     @property
     def backlog(self) -> int:
@@ -127,6 +128,7 @@ class Executors:
         threading.Thread(target=self._work, args=(slot,), name=f"step-{self._started}", daemon=True).start()
 
     def _work(self, slot: Any) -> None:
+        me = threading.get_ident()
         if slot is not None:
             slot.own()
         while (call := self._queue.get()) is not None:
@@ -140,11 +142,13 @@ class Executors:
             if slot is not None:
                 slot.enter(call.run.id, command.seq, call.started, command.step.wire_name)
             token = executing.set(command)
+            self.doing[me] = call
             value = error = None
             try:
                 value = command.step.fn(*command.args, **(command.kwargs or {}))
             except BaseException as raised:  # noqa: BLE001 - the workflow decides what it means
                 error = raised
+            del self.doing[me]
             executing.reset(token)
             if slot is not None:
                 slot.leave()

@@ -14,7 +14,8 @@ from typing import Any
 from uuid import UUID
 
 from supervisor.core.errors import DatabaseUnavailable, Fenced
-from supervisor.engine import nursery
+from supervisor.engine import nursery, stacks
+from supervisor.engine.responder import Responder
 from supervisor.engine.worker import Worker, WorkerOptions
 
 log = logging.getLogger("pgsupervisor.worker")
@@ -63,6 +64,7 @@ def work(options: WorkerOptions, birth: Birth) -> int:
     # Runs in memory form no cycles on the common path; fewer, larger collections cost less.
     gc.set_threshold(50_000, 20, 50)
     worker = Worker(options)
+    Responder(birth.number, lambda everything: stacks.dump(worker, everything, birth.blackbox.executing(birth.number))).start()
     try:
         asyncio.run(worker.run())
     except (DatabaseUnavailable, Fenced) as error:

@@ -63,7 +63,7 @@ class Transactions:
         self._answered, self._stopping = threading.Event(), threading.Event()
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._events = asyncio.get_running_loop()
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         self._session: StepSession | None = None
         self._shared: dict[Any, int] = {}  # step → how many of it may share a transaction
         self._plain: set[Any] = set()  # steps that use the connection itself
@@ -71,12 +71,13 @@ class Transactions:
         self._removers: set[Any] = set()  # steps that remove prepared statements
         self.clock: Callable[[], int] = lambda: 0
         self.slot: Any = None  # of the black box: the step that this thread is executing
+        self.doing: _Item | None = None  # whose body the thread executes
 
     def submit(self, run: Any, command: Any) -> None:
         """Queue a step; its run has nothing else in flight until `done` is called."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="transactions", daemon=True)
-            self._thread.start()
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._work, name="transactions", daemon=True)
+            self.thread.start()
         self._queue.put(_Item(run, command))
 
     def go_on(self, identity: Identity) -> None:
@@ -279,6 +280,7 @@ class Transactions:
         tx = session.step(plain, shared)
         limit_s = command.step.info.timeout_s
         item.started = self.clock()
+        self.doing = item
         if self.slot is not None:
             self.slot.enter(item.run.id, command.seq, item.started, command.step.wire_name)
         token = executing.set(command)
@@ -288,6 +290,7 @@ class Transactions:
             item.error = error
         finally:
             item.ended = self.clock()
+            self.doing = None
             executing.reset(token)
             if self.slot is not None:
                 self.slot.leave()
