@@ -108,8 +108,15 @@ class Responder:
         self._writer: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to answer; called on the main thread."""
-        signal.signal(signal.SIGUSR1, lambda *_: os.eventfd_write(self._told, 1))
+        """Begin to answer; called on the main thread. A handler that the app set when it was imported is called, too."""
+        before = signal.getsignal(signal.SIGUSR1)
+
+        def told(*about: Any) -> None:
+            os.eventfd_write(self._told, 1)
+            if callable(before):
+                before(*about)
+
+        signal.signal(signal.SIGUSR1, told)
         catch(signal.SIGUSR1)
         threading.Thread(target=self._serve, name="stacks", daemon=True).start()
 

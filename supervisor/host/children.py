@@ -22,6 +22,7 @@ import msgspec
 
 from supervisor.core.errors import ConfigInvalid, DefinitionError
 from supervisor.engine.main import Birth
+from supervisor.engine.responder import release
 from supervisor.host.titles import set_title
 
 if TYPE_CHECKING:
@@ -210,9 +211,10 @@ def _load(birth: Birth, pipe: _Pipe, load: Load | None) -> int:
 
 
 def _reset_signals() -> None:
-    """TERM and QUIT end it until the worker has handlers; what the terminal sends to all, or the parent means to forward, is ignored."""
+    """TERM and QUIT end it until the worker has handlers; what the terminal sends to all is ignored, and what the parent forwards, until
+    somebody listens (engine/responder.py)."""
     signal.set_wakeup_fd(-1)
-    faulthandler.unregister(signal.SIGUSR1)  # else a handler registered here would not be installed
+    release(signal.SIGUSR1)  # else it would write into whatever has the number of the parent's memfd then
     for name in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH):
         signal.signal(name, signal.SIG_IGN)
     for name in (signal.SIGTERM, signal.SIGQUIT):

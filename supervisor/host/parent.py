@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from supervisor.engine.main import EXIT_DATABASE, EXIT_UNFIT
+from supervisor.engine.responder import forget
 from supervisor.host.blackbox import BlackBox, Executing
 from supervisor.host.blame import how
 from supervisor.host.children import Born, Child, Load, Loaded, NotLoaded, Work, fork
@@ -230,6 +231,7 @@ class Parent:
             if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 self._on_stop(number)
             elif number == signal.SIGUSR1:
+                forget(signal.SIGUSR1)
                 for child in self.children.values():
                     child.kill(signal.SIGUSR1)
             elif self._stopping:

@@ -16,6 +16,7 @@ from supervisor.host import logs
 from supervisor.host.children import Loaded
 from supervisor.host.parent import Parent, ParentOptions
 from supervisor.host.sessions import Room, check_room
+from supervisor.host.stacks import Answering
 from supervisor.host.systemd import Notifier
 from supervisor.host.titles import set_title
 from supervisor.leader.lead import Leadership
@@ -62,6 +63,7 @@ class Service:
         )
         self._log = self._log_process()
         parent = self.parent
+        parent.add(Answering())
         parent.add(Leadership(options.dsn, options.schema, parent.options.supervisor_id, parent.reaper.burials, options.retention_s), late=True)
         self._calls = HostCalls(options.dsn, options.schema)
         self._failed_before = 0

@@ -1,4 +1,4 @@
-"""POSIX signals of the parent: noted in a pipe that its loop reads, so that nothing happens inside of a handler.
+"""POSIX signals of the parent: noted in a pipe that its loop reads, so that nothing happens inside of a handler but what USR1 shows.
 
 `STOPPING` are handled whoever drives the parent; `SERVING` only where it is the process (`run`): a demo that loses its
 terminal ends. WINCH is ignored: a terminal that is resized must stop nothing.
@@ -10,6 +10,9 @@ import faulthandler
 import os
 import signal
 from collections.abc import Iterable
+from typing import Any
+
+from supervisor.engine.responder import catch
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 SERVING = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1)
@@ -25,10 +28,12 @@ class Signals:
         self._listen_to(STOPPING)
 
     def serve(self) -> None:
-        """Listen to all that an operator may send. USR1 writes this process's stack to stderr at once, even from a loop that hangs."""
+        """Listen to all that an operator may send. USR1 writes this process's stack to stderr at once, even from a loop that hangs;
+        from code that lets no Python run, into a memfd that `stacks` reads."""
         self._listen_to(SERVING)
         signal.signal(signal.SIGWINCH, signal.SIG_IGN)
-        faulthandler.register(signal.SIGUSR1, file=2, chain=True)
+        signal.signal(signal.SIGUSR1, _write_stack)
+        catch(signal.SIGUSR1)
 
     def _listen_to(self, names: Iterable[signal.Signals]) -> None:
         for name in names:
@@ -46,3 +51,12 @@ class Signals:
         signal.set_wakeup_fd(-1)
         os.close(self.fd)
         os.close(self._writing)
+
+
+def _write_stack(*_: Any) -> None:
+    """Past logging and sys.stderr: what was interrupted may be in the middle of those."""
+    try:
+        os.write(2, f"stacks, as SIGUSR1 asks: parent (pid {os.getpid()})\n".encode())
+        faulthandler.dump_traceback(file=2)
+    except OSError:  # nobody reads it any more
+        pass

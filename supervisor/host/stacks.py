@@ -7,6 +7,7 @@ something holds its interpreter, or it is stopped. Changes nothing in them.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -22,7 +23,9 @@ from typing import Any
 
 from supervisor.core.errors import SupervisorError
 from supervisor.engine.responder import PARENT, is_memfd, listen, may_ask, peer_of, prefix
-from supervisor.engine.stacks import of_thread, places, render
+from supervisor.engine.stacks import of_thread, places
+
+log = logging.getLogger("pgsupervisor.stacks")
 
 HEAR_WITHIN_S = 3.0  # a process whose interpreter is free says at once that it has heard
 ANSWER_WITHIN_S = 60.0
@@ -206,18 +209,13 @@ def _again() -> str:
 # ── the parent's answer ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def own_stacks() -> str:
-    """The calling process's main thread, for its log."""
-    return render(_parents_facts())
-
-
 def _parents_facts() -> dict[str, Any]:
     main = {"name": "MainThread", "native_id": threading.get_native_id(), "executing": None, "frames": places(of_thread(sys._getframe(2)))}
     return {"role": "parent", "pid": os.getpid(), "threads": [main]}
 
 
 class Answering:
-    """A part of the parent's select loop: answers for the parent, which has no thread for it. `facts()` adds what the parent knows."""
+    """A part of the parent's loop: answers for the parent, which has no thread for it. `facts()` adds what the parent knows."""
 
     def __init__(self, facts: Callable[[], dict[str, Any]] = dict) -> None:
         self._facts = facts
@@ -232,14 +230,21 @@ class Answering:
 
     def act(self, readable: set[int], writable: set[int]) -> None:
         if self._asked is not None and self._asked.fileno() in readable:
-            asker, _ = self._asked.accept()
-            asker.setblocking(False)
-            if may_ask(asker):
-                self._askers[asker.fileno()] = asker
-            else:
-                asker.close()
+            self._accept(self._asked)
         for fd in readable & set(self._askers):
             self._answer(self._askers.pop(fd))
+
+    def _accept(self, asked: socket.socket) -> None:
+        try:
+            asker, _ = asked.accept()
+        except OSError as error:  # there are no descriptors left, for one
+            log.debug("an answer failed: %s", error)
+            return
+        asker.setblocking(False)
+        if may_ask(asker):
+            self._askers[asker.fileno()] = asker
+        else:
+            asker.close()
 
     def _answer(self, asker: socket.socket) -> None:
         try:
