@@ -6,7 +6,6 @@ from supervisor._fastpath.wire cimport Column, Command, Returned, Slot, clock_us
 cdef int _mode
 cdef unsigned long _thread
 cdef Run _run
-cdef object _hub
 
 cdef class Step:
     cdef public:

@@ -35,7 +35,6 @@ _FRESH, _FIRST_CLAIM = b"\0\0", b"\0\1"  # int2 on the wire
 _mode = OUTSIDE
 _thread = 0
 _run: Any = None
-_hub: Any = None
 
 
 def mode() -> int:
@@ -77,15 +76,9 @@ def _command(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return cmd
 
 
-def set_hub(switch: Any) -> None:
-    """Say how a def workflow comes back to the loop: `switch` of the greenlet that the loop runs on."""
-    global _hub
-    _hub = switch
-
-
 def block(cmd: Any) -> Any:
     """In a def workflow: hand *cmd* to the loop and come back with its value, or raise its error."""
-    _hub(cmd)
+    _run.coro.back(cmd)
     if cmd.error is not None:
         raise cmd.error
     return cmd.value

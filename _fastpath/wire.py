@@ -164,6 +164,11 @@ class Watched:
     def __init__(self, coroutine: Any, slot: Slot) -> None:
         self._coroutine, self._slot = coroutine, slot
 
+    @property
+    def cr_await(self) -> Any:
+        """What it awaits: the name that a coroutine has for it, so that whoever shows where a task waits sees through this one."""
+        return self._coroutine
+
     def __await__(self) -> Any:
         return self
 

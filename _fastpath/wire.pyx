@@ -265,6 +265,11 @@ cdef class Watched:
     def __init__(self, coroutine, Slot slot):
         self.coroutine, self.slot = coroutine, slot
 
+    @property
+    def cr_await(self):
+        """What it awaits: the name that a coroutine has for it, so that whoever shows where a task waits sees through this one."""
+        return self.coroutine
+
     def __await__(self):
         return self
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from supervisor._fastpath.loop import set_hub
 from supervisor._fastpath.wire import Returned
 
 KEPT_MAX = 2500  # as many as one batch may end and the next one begin; 18 KiB each
@@ -19,11 +18,12 @@ _kept: list[Any] = []
 class Green:
     """A call on a greenlet of its own: each `switch()` gives its next command, or this object when it has returned."""
 
-    __slots__ = ("shell", "switch", "value")
+    __slots__ = ("back", "shell", "switch", "value")
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, hub: Any) -> None:
         self.shell = shell
         self.switch = shell.switch
+        self.back = hub.switch  # from inside, to the loop
         self.value: Any = None
 
     def returned(self) -> Returned:
@@ -37,13 +37,12 @@ def green(fn: Callable[..., Any], args: tuple[Any, ...]) -> Green:
     from greenlet import getcurrent, greenlet  # type: ignore[import-untyped, unused-ignore]
 
     hub = getcurrent()
-    if _kept and _kept[-1].parent is hub:
+    if _kept and _kept[-1].parent is hub:  # greenlets belong to a thread, and the loop may go on in another one
         shell = _kept.pop()
         shell.gr_context = None  # context variables of the run before are not this one's
     else:
-        set_hub(hub.switch)
         shell = greenlet(_calls, parent=hub)
-    made = Green(shell)
+    made = Green(shell, hub)
     shell.job = (made, fn, args)
     return made
 

@@ -174,6 +174,7 @@ class Watchdog:
                 if handle is not None:
                     handle._context = copy_context()  # the one that the stuck thread is inside of can't be entered again
         stuck.call, stuck.slot = self._executors.detach(command, int(1.5e6 * LOOK_S))
+        self._executors.doing[held] = stuck.call
         self._loop.slot.leave()
         self._walk_again()
         demote_now(command.step)
@@ -242,6 +243,7 @@ class Watchdog:
     def _ended(self, thread: int, stuck: Stuck, value: Any, error: BaseException | None, started: int, ended: int) -> None:
         if self._stuck.get(thread) is stuck:
             del self._stuck[thread]
+            self._executors.doing.pop(thread, None)
         if thread != self._main:  # it ends, and its number may be another thread's soon
             self._orphan(thread)
         call = stuck.call

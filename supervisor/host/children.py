@@ -149,8 +149,16 @@ def fork(number: int, generation: int, app: str, keep: Iterable[int], blackbox: 
     parent = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
+    # a signal that comes to the child while it still has our handlers would be written into our pipe
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+    if pid != 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
         birth = Birth(number, generation, blackbox, _Pipe(writing).born, nudge, supervisor_id, (writing, nudge, *keep))
         _become_worker(birth, _Pipe(writing), app, parent, work, load)
     os.close(writing)
@@ -219,6 +227,7 @@ def _reset_signals() -> None:
         signal.signal(name, signal.SIG_IGN)
     for name in (signal.SIGTERM, signal.SIGQUIT):
         signal.signal(name, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     faulthandler.enable(file=2)  # a crash in native code says where
 
 

@@ -148,7 +148,7 @@ def test_top_counts_what_is_done(hosts: HostFactory, database: Database, tmp_pat
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
     assert 0 < worker["p50_ms"] <= worker["p99_ms"] and worker["commits_per_s"] > 0 and worker["memory_bytes"] > 10_000_000
-    assert seen["total"]["steps_per_s"] >= worker["steps_per_s"] * 0.99
+    assert seen["total"]["steps_per_s"] >= worker["steps_per_s"] * 0.9  # each is over a time of its own
     assert {row["queue"] for row in seen["queues"]} >= {"default"}
 
 
