@@ -115,7 +115,7 @@ def _die_with(parent: int, how: int) -> None:
 
 def _tend(control: socket.socket, worker: int) -> None:
     """Fork, signal and reap until the worker is gone; then kill what is left."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the worker's death, if its end of the socket has been inherited by somebody
+    signal.signal(signal.SIGTERM, lambda *_: _end_without(worker))
     for name in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)
     _die_with(worker, signal.SIGTERM)
@@ -135,6 +135,12 @@ def _tend(control: socket.socket, worker: int) -> None:
     finally:
         for pid in alive:
             _signal_group(pid, signal.SIGKILL)
+
+
+def _end_without(worker: int) -> None:
+    """On SIGTERM: the worker's death, if its end of the socket has been inherited by somebody. One to the whole group is the worker's to obey: it drains."""
+    if os.getppid() != worker:
+        sys.exit()
 
 
 def _obey(control: socket.socket, alive: dict[int, int]) -> bool:

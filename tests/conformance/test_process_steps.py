@@ -119,6 +119,21 @@ def test_no_process_outlives_its_worker(live: Live, victim: str) -> None:
         assert live.run(processes.process_asked_where)["parent"] != int(nursery)
 
 
+def test_what_makes_processes_ends_with_its_worker_only(live: Live) -> None:
+    """A TERM to the whole group makes workers drain, and they need it meanwhile. What is between worker and parent is none of its business."""
+    run = live.start(processes.process_asked_where, "group", "gate-group")
+    _, _, pid, nursery = live.until(lambda: [line for line in live.effects.lines("began") if line[1] == "group"])[0]
+    for one in (pid, nursery):
+        fds = Path(f"/proc/{one}/fd")
+        kinds = {os.readlink(fds / fd).partition(":[")[0] for fd in os.listdir(fds) if int(fd) > 2}
+        assert kinds <= {"socket", "anon_inode:[pidfd]", "anon_inode"}, f"{kinds} of process {one}"
+        assert "anon_inode:[eventfd]" not in {os.readlink(fds / fd) for fd in os.listdir(fds)}
+    os.kill(int(nursery), signal.SIGTERM)
+    live.effects.open("gate-group")
+    assert run.result(timeout=20)["pid"] == int(pid)
+    assert live.run(processes.process_asked_where)["parent"] == int(nursery)
+
+
 def test_a_worker_that_lost_half_of_its_threads_is_replaced(live: Live) -> None:
     """A call that hangs can't be ended in a thread. Its place is taken, but not for ever: the process goes, and its runs go on elsewhere."""
     workers = live.until(live.host.worker_pids)
