@@ -45,7 +45,7 @@ DEFAULT = "run"
 OWN_FLAGS = ("-h", "--help", "--version", "--debug")
 
 EXIT_NEGATIVE, EXIT_USAGE, EXIT_DATABASE, EXIT_INTERNAL, EXIT_CREATE = 1, 2, 69, 70, 73
-EXIT_SCHEMA, EXIT_PERMISSION, EXIT_CONFIG, EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_PIPE = 75, 77, 78, 124, 130, 141
+EXIT_SCHEMA, EXIT_PERMISSION, EXIT_CONFIG, EXIT_UNFIT, EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_PIPE = 75, 77, 78, 79, 124, 130, 141
 
 EXIT_CODES = f"""\b
 Exit codes:
@@ -58,6 +58,7 @@ Exit codes:
   {EXIT_SCHEMA}   the schema is missing or too old: run migrate
   {EXIT_PERMISSION}   a permission is missing
   {EXIT_CONFIG}   the configuration is wrong, or a part is not installed
+  {EXIT_UNFIT}   of a worker, in its host's log: too many of its threads hang, another took its place
   {EXIT_TIMEOUT}  waited, and the time was over
   {EXIT_INTERRUPTED}  interrupted (128 + signal: 143 for SIGTERM)"""
 

@@ -26,6 +26,7 @@ Exit codes:
   70     the app can't be imported, or workers died five times at birth
   75     the schema is missing or too old: run migrate
   78     the configuration is wrong: no such app, no room for its sessions
+  79     of a worker, in the log: too many of its threads hang, another took its place
   128+n  stopped at once by signal n: 130 second ^C, 131 QUIT, 143 second TERM"""
 
 

@@ -441,7 +441,7 @@ def test_exit_codes_of_run(database: Database, server: Server, hosts: HostFactor
     """Those that `run --help` lists and no other test here shows."""
     told = run_program("-m", "supervisor", "run", "--help", cwd=tmp_path).stdout
     listed = re.findall(r"^ +(\d+|128\+n)  +\S", told[told.index("Exit codes:") :], re.MULTILINE)
-    assert listed == ["0", "1", "2", "69", "70", "75", "78", "128+n"]
+    assert listed == ["0", "1", "2", "69", "70", "75", "78", "79", "128+n"]
     write(HEAD, PLAIN.format(word=""), "@workflow\nasync def fail() -> None:\n    raise ValueError('no')\n")
     with Client(database.dsn) as client:
         idle = hosts.start("shop", args=("--until-empty",))
