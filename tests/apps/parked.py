@@ -92,7 +92,7 @@ async def stuck(gate: str) -> int:
 
 
 @workflow
-async def holds(n: int) -> int:
+async def parked_holds(n: int) -> int:
     return await holding.aio(n)
 
 

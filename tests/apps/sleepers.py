@@ -14,5 +14,5 @@ def a_second(n: int) -> int:
 
 
 @workflow
-async def sleeping(n: int) -> int:
+async def sleeping_a_second(n: int) -> int:
     return await a_second.aio(n)

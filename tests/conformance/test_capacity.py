@@ -13,7 +13,7 @@ FIGURE_S = 9.0  # seven would be perfect; one worker that takes all, with the ot
 
 def test_slow_steps_are_spread_over_all_threads_of_all_workers(live: Live) -> None:
     """200 one-second steps on 4 workers of 8 threads: no worker hoards runs that another one's thread is free for."""
-    batch = live.client.start_many(sleepers.sleeping, range(RUNS))
+    batch = live.client.start_many(sleepers.sleeping_a_second, range(RUNS))
     assert [run.result(timeout=10 * FIGURE_S) for run in batch] == list(range(RUNS))
     by_worker = live.database.sql("select worker, count(*) from supervisor.step group by 1")
     took = live.database.one("select extract(epoch from max(ended_at) - min(started_at)) from supervisor.step")

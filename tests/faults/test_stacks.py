@@ -134,7 +134,7 @@ def test_a_loop_that_is_stuck_in_a_step_still_answers(hosts: HostFactory, effect
 def test_code_that_holds_the_interpreter_is_named(hosts: HostFactory, effects: Effects) -> None:
     """No Python can run in that process, not even what answers: C code writes the stacks."""
     with hosts(APP) as host, Client(host.database.dsn) as client:
-        client.start(parked.holds, n=10**11)
+        client.start(parked.parked_holds, n=10**11)
         eventually(lambda: effects.count("holding"), 30)
         facts = worker_of(host, code=1)
         assert facts["unanswered"] and "holds its interpreter" in facts["note"]
