@@ -47,6 +47,8 @@ class Birth:
 
 def work(options: WorkerOptions, birth: Birth) -> int:
     """Run one worker in this process until it is stopped; returns the exit code."""
+    if nursery.wanted():  # the app is imported, and there are no threads, sessions, event loop yet, nor the box, into which only this process may write
+        options.nursery = nursery.start(close=birth.fds)
     page = options.page = birth.blackbox.move_in(birth.number)
 
     def told(worker_id: int, application_name: str, ready: bool) -> None:
@@ -57,8 +59,6 @@ def work(options: WorkerOptions, birth: Birth) -> int:
     options.loop_slot, options.thread_slots, options.task_slots = page.loop_slot, page.thread_slots, page.task_slots
     options.look_behind = birth.blackbox.look_behind
     options.leave = partial(_leave, birth.number, page)
-    if nursery.wanted():  # the app is imported, and there are no threads, sessions and event loop yet
-        options.nursery = nursery.start(close=birth.fds)
     sys.setswitchinterval(SWITCH_S)
     gc.freeze()  # what the parent made is never garbage here, and touching it would copy its pages
     # Runs in memory form no cycles on the common path; fewer, larger collections cost less.
