@@ -442,7 +442,7 @@ class Worker:
             return 0
         free = self.capacity - len(self.loop.live) - sum(map(len, self.reading.waiting)) - self._asked_in_flight
         if self._sits_in_threads():
-            return max(0, min(free, self.executors.idle - len(self.loop.ready)))
+            return max(0, min(free, self.executors.idle - len(self.loop.ready) - self._asked_in_flight))
         if free < max(1, self.capacity // 8):
             return 0
         return min(free, max(1, self.capacity // 2), GROUP_MAX)
@@ -455,6 +455,8 @@ class Worker:
         steps, calls = self.loop.steps_total - self._steps_before, executors.ended - self._calls_before
         if steps >= WINDOW_STEPS:
             self._steps_before, self._calls_before = self.loop.steps_total, executors.ended
+            self._in_threads = calls * 2 > steps
+        elif self._steps_before == 0:  # no window is full yet: what there is must do, or the first that end free the worker to take everything
             self._in_threads = calls * 2 > steps
         return self._in_threads and executors.mean_us > SLOW_CALL_US
 
