@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from uuid import UUID
 
 from supervisor.core.errors import DatabaseUnavailable, Fenced
 from supervisor.engine import nursery, stacks
+from supervisor.engine.forked import leave
 from supervisor.engine.responder import Responder
 from supervisor.engine.worker import Worker, WorkerOptions
 
@@ -87,9 +87,4 @@ def _exit_code(number: int, error: BaseException | None, unfit: bool) -> int:
 def _leave(number: int, page: Any, error: BaseException | None, unfit: bool) -> None:
     """End the process from another thread than the main one, which is stuck in a step."""
     page.ends()  # by itself: no step is to blame
-    code = _exit_code(number, error, unfit)
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
+    leave(_exit_code(number, error, unfit))

@@ -10,7 +10,6 @@ name comes from outside: a step is a number in the registry, which is the same i
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -26,8 +25,8 @@ import msgspec
 
 from supervisor.core import codec, context, registry
 from supervisor.core.context import executing
+from supervisor.engine.forked import die_with, leave
 
-PR_SET_PDEATHSIG = 1
 MESSAGE_MAX = 4096
 length = struct.Struct(">i")
 
@@ -104,12 +103,6 @@ def start(close: Iterable[int] = ()) -> Nursery:
     return Nursery(pid, ours)
 
 
-def _die_with(parent: int, how: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, how, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
-
-
 # ── the nursery ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -118,7 +111,7 @@ def _tend(control: socket.socket, worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: _end_without(worker))
     for name in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)
-    _die_with(worker, signal.SIGTERM)
+    die_with(worker, signal.SIGTERM)
     alive: dict[int, int] = {}  # pid → pidfd
     told = control.fileno()
     try:
@@ -202,7 +195,7 @@ def _live(connection: socket.socket, nursery: int) -> None:
         for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
             signal.signal(name, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _die_with(nursery, signal.SIGKILL)
+        die_with(nursery, signal.SIGKILL)
         context.loop = None
         steps = registry.steps()
         while (message := read_message(connection)) is not None:
@@ -212,11 +205,7 @@ def _live(connection: socket.socket, nursery: int) -> None:
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
     finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
+        leave(code)
 
 
 def read_message(connection: socket.socket) -> bytes | None:

@@ -6,7 +6,6 @@ killed with its parent, loads the app. A child never returns from here: it ends 
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import signal
@@ -21,6 +20,7 @@ from uuid import UUID
 import msgspec
 
 from supervisor.core.errors import ConfigInvalid, DefinitionError
+from supervisor.engine.forked import die_with, leave
 from supervisor.engine.main import Birth
 from supervisor.engine.responder import release
 from supervisor.host.titles import set_title
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-PR_SET_PDEATHSIG = 1
 EXIT_BROKEN = 70
 TRACEBACK_MAX = 16_000  # characters of its end; a pipe takes 64 KiB without a reader
 FD_MAX = 65_536
@@ -187,19 +186,13 @@ def _become_worker(birth: Birth, pipe: _Pipe, app: str, parent_pid: int, work: W
     try:
         _reset_signals()
         close_all_but(set(birth.fds))
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent_pid:
-            os._exit(0)
+        die_with(parent_pid, signal.SIGKILL)
         set_title(f"worker {birth.number}{f' of {app}' if app else ''}, generation {birth.generation}")
         code = _load(birth, pipe, load) or work(birth)
     except BaseException as error:  # noqa: BLE001 - whatever it was, it must not run the parent's code
         pipe.tell(Broken(_told(error)))
     finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
+        leave(code)
 
 
 def _load(birth: Birth, pipe: _Pipe, load: Load | None) -> int:

@@ -19,7 +19,6 @@ HEADER_BYTES = 4096
 TASK_SLOTS = 64
 LOG_LINES, LOG_LINE_BYTES = 64, 200
 BUCKETS = 40  # of batch latencies: bucket n counts those of less than 2^n us
-NAME_AT = 48  # in a slot
 LAST_WORDS_BYTES = 1 << 20  # per worker, behind the pages: what faulthandler wrote; sparse, so it costs what is written
 
 # the region's header: magic, version, bytes of the header, of a page, pages, threads, pid of the parent; started, supervisor, look-behind, schema

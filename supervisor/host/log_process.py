@@ -8,7 +8,6 @@ The log process ends when its writers are gone, or at once after its parent: it 
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import logging
 import mmap
@@ -29,9 +28,11 @@ from typing import NoReturn
 
 from multiprocessing_logging import MultiProcessingHandler  # type: ignore[import-untyped, unused-ignore]
 
-from supervisor.host.children import PR_SET_PDEATHSIG, close_all_but
+from supervisor.engine.forked import die_with
+from supervisor.host.children import close_all_but
 from supervisor.host.log_files import LogFile
-from supervisor.host.log_lines import LINE_BEGINS, PlaceOfRecord, as_json, line_of
+from supervisor.host.log_lines import LINE_BEGINS, as_json, line_of
+from supervisor.host.logs import Lockless
 from supervisor.host.titles import set_title
 
 log = logging.getLogger("pgsupervisor.log")
@@ -115,23 +116,13 @@ def _record(message: str) -> logging.LogRecord:
     return log.makeRecord(log.name, logging.WARNING, "", 0, message, (), None)
 
 
-class PipeHandler(MultiProcessingHandler):  # type: ignore[misc, unused-ignore]
+class PipeHandler(Lockless, MultiProcessingHandler):  # type: ignore[misc, unused-ignore]
     """multiprocessing-logging's handler, given its queue: it starts no thread, has no lock and shares nothing with other workers."""
 
     def __init__(self, pipe: Pipe) -> None:
-        logging.Handler.__init__(self)
+        Lockless.__init__(self)
         self.sub_handler = logging.NullHandler()  # to which the package hands a formatter on
         self.queue = pipe
-        self.addFilter(PlaceOfRecord())
-
-    def createLock(self) -> None:  # noqa: N802
-        self.lock = None
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        wanted = bool(self.filter(record))
-        if wanted:
-            self.emit(record)
-        return wanted
 
     def _format_record(self, record: logging.LogRecord) -> bytes:
         return as_json(line_of(record))
@@ -284,11 +275,10 @@ def _become_log_process(file: LogFile, pipes: list[int], life: socket.socket, pa
             if number < signal.SIGRTMIN:
                 signal.signal(number, signal.SIG_IGN)
         # A stopped one would outlive its parent; woken, it finds the other end closed.
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
+        die_with(parent, signal.SIGCONT)
         close_all_but({*pipes, life.fileno()})
         set_title("log")
-        if os.getppid() == parent:
-            Writer(file, pipes, life).run()
+        Writer(file, pipes, life).run()
         code = 0
     except BaseException as error:  # noqa: BLE001 - whatever it was, it must not run the parent's code
         _complain(f"the log process ends: {type(error).__name__}: {error}")

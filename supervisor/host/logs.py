@@ -24,7 +24,7 @@ class Lockless(logging.Handler):
     """A handler whose records are one write each, so it needs no lock; logging's own would be one more thing to be held across a fork."""
 
     def __init__(self) -> None:
-        super().__init__()
+        logging.Handler.__init__(self)  # not the next class's: multiprocessing-logging's would start a thread
         self.addFilter(PlaceOfRecord())
 
     def createLock(self) -> None:  # noqa: N802
