@@ -69,7 +69,7 @@ class Executors:
         self._finished = finished
         self._thread_slots, self._task_slots = list(thread_slots), list(task_slots)
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
-        self._done: deque[tuple[Call, Any, BaseException | None, int, int, int]] = deque()
+        self._done: deque[tuple[Call, Any, BaseException | None, int, int, int, int]] = deque()
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         self._woken = False
@@ -133,10 +133,11 @@ class Executors:
             slot.own()
         while (call := self._queue.get()) is not None:
             if not call.live:
-                self._post(call, None, None, 0, 0)
+                self._post(call, None, None, 0, 0, 0)
                 continue
             command = call.command
             call.holds = True
+            slept = _sleeps()
             started, busy = time.perf_counter_ns(), time.thread_time_ns()
             call.started = self._clock()
             if slot is not None:
@@ -152,10 +153,11 @@ class Executors:
             executing.reset(token)
             if slot is not None:
                 slot.leave()
-            self._post(call, value, error, (time.perf_counter_ns() - started) // 1000, (time.thread_time_ns() - busy) // 1000)
+            took_us, busy_us = (time.perf_counter_ns() - started) // 1000, (time.thread_time_ns() - busy) // 1000
+            self._post(call, value, error, took_us, busy_us, took_us if _sleeps() > slept else busy_us)
 
-    def _post(self, call: Call, value: Any, error: BaseException | None, took_us: int, busy_us: int) -> None:
-        self._done.append((call, value, error, self._clock(), took_us, busy_us))
+    def _post(self, call: Call, value: Any, error: BaseException | None, took_us: int, busy_us: int, own_us: int) -> None:
+        self._done.append((call, value, error, self._clock(), took_us, busy_us, own_us))
         if not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._collect, context=self._context)
@@ -163,31 +165,32 @@ class Executors:
     def _collect(self) -> None:
         self._woken = False
         while self._done:
-            call, value, error, ended, took_us, busy_us = self._done.popleft()
+            call, value, error, ended, took_us, busy_us, own_us = self._done.popleft()
             self.busy -= 1
             self.ended += 1
             self.mean_us += (took_us - self.mean_us) / 8
             if call.live:
-                self._tally(call.command.step, took_us, busy_us)
+                self._tally(call.command.step, busy_us, own_us)
                 self._end(call, value, error, ended)
             else:
                 self._stuck -= 1
                 self._lost -= call.lost
             call.holds = False
 
-    def _tally(self, step: Any, took_us: int, busy_us: int) -> None:
+    def _tally(self, step: Any, busy_us: int, own_us: int) -> None:
         """Count a call; a step that has been quick for 50 calls moves onto the loop's thread.
 
-        Quick: it used little CPU every time (all but one), and little time most of the time. The rest of the time may be
-        other threads' that held the interpreter, which a measurement from inside can't tell from waiting.
+        Quick: it used little CPU every time (all but one), and little time of its own most of the time: the time that a
+        preempted thread was off the CPU is not its own. The rest may be other threads' that held the interpreter, which a
+        measurement from inside can't tell from waiting.
         """
         if step.inline or step.special or step.info.place == "thread" or step in _DEMOTED:
             return
         tally = self._tallies.setdefault(step, [])
-        tally.append((busy_us, took_us))
+        tally.append((busy_us, own_us))
         if len(tally) >= PROMOTE_AFTER_CALLS:
-            busy, took = sorted(busy for busy, _ in tally), sorted(took for _, took in tally)
-            step.inline = busy[-2] < PROMOTE_BELOW_US and took[len(took) * 4 // 5] < PROMOTE_BELOW_US
+            busy, own = sorted(busy for busy, _ in tally), sorted(own for _, own in tally)
+            step.inline = busy[-2] < PROMOTE_BELOW_US and own[len(own) * 4 // 5] < PROMOTE_BELOW_US
             tally.clear()
 
     # ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,6 +324,11 @@ class Executors:
             self._queue.put(None)
         if self._processes is not None:
             self._processes.stop()
+
+
+def _sleeps() -> int:
+    """How often the calling thread has given up the CPU by itself."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 class OffCpu:
