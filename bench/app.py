@@ -6,6 +6,8 @@ that thing costs. Every step changes its value, so that a sum over the results s
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any
 
 import msgspec
@@ -64,6 +66,58 @@ def filling_def(line: Line, steps: int) -> Line:
 @workflow
 async def job(number: int) -> int:
     return await add_one.aio(number)
+
+
+@step
+def slow_add_one(number: int) -> int:
+    time.sleep(1.0)
+    return number + 1
+
+
+@workflow
+async def slow_job(number: int) -> int:
+    return await slow_add_one.aio(number)
+
+
+@step
+def hold(gate: str) -> bool:
+    """Stay until a file is made, or half a minute."""
+    until = time.monotonic() + 30.0
+    while not os.path.exists(gate) and time.monotonic() < until:
+        time.sleep(0.02)
+    return True
+
+
+@workflow
+async def holding(gate: str) -> bool:
+    return await hold.aio(gate)
+
+
+@step(run="thread")
+def tick(number: int) -> int:
+    time.sleep(0.002)
+    return number + 1
+
+
+@workflow
+async def ticking(ticks: int) -> int:
+    number = 0
+    for _ in range(ticks):
+        number = await tick.aio(number)
+    return number
+
+
+@step(run="inline")
+def sometimes_slow(seconds: float) -> float:
+    """On the loop's own thread, as a step that was always quick; until it suddenly is not."""
+    if seconds:
+        time.sleep(seconds)
+    return seconds
+
+
+@workflow
+async def surprising(seconds: float) -> float:
+    return await sometimes_slow.aio(seconds)
 
 
 @step(transactional=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import mmap
 import os
 import platform
@@ -146,7 +147,7 @@ def _furnish(place: Place) -> None:
     """Make the schema, and let a worker register the app's workflows, without which nothing can be started."""
     with place.connect() as conn:
         migrations.migrate(conn, place.schema)
-    with _workers(place, 1) as workers:
+    with workers_of(place, 1) as workers:
         while not all(child.ready for child in workers.parent.children.values()):
             workers.step(1.0)
 
@@ -278,7 +279,7 @@ class _Workers(Service):
 
     def cpu_s(self) -> float:
         """User and system seconds of all living workers with all their threads, since their birth."""
-        return sum(_process_cpu_s(pid) for pid in self.parent.children)
+        return sum(process_cpu_s(pid) for pid in self.parent.children)
 
     def end(self) -> None:
         self._stopping = True
@@ -288,7 +289,7 @@ class _Workers(Service):
 
 
 @contextmanager
-def _workers(place: Place, procs: int, patch: Callable[[], None] | None = None) -> Iterator[_Workers]:
+def workers_of(place: Place, procs: int, patch: Callable[[], None] | None = None) -> Iterator[_Workers]:
     """Workers that run until the end of the block; signals are as before afterwards."""
     if len(os.listdir("/proc/self/task")) != 1:
         raise BenchInvalid("this process has threads and must fork; nothing can be measured in it")
@@ -308,7 +309,7 @@ def _workers(place: Place, procs: int, patch: Callable[[], None] | None = None) 
             signal.signal(name, handler)
 
 
-def _process_cpu_s(pid: int) -> float:
+def process_cpu_s(pid: int) -> float:
     """CPU time of a process by its CPU-time clock, in ns where the kernel lets us, else by /proc in ticks."""
     try:
         return time.clock_gettime(~pid << 3 | 2)  # CPUCLOCK_SCHED of clock_getcpuclockid(3)
@@ -387,17 +388,17 @@ def run(place: Place, load: Load, procs: int, patch: Callable[[], None] | None =
         settle(conn, place, ("task", "run"))
         conn.execute("SET synchronize_seqscans = off")
         offset = _clock_offset(conn)
-        commits = _commits(conn)
-        wal = _one(conn, "SELECT pg_current_wal_insert_lsn()")
+        commits = committed(conn)
+        wal = one(conn, "SELECT pg_current_wal_insert_lsn()")
         reaped = _children_cpu_s()
-        with _workers(place, procs, patch) as workers:
+        with workers_of(place, procs, patch) as workers:
             last_at, last_wal = _until_empty(conn, place, workers, load)
             cpu_s = workers.cpu_s()
             first_at = datetime.fromtimestamp(workers.first_ready_ns / 1e9, timezone.utc) + offset
         measured = Measured(
             runs=load.runs, steps=load.runs * load.steps, seconds=(last_at - first_at).total_seconds(), first_claim_at=first_at,
             last_outcome_at=last_at, worker_cpu_s=cpu_s, worker_cpu_to_exit_s=_children_cpu_s() - reaped,
-            wal_bytes=int(_one(conn, "SELECT pg_wal_lsn_diff(%s, %s)", last_wal, wal)), commits=_commits(conn) - commits, step_commits=0,
+            wal_bytes=int(one(conn, "SELECT pg_wal_lsn_diff(%s, %s)", last_wal, wal)), commits=committed(conn) - commits, step_commits=0,
         )  # fmt: skip
         measured.step_commits = _check(conn, place, load, measured)
     return measured
@@ -420,7 +421,7 @@ def _until_empty(conn: psycopg.Connection[Any], place: Place, workers: _Workers,
             return at, wal
         if time.monotonic() >= ask_at:
             ask_at = time.monotonic() + STUCK_S
-            if left == (left := _one(conn, sql.SQL("SELECT count(*) FROM {}").format(place.table("task")))):
+            if left == (left := one(conn, sql.SQL("SELECT count(*) FROM {}").format(place.table("task")))):
                 stuck = f"no run ended for {STUCK_S:.0f} s and {left:,} of {load.runs:,} are left"
                 raise BenchInvalid(f"{stuck}; --keep keeps the database to look into")
 
@@ -433,7 +434,7 @@ def _check(conn: psycopg.Connection[Any], place: Place, load: Load, measured: Me
     ).fetchone()  # type: ignore[misc]
     sums = sql.SQL("SELECT count(*), count(*) FILTER (WHERE status = 1), sum({}) FROM {}")
     ends, ended, total = conn.execute(sums.format(sql.SQL(load.number), outcome)).fetchone()  # type: ignore[misc]
-    left = _one(conn, sql.SQL("SELECT count(*) FROM {}").format(task))
+    left = one(conn, sql.SQL("SELECT count(*) FROM {}").format(task))
     found = {
         "steps": steps, "steps completed": completed, "outcomes": ends, "runs completed": ended, "tasks left": left, "sum of results": total,
     }  # fmt: skip
@@ -448,7 +449,7 @@ def _check(conn: psycopg.Connection[Any], place: Place, load: Load, measured: Me
         raise BenchInvalid(f"{load.workflow.name}: {'; '.join(wrong)}. The measurement does not count; look into the database with --keep")
     if load.check is not None:
         load.check(conn)
-    return int(_one(conn, sql.SQL("SELECT count(*) FROM (SELECT xmin FROM {} GROUP BY xmin) AS writers").format(step)))
+    return int(one(conn, sql.SQL("SELECT count(*) FROM (SELECT xmin FROM {} GROUP BY xmin) AS writers").format(step)))
 
 
 def _clock_offset(conn: psycopg.Connection[Any]) -> timedelta:
@@ -456,7 +457,7 @@ def _clock_offset(conn: psycopg.Connection[Any]) -> timedelta:
     offsets = []
     for _ in range(10):
         asked = time.time_ns()
-        there = _one(conn, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
+        there = one(conn, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
         took = time.time_ns() - asked
         offsets.append((took, there - (asked + took // 2) // 1000))
     return timedelta(microseconds=min(offsets)[1])
@@ -468,13 +469,13 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_n
 """
 
 
-def _commits(conn: psycopg.Connection[Any]) -> int:
+def committed(conn: psycopg.Connection[Any]) -> int:
     """Transactions committed in this database, when no other session is left that has not yet counted its own."""
     give_up_at = time.monotonic() + SESSIONS_GONE_S
-    while _one(conn, _OTHER_SESSIONS) and time.monotonic() < give_up_at:
+    while one(conn, _OTHER_SESSIONS) and time.monotonic() < give_up_at:
         time.sleep(0.01)
     conn.execute("SELECT pg_stat_force_next_flush()")
-    return int(_one(conn, "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"))
+    return int(one(conn, "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"))
 
 
 def _children_cpu_s() -> float:
@@ -482,7 +483,7 @@ def _children_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _one(conn: psycopg.Connection[Any], statement: Any, *values: Any) -> Any:
+def one(conn: psycopg.Connection[Any], statement: Any, *values: Any) -> Any:
     row = conn.execute(statement, values or None).fetchone()
     assert row is not None
     return row[0]
@@ -515,6 +516,17 @@ def raw(measured: Measured) -> dict[str, float]:
         "commits": measured.commits,
         "batch_rows": measured.batch_rows,
     }
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The least of *values* that so many percent of them do not exceed: always one that was seen."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def counting(place: Place, table: str) -> sql.Composed:
+    """How many runs of a table completed."""
+    return sql.SQL("SELECT count(*) FROM {} WHERE status = 1").format(place.table(table))
 
 
 def told(n: int, repeats: int, figures: dict[str, float], names: Sequence[str]) -> str:

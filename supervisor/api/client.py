@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 
 import msgspec
 
+from supervisor.api.hints import Hints
+from supervisor.api.waiting import Waiter
 from supervisor.core import codec
 from supervisor.core.errors import (
     ClientInsideRun,
     ClockSkew,
+    DatabaseUnavailable,
     InputInvalid,
     KeyMismatch,
     RunCancelled,
@@ -42,8 +45,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 CHUNK_RUNS = 5_000  # runs per transaction of start_many: 40 ms of the server's time, 1 MB on the wire
-POLL_MIN_S = 0.005
-POLL_MAX_S = 0.2
 KEY_MAX = 500
 
 
@@ -79,10 +80,13 @@ class Named(msgspec.Struct, frozen=True):
 class Run(Generic[R]):
     """A run that was started or found. `created` is False where a key named one that was there before."""
 
-    __slots__ = ("_client", "_workflow", "created", "id", "key", "workflow")
+    __slots__ = ("_client", "_started_at", "_workflow", "created", "id", "key", "workflow")
 
-    def __init__(self, client: Client, run_id: uuid.UUID, workflow: str, definition: Any, key: str | None, created: bool) -> None:
+    def __init__(
+        self, client: Client, run_id: uuid.UUID, workflow: str, definition: Any, key: str | None, created: bool, started_at: float = 0.0
+    ) -> None:
         self._client = client
+        self._started_at = started_at
         self._workflow = definition
         self.id = run_id
         self.key = key
@@ -98,7 +102,7 @@ class Run(Generic[R]):
 
         Raises RunFailed with the rebuilt error as `__cause__`, RunCancelled, RunTerminated, TimeoutError.
         """
-        outcome = self._client._await(self.id, timeout)
+        outcome = self._client._await(self.id, timeout, self._started_at)
         return cast(R, _result(outcome, self.workflow, self._workflow))
 
     def __repr__(self) -> str:
@@ -153,6 +157,11 @@ class Client:
         self._source = "Client(dsn)"  # what an error calls the place that the DSN came from
         self._lock = threading.RLock()
         self._opened: ClientCalls | None = None
+        self._apart_lock = threading.Lock()
+        self._apart: ClientCalls | None = None  # a session for waiting, where threads wait while others start
+        self._alone = True  # no two threads have met at the session yet
+        self._hints = Hints()
+        self._waiter = Waiter(self._outcomes)
         self._pid = os.getpid()
         self._parameters: dict[str, list[dict[str, Any]]] = {}
 
@@ -164,9 +173,14 @@ class Client:
 
     def close(self) -> None:
         """End the session; the next call opens another."""
+        if self._pid != os.getpid():
+            return
         with self._lock:
-            if self._opened is not None and self._pid == os.getpid():
+            if self._opened is not None:
                 self._opened.close()
+        with self._apart_lock:
+            if self._apart is not None:
+                self._apart.close()
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -265,23 +279,29 @@ class Client:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ready(self) -> _Ready:
+        self._ready_here()
+        return _Ready(self)
+
+    def _ready_here(self) -> None:
         _refuse_inside_run()
         if self._pid != os.getpid():
             raise SupervisorError(
                 f"this client was made in process {self._pid} and is used in {os.getpid()}, after a fork: two processes on one session "
                 f"read each other's answers; make a new Client() in the child"
             )
-        return _Ready(self)
 
     def _calls(self) -> ClientCalls:
         if self._opened is None:
-            from supervisor.db import connect
-            from supervisor.db.client_calls import ClientCalls
-            from supervisor.db.statements import checked_schema
-
-            schema = checked_schema(self._schema) if self._schema else connect.schema_name()
-            self._opened = ClientCalls(connect.resolve_dsn(self._dsn, source=self._source), schema)
+            self._opened = self._new_calls("client")
         return self._opened
+
+    def _new_calls(self, purpose: str) -> ClientCalls:
+        from supervisor.db import connect
+        from supervisor.db.client_calls import ClientCalls
+        from supervisor.db.statements import checked_schema
+
+        schema = checked_schema(self._schema) if self._schema else connect.schema_name()
+        return ClientCalls(connect.resolve_dsn(self._dsn, source=self._source), schema, purpose)
 
     def _start_one(self, calls: ClientCalls, asked: _Asked, payload: bytes) -> Run[Any]:
         key, digest = asked.key, sha256(payload).digest()
@@ -303,7 +323,19 @@ class Client:
             if not conflicts[0].matches:
                 raise KeyMismatch(asked.name, key or "", conflicts[0].run_id)
             return Run(self, conflicts[0].run_id, asked.name, asked.definition, key, False)
-        return Run(self, created, asked.name, asked.definition, key, True)
+        started_at = time.monotonic()
+        self._announce(calls, asked, 1)
+        return Run(self, created, asked.name, asked.definition, key, True, started_at)
+
+    def _announce(self, calls: ClientCalls, asked: _Asked, runs: int) -> None:
+        """Hint at durable starts; those that may not be announced now are told with the next ones."""
+        self._hints.add(asked.name, asked.queue, runs, asked.delay_s)
+        self._say_hint(calls)
+
+    def _say_hint(self, calls: ClientCalls) -> None:
+        hint = self._hints.take()
+        if hint is not None:
+            calls.announce(hint)
 
     def _stream(
         self,
@@ -335,6 +367,7 @@ class Client:
         with self._ready() as calls:
             run_ids = calls.run_ids(len(chunk.inputs))
             conflicts = calls.start(asked.name, run_ids, chunk.inputs, chunk.keys, chunk.hashes, **asked.how)
+            self._announce(calls, asked, len(run_ids) - len(conflicts))
         first = len(batch._ids)
         for at, run_id, matches in conflicts:
             if run_id.bytes == run_ids[at]:
@@ -346,26 +379,47 @@ class Client:
             run_ids[at] = run_id.bytes
         batch._ids.extend(run_ids)
 
-    def _await(self, run_id: uuid.UUID, timeout: float | None) -> Outcome:
-        """Poll for the outcome, 5 ms at first, 200 ms in the end."""
+    def _await(self, run_id: uuid.UUID, timeout: float | None, started_at: float) -> Outcome:
         give_up_at = None if timeout is None else time.monotonic() + timeout
-        pause_s = POLL_MIN_S
-        while True:
-            with self._ready() as calls:
-                outcomes = calls.outcomes([run_id.bytes])
-            if outcomes:
-                return outcomes[0]
-            left_s = POLL_MAX_S if give_up_at is None else give_up_at - time.monotonic()
-            if left_s <= 0:
-                now = self._one(run_id)
-                raise TimeoutError(
-                    f"run {run_id} of {now.workflow} has not ended within {timeout:g} s; it is {now.status}"
-                    + (f" ({now.wait})" if now.wait else "")
-                    + (f" at step {now.step}" if now.step else "")
-                    + f": python -m supervisor show {run_id}"
-                )
-            time.sleep(min(pause_s, left_s))
-            pause_s = min(pause_s * 1.5, POLL_MAX_S)
+        outcome = self._waiter.wait(run_id.bytes, give_up_at, started_at)
+        if outcome is not None:
+            return outcome
+        with self._ready() as calls:  # it may have ended since it was last asked about
+            outcomes = calls.outcomes([run_id.bytes])
+        if outcomes:
+            return outcomes[0]
+        now = self._one(run_id)
+        raise TimeoutError(
+            f"run {run_id} of {now.workflow} has not ended within {timeout:g} s; it is {now.status}"
+            + (f" ({now.wait})" if now.wait else "")
+            + (f" at step {now.step}" if now.step else "")
+            + f": python -m supervisor show {run_id}"
+        )
+
+    def _outcomes(self, ids: Sequence[bytes]) -> Sequence[Outcome]:
+        """What the one that asks for all asks: on the client's session, on another as soon as threads have met at that."""
+        if self._alone and self._lock.acquire(blocking=False):
+            try:
+                with self._ready() as calls:
+                    self._say_hint(calls)
+                    return calls.outcomes(ids)
+            finally:
+                self._lock.release()
+        self._alone = False
+        self._ready_here()
+        with self._apart_lock:
+            if self._apart is None:
+                self._apart = self._new_calls("waiter")
+            try:
+                outcomes = self._apart.outcomes(ids)
+            except DatabaseUnavailable:
+                if self._apart.connected:
+                    raise
+            else:
+                self._say_hint(self._apart)
+                return outcomes
+        with self._ready() as calls:  # no second session is to be had
+            return calls.outcomes(ids)
 
     def _one(self, run_id: uuid.UUID) -> RunInfo:
         with self._ready() as calls:

@@ -33,6 +33,10 @@ def _count(name: str, default: int, words: str) -> Callable[[Any], Any]:
     return click.option(f"--{name}", type=click.IntRange(min=1), default=default, show_default=True, help=words)
 
 
+def _seconds(default: float, words: str) -> Callable[[Any], Any]:
+    return click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=default, show_default=True, help=words)
+
+
 _procs = click.option("--procs", default="auto", show_default=True, help="Worker processes; auto: one per core this process may use.")
 _COMMON = (
     _count("repeat", 5, "Repeats; the figures are their medians."),
@@ -100,6 +104,55 @@ def tx(runs: int, procs: str, hot: int | None, **common: Any) -> None:
 
     asked = question.Asked(runs, count_procs(procs if procs == "auto" else int(procs)), hot)
     _answer("tx", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
+@bench.command()
+@click.option("--rate", type=click.FloatRange(0.1, 10_000), default=100.0, show_default=True, help="Starts per second.")
+@_seconds(20.0, "How long runs are started for.")
+@_procs
+@_common
+def latency(rate: float, seconds: float, procs: str, **common: Any) -> None:
+    """Milliseconds from the intended start of a run to its result."""
+    from supervisor.bench import latency as question
+    from supervisor.cli.run import count_procs
+
+    asked = question.Asked(rate, seconds, count_procs(procs if procs == "auto" else int(procs)))
+    _answer("latency", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
+@bench.command()
+@_count("procs", 4, "Worker processes.")
+@_seconds(30.0, "How long the host is watched.")
+@_common
+def idle(procs: int, seconds: float, **common: Any) -> None:
+    """Queries and CPU of a host that has nothing to do."""
+    from supervisor.bench import idle as question
+
+    asked = question.Asked(procs, seconds)
+    _answer("idle", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
+@bench.command()
+@_count("runs", 200, "Runs of one step that takes a second.")
+@_count("procs", 4, "Worker processes.")
+@_common
+def spread(runs: int, procs: int, **common: Any) -> None:
+    """Seconds for slow steps on the threads of several workers."""
+    from supervisor.bench import spread as question
+
+    asked = question.Asked(runs, procs)
+    _answer("spread", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
+@bench.command()
+@_count("kills", 50, "How often each thing happens.")
+@_common
+def recover(kills: int, **common: Any) -> None:
+    """Milliseconds until others go on: after kills of workers and leaders, and beside a step that does not end."""
+    from supervisor.bench import recover as question
+
+    asked = question.Asked(kills)
+    _answer("recover", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 
 def _answer(

@@ -36,7 +36,7 @@ from supervisor.core.ids import RunIds
 from supervisor.core.version import VERSION
 from supervisor.db import connect as _connect
 from supervisor.db import migrations
-from supervisor.db.statements import Sql, migration_files
+from supervisor.db.statements import Sql, migration_files, wake_channel
 
 OFFSET_FRESH_S = 60.0  # a clock of 500 ppm drifts 30 ms in that time; ids may be 60 s off
 RETRY_S = 10.0  # how long a lost database is tried for before the caller is told
@@ -89,6 +89,11 @@ class ClientCalls:
         if self._conn is not None:
             self._conn.close()
             self._conn = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether it ever had a session."""
+        return self._measured_at > 0.0
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -156,6 +161,16 @@ class ClientCalls:
         arrays = (pack_uuids([ids[at] for at in keyed]), pack_byteas([inputs[at] for at in keyed]), pack_texts([keys[at] for at in keyed]))
         rows = self._rows(conn, "client_start", (packed[0], *arrays, pack_byteas([hashes[at] for at in keyed]), *packed[5:]))
         return [Conflict(keyed[n - 1], run_id, matches) for n, run_id, matches in rows]
+
+    def announce(self, hint: str) -> None:
+        """Tell the hosts what was started, in a transaction of its own. Never raises: they find it by themselves, too."""
+        if self._conn is None or self._conn.closed:
+            return
+        try:
+            self._rows(self._conn, "announce_starts", (wake_channel(self.schema), hint))
+        except psycopg.Error as error:
+            if self._lost(error):
+                self.close()
 
     def outcomes(self, ids: Sequence[bytes]) -> list[Outcome]:
         """How those of *ids* ended that have ended."""

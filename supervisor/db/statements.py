@@ -74,6 +74,11 @@ def checked_schema(name: str) -> str:
     return name
 
 
+def wake_channel(schema: str) -> str:
+    """The channel on which starts of this schema are announced; notifications stay within their database."""
+    return f"{schema}_wake"
+
+
 def _schema_fault(name: str) -> str:
     if not name:
         return "it is empty"

@@ -1,8 +1,8 @@
 """What to claim: the low-water marks of one session, and the claims that look behind them.
 
 A mark per (queue, priority) keeps claims from walking over the dead entries of earlier ones. It may hide a row whose
-start committed late or that was given back with an older ready_at, so once a second a claim goes without marks, and
-goes on without them as long as it comes back full.
+start committed late or that was given back with an older ready_at. So while claims are few they go from the marks of a
+second ago; and once a second one goes without marks, and on without them as long as it comes back full.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from supervisor._fastpath.wire import Column
 
 PRIORITIES = 10
 LOOK_BEHIND_S = 1.0
+LATE_S = 1.0  # a start that commits so long after its ready_at is not hidden
+LATE_ROWS = 500  # where no more rows than that were claimed since: walking over them costs 50 us
 _NOTHING = struct.pack(">q", -(1 << 63)) + bytes(16)  # before every row: -infinity, the smallest id
 _int4 = struct.Struct(">i").pack
 _int2 = struct.Struct(">h").pack
@@ -29,15 +31,24 @@ class Claims:
         self._look_behind = look_behind
         self._again_without = False
         self._without = False
+        self._older: dict[bytes, bytes] = {}  # marks as they were one to two seconds ago, and rows claimed since
+        self._newer: dict[bytes, bytes] = {}
+        self._since_older = self._since_newer = 0
+        self._turned_at_s = 0.0
 
     def params(self, limit: int, now_s: float) -> list[bytes]:
         """Parameters for up to *limit* runs, without the worker's id."""
         self._without = self._again_without or self._look_behind(now_s)
+        if now_s - self._turned_at_s >= LATE_S:
+            self._turned_at_s = now_s
+            self._older, self._since_older = self._newer, self._since_newer
+            self._newer, self._since_newer = dict(self.marks), 0
+        marks = self._older if self._since_older <= LATE_ROWS else self.marks
         columns = [Column(INT4), Column(INT2), Column(TIMESTAMPTZ), Column(UUID)]
         for prio in range(PRIORITIES):
             for queue in self._queues:
                 key = _int4(queue) + _int2(prio)
-                mark = _NOTHING if self._without else self.marks.get(key, _NOTHING)
+                mark = _NOTHING if self._without else marks.get(key, _NOTHING)
                 for column, value in zip(columns, (key[:4], key[4:], mark[:8], mark[8:]), strict=True):
                     column.put(value)
         self._queues.append(self._queues.pop(0))  # the next claim begins with another queue, so that a busy one does not starve the others
@@ -46,6 +57,8 @@ class Claims:
     def took(self, count: int, limit: int) -> None:
         """Note how many the last claim brought. (The loop keeps `marks` while it reads the rows.)"""
         self._again_without = self._without and count >= limit
+        self._since_older += count
+        self._since_newer += count
 
 
 def every_second() -> Callable[[float], bool]:

@@ -16,8 +16,10 @@ import struct
 import uuid
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from supervisor._fastpath.loop import INT4, Loop, Run
@@ -35,6 +37,7 @@ from supervisor.engine.commands import CODE_MISSING, COMMIT_REJECTED, CRASH_LOOP
 from supervisor.engine.executors import Executors
 from supervisor.engine.processes import Processes
 from supervisor.engine.reading import Look, Reading, Reads
+from supervisor.engine.rest import Board, Rest, Seat
 from supervisor.engine.transactional import Transactions
 from supervisor.engine.visibility import OnThisThread, loop_hidden
 from supervisor.engine.watchdog import Detached, Watchdog
@@ -49,7 +52,6 @@ HOT = (
 GROUP_MAX = 2500  # runs executed between two sends
 EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for the group to be full
 QUICK_CYCLE_S, SLOW_CYCLE_S = 0.02, 0.1
-POLL_BUSY_S, POLL_IDLE_S, BUSY_FOR_S = 0.02, 0.5, 10.0
 CLAIMS_MAX = 10
 DEADLINE_LOOK_S = 60.0
 WAKE_MISSING_S = 10.0
@@ -78,6 +80,7 @@ class WorkerOptions:
     supervisor_id: uuid.UUID = field(default_factory=uuid.uuid4)
     number: int = 0
     nudge_fd: int = -1  # an eventfd that the parent writes when there may be work
+    seat: Seat = field(default_factory=lambda: Board(1).seat(0))
     loop_slot: Any = None
     thread_slots: list[Any] = field(default_factory=list)
     task_slots: list[Any] = field(default_factory=list)
@@ -107,10 +110,8 @@ class Worker:
         self.held = False
         self.trouble: DatabaseUnavailable | None = None
         self._parents: set[bytes] = set()
-        self._poll_at = self._wake_missing_at = 0.0
-        self._found_at = 0.0
+        self._wake_missing_at = 0.0
         self._claims_in_flight = self._asked_in_flight = 0
-        self._last_claim_empty = False
         self._steps_before = self._calls_before = 0
         self._in_threads = False
         self._draining = False
@@ -129,9 +130,12 @@ class Worker:
         asyncio.set_event_loop(None)  # get_event_loop() in a workflow must not find it either
         self._end = self._time.create_future()
         self._context = copy_context()  # of no step, see Commands
+        self.rest = Rest(self.options.seat, self._schedule, partial(self._time.call_later, context=self._context), self._time.time)
         self._time.add_signal_handler(signal.SIGTERM, self.drain)  # before the parent hears that we are ready
         self._be_born()
         self._watch()
+        if self.options.nudge_fd >= 0:
+            self._time.add_reader(self.options.nudge_fd, self._nudged)
         self._look_at_slow()
         self._schedule()
         try:
@@ -249,8 +253,15 @@ class Worker:
         """Stop claiming, give back what has not begun, end what has, then return from `run`."""
         if not self._draining:
             self._draining = True
+            self.rest.stop()
             self._time.call_later(self.options.drain_timeout_s, self._stop)
             self._schedule()
+
+    def _nudged(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.options.nudge_fd)
+        self.rest.nudged()
+        self._schedule()
 
     def _stop(self) -> None:
         if self._end is not None and not self._end.done():
@@ -368,6 +379,7 @@ class Worker:
             batch.claim = self.claims.params(batch.asked, self._time.time())
             self._claims_in_flight += 1
             self._asked_in_flight += batch.asked
+            self.rest.asked()
         return None if batch.empty() else batch
 
     def take_batch(self) -> Batch:
@@ -438,7 +450,7 @@ class Worker:
     def _claim_size(self) -> int:
         """Runs to ask for in the batch that is being composed; 0 for none."""
         now = self._time.time()
-        if self._draining or self.executors.backlog or self.watchdog.waits or (self._last_claim_empty and (now < self._poll_at or self._claims_in_flight)):
+        if self._draining or self.executors.backlog or self.watchdog.waits or (self.rest.empty and (now < self.rest.look_at or self._claims_in_flight)):
             return 0
         free = self.capacity - len(self.loop.live) - sum(map(len, self.reading.waiting)) - self._asked_in_flight
         if self._sits_in_threads():
@@ -470,13 +482,7 @@ class Worker:
             self.capacity = min(self.capacity * (4 if took_s < QUICK_CYCLE_S else 2), self.options.in_flight)
         elif self.executors.backlog or took_s > 2 * SLOW_CYCLE_S:
             self.capacity = max(self.options.threads, self.capacity * 3 // 4)
-        self._last_claim_empty = count == 0
-        if count:
-            self._found_at = now
-        else:
-            wait_s = POLL_BUSY_S if now - self._found_at < BUSY_FOR_S else POLL_IDLE_S
-            self._poll_at = now + wait_s
-            self._time.call_later(wait_s, self._schedule, context=self._context)
+        self.rest.answered(count)
 
     # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -505,6 +511,8 @@ class Worker:
         self.loop.acknowledge(batch.runs, batch.finished)
         if "insert_children_done" in batch.rare:
             self._parents.update(row[0] for _, row in batch.rare["insert_children_done"])
+        if "insert_children_done" in batch.rare or "insert_runs" in batch.rare:
+            self.rest.nudged()  # children, or the parents that go on: nobody announces them
 
     def _took(self, batch: Batch, result: Any) -> None:
         """Runs that a claim brought: fresh ones begin at once, the others are read first or put aside."""

@@ -11,6 +11,7 @@ from supervisor.core import registry
 from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable, DefinitionError
 from supervisor.db.host_calls import HostCalls
 from supervisor.engine.main import Birth, work
+from supervisor.engine.rest import Board
 from supervisor.engine.worker import WorkerOptions
 from supervisor.host import logs
 from supervisor.host.children import Loaded
@@ -20,6 +21,7 @@ from supervisor.host.stacks import Answering
 from supervisor.host.systemd import Notifier
 from supervisor.host.titles import set_title
 from supervisor.leader.lead import Leadership
+from supervisor.host.wakeups import Wakeups
 
 if TYPE_CHECKING:
     from supervisor.host.log_process import LogProcess
@@ -65,6 +67,10 @@ class Service:
         parent = self.parent
         parent.add(Answering())
         parent.add(Leadership(options.dsn, options.schema, parent.options.supervisor_id, parent.reaper.burials, options.retention_s), late=True)
+        self._board = Board(parent.options.slots)
+        parent.add(Wakeups(
+            options.dsn, options.schema, self._board, lambda: parent.children.values(), options.threads, options.queues, self._workflows,
+        ))  # fmt: skip
         self._calls = HostCalls(options.dsn, options.schema)
         self._failed_before = 0
         self._checked = False
@@ -93,7 +99,12 @@ class Service:
         logs.in_worker(birth.number, self._log)  # again: the app may have brought handlers
         options = self.options
         worker = WorkerOptions(options.dsn, options.schema, options.queues, options.threads, options.in_flight, options.drain_timeout_s)
+        worker.seat = self._board.seat(birth.number)
         return work(worker, birth)
+
+    def _workflows(self) -> list[str]:
+        """Names of the workflows that the workers run, as soon as one of them has said so."""
+        return self.parent.loaded.workflows if self.parent.loaded is not None else list(registry.workflows())
 
     def run(self) -> int:
         """Be the host's process: work until stopped, or with until_empty until no run is left; returns the exit code.

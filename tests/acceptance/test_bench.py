@@ -25,6 +25,12 @@ KEYS = {
     "jobs": ["runs_per_s", "ratio", "wal_bytes_per_run", "copy_rows_per_s"],
     "start": ["runs_per_s"],
     "tx": ["tx_per_s"],
+    "latency": ["p50_ms", "p99_ms", "max_ms", "start_p50_ms"],
+    "idle": ["queries_per_s", "cpu_percent"],
+    "spread": ["seconds", "least_seconds"],
+    "recover": [
+        "worker_kill_to_claim_p99_ms", "leader_kill_to_lead_p99_ms", "leader_stop_to_lead_p99_ms", "stuck_step_commit_delay_p99_ms",
+    ],
 }
 FACTS = [
     "at", "checkpoints", "cores", "cpu", "git", "libpq", "load", "loop", "pgsupervisor", "place", "psycopg", "python", "server", "settings",
@@ -50,6 +56,10 @@ def answer(process: subprocess.Popen[str]) -> tuple[Any, str]:
         ("steps", ["--runs", "30", "--procs", "1", "--style", "def", "--payload", "typed"], ["bare_steps_per_s", "ratio_to_bare"]),
         ("jobs", ["--runs", "50", "--procs", "2"], []),
         ("start", ["--runs", "50"], []),
+        ("latency", ["--rate", "40", "--seconds", "1", "--procs", "2"], []),
+        ("idle", ["--seconds", "1", "--procs", "2"], []),
+        ("spread", ["--runs", "10", "--procs", "2"], []),
+        ("recover", ["--kills", "1"], []),
         ("tx", ["--runs", "40", "--procs", "2"], []),
         ("tx", ["--runs", "40", "--procs", "2", "--hot", "3"], ["one_by_one_tx_per_s", "ratio_to_one_by_one"]),
     ],

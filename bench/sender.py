@@ -1,0 +1,55 @@
+"""The other process of `bench latency`: starts runs at fixed moments and notes when it has their results.
+
+Open loop: a start is due at its moment whether or not the ones before it have ended, and time is counted from that
+moment. So a pause of the engine is seen by every run that it delays, not only by one.
+Reads what to do from standard input (a connection string is no matter for an argument), writes what it saw as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from supervisor.api.client import Client
+from supervisor.bench import app
+
+WAITERS = 64  # results that are waited for at once
+TIMEOUT_S = 60.0
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    with Client(asked["dsn"], schema=asked["schema"]) as client:
+        for n in range(asked["warm"]):
+            client.start(app.job, n).result(timeout=TIMEOUT_S)
+        json.dump(open_loop(client, asked["runs"], asked["rate"]), sys.stdout)
+
+
+def open_loop(client: Client, runs: int, rate: float) -> dict[str, list[float]]:
+    """Milliseconds from each intended start to its result, and to the return of `start`."""
+    started_ms: list[float] = []
+
+    def ended(n: int, run: Any, intended: float) -> float:
+        result = run.result(timeout=TIMEOUT_S)
+        took_ms = (time.monotonic() - intended) * 1000
+        if result != n + 1:
+            raise ValueError(f"run {n} gave {result}")
+        return took_ms
+
+    with ThreadPoolExecutor(WAITERS) as waiters:
+        began = time.monotonic() + 0.1
+        waiting = []
+        for n in range(runs):
+            intended = began + n / rate
+            time.sleep(max(0.0, intended - time.monotonic()))
+            run = client.start(app.job, n)
+            started_ms.append((time.monotonic() - intended) * 1000)
+            waiting.append(waiters.submit(ended, n, run, intended))
+        return {"result_ms": [each.result() for each in waiting], "start_ms": started_ms}
+
+
+if __name__ == "__main__":
+    main()

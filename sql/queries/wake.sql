@@ -1,0 +1,27 @@
+-- Wake-ups. All of them are hints: whoever is not told finds the work by looking, a little later.
+
+-- name: announce_starts :one
+-- Tell the hosts of this cell that runs were started. In a transaction of its own, after the start's: NOTIFY takes a
+-- lock of the whole cluster until its transaction has ended. It need not survive a crash, so nobody waits for the disk.
+-- Locks:  the cluster's queue of notifications, at its commit     Index:  none
+-- $1 text channel    $2 text what was started, as JSON
+SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify($1, $2);
+
+-- name: pulse :one
+-- Is anything due in these queues, and when is the next? Looks at the first *depth* entries of each queue and priority:
+-- where all of those are claimed it says so, and a claim, which has marks, has to look.
+-- Locks:  none.     Index:  task_ready_idx, one range per (queue, priority); queue_name_key, workflow_name_key, queue_pkey
+-- $1 text[] queue (null: those of the workflows)    $2 text[] workflow    $3 int4 depth
+-- Returns how many are due (at most depth for each queue and priority), s until the next one after them (null: none), whether claimed ones hide the rest
+WITH served AS MATERIALIZED (
+    SELECT q.id FROM {schema}.queue q WHERE q.name = ANY (%(queues)s::text[])
+    UNION
+    SELECT w.queue FROM {schema}.workflow w WHERE %(queues)s::text[] IS NULL AND w.name = ANY (%(workflows)s::text[]))
+SELECT coalesce(sum(head.due), 0)::int8, extract(epoch FROM min(head.next_at) - clock_timestamp())::float8, coalesce(bool_or(head.hidden), false)
+FROM served, generate_series(0, 9) AS level (prio),
+     LATERAL (
+        SELECT count(*) FILTER (WHERE r.owner IS NULL AND r.ready_at <= statement_timestamp()) AS due,
+               min(r.ready_at) FILTER (WHERE r.owner IS NULL AND r.ready_at > statement_timestamp() AND isfinite(r.ready_at)) AS next_at,
+               count(r.owner) >= %(depth)s::int4 AS hidden
+        FROM (SELECT t.owner, t.ready_at FROM {schema}.task t WHERE t.queue = served.id AND t.prio = level.prio::int2
+              ORDER BY t.ready_at, t.run_id LIMIT %(depth)s::int4) AS r) AS head;

@@ -1,0 +1,133 @@
+"""When a worker that found nothing looks again: at a nudge of its parent; by itself where the parent is silent.
+
+Owns the board, a page of shared memory in which workers say that they wait and the parent says that it looks. Nothing
+depends on a nudge: one that is lost, or a parent that hangs, delays a look by the pause of a poll.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Callable
+from typing import Any
+
+POLL_BUSY_S, POLL_IDLE_S, BUSY_FOR_S = 0.02, 0.5, 10.0
+SILENT_S = 2.0  # a parent whose last answered pulse is older looks no more
+_moment = struct.Struct("=d")
+_PLACE = 2 * _moment.size
+
+
+class Board:
+    """Moments by the monotonic clock, which all processes of a machine share. Made before the forks.
+
+    At first when the parent's last pulse was answered; then for each worker since when it waits (0: it does not), and
+    when it last found something. Each has one writer, and a moment is written at once: nobody locks.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._memory = mmap.mmap(-1, _moment.size + _PLACE * workers)
+        self.workers = workers
+
+    def _read(self, at: int) -> float:
+        moment: float = _moment.unpack_from(self._memory, at)[0]
+        return moment
+
+    # ── the parent's side ────────────────────────────────────────────────────────────────────────────────────────
+
+    def pulsed(self, now_s: float) -> None:
+        """Note that the parent looked, and had an answer."""
+        _moment.pack_into(self._memory, 0, now_s)
+
+    def waits_since(self, number: int) -> float:
+        """Since when that worker waits; 0 while it works or claims."""
+        return self._read(_moment.size + _PLACE * number)
+
+    def found_at(self) -> float:
+        """When any worker last found something."""
+        return max(self._read(2 * _moment.size + _PLACE * number) for number in range(self.workers))
+
+    # ── the worker's side ────────────────────────────────────────────────────────────────────────────────────────
+
+    def seat(self, number: int) -> Seat:
+        """The place of one worker, cleared."""
+        return Seat(self._memory, _moment.size + _PLACE * number)
+
+
+class Seat:
+    """One worker's place on the board."""
+
+    def __init__(self, memory: mmap.mmap, at: int) -> None:
+        self._memory, self._at = memory, at
+        self.works()
+        self.found(0.0)
+
+    def waits(self, now_s: float) -> None:
+        _moment.pack_into(self._memory, self._at, now_s)
+
+    def works(self) -> None:
+        _moment.pack_into(self._memory, self._at, 0.0)
+
+    def found(self, now_s: float) -> None:
+        _moment.pack_into(self._memory, self._at + _moment.size, now_s)
+
+    def parent_looks(self, now_s: float) -> bool:
+        return bool(now_s - _moment.unpack_from(self._memory, 0)[0] < SILENT_S)
+
+
+class Rest:
+    """After a claim that found nothing: when may the next one be sent?
+
+    look     sends it
+    later    the event loop's call_later
+    look_at  before then no claim is sent while `empty`
+    """
+
+    def __init__(self, seat: Seat, look: Callable[[], None], later: Callable[[float, Callable[[], None]], Any], clock: Callable[[], float]) -> None:
+        self._seat, self._look, self._later, self._clock = seat, look, later, clock
+        self.empty = False
+        self.look_at = 0.0
+        self._found_at = 0.0
+        self._told = False
+        self._timer: Any = None
+
+    def nudged(self) -> None:
+        """There may be work. A claim that is under way may have been too early for it: then another one follows."""
+        self._told = True
+        self.look_at = 0.0
+
+    def asked(self) -> None:
+        """A claim is sent."""
+        self._told = False
+        self._seat.works()
+
+    def answered(self, count: int) -> None:
+        """It brought so many."""
+        now = self._clock()
+        self.empty = count == 0
+        if count:
+            self._found_at = now
+            self._seat.found(now)
+        elif self._told:
+            self.look_at = now
+        else:
+            self._seat.waits(now)
+            self._wait(POLL_BUSY_S if now - self._found_at < BUSY_FOR_S else POLL_IDLE_S)
+
+    def stop(self) -> None:
+        """No claim follows."""
+        self._seat.works()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wait(self, wait_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.look_at = self._clock() + wait_s
+        self._timer = self._later(wait_s, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        if self._seat.parent_looks(self._clock()):
+            self._wait(POLL_IDLE_S)
+        else:
+            self._look()

@@ -1,0 +1,175 @@
+"""Waking workers: one look per host at what is due, and an ear for what clients announce.
+
+A part of the parent's loop. Owns the session `ears`, and who is nudged when. Hints and nothing more: a worker whose parent
+is silent looks for itself, and a nudge that finds nothing costs one claim. Of idle workers as few are woken as have
+enough threads for what there is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from supervisor.db.session import Session
+from supervisor.db.statements import wake_channel
+from supervisor.engine.rest import BUSY_FOR_S, POLL_BUSY_S, Board
+
+if TYPE_CHECKING:
+    from supervisor.core.errors import DatabaseUnavailable
+    from supervisor.host.children import Child
+
+PULSE_S = 0.5
+PULSE_TIMEOUT_S = 2.0
+DEPTH = 64  # entries that a pulse looks at in each queue and priority
+LOOK_ALL_THE_SAME_S = 10.0  # a claim also wakes what only a worker knows of: runs whose code was missing
+DUE_SLACK_S = 0.001  # a claim before the due time finds nothing
+_hints = msgspec.json.Decoder(list[tuple[str, str | None, int, float]]).decode  # workflow, queue if it is not the workflow's, runs, delay in s
+
+
+class Wakeups:
+    """Looks, listens, nudges.
+
+    children   the workers that there are now
+    threads    how many runs one worker begins at once, as far as anybody knows before it began them
+    queues     that are served; none: those of the workflows
+    workflows  names of those that are served, as soon as they are known
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        schema: str,
+        board: Board,
+        children: Callable[[], Iterable[Child]],
+        threads: int,
+        queues: Sequence[str],
+        workflows: Callable[[], Collection[str]],
+    ) -> None:
+        self._board, self._children, self._threads = board, children, threads
+        self._queues, self._workflows = queues, workflows
+        self._session = Session(dsn, schema, "ears", on_connect=self._connected, on_lost=self._lost, timeout_s=PULSE_TIMEOUT_S)
+        self._session.listen(wake_channel(schema), self._heard)
+        self._pulse_at = math.inf
+        self._due_at = math.inf  # when the next run that we know of becomes due
+        self._poll_at = 0.0
+        self._seen_at = -math.inf  # when work was last heard of, or found
+        self._nudged_at: dict[int, float] = {}
+        self._nudges = itertools.count()
+
+    # ── the loop's side ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def sockets(self) -> tuple[list[int], list[int]]:
+        return self._session.sockets()
+
+    def due(self) -> float:
+        at = min(self._session.due(), self._pulse_at, self._due_at)
+        return min(at, self._poll_at) if self._busy() else at
+
+    def act(self, readable: set[int], writable: set[int]) -> None:
+        self._session.act(readable, writable)
+        now = time.monotonic()
+        if now >= self._due_at:
+            self._due_at = math.inf
+            self._wake(1, now)
+        if now >= self._pulse_at:
+            self._pulse()
+        if now >= self._poll_at and self._busy():
+            self._wake(1, now)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _busy(self) -> bool:
+        """Whether work was seen so lately that more of it is likely."""
+        return max(self._seen_at, self._board.found_at()) > time.monotonic() - BUSY_FOR_S
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connected(self) -> None:
+        self._pulse_at = 0.0  # what was announced meanwhile was not heard
+
+    def _lost(self) -> None:
+        self._pulse_at = math.inf
+
+    def _pulse(self) -> None:
+        self._pulse_at = math.inf
+        asked = {"queues": list(self._queues) or None, "workflows": list(self._workflows()), "depth": DEPTH}
+        self._session.ask("pulse", asked, self._pulsed, self._refused)
+
+    def _pulsed(self, rows: list[tuple[Any, ...]]) -> None:
+        due, next_s, hidden = rows[0]
+        now = time.monotonic()
+        self._pulse_at = now + PULSE_S
+        self._board.pulsed(now)
+        if next_s is not None and next_s < PULSE_S:
+            self._due_at = min(self._due_at, now + next_s + DUE_SLACK_S)
+        long_ago = now - max(self._nudged_at.values(), default=0.0) > LOOK_ALL_THE_SAME_S
+        if due or hidden or long_ago:
+            self._wake(self._enough(due), now)
+
+    def _refused(self, _: DatabaseUnavailable) -> None:
+        """The workers hear nothing of us and look for themselves."""
+        self._pulse_at = time.monotonic() + PULSE_S if self._session.connected else math.inf
+
+    # ── hearing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _heard(self, payload: str) -> None:
+        try:
+            hints = _hints(payload)
+        except (msgspec.DecodeError, msgspec.ValidationError):  # whoever may connect may notify
+            return
+        now = time.monotonic()
+        runs = 0
+        for workflow, queue, n, delay_s in hints:
+            if not self._serves(workflow, queue):
+                continue
+            if delay_s > 0:
+                self._due_at = min(self._due_at, now + delay_s + DUE_SLACK_S)
+            else:
+                runs += n
+        if runs > 0:
+            self._seen_at = now
+            if not self._wake(self._enough(runs), now):
+                self._nudge_any(now)
+
+    def _serves(self, workflow: str, queue: str | None) -> bool:
+        """Whether such a run may be for us; the name of a queue that a start chose is known only where ours were chosen too."""
+        if queue is not None and self._queues:
+            return queue in self._queues
+        return workflow in self._workflows()
+
+    # ── nudging ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _enough(self, runs: int) -> int:
+        return max(1, math.ceil(runs / self._threads))
+
+    def _wake(self, workers: int, now: float) -> int:
+        """Nudge so many of those that wait; returns how many there were.
+
+        First who began to wait last: its code and data are warm, and the others may go on resting. Who was nudged and has
+        not looked since may be stuck, and comes last.
+        """
+        self._poll_at = now + POLL_BUSY_S
+        waiting: list[tuple[bool, float, int, Child]] = []
+        for child in self._children():
+            since = self._board.waits_since(child.number)
+            if since and child.ready and not child.leaving:
+                nudged = self._nudged_at.get(child.number, 0.0)
+                waiting.append((nudged >= since, nudged if nudged >= since else -since, child.number, child))
+        for *_, number, child in sorted(waiting)[:workers]:
+            self._nudged_at[number] = now
+            child.wake()
+        return len(waiting)
+
+    def _nudge_any(self, now: float) -> None:
+        """Nobody waits, but a claim under way may have been too early for what was announced: who sends it sends another."""
+        ready = [child for child in self._children() if child.ready and not child.leaving]
+        if ready:
+            child = ready[next(self._nudges) % len(ready)]
+            self._nudged_at[child.number] = now
+            child.wake()
