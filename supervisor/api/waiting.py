@@ -2,7 +2,7 @@
 
 Whose turn it is to ask stays with a thread until it has what it waits for or gives up; then another takes over. So there
 is no thread of our own, and nothing is left when nobody waits. A run is asked about at a tenth of the time that it
-has been waited for, from 1 ms to 200 ms: a quick run's result is late by a millisecond, a slow one's by at most a tenth.
+has been waited for, from 0.3 ms to 200 ms: a quick run's result is late by the time of a question, a slow one's by at most a tenth.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from supervisor.db.client_calls import Outcome
 
 PACE = 0.1
-PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.2
-FRESH_S = 0.0015  # no run ends sooner after its start
+PAUSE_MIN_S, PAUSE_MAX_S = 0.0003, 0.2
+FRESH_S = 0.0008  # hardly a run ends sooner after its start
 TOGETHER_S = 0.0005  # who is to be asked about that soon is asked about now
 IDS_MAX = 1000
 

@@ -75,7 +75,9 @@ class Seat:
 
 
 class Rest:
-    """After a claim that found nothing: when may the next one be sent?
+    """After a claim that found nothing, or a single run of several that it might have: when may the next one be sent?
+
+    Where runs come one by one, the next is announced; a claim that rides in the batch of the first would only delay it.
 
     look     sends it
     later    the event loop's call_later
@@ -100,14 +102,16 @@ class Rest:
         self._told = False
         self._seat.works()
 
-    def answered(self, count: int) -> None:
-        """It brought so many."""
+    def answered(self, count: int, asked: int) -> None:
+        """It brought *count* of *asked*."""
         now = self._clock()
-        self.empty = count == 0
+        self.empty = count == 0 or count == 1 < asked
         if count:
             self._found_at = now
             self._seat.found(now)
-        elif self._told:
+        if not self.empty:
+            return
+        if self._told:
             self.look_at = now
         else:
             self._seat.waits(now)

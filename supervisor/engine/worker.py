@@ -482,7 +482,7 @@ class Worker:
             self.capacity = min(self.capacity * (4 if took_s < QUICK_CYCLE_S else 2), self.options.in_flight)
         elif self.executors.backlog or took_s > 2 * SLOW_CYCLE_S:
             self.capacity = max(self.options.threads, self.capacity * 3 // 4)
-        self.rest.answered(count)
+        self.rest.answered(count, batch.asked)
 
     # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -202,10 +202,10 @@ def test_a_nudge_during_a_claim_sends_another() -> None:
     resting = rest.Rest(board.seat(0), lambda: looks.append(1), lambda wait_s, call: timers.append((wait_s, call)), lambda: 100.0)
     resting.asked()
     resting.nudged()
-    resting.answered(0)
+    resting.answered(0, 8)
     assert resting.empty and resting.look_at <= 100.0 and not timers
     resting.asked()
-    resting.answered(0)
+    resting.answered(0, 8)
     assert resting.look_at > 100.0 and board.waits_since(0) == 100.0
     # the parent looks: the worker does not; the parent is silent: it does
     board.pulsed(99.0)
