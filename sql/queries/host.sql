@@ -58,18 +58,17 @@ UPDATE {schema}.task t SET owner = NULL, ready_at = clock_timestamp(), wait_kind
                   ELSE t.claims END
 FROM lost WHERE t.run_id = lost.run_id RETURNING t.run_id;
 
--- name: orphans :many
--- Level-triggered: tasks whose owner is dead, whoever forgot them.
--- Locks:  none.     Index:  none on owner: a scan of task, every five seconds; worker_pkey     Returns worker
-SELECT DISTINCT t.owner FROM {schema}.task t JOIN {schema}.worker w ON w.id = t.owner WHERE w.dead_at IS NOT NULL;
-
--- name: parked_parents :many
--- Parents parked on children whose count is reached: a worker that died between its commit and the wake-up left them.
--- Locks:  none.     Index:  task_children_idx, child_done_parent_idx     Returns run
-SELECT t.run_id FROM {schema}.task t
-WHERE t.owner IS NULL AND t.wait_children IS NOT NULL
-  AND (SELECT coalesce(sum(d.n), 0) >= t.wait_children OR coalesce(sum(d.failed), 0) > t.wait_failed FROM {schema}.child_done d WHERE d.parent_id = t.run_id)
-LIMIT 500;
+-- name: forgotten :many
+-- Level-triggered: tasks whose owner is dead, whoever forgot them; and parents parked on children whose count is reached, which
+-- a worker left that died between its commit and the wake-up. One statement, for it is asked for ever.
+-- Locks:  none.     Index:  none on owner: a scan of task, every five seconds; worker_pkey; task_children_idx, child_done_parent_idx
+-- Returns dead worker or null, parked run or null
+SELECT DISTINCT t.owner, NULL::uuid FROM {schema}.task t JOIN {schema}.worker w ON w.id = t.owner WHERE w.dead_at IS NOT NULL
+UNION ALL
+(SELECT NULL, t.run_id FROM {schema}.task t
+ WHERE t.owner IS NULL AND t.wait_children IS NOT NULL
+   AND (SELECT coalesce(sum(d.n), 0) >= t.wait_children OR coalesce(sum(d.failed), 0) > t.wait_failed FROM {schema}.child_done d WHERE d.parent_id = t.run_id)
+ LIMIT 500);
 
 -- name: anything_left :one
 -- Whether any run of these queues is live (parked for good: nondeterminism and the like do not count).
@@ -78,7 +77,7 @@ LIMIT 500;
 SELECT EXISTS (SELECT FROM {schema}.task WHERE (%s::int4[] IS NULL OR queue = ANY (%s)) AND coalesce(wait_kind, 1) NOT BETWEEN 19 AND 23);
 
 -- name: wake_forgotten :many
--- Wake the parents that parked_parents found; one that woke meanwhile is left alone.
+-- Wake the parents that forgotten found; one that woke meanwhile is left alone.
 -- Locks:  their task rows, ascending run_id.     Index:  task_pkey
 -- $1 uuid[] run     Returns run
 WITH theirs AS (SELECT run_id FROM {schema}.task WHERE run_id = ANY (%s) AND owner IS NULL AND wait_children IS NOT NULL ORDER BY run_id FOR NO KEY UPDATE)

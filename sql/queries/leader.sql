@@ -7,11 +7,13 @@
 SELECT {schema}.as_leader(%s);
 
 -- name: seek_lead :one
--- A follower's turn: try for the lead, and look at who has it. Never waits: a session that waits for a lock pins xmin.
--- Locks:  the advisory lock -3, until the session ends, if it was free.     Index:  leader_pkey
--- Returns whether it was free, newest term, whether that has ended, age of its beat in s
-SELECT pg_try_advisory_lock({lock_class}, -3), l.term, l.ended_at IS NOT NULL, extract(epoch FROM clock_timestamp() - l.beat_at)::float8
-FROM (VALUES (0)) AS one (row) LEFT JOIN LATERAL (SELECT * FROM {schema}.leader ORDER BY term DESC LIMIT 1) l ON true;
+-- A follower's turn: try for the lead, look at who has it, and with `pulse` at what is due. Never waits: a session that waits for a lock pins xmin.
+-- Locks:  the advisory lock -3, until the session ends, if it was free.     Index:  leader_pkey, and those of pulse
+-- $1 text[] queue    $2 text[] workflow    $3 int4 depth: see pulse
+-- Returns whether it was free, newest term, whether that has ended, age of its beat in s; pulse's row
+WITH look AS ({block:pulse})
+SELECT pg_try_advisory_lock({lock_class}, -3), l.term, l.ended_at IS NOT NULL, extract(epoch FROM clock_timestamp() - l.beat_at)::float8, look.due, look.next_s, look.hidden
+FROM look LEFT JOIN LATERAL (SELECT * FROM {schema}.leader ORDER BY term DESC LIMIT 1) l ON true;
 
 -- name: take_term :one
 -- Begin a term; the session holds the lock. Waits for what the term before it is writing.
@@ -20,14 +22,19 @@ FROM (VALUES (0)) AS one (row) LEFT JOIN LATERAL (SELECT * FROM {schema}.leader 
 SELECT {schema}.take_term(%s, %s, %s, %s);
 
 -- name: beat :one
--- The leader's pulse: a sign of life, and which workers give none.
--- Locks:  its row of leader.     Index:  leader_pkey, worker_live_idx
--- $1 int4 backend of ears    $2 int4 backend of chores    $3 int8 term     Returns backend of chores as written, server's age in s, workers without their lock; nothing when deposed
-UPDATE {schema}.leader SET beat_at = clock_timestamp(), ears_pid = %s, chores_pid = %s WHERE term = %s AND ended_at IS NULL AND lead_pid = pg_backend_pid()
-RETURNING chores_pid, extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8,
-    ARRAY(SELECT w.id FROM {schema}.worker w WHERE w.dead_at IS NULL AND w.id <> ALL (ARRAY(
-        SELECT l.objid::int8 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::int8 = ({lock_class}::int8 & 4294967295)
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))));
+-- The leader's pulse: a sign of life, which workers give none, and with `pulse` what is due.
+-- Locks:  its row of leader.     Index:  leader_pkey, worker_live_idx, and those of pulse
+-- $1 int4 backend of ears    $2 int4 backend of chores    $3 int8 term    $4 text[] queue    $5 text[] workflow    $6 int4 depth: see pulse
+-- Returns backend of chores as written, server's age in s, workers without their lock, pulse's row; nothing when deposed
+WITH beat AS (
+    UPDATE {schema}.leader SET beat_at = clock_timestamp(), ears_pid = %(ears)s, chores_pid = %(chores)s
+    WHERE term = %(term)s AND ended_at IS NULL AND lead_pid = pg_backend_pid()
+    RETURNING chores_pid, extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8 AS server_age_s,
+        ARRAY(SELECT w.id FROM {schema}.worker w WHERE w.dead_at IS NULL AND w.id <> ALL (ARRAY(
+            SELECT l.objid::int8 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::int8 = ({lock_class}::int8 & 4294967295)
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())))) AS missing),
+look AS ({block:pulse})
+SELECT beat.chores_pid, beat.server_age_s, beat.missing, look.due, look.next_s, look.hidden FROM beat, look;
 
 -- name: who_leads :one
 -- Who holds the lock, and what its term says: asked when the leader gives no sign of life.

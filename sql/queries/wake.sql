@@ -8,7 +8,7 @@
 SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify($1, $2);
 
 -- name: pulse :one
--- Is anything due in these queues, and when is the next? Looks at the first *depth* entries of each queue and priority:
+-- Is anything due in these queues, and when is the next? Part of `beat` and `seek_lead`. Looks at the first *depth* entries of each queue and priority:
 -- where all of those are claimed it says so, and a claim, which has marks, has to look.
 -- Locks:  none.     Index:  task_ready_idx, one range per (queue, priority); queue_name_key, workflow_name_key, queue_pkey
 -- $1 text[] queue (null: those of the workflows)    $2 text[] workflow    $3 int4 depth
@@ -17,7 +17,8 @@ WITH served AS MATERIALIZED (
     SELECT q.id FROM {schema}.queue q WHERE q.name = ANY (%(queues)s::text[])
     UNION
     SELECT w.queue FROM {schema}.workflow w WHERE %(queues)s::text[] IS NULL AND w.name = ANY (%(workflows)s::text[]))
-SELECT coalesce(sum(head.due), 0)::int8, extract(epoch FROM min(head.next_at) - clock_timestamp())::float8, coalesce(bool_or(head.hidden), false)
+SELECT coalesce(sum(head.due), 0)::int8 AS due, extract(epoch FROM min(head.next_at) - clock_timestamp())::float8 AS next_s,
+       coalesce(bool_or(head.hidden), false) AS hidden
 FROM served, generate_series(0, 9) AS level (prio),
      LATERAL (
         SELECT count(*) FILTER (WHERE r.owner IS NULL AND r.ready_at <= statement_timestamp()) AS due,

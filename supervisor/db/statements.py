@@ -2,7 +2,8 @@
 
 Owns the tokens that SQL files may use and the format of named blocks. Never connects and imports no driver.
 Invariant: only the tokens of `TOKENS` are replaced, in one pass, so a text never depends on the order of
-replacement and braces elsewhere (JSON, array literals, format strings) stay as they are.
+replacement and braces elsewhere (JSON, array literals, format strings) stay as they are. Before that a block's text is put
+into the blocks that ask it along (`{block:pulse}`).
 
 A block is `-- name: claim :many`, header comments (what, `Locks:`, `Index:`, `$1 int4 worker`, `Returns:`), then
 its text up to the next block. The header stays out of the text that is sent.
@@ -30,6 +31,7 @@ SCHEMA_BYTES_MAX = 63 - len("_operator")
 SCHEMA_FORBIDDEN = "'%$\\{}"
 
 _TOKEN = re.compile(r"\{(schema_literal|schema|lock_class|role_(?:worker|client|viewer|operator)(?:_literal)?)\}")
+_INCLUDED = re.compile(r"\{block:([a-z][a-z0-9_]*)\}")
 _NAME = re.compile(r"^--\s*name:\s*(?P<name>[a-z][a-z0-9_]*)\s*(?::(?P<shape>[a-z]+))?\s*$")
 _LABEL = re.compile(r"(?:^|(?<=  ))(Locks|Index|Returns|Raises|Why not)(?::|(?<=s)(?=\s))\s*")
 _PARAM = re.compile(r"\$\d+\s")
@@ -106,7 +108,7 @@ class Sql:
         """The text of block *name*, ready to send. Raises KeyError with the near names for an unknown one."""
         text = self._texts.get(name)
         if text is None:
-            text = self._texts[name] = self.render(_block(name).text)
+            text = self._texts[name] = self.render(_INCLUDED.sub(lambda found: _block(found[1]).text, _block(name).text))
         return text
 
     def header(self, name: str) -> dict[str, str]:

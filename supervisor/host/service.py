@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor.core import registry
 from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable, DefinitionError
 from supervisor.db.host_calls import HostCalls
+from supervisor.db.statements import wake_channel
 from supervisor.engine.main import Birth, work
 from supervisor.engine.rest import Board
 from supervisor.engine.worker import WorkerOptions
@@ -66,11 +67,13 @@ class Service:
         self._log = self._log_process()
         parent = self.parent
         parent.add(Answering())
-        parent.add(Leadership(options.dsn, options.schema, parent.options.supervisor_id, parent.reaper.burials, options.retention_s), late=True)
+        leadership = Leadership(options.dsn, options.schema, parent.options.supervisor_id, parent.reaper.burials, options.retention_s)
+        parent.add(leadership, late=True)
         self._board = Board(parent.options.slots)
-        parent.add(Wakeups(
-            options.dsn, options.schema, self._board, lambda: parent.children.values(), options.threads, options.queues, self._workflows,
-        ))  # fmt: skip
+        wakeups = Wakeups(self._board, lambda: parent.children.values(), options.threads, options.queues, self._workflows)
+        leadership.look(wakeups.asks, wakeups.told)
+        leadership.listen(wake_channel(options.schema), wakeups.heard)
+        parent.add(wakeups)
         self._calls = HostCalls(options.dsn, options.schema)
         self._failed_before = 0
         self._checked = False

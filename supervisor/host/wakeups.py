@@ -1,6 +1,7 @@
 """Waking workers: one look per host at what is due, and an ear for what clients announce.
 
-A part of the parent's loop. Owns the session `ears`, and who is nudged when. Hints and nothing more: a worker whose parent
+A part of the parent's loop without a session of its own: the look rides on the pulse of the leadership, whose session
+`ears` hears for us. Owns who is nudged when. Hints and nothing more: a worker whose parent
 is silent looks for itself, and a nudge that finds nothing costs one claim. Of idle workers as few are woken as have
 enough threads for what there is.
 """
@@ -15,16 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from supervisor.db.session import Session
-from supervisor.db.statements import wake_channel
 from supervisor.engine.rest import BUSY_FOR_S, POLL_BUSY_S, Board
 
 if TYPE_CHECKING:
-    from supervisor.core.errors import DatabaseUnavailable
     from supervisor.host.children import Child
 
-PULSE_S = 0.5
-PULSE_TIMEOUT_S = 2.0
+SOON_S = 1.0  # what becomes due within that is waited for; there is another look before
 DEPTH = 64  # entries that a pulse looks at in each queue and priority
 LOOK_ALL_THE_SAME_S = 10.0  # a claim also wakes what only a worker knows of: runs whose code was missing
 DUE_SLACK_S = 0.001  # a claim before the due time finds nothing
@@ -32,7 +29,7 @@ _hints = msgspec.json.Decoder(list[tuple[str, str | None, int, float]]).decode  
 
 
 class Wakeups:
-    """Looks, listens, nudges.
+    """Looks (`asks`, `told`), listens (`heard`), nudges.
 
     children   the workers that there are now
     threads    how many runs one worker begins at once, as far as anybody knows before it began them
@@ -42,8 +39,6 @@ class Wakeups:
 
     def __init__(
         self,
-        dsn: str,
-        schema: str,
         board: Board,
         children: Callable[[], Iterable[Child]],
         threads: int,
@@ -52,9 +47,6 @@ class Wakeups:
     ) -> None:
         self._board, self._children, self._threads = board, children, threads
         self._queues, self._workflows = queues, workflows
-        self._session = Session(dsn, schema, "ears", on_connect=self._connected, on_lost=self._lost, timeout_s=PULSE_TIMEOUT_S)
-        self._session.listen(wake_channel(schema), self._heard)
-        self._pulse_at = math.inf
         self._due_at = math.inf  # when the next run that we know of becomes due
         self._poll_at = 0.0
         self._seen_at = -math.inf  # when work was last heard of, or found
@@ -64,25 +56,21 @@ class Wakeups:
     # ── the loop's side ──────────────────────────────────────────────────────────────────────────────────────────
 
     def sockets(self) -> tuple[list[int], list[int]]:
-        return self._session.sockets()
+        return [], []
 
     def due(self) -> float:
-        at = min(self._session.due(), self._pulse_at, self._due_at)
-        return min(at, self._poll_at) if self._busy() else at
+        return min(self._due_at, self._poll_at) if self._busy() else self._due_at
 
     def act(self, readable: set[int], writable: set[int]) -> None:
-        self._session.act(readable, writable)
         now = time.monotonic()
         if now >= self._due_at:
             self._due_at = math.inf
             self._wake(1, now)
-        if now >= self._pulse_at:
-            self._pulse()
         if now >= self._poll_at and self._busy():
             self._wake(1, now)
 
     def close(self) -> None:
-        self._session.close()
+        pass
 
     def _busy(self) -> bool:
         """Whether work was seen so lately that more of it is likely."""
@@ -90,35 +78,24 @@ class Wakeups:
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _connected(self) -> None:
-        self._pulse_at = 0.0  # what was announced meanwhile was not heard
+    def asks(self) -> dict[str, Any]:
+        """What to look at, as the block `pulse` wants it."""
+        return {"queues": list(self._queues) or None, "workflows": list(self._workflows()), "depth": DEPTH}
 
-    def _lost(self) -> None:
-        self._pulse_at = math.inf
-
-    def _pulse(self) -> None:
-        self._pulse_at = math.inf
-        asked = {"queues": list(self._queues) or None, "workflows": list(self._workflows()), "depth": DEPTH}
-        self._session.ask("pulse", asked, self._pulsed, self._refused)
-
-    def _pulsed(self, rows: list[tuple[Any, ...]]) -> None:
-        due, next_s, hidden = rows[0]
+    def told(self, due: int, next_s: float | None, hidden: bool) -> None:
+        """What was seen. While nothing is, workers take us for silent and look for themselves."""
         now = time.monotonic()
-        self._pulse_at = now + PULSE_S
         self._board.pulsed(now)
-        if next_s is not None and next_s < PULSE_S:
+        if next_s is not None and next_s < SOON_S:
             self._due_at = min(self._due_at, now + next_s + DUE_SLACK_S)
         long_ago = now - max(self._nudged_at.values(), default=0.0) > LOOK_ALL_THE_SAME_S
         if due or hidden or long_ago:
             self._wake(self._enough(due), now)
 
-    def _refused(self, _: DatabaseUnavailable) -> None:
-        """The workers hear nothing of us and look for themselves."""
-        self._pulse_at = time.monotonic() + PULSE_S if self._session.connected else math.inf
-
     # ── hearing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _heard(self, payload: str) -> None:
+    def heard(self, payload: str) -> None:
+        """A client has announced starts."""
         try:
             hints = _hints(payload)
         except (msgspec.DecodeError, msgspec.ValidationError):  # whoever may connect may notify

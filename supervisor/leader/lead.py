@@ -18,12 +18,13 @@ from functools import partial
 from uuid import UUID
 
 from supervisor.core.errors import DatabaseUnavailable
-from supervisor.db.session import Rows, Session
+from supervisor.db.session import Rows, Session, StatementRefused
 from supervisor.leader.outage import Outage
 from supervisor.leader import partitions, retention, statistics
 from supervisor.leader.burial import Burials
 from supervisor.leader.chores import Chores, Duty
 from supervisor.leader.depose import SILENT_S, Facts, judge
+from supervisor.leader.look import Asked, Look, Told
 from supervisor.leader.reap import Reap
 
 log = logging.getLogger("pgsupervisor.leader")
@@ -57,6 +58,7 @@ class Leadership:
             Duty("retention", retention.EVERY_S, partial(retention.retention, retention_s)),
         ])  # fmt: skip
         self._reap = Reap(burials)
+        self._look = Look()
         self._next = float("inf")  # its next pulse; inf while one is out or there is no session
         self._hurry_until = 0.0
         self._why = "its session was gone"  # of the term before ours, should we begin one
@@ -64,6 +66,10 @@ class Leadership:
     def listen(self, channel: str, heard: Callable[[str], None]) -> None:
         """Hear notifications on the session that does nothing else; led or not."""
         self._ears.listen(channel, heard)
+
+    def look(self, asked: Asked, told: Told) -> None:
+        """Ask the block `pulse` with every pulse, led or not: *asked* gives its parameters, *told* is given its row."""
+        self._look.wanted(asked, told)
 
     # ── the part of the loop ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -108,39 +114,45 @@ class Leadership:
 
     def _pulse(self) -> None:
         self._next = float("inf")
+        look = self._look.parameters()
         if self.term:
             at = time.monotonic()
-            self._lead.ask(
-                "beat", (self._ears.backend_pid, self._chores.backend_pid, self.term), lambda rows: self._beaten(rows, at), self._put_off
-            )
+            sign = {"ears": self._ears.backend_pid, "chores": self._chores.backend_pid, "term": self.term}
+            self._lead.ask("beat", {**sign, **look}, lambda rows: self._beaten(rows, at), self._put_off)
         else:
-            self._lead.ask("seek_lead", (), self._sought, self._put_off)
+            self._lead.ask("seek_lead", look, self._sought, self._put_off)
 
     def _put_off(self, error: DatabaseUnavailable) -> None:
         """A pulse was refused; the next one may not be. A lost session has its own pace."""
         log.debug("%s", error)
+        again_s = PULSE_S / 5
+        if self._look.out and isinstance(error, StatementRefused):
+            self._look.refused()
+            again_s = 0.0  # and without it
         if self._lead.connected:
-            self._next = time.monotonic() + PULSE_S / 5
+            self._next = time.monotonic() + again_s
 
     def _beaten(self, rows: Rows, at: float) -> None:
         if not rows:
             self._lead.drop("its term was ended by somebody else")
             return
         self._next = at + PULSE_S
-        chores_pid, server_age_s, missing = rows[0]
+        chores_pid, server_age_s, missing, *seen = rows[0]
         self._chores.known(chores_pid)
         self._reap.heard(missing, server_age_s)
+        self._look.answered(*seen)
 
     def _sought(self, rows: Rows) -> None:
-        free, term, ended, beat_age_s = rows[0]
+        free, term, ended, beat_age_s, *seen = rows[0]
         if free:
             if term is not None and not ended:  # what its sessions are still at must not outlive its term
                 self._lead.ask("end_leader", (term, 0.0), refused=lambda error: log.debug("%s", error))
             self._lead.ask("take_term", (*self._me, self._why), self._lead_now, self._not_taken)
         elif term is None or ended or beat_age_s > SILENT_S:
-            self._lead.ask("who_leads", (), self._look, self._put_off)
+            self._lead.ask("who_leads", (), self._doubt, self._put_off)
         else:
             self._follow()
+        self._look.answered(*seen)
 
     def _follow(self) -> None:
         now = time.monotonic()
@@ -171,7 +183,7 @@ class Leadership:
             log.warning("no longer leading: term %d is over, its session is lost", self.term)
         self.term = 0
 
-    def _look(self, rows: Rows) -> None:
+    def _doubt(self, rows: Rows) -> None:
         """The leader gives no sign of life: is there one?"""
         verdict = judge(Facts(*rows[0])) if rows else None
         if verdict is None:

@@ -70,10 +70,11 @@ def lasting(before: dict[int, float], missing: Collection[int], now: float, serv
 
 def forgotten(fence: tuple[str, tuple[int]]) -> Talk:
     """Tasks whose owner is dead, parents whose children have ended: whoever forgot them."""
-    for (owner,) in (yield Ask("orphans")):
+    found = yield Ask("forgotten")
+    for owner in [owner for owner, _ in found if owner is not None]:
         freed = yield from release(owner, None, fence)
         log.info("worker %d: %d forgotten claims given back", owner, freed)
-    parents = [run_id for (run_id,) in (yield Ask("parked_parents"))]
+    parents = [run_id for _, run_id in found if run_id is not None]
     if parents:
         woken = yield Ask("wake_forgotten", (parents,), fence)
         log.info("%d parents woken whose children have ended", len(woken))

@@ -12,6 +12,7 @@ import pytest
 from supervisor.db.statements import Sql
 from supervisor.leader.burial import Burials
 from supervisor.leader.lead import Leadership
+from supervisor.leader.look import NOTHING
 from tests.harness import Database, drive, eventually
 
 DAY = 86_400.0
@@ -254,7 +255,7 @@ def test_statistics_are_renewed_where_a_table_has_doubled(database: Database) ->
 def test_what_is_asked_often_scans_no_table(history: History, database: Database, name: str) -> None:
     """Twice a second for ever, and beside a full task table."""
     parameters = {
-        "as_leader": (1,), "beat": (1, 2, 1), "lost_worker": (1,),
+        "as_leader": (1,), "lost_worker": (1,), "seek_lead": NOTHING, "beat": {"ears": 1, "chores": 2, "term": 1, **NOTHING},
         "partition_needed": {"low": UUID(int=0), "high": UUID(int=1), "keep_s": 1.0},
     }.get(name, ())  # fmt: skip
     database.sql("insert into supervisor.worker (boot, host, pid, supervisor, dead_at) select gen_random_uuid(), 'h', 1, gen_random_uuid(), now() from generate_series(1, 3000)")

@@ -20,6 +20,7 @@ from supervisor.api import hints
 from supervisor.db.statements import Sql, blocks, wake_channel
 from supervisor.engine import rest
 from supervisor.host import wakeups
+from supervisor.leader import lead
 from tests.conformance.claimer import Claimer, insert_runs, make_catalogue
 from tests.faults import apps_plain
 from tests.harness import Database, Effects, Host, HostFactory, eventually
@@ -65,7 +66,7 @@ def test_lost_ears_delay_by_a_look_and_lose_nothing(database: Database, host: Ho
         for n in range(5):
             (pid,) = eventually(lambda: ears(database), 20)
             database.sql("select pg_terminate_backend(%s)", pid)
-            assert client.start(apps_plain.one_step, n).result(timeout=10 * (wakeups.PULSE_S + 0.1)) == n + 1
+            assert client.start(apps_plain.one_step, n).result(timeout=10 * (lead.PULSE_S + 0.1)) == n + 1
             eventually(lambda: pid not in ears(database), 10)
     assert host.log().count(" is up as ") == 4
 
@@ -170,13 +171,13 @@ def test_a_hint_wakes_as_few_as_can_do_it() -> None:
     board = rest.Board(16)
     workers = [Idle(number) for number in range(16)]
     seats = [board.seat(number) for number in range(16)]
-    told: Any = wakeups.Wakeups("", "supervisor", board, lambda: workers, 8, (), lambda: ["known"])  # type: ignore[arg-type, return-value]
+    told: Any = wakeups.Wakeups(board, lambda: workers, 8, (), lambda: ["known"])  # type: ignore[arg-type, return-value]
 
     def woken(hint: str) -> list[int]:
         for number, seat in enumerate(seats):
             workers[number].nudges = 0
             seat.waits(time.monotonic() + number)
-        told._heard(hint)
+        told.heard(hint)
         return [worker.number for worker in workers if worker.nudges]
 
     assert woken('[["known", null, 1, 0.0]]') == [15], "who began to rest last is warm"
@@ -186,13 +187,13 @@ def test_a_hint_wakes_as_few_as_can_do_it() -> None:
     # one that was nudged and has not looked since may be stuck: the next hint goes to another
     seats[15].waits(1.0)
     workers[14].leaving = True
-    told._heard('[["known", null, 1, 0.0]]')
+    told.heard('[["known", null, 1, 0.0]]')
     assert [worker.number for worker in workers if worker.nudges == 2] == [13]
     # nobody waits, but a claim under way may have been too early: one is told to send another
     for number, seat in enumerate(seats):
         workers[number].nudges = 0
         seat.works()
-    told._heard('[["known", null, 1, 0.0]]')
+    told.heard('[["known", null, 1, 0.0]]')
     assert sum(worker.nudges for worker in workers) == 1
 
 

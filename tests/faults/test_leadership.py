@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -17,6 +18,7 @@ import pytest
 from supervisor.db.statements import Sql
 from supervisor.leader.burial import Burials
 from supervisor.leader.lead import Leadership
+from supervisor.leader.look import NOTHING
 from tests.harness import ROOT, Database, Host, HostFactory, drive, eventually
 
 APP = "tests.apps.basic"
@@ -200,7 +202,7 @@ def test_a_supervisor_that_stops_between_lock_and_term_is_deposed_too(pair: list
     """It holds the lock and stands in no row: only the lock itself shows who it is."""
     other = database.connect()
     other.execute(f"set application_name = 'pgsupervisor: lead {UUID(int=7).hex[:8]}'")
-    other.execute(Sql().get("seek_lead"))  # type: ignore[arg-type]
+    other.execute(Sql().get("seek_lead"), NOTHING)  # type: ignore[arg-type]
     assert database.sql(HOLDERS)
     leadership, burials = pair[0]
     drive([leadership, burials], lambda: leadership.term == 1, 30, "the lead")
@@ -211,7 +213,7 @@ def test_a_supervisor_that_stops_between_lock_and_term_is_deposed_too(pair: list
 def test_an_application_that_holds_that_lock_is_left_alone(pair: list[tuple[Leadership, Burials]], database: Database) -> None:
     """Only sessions that call themselves a supervisor's are ended."""
     other = database.connect()
-    other.execute(Sql().get("seek_lead"))  # type: ignore[arg-type]
+    other.execute(Sql().get("seek_lead"), NOTHING)  # type: ignore[arg-type]
     leadership, burials = pair[0]
     until = time.monotonic() + 3.0
     drive([leadership, burials], lambda: time.monotonic() > until, 10)
@@ -248,3 +250,41 @@ def test_a_follower_asks_two_questions_a_second_and_a_leader_hardly_more(pair: l
     until = time.monotonic() + 5.0
     drive([one, its, two, others], lambda: time.monotonic() > until, 20)
     assert 10 <= asked["n"] <= 2 * 5 * 2 * 1.3 + 6, f"{asked['n']} statements of two supervisors in 5 s"
+
+
+# ── the look that rides on the pulse ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_leader_and_follower_look_at_what_is_due_in_their_pulse(pair: list[tuple[Leadership, Burials]], database: Database) -> None:
+    """A question of its own would double what an idle host costs."""
+    database.sql("insert into supervisor.queue (name) values ('looked at')")
+    database.sql("insert into supervisor.workflow (name, queue) select 'w', id from supervisor.queue where name = 'looked at'")
+    due = "insert into supervisor.task (run_id, ready_at, queue, workflow) select supervisor.new_id(), clock_timestamp() + %s, w.queue, w.id from supervisor.workflow w, generate_series(1, 3)"
+    database.sql(due, timedelta(0))
+    database.sql(due, timedelta(seconds=50))
+    told: list[list[tuple[int, float | None, bool]]] = [[], []]
+    for (leadership, _), rows in zip(pair, told, strict=True):
+        leadership.look(lambda: {"queues": None, "workflows": ["w"], "depth": 64}, lambda *row, _rows=rows: _rows.append(row))  # type: ignore[misc]
+    parts = [part for both in pair for part in both]
+    drive(parts, lambda: 1 in (pair[0][0].term, pair[1][0].term) and all(len(rows) >= 3 for rows in told), 30)
+    for rows in told:
+        assert all((n, hidden) == (3, False) and next_s is not None and 10 < next_s <= 50 for n, next_s, hidden in rows), rows
+
+
+def test_a_look_that_is_refused_keeps_no_leader_from_beating(pair: list[tuple[Leadership, Burials]], database: Database) -> None:
+    """The beat is what others judge it by; of its look it has to be able to do without."""
+    (one, its), (two, others) = pair
+    asked: list[float] = []
+
+    def wrong() -> dict[str, object]:
+        asked.append(time.monotonic())
+        return {"queues": None, "workflows": ["w"], "depth": "many"}
+
+    for leadership, _ in pair:
+        leadership.look(wrong, lambda *row: None)
+    drive([one, its], lambda: one.term == 1, 20)
+    until = time.monotonic() + 4.0
+    drive([one, its, two, others], lambda: time.monotonic() > until, 20)
+    assert (one.term, two.term) == (1, 0) and len(judge_history(database)) == 1
+    assert database.one("select clock_timestamp() - beat_at < interval '1.5 s' from supervisor.leader")
+    assert len(asked) == 2, "each asks once, and not again for a while"

@@ -167,8 +167,8 @@ def test_stopped_worker_writes_nothing_of_what_was_taken_over(
         new = hosts.start(APP, build=build).wait_up(1)
         eventually(lambda: all(effects.count("standing", word) == 2 for word in words), 30, "the others to begin")
         (new_pid,) = new.worker_pids()
+        effects.open("gate")  # before it continues: its parent has nudged it, so it looks for work at once, and ends as soon as it is refused
         os.kill(stopped, signal.SIGCONT)
-        effects.open("gate")
         results = {word: run.result(timeout=30) for word, run in runs.items()}
         # then the second executions count
         assert results == {"loop": 2, "task": 2, "tx": 2}

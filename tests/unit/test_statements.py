@@ -111,3 +111,9 @@ def test_unusable_schema_names_are_refused_with_the_reason(name):
     """They would end a literal, a function body or a format() template, or take rights from everybody's objects."""
     with pytest.raises(ConfigInvalid, match="can't be used"):
         Sql(name)
+
+
+def test_a_block_that_asks_another_along_has_its_text():
+    sql = Sql("s")
+    for name in ("beat", "seek_lead"):
+        assert f"look AS ({sql.get('pulse')})" in sql.get(name)
