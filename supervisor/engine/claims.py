@@ -54,6 +54,11 @@ class Claims:
         self._queues.append(self._queues.pop(0))  # the next claim begins with another queue, so that a busy one does not starve the others
         return [*(column.take() for column in columns), _int4(limit)]
 
+    def forget(self) -> None:
+        """The marks are of no use any more: the clock is another one."""
+        for marks in (self.marks, self._older, self._newer):
+            marks.clear()
+
     def took(self, count: int, limit: int) -> None:
         """Note how many the last claim brought. (The loop keeps `marks` while it reads the rows.)"""
         self._again_without = self._without and count >= limit

@@ -100,7 +100,14 @@ class Rest:
     def asked(self) -> None:
         """A claim is sent."""
         self._told = False
+        self._cancel()
         self._seat.works()
+
+    def lost(self) -> None:
+        """A claim was refused, or the session is lost, and with it perhaps a claim: another one follows as soon as one can be sent."""
+        self._cancel()
+        self._seat.works()
+        self.nudged()
 
     def answered(self, count: int, asked: int) -> None:
         """It brought *count* of *asked*."""
@@ -120,18 +127,21 @@ class Rest:
     def stop(self) -> None:
         """No claim follows."""
         self._seat.works()
+        self._cancel()
+
+    def _cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _wait(self, wait_s: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel()
         self.look_at = self._clock() + wait_s
         self._timer = self._later(wait_s, self._time_is_up)
 
     def _time_is_up(self) -> None:
         self._timer = None
-        if self._seat.parent_looks(self._clock()):
+        if not self._told and self._seat.parent_looks(self._clock()):
             self._wait(POLL_IDLE_S)
         else:
             self._look()

@@ -191,7 +191,7 @@ class Worker:
     def new_server(self, offset_us: int) -> None:
         """After a failover: the clock is another one, and so is what the marks stand for."""
         self.loop.clock_offset_us = self._ids.offset_us = offset_us
-        self.claims.marks.clear()
+        self.claims.forget()
 
     def _watch(self) -> None:
         self._fd = self.pipeline.fileno()
@@ -209,6 +209,7 @@ class Worker:
         """What was asked of a session that is lost will not be answered."""
         self.reading.forget_asked()
         self._claims_in_flight = self._asked_in_flight = 0
+        self.rest.lost()
         self.trouble = None
 
     def go_on(self) -> None:
@@ -566,6 +567,7 @@ class Worker:
             self._claims_in_flight -= 1
             self._asked_in_flight -= batch.asked
             batch.claim, batch.asked = None, 0
+            self.rest.lost()
         sqlstate = refused.sqlstate
         blameless = batch.tries < TRIES_MAX or not sqlstate.startswith(MAYBE_A_ROW)
         if sqlstate in TRY_AGAIN:

@@ -217,6 +217,35 @@ def test_a_nudge_during_a_claim_sends_another() -> None:
     assert looks == [1]
 
 
+def test_a_claim_that_was_lost_with_its_session_is_followed_by_another() -> None:
+    """Its answer never comes: a worker that waited for it would look busy to its parent for ever."""
+    board, timers = rest.Board(1), []
+    resting = rest.Rest(board.seat(0), lambda: None, lambda wait_s, call: timers.append((wait_s, call)), lambda: 100.0)
+    resting.asked()
+    resting.answered(0, 8)
+    assert board.waits_since(0) == 100.0
+    resting.lost()
+    assert board.waits_since(0) == 0.0 and resting.look_at <= 100.0, "no nudge is for a worker without a session"
+    board.pulsed(100.0)
+    timers.pop()[1]()
+    assert resting.look_at <= 100.0, "a pause that was begun before ends with the session"
+    resting.asked()
+    resting.answered(0, 8)
+    assert board.waits_since(0) == 100.0 and resting.look_at > 100.0
+
+
+def test_after_an_adoption_a_worker_is_nudged_as_before(database: Database, hosts: HostFactory, build: str) -> None:
+    """It waits on the board under its new number too."""
+    with hosts(APP, build=build, procs=1) as host, Client(database.dsn) as client:
+        for n in range(1, 4):
+            assert client.start(apps_plain.one_step, n).result(timeout=20) == n + 1
+            database.sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name ~ '^pgsupervisor: worker'")
+            eventually(lambda n=n: host.log().count(" goes on as worker ") == n, 20)  # type: ignore[misc]
+        silence(database)
+        eventually(lambda: ended(database) == 4, 10 * rest.POLL_IDLE_S)
+        assert host.log().count(" is up as ") == 1
+
+
 # ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
