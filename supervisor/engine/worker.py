@@ -375,7 +375,7 @@ class Worker:
         for parent in self._parents:
             batch.add("wake_parents", parent, (parent,))
         self._parents.clear()
-        batch.asked = self._claim_size()
+        batch.asked = self._claim_size(at_rest=batch.empty() and not self.loop.ready and not self.pipeline.waiting)
         if batch.asked:
             batch.claim = self.claims.params(batch.asked, self._time.time())
             self._claims_in_flight += 1
@@ -448,8 +448,8 @@ class Worker:
 
     # ── how much to claim ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _claim_size(self) -> int:
-        """Runs to ask for in the batch that is being composed; 0 for none."""
+    def _claim_size(self, at_rest: bool) -> int:
+        """Runs to ask for in the batch that is being composed; 0 for none. *at_rest*: there is nothing else to do."""
         now = self._time.time()
         if self._draining or self.executors.backlog or self.watchdog.waits or (self.rest.empty and (now < self.rest.look_at or self._claims_in_flight)):
             return 0
@@ -457,7 +457,10 @@ class Worker:
         if self._sits_in_threads():
             return max(0, min(free, self.executors.idle - len(self.loop.ready) - self._asked_in_flight))
         if free < max(1, self.capacity // 8):
-            return 0
+            if not at_rest or self.capacity >= self.options.in_flight:
+                return 0
+            grown = min(2 * self.capacity, self.options.in_flight)  # all that it has waits: there is room for more
+            free, self.capacity = free + grown - self.capacity, grown
         return min(free, max(1, self.capacity // 2), GROUP_MAX)
 
     def _sits_in_threads(self) -> bool:
