@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-AGAIN_AFTER_S = (5.0, 15.0, 60.0)  # from one line to the next; the last one holds for hours
+AGAIN_AFTER_S = (5.0, 25.0, 60.0)  # from one line to the next; the last one holds for hours
 
 
 class Outage:
