@@ -15,7 +15,7 @@ from supervisor.cli import options
 from supervisor.cli.output import plain, print_json, say
 
 if TYPE_CHECKING:
-    from supervisor.host.samples import Sample
+    from supervisor.profile.samples import Sample
     from supervisor.host.stacks import Process
 
 
@@ -35,8 +35,8 @@ def profile(worker: int | None, everyone: bool, seconds: float, rate: int, nativ
     """
     from datetime import datetime
 
-    from supervisor.host import sampler
-    from supervisor.host.samples import summed
+    from supervisor.profile import sampler
+    from supervisor.profile.samples import summed
 
     sampler.find_sampler()
     processes = _chosen(worker, everyone)
@@ -88,8 +88,8 @@ def _shown(seconds: float) -> Iterator[Callable[[float], None]]:
 
 def _write(folder: Path, samples: list[Sample], rate: int, title: str) -> dict[str, Path]:
     """The three files of one pass."""
-    from supervisor.host.flame import svg
-    from supervisor.host.samples import to_raw, to_speedscope, waits
+    from supervisor.profile.flame import svg
+    from supervisor.profile.samples import to_raw, to_speedscope, waits
 
     folder.mkdir(parents=True, exist_ok=True)
     files = {"flame_graph": folder / "profile.svg", "speedscope": folder / "profile.speedscope.json", "raw": folder / "profile.raw"}

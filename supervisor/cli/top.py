@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def top(interval: float | None, once: bool, dsn: str | None, schema: str | None,
         _print(screen.look(), as_json)
     elif as_json:
         with contextlib.suppress(KeyboardInterrupt):
-            while True:
+            for _ in _until_interrupted():
                 time.sleep(interval or 1.0)
                 print_json(screen.look().as_json())
                 sys.stdout.flush()
@@ -151,7 +152,7 @@ def _live(screen: Screen, interval: float) -> None:
     console = Console()
     with contextlib.suppress(KeyboardInterrupt), _keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         due = time.monotonic()
-        while True:
+        for _ in _until_interrupted():
             live.update(drawn(screen.look()), refresh=True)
             due = max(due + interval, time.monotonic())
             while (left := due - time.monotonic()) > 0:
@@ -159,6 +160,22 @@ def _live(screen: Screen, interval: float) -> None:
                     time.sleep(left)
                 elif select.select([keys], [], [], left)[0] and os.read(keys, 1) in (b"q", b"Q", b""):
                     return
+
+
+def _until_interrupted() -> Iterator[None]:
+    """Turns until ^C; also until one whose exception got lost, as it does in a destructor or a callback."""
+    interrupted: list[int] = []
+
+    def note(number: int, _frame: Any) -> None:
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        while not interrupted:
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -59,6 +59,7 @@ def test_worker_that_ends_unwinds_inertly(live: Live) -> None:
     """Declared dead, it ends, Python throws its coroutines away: no `finally` of a run that goes on elsewhere may act."""
     runs = [live.start(evicted.stands_and_cleans, "end"), live.start(evicted.stands_and_cleans_def, "end")]
     live.until(lambda: live.effects.count("standing", "end") == 2, 20)
+    live.until(lambda: live.rows(runs[0]) == 1, 20, "the step that has ended is durable")
     live.database.sql("update supervisor.worker set dead_at = clock_timestamp(), death = 'by a test', epoch = epoch + 1 where dead_at is null")
     live.until(lambda: live.effects.count("standing", "end") == 4, 30, "another worker")
     assert not {"end_branch", "end_root", "end_def"} & set(_cleaned(live)), "a finally acted in a worker that ended"

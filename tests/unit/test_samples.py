@@ -6,9 +6,9 @@ import xml.etree.ElementTree as xml
 
 import pytest
 
-from supervisor.host.flame import svg
-from supervisor.host.sampler import Refusal, advice
-from supervisor.host.samples import DATABASE, ENCODING, LOOP, OTHER, USER, Frame, Sample, attributed, read_speedscope, summed, to_raw, to_speedscope, waits
+from supervisor.profile.flame import svg
+from supervisor.profile.sampler import Refusal, advice
+from supervisor.profile.samples import DATABASE, ENCODING, LOOP, OTHER, USER, Frame, Sample, attributed, read_speedscope, summed, to_raw, to_speedscope, waits
 
 PYTHON = "/usr/lib/python3.11/"
 SITE = "/venv/lib/python3.11/site-packages/"

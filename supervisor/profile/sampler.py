@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.core.errors import MissingExtra, SupervisorError
-from supervisor.host.samples import Sample, read_speedscope
+from supervisor.profile.samples import Sample, read_speedscope
 from supervisor.host.stacks import Process, account, owner_of
 
 END_WITHIN_S = 60.0  # after the last sample: symbols of native frames are read late

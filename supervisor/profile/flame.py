@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from supervisor.host.samples import DATABASE, ENCODING, LOOP, OTHER, USER, Frame, Sample, group_of
+from supervisor.profile.samples import DATABASE, ENCODING, LOOP, OTHER, USER, Frame, Sample, group_of
 
 WIDTH, ROW, CHAR = 1400.0, 17, 6.6
 NARROWEST = 0.3  # pixels; what is narrower is not drawn
