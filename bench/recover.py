@@ -94,9 +94,16 @@ def _until(fact: Callable[[], T], what: str) -> T:
 
 
 def _live_workers(conn: Any, place: Place) -> int:
-    """Workers that nobody has declared dead and whose process is there."""
+    """Workers that nobody has declared dead and whose process lives; where nobody reaps orphans, a dead one keeps its place in /proc."""
     rows = conn.execute(sql.SQL("SELECT pid FROM {} WHERE dead_at IS NULL").format(place.table("worker"))).fetchall()
-    return sum(os.path.exists(f"/proc/{pid}") for (pid,) in rows)
+    return sum(_lives(pid) for (pid,) in rows)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 # ── a worker ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -132,7 +139,8 @@ def _leader_stops(place: Place, kills: int) -> list[float]:
 
 
 def _leaderless(place: Place, kills: int, how: int) -> list[float]:
-    """One of two supervisors is killed or stopped, the one that leads; then it gets a successor, which follows."""
+    """One of two supervisors is killed or stopped, the one that leads; then it gets a successor, and once that follows, the next turn comes."""
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgsupervisor: lead %'"
     leads = sql.SQL("SELECT term, pid FROM {} WHERE ended_at IS NULL ORDER BY term DESC LIMIT 1").format(place.table("leader"))
     times_ms = []
     with _hosts(place, 2, 1) as (conn, _, hosts, folder):
@@ -148,7 +156,7 @@ def _leaderless(place: Place, kills: int, how: int) -> list[float]:
             gone.wait()
             hosts.remove(gone)
             hosts.append(_start_host(place, 1, folder))
-            _until(lambda: _live_workers(conn, place) == 2, "the new host's worker is up")
+            _until(lambda: _live_workers(conn, place) == 2 and harness.one(conn, sessions) == 2, "the new host's worker is up, and it follows")
     return times_ms
 
 
