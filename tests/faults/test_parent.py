@@ -540,7 +540,7 @@ parent.start()
 began = time.monotonic()
 while parent.step(60.0):
     for child in parent.children.values():
-        if child.ready:
+        if child.ready and ticking.acted >= 3:
             child.wake()
 parent.close()
 assert deaths == [(0, 7, [])], deaths
