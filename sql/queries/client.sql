@@ -14,14 +14,31 @@ SELECT f.cell, f.migration, (extract(epoch FROM f.clock) * 1000000)::pg_catalog.
 SELECT {schema}.workflow_parameters($1);
 
 -- name: client_start :many
--- Start runs of one workflow, all or none. A row comes back only for a key that names a run already.
--- Locks:  run_key rows of the keys, in their order; the rest are new rows.     Index:  run_key primary key
+-- Start runs of one workflow, all or none. A row comes back only for a key that goes on naming another run.
+-- Locks:  run_key rows of the keys, in their order; replace: then the rows of the workers that have the old runs, then their tasks; the rest
+-- are new rows.     Index:  run_key primary key
 -- $1 text workflow    $2 uuid[] run    $3 bytea[] input    $4 text[] key (null: none)    $5 bytea[] hash of the input, with keys
--- $6 text queue (null: the workflow's)    $7 int2 priority    $8 float8 delay in s
+-- $6 text queue (null: the workflow's)    $7 int2 priority    $8 float8 delay in s    $9 bytea attributes, JSON    $10 text batch    $11 text on_conflict
 -- Returns n (from 1), the run that the key names, whether its input is the same
--- Raises  SV001 unknown workflow, SV002 clock skew, 22023 priority; 23505 on run when the ids are there already
+-- Raises  SV001 unknown workflow, SV002 clock skew, SV005 key exists (DETAIL: workflow, key, run_id as JSON), 22023 priority, attributes,
+-- batch, on_conflict; 23505 on run when the ids are there already
 SELECT s.n, s.run_id, s.matches
-FROM {schema}.start_runs($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8)) AS s;
+FROM {schema}.start_runs($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10, $11) AS s;
+
+-- name: client_cancel :one
+-- End a run as cancelled, at once and whoever has it.
+-- Locks:  the row of the worker that has it, its task, its parent's task.     Index:  worker_pkey, task_pkey, outcome primary key, pruned
+-- $1 uuid run    $2 text reason (null: none)     Returns whether it was live
+-- Raises  SV006 unknown run
+SELECT {schema}.cancel($1, $2);
+
+-- name: client_batch_results :many
+-- A page of a batch's runs, in the order of their ids, which is that of their inputs.
+-- Locks:  none.     Index:  run_batch_idx, outcome primary key, pruned; task_pkey
+-- $1 text batch    $2 uuid after (null: from the first)    $3 int4 limit, at most 10,000
+-- Returns run, key, status, result or error, ended_at
+-- Raises  SV008 unknown batch
+SELECT b.run_id, b.key, b.status, b.result, b.ended_at FROM {schema}.batch_results($1, $2, $3) AS b;
 
 -- name: client_outcomes :many
 -- Ask how runs ended, those that have.

@@ -13,7 +13,7 @@ _HOMES = {
     "supervisor.core.retry": ("Retry",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
-        "AsyncioInWorkflow", "ClientInsideRun", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "InputInvalid", "KeyMismatch",
+        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "InputInvalid", "KeyExists", "KeyMismatch",
         "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled",
         "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TransactionMisused", "UnknownWorkflow",
@@ -31,9 +31,9 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     )  # fmt: skip
     from supervisor.core.context import Current as Current
     from supervisor.core.errors import (
-        AsyncioInWorkflow as AsyncioInWorkflow, ClientInsideRun as ClientInsideRun, ClockSkew as ClockSkew, ConfigInvalid as ConfigInvalid,
+        AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClockSkew as ClockSkew, ConfigInvalid as ConfigInvalid,
         DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, InputInvalid as InputInvalid,
-        KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
+        KeyExists as KeyExists, KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
         PayloadRefused as PayloadRefused, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
         RunCancelled as RunCancelled, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
         SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,

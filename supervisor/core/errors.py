@@ -78,6 +78,19 @@ class KeyMismatch(SupervisorError):
         )
 
 
+class KeyExists(SupervisorError):
+    """The key names a run already, and the start asked to be refused then (`on_conflict="reject"`); nothing was started."""
+
+    code = "key_exists"
+
+    def __init__(self, workflow: str, key: str, run_id: object) -> None:
+        self.workflow, self.key, self.run_id = workflow, key, run_id
+        super().__init__(
+            f"key {key!r} of workflow {workflow!r} names run {run_id} already and on_conflict is 'reject': nothing was started; "
+            f"use another key, or on_conflict 'return', 'replace' or 'restart_failed'"
+        )
+
+
 class ClockSkew(SupervisorError):
     """This machine's clock and the database's are too far apart for run ids."""
 
@@ -207,6 +220,16 @@ class RunUnknown(SupervisorError):
     def __init__(self, which: object) -> None:
         self.which = which
         super().__init__(f"there is no run {which}; it was never started here, or its history was pruned")
+
+
+class BatchUnknown(SupervisorError):
+    """No start has ever named that batch."""
+
+    code = "batch_unknown"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"there is no batch {name!r}; no start has ever named it here: select batch from batches lists those that there are")
 
 
 # ── the database ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,6 +9,7 @@ Not thread-safe and not fork-safe: `supervisor.api.client` sees to both.
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 import time
@@ -23,9 +24,12 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 from supervisor.core.errors import (
+    BatchUnknown,
     ClockSkew,
     DatabaseUnavailable,
     InputInvalid,
+    KeyExists,
+    RunUnknown,
     SchemaMissing,
     SchemaTooNew,
     SchemaTooOld,
@@ -114,6 +118,9 @@ class ClientCalls:
         queue: str | None = None,
         priority: int = 5,
         delay_s: float = 0.0,
+        attributes: bytes | None = None,
+        batch: str | None = None,
+        on_conflict: str = "return",
     ) -> list[Conflict]:
         """Start runs of one workflow in one transaction; return the keys that named runs already.
 
@@ -129,6 +136,9 @@ class ClientCalls:
             queue,
             priority,
             float(delay_s),
+            attributes,
+            batch,
+            on_conflict,
         )
         tries = 0
 
@@ -275,6 +285,13 @@ class ClientCalls:
             return UnknownWorkflow(_between_quotes(text))
         if state == "SV002":
             return ClockSkew(f"{text}; set the clock of this machine (measured: {self.ids.offset_us / 1e6:+.1f} s against the database)")
+        if state == "SV005":
+            named = json.loads(error.diag.message_detail or "{}")
+            return KeyExists(named["workflow"], named["key"], uuid.UUID(named["run_id"]))
+        if state == "SV006":
+            return RunUnknown(error.diag.message_detail or "")
+        if state == "SV008":
+            return BatchUnknown(_between_quotes(text))
         if state in ("3F000", "42883", "42P01"):
             return SchemaMissing(
                 f"schema {self.schema!r} of the database has no tables of pgsupervisor, or older ones; "
