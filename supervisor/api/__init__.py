@@ -9,11 +9,13 @@ _HOMES = {
     "supervisor.api.decorators": ("StartOptions", "Workflow", "step", "workflow"),
     "supervisor.api.words": ("ChildRun", "current", "first", "gather", "now", "random", "sleep", "sleep_until", "start", "uuid4"),
     "supervisor.api.transaction": ("AsyncTransaction", "Transaction"),
-    "supervisor.api.client": ("Client", "Run"),
+    "supervisor.api.client": ("Client",),
+    "supervisor.api.client_async": ("AsyncClient",),
+    "supervisor.api.handles": ("AsyncBatch", "AsyncRun", "Batch", "Run", "RunInfo"),
     "supervisor.core.retry": ("Retry",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
-        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "InputInvalid", "KeyExists", "KeyMismatch",
+        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "InputInvalid", "KeyExists", "KeyMismatch",
         "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled",
         "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TransactionMisused", "UnknownWorkflow",
@@ -22,8 +24,10 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares the two
-    from supervisor.api.client import Client as Client, Run as Run
+    from supervisor.api.client import Client as Client
+    from supervisor.api.client_async import AsyncClient as AsyncClient
     from supervisor.api.decorators import StartOptions as StartOptions, Workflow as Workflow, step as step, workflow as workflow
+    from supervisor.api.handles import AsyncBatch as AsyncBatch, AsyncRun as AsyncRun, Batch as Batch, Run as Run, RunInfo as RunInfo
     from supervisor.api.transaction import AsyncTransaction as AsyncTransaction, Transaction as Transaction
     from supervisor.api.words import (
         ChildRun as ChildRun, current as current, first as first, gather as gather, now as now, random as random, sleep as sleep,
@@ -31,7 +35,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     )  # fmt: skip
     from supervisor.core.context import Current as Current
     from supervisor.core.errors import (
-        AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClockSkew as ClockSkew, ConfigInvalid as ConfigInvalid,
+        AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, ConfigInvalid as ConfigInvalid,
         DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, InputInvalid as InputInvalid,
         KeyExists as KeyExists, KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
         PayloadRefused as PayloadRefused, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,

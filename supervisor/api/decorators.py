@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from supervisor._fastpath import loop as core_loop
+from supervisor.api.asked import Asked, OnConflict, encode_attributes, refuse_inside_run
 from supervisor.api.transaction import AsyncTransaction, Transaction
 from supervisor.core import codec, registry
-from supervisor.core.errors import DefinitionError, OutsideWorkflow
+from supervisor.core.errors import ClientMisused, DefinitionError, OutsideWorkflow
 from supervisor.core.parameters import Input, hints, named_parameters
 from supervisor.core.retry import ONCE, Retry, seconds
+
+if TYPE_CHECKING:
+    from supervisor.api.handles import AsyncRun, Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -130,6 +134,45 @@ def _block(command: Any) -> Any:
 # ── workflows ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class Starter(Generic[P, R]):
+    """`checkout.start(order)`, `await checkout.start.aio(order)`: starts by the process's own client."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: Any) -> None:
+        self._what = what
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        from supervisor.api.client import default_client
+
+        refuse_inside_run()
+        if _loop_is_running():
+            raise ClientMisused(f"{self._shown()}.start(…) would hold up the running event loop: write `await {self._shown()}.start.aio(…)`")
+        return default_client().start(self._what, *args, **kwargs)
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> AsyncRun[R]:
+        from supervisor.api.client_async import default_async_client
+
+        refuse_inside_run()
+        client = await default_async_client()
+        return await client.start(self._what, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def _shown(self) -> str:
+        name: str = getattr(self._what, "workflow", self._what).__name__
+        return name
+
+    def __repr__(self) -> str:
+        return f"<start of {self._shown()}>"
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class StartOptions(Generic[P, R]):
     """A workflow with how it is to be started: pass it where the workflow goes."""
@@ -139,6 +182,14 @@ class StartOptions(Generic[P, R]):
     queue: str | None = None
     priority: int = 5
     delay_s: float = 0.0
+    batch: str | None = None
+    on_conflict: OnConflict = "return"
+    attributes: bytes | None = None  # a JSON object
+
+    @property
+    def start(self) -> Starter[P, R]:
+        """Start it by the process's own client: `checkout.options(key="o-42").start(order)`."""
+        return Starter(self)
 
 
 @dataclass(frozen=True)
@@ -189,20 +240,32 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
         result: R = self.shape.decode(payload)
         return result
 
+    @property
+    def start(self) -> Starter[P, R]:
+        """Start it by the process's own client: `checkout.start(order)`, or `await checkout.start.aio(order)`."""
+        return Starter(self)
+
     def options(
-        self, *, key: str | None = None, queue: str | None = None, priority: int = 5, delay: float | timedelta = 0
-    ) -> StartOptions[P, R]:
+        self, *, key: str | None = None, queue: str | None = None, priority: int = 5, delay: float | timedelta = 0,
+        on_conflict: OnConflict = "return", attributes: Mapping[str, Any] | None = None, batch: str | None = None,
+    ) -> StartOptions[P, R]:  # fmt: skip
         """This workflow with options for its start: `client.start(checkout.options(key="o-42"), order)`.
 
-        key       idempotency key, per workflow: a second start with it gives the first one's run
-        priority  0 (first) to 9 (last)
-        delay     seconds or timedelta until it may be claimed
+        key          idempotency key, per workflow: a second start with it gives the first one's run
+        priority     0 (first) to 9 (last)
+        delay        seconds or timedelta until it may be claimed
+        on_conflict  where the key names a run: "return" it, "reject" (KeyExists), "replace" it (it ends as terminated first), or
+                     "restart_failed": a new run if it ended otherwise than completed, else return it
+        attributes   facts to find the run by: a mapping that has a JSON form
+        batch        name of the batch that the run belongs to
         """
         if type(priority) is not int or not 0 <= priority <= 9:
             raise DefinitionError(f"priority={priority!r}: give a whole number from 0 (first) to 9 (last)")
         if key is not None and (not isinstance(key, str) or not key or len(key) > 500 or "\x00" in key):
             raise DefinitionError(f"key={key!r}: give a text of 1 to 500 characters without NUL")
-        return StartOptions(self, key, queue, priority, seconds(delay, "delay="))
+        made = StartOptions(self, key, queue, priority, seconds(delay, "delay="), batch, on_conflict, encode_attributes(attributes))
+        Asked.of(made)
+        return made
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Durable[R]:
         where = core_loop.mode()

@@ -118,6 +118,12 @@ class ClientInsideRun(SupervisorError):
     code = "client_inside_run"
 
 
+class ClientMisused(SupervisorError):
+    """A client or a connection was used where it can't be: after a fork, on another event loop, without a transaction."""
+
+    code = "client_misused"
+
+
 class StepFailed(SupervisorError):
     """A step failed with an exception that can't be rebuilt here: its class is not imported, or takes other arguments."""
 

@@ -1,27 +1,29 @@
-"""A client's calls: one session, opened at first use and again when it was lost, and the words for what it refuses.
+"""A client's calls: what is asked of the database, how its answers and refusals are read, and the session that carries it.
 
-Owns the client's connection, its measured clock offset, and the translation of SQLSTATEs. Knows nothing of workflows,
-encoding or handles. Invariant: a call that may have reached the server is repeated only where repeating changes
-nothing: reads, and starts under the ids of the first try.
+Owns the questions and their SQLSTATEs (`Questions`, no I/O), the client's session and its repetition (`ClientCalls`). Knows
+nothing of workflows, encoding or handles. A question is written once, as a generator: it yields a statement, is sent the
+rows, returns what they mean. `ClientCalls` carries it over its own session, `AsyncClientCalls` over one of an event
+loop, `Borrowed` over the caller's.
 
-Not thread-safe and not fork-safe: `supervisor.api.client` sees to both.
+Invariant: a call that may have reached the server is repeated only where repeating changes nothing: reads, starts under
+the ids of the first try, cancellations.
+
+Neither is thread-safe or fork-safe: `supervisor.api.client` sees to both.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import struct
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import errors
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
 
 from supervisor.core.errors import (
     BatchUnknown,
@@ -40,6 +42,7 @@ from supervisor.core.ids import RunIds
 from supervisor.core.version import VERSION
 from supervisor.db import connect as _connect
 from supervisor.db import migrations
+from supervisor.db.packed import add_dumpers, pack_byteas, pack_texts, pack_uuids
 from supervisor.db.statements import Sql, migration_files, wake_channel
 
 OFFSET_FRESH_S = 60.0  # a clock of 500 ppm drifts 30 ms in that time; ids may be 60 s off
@@ -47,6 +50,45 @@ RETRY_S = 10.0  # how long a lost database is tried for before the caller is tol
 PAUSE_MAX_S = 1.0
 
 T = TypeVar("T")
+Rows = list[tuple[Any, ...]]
+Question = tuple[str, Sequence[object]]  # a block's name and its values
+Talk = Generator[Question, Rows, T]
+
+
+class Ask(Generic[T]):
+    """One thing to be asked, again on another session where the first was lost.
+
+    talk    makes the conversation; it is given the number of the try, from 1
+    writes  whether it changes anything, so that it matters which transaction it stands in
+    """
+
+    __slots__ = ("talk", "what", "writes")
+
+    def __init__(self, talk: Callable[[int], Talk[T]], what: str = "a question", *, writes: bool = False) -> None:
+        self.talk, self.what, self.writes = talk, what, writes
+
+    def __iter__(self) -> Generator[Ask[T], T, T]:
+        """`answer = yield from ask`, typed."""
+        return (yield self)
+
+
+Verb = Generator[Ask[Any], Any, T]
+
+
+def carry(said: Generator[Any, Any, T], do: Callable[[Any], Any]) -> T:
+    """Do what *said* yields, one by one, and give it the answers or errors; its return value."""
+    try:
+        asked = next(said)
+        while True:
+            try:
+                answer = do(asked)
+            except Exception as error:  # noqa: BLE001 - whoever asked decides what it means
+                asked = said.throw(error)
+            else:
+                asked = said.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 class Conflict(NamedTuple):
@@ -78,34 +120,36 @@ class Found(NamedTuple):
     ended_at: datetime | None
 
 
-class ClientCalls:
-    """The calls of one client over one session. `ids` makes run ids by the database's clock; connect first."""
+class Questions:
+    """What one client asks of one schema. `ids` makes run ids by the database's clock; measure first."""
 
-    def __init__(self, dsn: _connect.Dsn, schema: str, purpose: str = "client") -> None:
-        self.dsn, self.schema, self.purpose = dsn, schema, purpose
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
         self.ids = RunIds()
         self._sql = Sql(schema)
-        self._conn: psycopg.Connection | None = None
         self._measured_at = 0.0
-        self._user = ""
+        self._user = self._dbname = ""
 
-    def close(self) -> None:
-        if self._conn is not None:
-            self._conn.close()
-            self._conn = None
+    def text(self, name: str) -> bytes:
+        return self._sql.get(name).encode()
 
-    @property
-    def connected(self) -> bool:
-        """Whether it ever had a session."""
-        return self._measured_at > 0.0
+    def met(self, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+        """Whom a refusal is about."""
+        self._user, self._dbname = conn.info.user, conn.info.dbname
 
-    # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def run_ids(self, n: int) -> list[bytes]:
+    def run_ids(self, n: int) -> Verb[list[bytes]]:
         """*n* fresh run ids of 16 bytes; measures the clock's offset first when the last measure is a minute old."""
-        if self._conn is None or time.monotonic() - self._measured_at > OFFSET_FRESH_S:
-            self._repeat(self._measure)
+        yield from Ask(self._measure_if_old)
         return self.ids.new_bytes(n)
+
+    def measure(self) -> Ask[None]:
+        """Ask for cell, schema and clock. Raises SchemaTooOld, SchemaTooNew."""
+        return Ask(lambda _: self._measure())
+
+    def measure_anew(self) -> Ask[None]:
+        """Measure the clock's offset and begin a new source of ids, for a clock that was set."""
+        self.ids = RunIds(cell=self.ids.cell)
+        return self.measure()
 
     def start(
         self,
@@ -121,11 +165,11 @@ class ClientCalls:
         attributes: bytes | None = None,
         batch: str | None = None,
         on_conflict: str = "return",
-    ) -> list[Conflict]:
-        """Start runs of one workflow in one transaction; return the keys that named runs already.
+    ) -> Ask[list[Conflict]]:
+        """Start runs of one workflow in one transaction; the keys that named runs already. One round trip.
 
-        Repeated under the same ids when the session is lost: a unique violation then says that the first try had
-        arrived. Raises UnknownWorkflow, ClockSkew, InputInvalid, DatabaseUnavailable. One round trip.
+        Repeated under the same ids when the session is lost: a unique violation then says that the first try had arrived.
+        Raises UnknownWorkflow, ClockSkew, InputInvalid, KeyExists, DatabaseUnavailable.
         """
         packed = (
             workflow,
@@ -140,52 +184,37 @@ class ClientCalls:
             batch,
             on_conflict,
         )
-        tries = 0
 
-        def once(conn: psycopg.Connection) -> list[Conflict]:
-            nonlocal tries
-            tries += 1
+        def talk(tries: int) -> Talk[list[Conflict]]:
             try:
-                rows = self._rows(conn, "client_start", packed)
-            except errors.UniqueViolation as error:
-                if tries > 1 and (error.diag.table_name or "").startswith("run_2"):
-                    return self._conflicts_again(conn, packed, ids, inputs, keys, hashes)
-                raise
+                rows = yield "client_start", packed
+            except psycopg.Error as error:
+                if tries == 1 or not _met_itself(error):
+                    raise
+                return (yield from self._asked_again(packed, ids, inputs, keys, hashes))
             return [Conflict(n - 1, run_id, matches) for n, run_id, matches in rows]
 
-        return self._repeat(once, what=f"start of {workflow!r}")
+        return Ask(talk, f"start of {workflow!r}", writes=True)
 
-    def _conflicts_again(
+    def _asked_again(
         self,
-        conn: psycopg.Connection,
         packed: Sequence[object],
         ids: Sequence[bytes],
         inputs: Sequence[bytes],
         keys: Sequence[str | None] | None,
         hashes: Sequence[bytes] | None,
-    ) -> list[Conflict]:
+    ) -> Talk[list[Conflict]]:
         """The try whose answer was lost had committed: ask for what it answered, by its keys, all of which are taken now."""
         keyed = [at for at, key in enumerate(keys or ()) if key is not None]
         if not keyed or keys is None or hashes is None:
             return []
         arrays = (pack_uuids([ids[at] for at in keyed]), pack_byteas([inputs[at] for at in keyed]), pack_texts([keys[at] for at in keyed]))
-        rows = self._rows(conn, "client_start", (packed[0], *arrays, pack_byteas([hashes[at] for at in keyed]), *packed[5:]))
+        rows = yield "client_start", (packed[0], *arrays, pack_byteas([hashes[at] for at in keyed]), *packed[5:10], "return")
         return [Conflict(keyed[n - 1], run_id, matches) for n, run_id, matches in rows]
 
-    def announce(self, hint: str) -> None:
-        """Tell the hosts what was started, in a transaction of its own. Never raises: they find it by themselves, too."""
-        if self._conn is None or self._conn.closed:
-            return
-        try:
-            self._rows(self._conn, "announce_starts", (wake_channel(self.schema), hint))
-        except psycopg.Error as error:
-            if self._lost(error):
-                self.close()
-
-    def outcomes(self, ids: Sequence[bytes]) -> list[Outcome]:
+    def outcomes(self, ids: Sequence[bytes]) -> Ask[list[Outcome]]:
         """How those of *ids* ended that have ended."""
-        packed = (pack_uuids(ids),)
-        return self._repeat(lambda conn: [Outcome(*row) for row in self._rows(conn, "client_outcomes", packed)])
+        return self._rows("client_outcomes", (pack_uuids(ids),), lambda rows: [Outcome(*row) for row in rows])
 
     def find(
         self,
@@ -196,89 +225,63 @@ class ClientCalls:
         status: str | None = None,
         before: uuid.UUID | None = None,
         limit: int = 100,
-    ) -> list[Found]:
+    ) -> Ask[list[Found]]:
         """Runs, newest first: those of *ids*, or of *key*, or all."""
         values = (None if ids is None else pack_uuids(ids), key, workflow, status, before, limit)
-        return self._repeat(lambda conn: [Found(*row) for row in self._rows(conn, "client_find", values)])
+        return self._rows("client_find", values, lambda rows: [Found(*row) for row in rows])
 
-    def parameters(self, workflow: str) -> bytes | None:
+    def cancel(self, run_id: uuid.UUID, reason: str | None) -> Ask[bool]:
+        """End a live run as cancelled. False where it had ended. Raises RunUnknown.
+
+        Repeated when the session was lost in between, so it may be False where the first try's answer was lost.
+        """
+
+        def talk(tries: int) -> Talk[bool]:
+            rows = yield "client_cancel", (run_id, reason)
+            return bool(rows[0][0])
+
+        return Ask(talk, f"cancel of run {run_id}", writes=True)
+
+    def parameters(self, workflow: str) -> Ask[bytes | None]:
         """A workflow's parameters as JSON, None for a name that no worker ever registered."""
-        stored: bytes | None = self._repeat(lambda conn: self._rows(conn, "client_parameters", (workflow,))[0][0])
-        return stored
+        return self._rows("client_parameters", (workflow,), lambda rows: rows[0][0])
 
-    def measure_clock(self) -> None:
-        """Measure the clock's offset anew and begin a new source of ids, for a clock that was set."""
-        self.ids = RunIds(cell=self.ids.cell)
-        self._repeat(self._measure)
+    def announcement(self, hint: str) -> Question:
+        """What tells the hosts what was started."""
+        return "announce_starts", (wake_channel(self.schema), hint)
 
-    # ── the session ──────────────────────────────────────────────────────────────────────────────────────────
+    def _rows(self, block: str, values: Sequence[object], read: Callable[[Rows], T]) -> Ask[T]:
+        def talk(tries: int) -> Talk[T]:
+            rows = yield block, values
+            return read(rows)
 
-    def _rows(self, conn: psycopg.Connection, name: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        cursor = psycopg.RawCursor(conn)
-        return cursor.execute(self._sql.get(name).encode(), values, binary=True).fetchall()
+        return Ask(talk)
 
-    def _session(self) -> psycopg.Connection:
-        if self._conn is None or self._conn.closed:
-            conn = _connect.connect(self.dsn, purpose=self.purpose, schema=self.schema, profile="client")
-            self._user = conn.info.user
-            for dumper in (_UuidsDumper, _ByteasDumper, _TextsDumper):
-                conn.adapters.register_dumper(dumper.packed, dumper)
-            try:
-                self._measure(conn)
-            except BaseException:
-                conn.close()
-                raise
-            self._conn = conn
-        return self._conn
+    def _measure_if_old(self, tries: int) -> Talk[None]:
+        if time.monotonic() - self._measured_at > OFFSET_FRESH_S or not self._measured_at:
+            yield from self._measure()
 
-    def _measure(self, conn: psycopg.Connection) -> None:
-        """Ask for cell, schema and clock; the answer's moment is taken as the middle of the round trip."""
+    def _measure(self) -> Talk[None]:
+        """The answer's moment is taken as the middle of the round trip."""
         asked_ns = time.time_ns()
-        cell, migration, clock_us = self._rows(conn, "client_facts", ())[0]
+        rows = yield "client_facts", ()
+        cell, migration, clock_us = rows[0]
         here_us = (asked_ns + time.time_ns()) // 2000
-        self._refuse_other_schema(conn, migration)
+        self._refuse_other_schema(migration)
         if cell != self.ids.cell:
             self.ids = RunIds(cell=cell)
         self.ids.offset_us = clock_us - here_us
         self._measured_at = time.monotonic()
 
-    def _refuse_other_schema(self, conn: psycopg.Connection, migration: int) -> None:
+    def _refuse_other_schema(self, migration: int) -> None:
         known = len(migration_files())
-        where = f"schema {self.schema!r} of database {conn.info.dbname!r} is at migration {migration} and pgsupervisor {VERSION}"
+        where = f"schema {self.schema!r} of database {self._dbname!r} is at migration {migration} and pgsupervisor {VERSION}"
         if migration < known:
             raise SchemaTooOld(f"{where} needs {known}; bring it up: {migrations.command(self.schema)}")
         if migration > known:
             raise SchemaTooNew(f"{where} knows {known}; upgrade it: pip install -U pgsupervisor")
 
-    def _repeat(self, call: Callable[[psycopg.Connection], T], what: str = "a question") -> T:
-        """Do *call*; again on a fresh session while the old one was lost, for RETRY_S."""
-        give_up_at = time.monotonic() + RETRY_S
-        pause_s = 0.02
-        while True:
-            try:
-                return call(self._session())
-            except psycopg.Error as error:
-                if not self._lost(error):
-                    raise self._refusal(error, what) from None
-                self.close()
-                if time.monotonic() > give_up_at:
-                    raise DatabaseUnavailable(f"{what} had no answer for {RETRY_S:.0f} s; {_connect.unavailable(error)}") from None
-            except DatabaseUnavailable:
-                if self._conn is None and self._measured_at == 0.0 or time.monotonic() > give_up_at:
-                    raise  # never connected: tell at once
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(pause_s * 2, PAUSE_MAX_S)
-
-    def _lost(self, error: psycopg.Error) -> bool:
-        """Is the session of no more use: gone, or on a server that was demoted?"""
-        if self._conn is not None and (self._conn.broken or self._conn.closed):
-            return True
-        state = error.sqlstate
-        if state is None:
-            return isinstance(error, psycopg.OperationalError)
-        return state.startswith(("08", "57P0")) or state in ("25006", "40001", "40P01")
-
-    def _refusal(self, error: psycopg.Error, what: str) -> SupervisorError:
+    def refusal(self, error: psycopg.Error, what: str) -> SupervisorError:
         """The project's words for what the database refused."""
         state, text = error.sqlstate or "", str(error).strip().splitlines()[0]
         if state == "SV001":
@@ -311,64 +314,112 @@ class ClientCalls:
         )
 
 
+def _met_itself(error: psycopg.Error) -> bool:
+    """Is it what a start meets whose first try had arrived: its own rows?"""
+    return isinstance(error, errors.UniqueViolation) and (error.diag.table_name or "").startswith("run_2")
+
+
 def _between_quotes(text: str) -> str:
     return text[text.find('"') + 1 : text.rfind('"')]
 
 
-# ── array parameters in their binary form, built in bulk: psycopg's own list dumper costs 1 µs per element ───────
-
-_HEAD = struct.Struct("!iiIii").pack  # dimensions, has nulls, element oid, length, lower bound
-_INT4 = struct.Struct("!i").pack
-_NULL = _INT4(-1)
-_UUID_LENGTH = _INT4(16)
+# ── the client's own session ─────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Uuids(bytes):
-    pass
+def is_lost(error: psycopg.Error, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any] | None) -> bool:
+    """Is the session of no more use: gone, or on a server that was demoted?"""
+    if conn is not None and (conn.broken or conn.closed):
+        return True
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError)
+    return state.startswith(("08", "57P0")) or state in ("25006", "40001", "40P01")
 
 
-class _Byteas(bytes):
-    pass
+class Patience:
+    """Whether what failed is tried again, and after what pause: a lost session's question is, for RETRY_S."""
+
+    def __init__(self, questions: Questions, what: str) -> None:
+        self._questions, self._what = questions, what
+        self._give_up_at = time.monotonic() + RETRY_S
+        self._pause_s = 0.02
+
+    def refused(self, error: psycopg.Error, lost: bool) -> float:
+        """Seconds until the next try. Raises the project's words where there is none."""
+        if not lost:
+            raise self._questions.refusal(error, self._what) from None
+        if time.monotonic() > self._give_up_at:
+            raise DatabaseUnavailable(f"{self._what} had no answer for {RETRY_S:.0f} s; {_connect.unavailable(error)}") from None
+        return self._pause()
+
+    def unreachable(self, error: DatabaseUnavailable, ever: bool) -> float:
+        """Seconds until the next try to connect; a client that never had a session is told at once."""
+        if not ever or time.monotonic() > self._give_up_at:
+            raise error
+        return self._pause()
+
+    def _pause(self) -> float:
+        pause_s, self._pause_s = self._pause_s, min(self._pause_s * 2, PAUSE_MAX_S)
+        return pause_s * random.uniform(0.5, 1.0)
 
 
-class _Texts(bytes):
-    pass
+class ClientCalls:
+    """One session, opened at first use and again when it was lost, and what is asked over it."""
 
+    def __init__(self, dsn: _connect.Dsn, questions: Questions, purpose: str = "client") -> None:
+        self.dsn, self.questions, self.purpose = dsn, questions, purpose
+        self.connected = False  # whether it ever had a session
+        self._conn: psycopg.Connection | None = None
 
-def pack_uuids(ids: Sequence[bytes]) -> _Uuids:
-    """uuid[] of ids of 16 bytes each."""
-    return _Uuids(b"".join((_HEAD(1, 0, 2950, len(ids), 1), _UUID_LENGTH, _UUID_LENGTH.join(ids))) if ids else _HEAD(0, 0, 2950, 0, 1)[:12])
+    def close(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
 
+    def carry(self, verb: Verb[T]) -> T:
+        """Do a verb: ask what it asks."""
+        return carry(verb, self.ask)
 
-def pack_byteas(values: Sequence[bytes]) -> _Byteas:
-    """bytea[] without nulls."""
-    length = _INT4
-    body = b"".join([length(len(value)) + value for value in values])
-    return _Byteas(_HEAD(1, 0, 17, len(values), 1) + body if values else _HEAD(0, 0, 17, 0, 1)[:12])
+    def ask(self, ask: Ask[T]) -> T:
+        """Ask; again on a fresh session while the old one was lost, for RETRY_S."""
+        patience = Patience(self.questions, ask.what)
+        tries = 0
+        while True:
+            try:
+                conn = self._session()
+                tries += 1
+                return carry(ask.talk(tries), partial(self._rows, conn))
+            except psycopg.Error as error:
+                pause_s = patience.refused(error, is_lost(error, self._conn))
+                self.close()
+            except DatabaseUnavailable as error:
+                pause_s = patience.unreachable(error, self.connected)
+            time.sleep(pause_s)
 
+    def say(self, hint: str) -> None:
+        """Tell the hosts what was started, in a transaction of its own. Never raises: they find it by themselves, too."""
+        if self._conn is None or self._conn.closed:
+            return
+        try:
+            self._rows(self._conn, self.questions.announcement(hint))
+        except psycopg.Error as error:
+            if is_lost(error, self._conn):
+                self.close()
 
-def pack_texts(values: Sequence[str | None]) -> _Texts:
-    """text[]; None becomes null."""
-    encoded = [None if value is None else value.encode() for value in values]
-    body = b"".join([_NULL if value is None else _INT4(len(value)) + value for value in encoded])
-    return _Texts(_HEAD(1, 1, 25, len(values), 1) + body if values else _HEAD(0, 0, 25, 0, 1)[:12])
+    def _rows(self, conn: psycopg.Connection, question: Question) -> Rows:
+        name, values = question
+        return psycopg.RawCursor(conn).execute(self.questions.text(name), values, binary=True).fetchall()
 
-
-class _PackedDumper(Dumper):
-    format = Format.BINARY
-    packed: type
-
-    def dump(self, obj: Any) -> bytes:
-        return obj  # type: ignore[no-any-return]
-
-
-class _UuidsDumper(_PackedDumper):
-    packed, oid = _Uuids, 2951
-
-
-class _ByteasDumper(_PackedDumper):
-    packed, oid = _Byteas, 1001
-
-
-class _TextsDumper(_PackedDumper):
-    packed, oid = _Texts, 1009
+    def _session(self) -> psycopg.Connection:
+        if self._conn is None or self._conn.closed:
+            conn = _connect.connect(self.dsn, purpose=self.purpose, schema=self.questions.schema, profile="client")
+            try:
+                self.questions.met(conn)
+                add_dumpers(conn.adapters)
+                carry(self.questions.measure().talk(1), partial(self._rows, conn))
+            except BaseException:
+                conn.close()
+                raise
+            self._conn = conn
+            self.connected = True
+        return self._conn

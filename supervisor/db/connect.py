@@ -206,6 +206,17 @@ def connect(
     return conn
 
 
+async def connect_async(conninfo: str | Dsn, *, purpose: str) -> psycopg.AsyncConnection:
+    """`connect` with the profile "client", which sets nothing, for the running event loop."""
+    dsn = conninfo if isinstance(conninfo, Dsn) else Dsn(conninfo, "")
+    given = given_parameters(dsn)
+    parameters = session_parameters(given, purpose)
+    try:
+        return await psycopg.AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+    except psycopg.Error as error:
+        raise not_connected(error, given, dsn) from None
+
+
 def given_parameters(dsn: Dsn) -> dict[str, str | int | None]:
     """What *dsn* itself says, by libpq's names. Raises ConfigInvalid, without the text, for one that can't be read."""
     try:

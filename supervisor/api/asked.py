@@ -1,0 +1,237 @@
+"""What is to be started: the workflow, how, and its input as stored bytes; and the value of a run that ended.
+
+Decides and encodes, does no I/O: every client, on threads, on an event loop or in the caller's transaction, does this first.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import msgspec
+
+from supervisor.core import codec
+from supervisor.core.errors import ClientInsideRun, InputInvalid, RunCancelled, RunFailed, RunTerminated, RunUnknown
+
+if TYPE_CHECKING:
+    from supervisor.db.client_calls import Outcome
+
+CHUNK_RUNS = 5_000  # runs per transaction of start_many: 40 ms of the server's time, 1 MB on the wire
+KEY_MAX = 500
+BATCH_NAME_MAX = 200
+
+OnConflict = Literal["return", "reject", "replace", "restart_failed"]
+KeyOf = Callable[[Any], "str | None"]
+Parameters = Sequence[dict[str, Any]]
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A workflow by its registered name, with how it is to be started; for programs that do not import it."""
+
+    workflow: str
+    key: str | None = None
+    queue: str | None = None
+    priority: int = 5
+    delay_s: float = 0.0
+    batch: str | None = None
+    on_conflict: str = "return"
+    attributes: bytes | None = None
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What is to be started, and how."""
+
+    name: str
+    definition: Any
+    key: str | None = None
+    queue: str | None = None
+    priority: int = 5
+    delay_s: float = 0.0
+    batch: str | None = None
+    on_conflict: str = "return"
+    attributes: bytes | None = None
+
+    @property
+    def how(self) -> dict[str, Any]:
+        return {
+            "queue": self.queue,
+            "priority": self.priority,
+            "delay_s": self.delay_s,
+            "attributes": self.attributes,
+            "batch": self.batch,
+            "on_conflict": self.on_conflict,
+        }
+
+    @classmethod
+    def of(cls, asked: Any) -> Asked:
+        """What a caller gave in the workflow's place. Raises InputInvalid."""
+        if isinstance(asked, str):
+            return cls(asked, None)
+        if hasattr(asked, "encode_input"):
+            return cls(asked.name, asked)
+        if hasattr(asked, "workflow") and hasattr(asked, "delay_s"):
+            what = asked.workflow
+            name, definition = (what, None) if isinstance(what, str) else (what.name, what)
+            made = cls(name, definition, asked.key, asked.queue, asked.priority, asked.delay_s, asked.batch, asked.on_conflict, asked.attributes)
+            made.check()
+            return made
+        raise InputInvalid("start", f"{asked!r} is no workflow: give a function decorated with @workflow, its .options(…), or a name")
+
+    def check(self) -> None:
+        if self.on_conflict not in get_args(OnConflict):
+            raise InputInvalid(self.name, f"on_conflict={self.on_conflict!r} is none of {', '.join(get_args(OnConflict))}")
+        if self.batch is not None:
+            check_text(self.name, "batch", self.batch, BATCH_NAME_MAX)
+
+    def keyed(self) -> str | None:
+        """Its key, checked: a policy for a key's conflict means nothing without one."""
+        if self.key is None and self.on_conflict != "return":
+            raise InputInvalid(self.name, f"on_conflict={self.on_conflict!r} says what a key does that names a run already; give key=, too")
+        return check_key(self.name, self.key)
+
+
+class Chunk(msgspec.Struct):
+    """Some items of `start_many`, encoded."""
+
+    inputs: list[bytes]
+    keys: list[str | None] | None = None
+    hashes: list[bytes] | None = None
+
+
+def chunk_of(name: str, encode: Callable[[Any], bytes], items: Iterator[Any], key: KeyOf | None, runs_max: int = CHUNK_RUNS) -> Chunk | None:
+    """Encode up to *runs_max* items; None when there are no more."""
+    inputs: list[bytes] = []
+    keys: list[str | None] = []
+    add = inputs.append
+    for item in items:
+        add(encode(item))
+        if key is not None:
+            keys.append(check_key(name, key(item)))
+        if len(inputs) == runs_max:
+            break
+    if not inputs:
+        return None
+    if key is None:
+        return Chunk(inputs)
+    return Chunk(inputs, keys, [hash_of(each) for each in inputs])
+
+
+def hash_of(payload: bytes) -> bytes:
+    """What is kept of an input beside its key, so that another input under the same key is noticed."""
+    return sha256(payload).digest()
+
+
+def check_key(workflow: str, key: object) -> str | None:
+    return None if key is None else check_text(workflow, "key", key)
+
+
+def check_text(workflow: str, what: str, text: object, length_max: int = KEY_MAX) -> str:
+    """*text*, if it can name something in the database."""
+    if not isinstance(text, str) or not 0 < len(text) <= length_max or "\x00" in text or not encodes(text):
+        raise InputInvalid(workflow, f"{what} {text!r} must be text of 1 to {length_max} characters, without NUL and lone surrogates")
+    return text
+
+
+def encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def encode_attributes(attributes: Mapping[str, Any] | None) -> bytes | None:
+    """The stored form of a start's attributes. Raises PayloadRefused."""
+    return None if attributes is None else codec.encode(dict(attributes), "attributes")
+
+
+# ── a workflow that is not imported here: its parameters are in the catalogue ────────────────────────────────────
+
+
+def encode_by_name(name: str, parameters: Parameters, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """The input of a call, by the parameters that the catalogue has. Raises InputInvalid or PayloadRefused."""
+    names = [each["name"] for each in parameters]
+    if len(args) > len(names):
+        raise InputInvalid(name, f"it takes {len(names)} arguments ({', '.join(names) or 'none'}) and {len(args)} were given")
+    values = dict(zip(names, args))
+    for given, value in kwargs.items():
+        if given in values or given not in names:
+            why = "was given twice" if given in values else f"is not one of its parameters ({', '.join(names) or 'it has none'})"
+            raise InputInvalid(name, f"{given!r} {why}")
+        values[given] = value
+    missing = [each["name"] for each in parameters if each.get("required") and each["name"] not in values]
+    if missing:
+        raise InputInvalid(name, f"required but not given: {', '.join(missing)}")
+    return codec.encode(values)
+
+
+def record_encoder(name: str, parameters: Parameters) -> Callable[[Any], bytes]:
+    """The encoder of records: the only parameter's value where there is one parameter, else a dict by name."""
+    names = [each["name"] for each in parameters]
+
+    def encode(record: Any) -> bytes:
+        if len(names) == 1:
+            return encode_by_name(name, parameters, (record,), {})
+        if not isinstance(record, dict):
+            raise InputInvalid(name, f"an item must be a dict with the parameters {', '.join(names)}, not {type(record).__name__}")
+        return encode_by_name(name, parameters, (), record)
+
+    return encode
+
+
+# ── a run ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def value_of(outcome: Outcome, workflow: str, definition: Any) -> Any:
+    """The value of a completed run; the error of any other."""
+    if outcome.status == "completed":
+        payload = b"null" if outcome.result is None else outcome.result
+        return msgspec.json.decode(payload) if definition is None else definition.decode_result(payload)
+    if outcome.status in ("cancelled", "terminated"):
+        kind = RunCancelled if outcome.status == "cancelled" else RunTerminated
+        raise kind(
+            f"run {outcome.run_id} of {workflow} was {outcome.status} at {outcome.ended_at:%Y-%m-%d %H:%M:%S %Z}{_reason(outcome)}; "
+            f"see: python -m supervisor show {outcome.run_id}"
+        )
+    if outcome.status == "continued":
+        raise RunFailed(outcome.run_id, workflow, "it has no result, for it continued as a new run")
+    cause = TimeoutError("the run's timeout expired") if outcome.status == "timed_out" else codec.decode_error(outcome.result)
+    raise RunFailed(outcome.run_id, workflow, codec.brief(cause)) from cause
+
+
+def _reason(outcome: Outcome) -> str:
+    """Why it was ended, where whoever did it said so."""
+    if outcome.result is None:
+        return ""
+    why = codec.decode_error(outcome.result)
+    return f" ({why})" if str(why) else ""
+
+
+def id_of(run: Any) -> uuid.UUID:
+    """The id of a handle, or an id itself. Raises RunUnknown for what is neither."""
+    run = getattr(run, "id", run)
+    if isinstance(run, uuid.UUID):
+        return run
+    try:
+        return uuid.UUID(run)
+    except (ValueError, AttributeError, TypeError):
+        raise RunUnknown(f"{run!r}, which is not a run id (a uuid)") from None
+
+
+def registered(workflow: str) -> Any:
+    """The workflow of that name if this process has it; never imports."""
+    from supervisor.core import registry
+
+    return registry.find(workflow)
+
+
+def refuse_inside_run() -> None:
+    words = sys.modules.get("supervisor.api.words")  # not imported: nobody can be inside of a run
+    if words is not None and words.inside_run():
+        raise ClientInsideRun(
+            "workflow code used a client; a replay would do it again: start a child with `await start(workflow, …)` or call it, "
+            "or put the client's call into a step"
+        )

@@ -1,0 +1,300 @@
+"""The client of an event loop: `Client`, awaited.
+
+Owns its session on that loop, one task at a time, and the order of what tasks ask of it. What a verb asks stands in verbs.py.
+A task that is cancelled in a start does not know whether it was stored: start again under the same key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from supervisor.api.asked import Asked, Named, chunk_of, id_of, refuse_inside_run, registered, value_of
+from supervisor.api.client import check_process, questions_of
+from supervisor.api.handles import AsyncBatch, AsyncRun, RunInfo
+from supervisor.api.hints import Hints
+from supervisor.api.verbs import Started, Verbs
+from supervisor.api.waiting_async import AsyncWaiter
+from supervisor.core.errors import ClientMisused, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from supervisor.api.decorators import StartOptions, Workflow
+    from supervisor.api.within import AsyncConnection, AsyncWithin
+    from supervisor.db.client_calls import Outcome, Verb
+    from supervisor.db.client_calls_async import AsyncClientCalls
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+CHUNK_RUNS = 1_000  # runs per transaction of start_many: their encoding holds the event loop for about 2 ms
+
+
+class AsyncClientVerbs:
+    """What `AsyncClient` and `AsyncWithin` share: the verbs, typed; they differ in who carries them (`_carry`)."""
+
+    _unsure = False  # whether a start that returned may still be rolled back
+
+    async def _carry(self, make: Callable[[Verbs], Verb[T]]) -> T:
+        raise NotImplementedError
+
+    def _owner(self) -> AsyncClient:
+        raise NotImplementedError
+
+    # ── start ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @overload
+    async def start(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncRun[R]: ...
+    @overload
+    async def start(self, workflow: StartOptions[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncRun[R]: ...
+    @overload
+    async def start(self, workflow: str | Named, *args: Any, **kwargs: Any) -> AsyncRun[Any]: ...
+    async def start(self, workflow: Any, *args: Any, **kwargs: Any) -> Any:
+        """Start one run and return when it is durable; see `Client.start`."""
+        return self._run(await self._carry(lambda verbs: verbs.start(Asked.of(workflow), args, kwargs)))
+
+    async def start_record(self, workflow: Any, record: Any) -> AsyncRun[Any]:
+        """Start one run of a record: the only parameter's value where the workflow has one parameter, else a dict by name."""
+        return self._run(await self._carry(lambda verbs: verbs.start_record(Asked.of(workflow), record)))
+
+    @overload
+    async def start_many(
+        self,
+        workflow: Workflow[..., R] | StartOptions[..., R],
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        key: Callable[[Any], str | None] | None = None,
+    ) -> AsyncBatch[R]: ...
+    @overload
+    async def start_many(
+        self, workflow: str | Named, items: Iterable[Any] | AsyncIterable[Any], *, key: Callable[[Any], str | None] | None = None
+    ) -> AsyncBatch[Any]: ...
+    async def start_many(
+        self,
+        workflow: Any,
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        key: Callable[[Any], str | None] | None = None,
+    ) -> AsyncBatch[Any]:
+        """Start one run per item, 1,000 to a transaction; *items* may be any iterable or async iterable; see `Client.start_many`."""
+        asked = Asked.of(workflow)
+        encode = await self._carry(lambda verbs: verbs.encoder(asked))
+        batch: AsyncBatch[Any] = AsyncBatch(self._owner(), asked.name, asked.definition, self._unsure)
+        try:
+            async for some in _slices(items):
+                chunk = chunk_of(asked.name, encode, some, key, CHUNK_RUNS)
+                while chunk is not None:
+                    now = chunk
+                    ids, there = await self._carry(lambda verbs, now=now: verbs.start_chunk(asked, now))  # type: ignore[misc]
+                    batch._add(ids, now.keys, there)
+                    chunk = chunk_of(asked.name, encode, some, key, CHUNK_RUNS)
+        except BaseException as error:
+            error.add_note(f"{len(batch):,} runs of {asked.name!r} were started before this and stay")
+            raise
+        batch._told()
+        return batch
+
+    def _run(self, started: Started) -> AsyncRun[Any]:
+        asked = started.asked
+        unsure = self._unsure and started.created
+        return AsyncRun(
+            self._owner(), started.run_id, asked.name, asked.definition, started.key, started.created, started_at=started.at, unsure=unsure
+        )
+
+    # ── ask ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def status(self, run: AsyncRun[Any] | uuid.UUID | str) -> RunInfo:
+        """Where a run is now. Raises RunUnknown."""
+        return await self._carry(lambda verbs: verbs.status(id_of(run)))
+
+    async def get(self, run_id: uuid.UUID | str) -> AsyncRun[Any]:
+        """A handle of a run by its id. Raises RunUnknown."""
+        found = await self._carry(lambda verbs: verbs.status(id_of(run_id)))
+        return AsyncRun(self._owner(), found.run_id, found.workflow, registered(found.workflow), found.key, False, unsure=self._unsure)
+
+    async def cancel(self, run: AsyncRun[Any] | uuid.UUID | str, reason: str | None = None) -> bool:
+        """End a live run as cancelled, now; its children go on. False where it had ended already. Raises RunUnknown."""
+        return await self._carry(lambda verbs: verbs.cancel(id_of(run), reason))
+
+    async def parameters(self, workflow: str) -> Sequence[Mapping[str, Any]]:
+        """What a registered workflow takes: name and required of each parameter. Raises UnknownWorkflow."""
+        return await self._carry(lambda verbs: verbs.parameters(workflow))
+
+    async def list(
+        self,
+        limit: int = 100,
+        *,
+        workflow: str | None = None,
+        status: str | None = None,
+        key: str | None = None,
+        before: uuid.UUID | None = None,
+    ) -> Sequence[RunInfo]:
+        """Runs, newest first, at most 10,000; *before* takes the last id of the page before."""
+        return await self._carry(lambda verbs: verbs.runs(limit, workflow, status, key, before))
+
+
+async def _slices(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Iterator[Any]]:
+    """The items as iterators that do not wait: one, or those of up to CHUNK_RUNS that an async iterable gave."""
+    if not isinstance(items, AsyncIterable):
+        yield iter(items)
+        return
+    some: list[Any] = []
+    async for item in items:
+        some.append(item)
+        if len(some) == CHUNK_RUNS:
+            yield iter(some)
+            some = []
+    yield iter(some)
+
+
+class AsyncClient(AsyncClientVerbs):
+    """Starts runs and asks about them, on one event loop. `async with AsyncClient() as c: run = await c.start(checkout, order); await run`
+
+    dsn, schema  as of `Client`
+    """
+
+    def __init__(self, dsn: str | None = None, *, schema: str | None = None) -> None:
+        self._dsn, self._schema = dsn, schema
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None  # whose it is, from its first use on
+        self._hints = Hints()
+        self._made: Verbs | None = None
+        self._lock = asyncio.Lock()
+        self._opened: AsyncClientCalls | None = None
+        self._apart_lock = asyncio.Lock()
+        self._apart: AsyncClientCalls | None = None  # a session for waiting, where tasks wait while others start
+        self._alone = True  # no two tasks have met at the session yet
+        self._waiter = AsyncWaiter(self._outcomes)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the session; the next call opens another."""
+        if self._pid != os.getpid():
+            return
+        for lock, calls in ((self._lock, self._opened), (self._apart_lock, self._apart)):
+            if calls is not None:
+                async with lock:
+                    await calls.close()
+
+    def within(self, connection: AsyncConnection) -> AsyncWithin:
+        """Every verb in the open transaction of *connection*: what is started there is started when the caller commits, or never.
+
+        connection  a psycopg.AsyncConnection, an SQLAlchemy AsyncConnection or AsyncSession, to the client's database;
+                    the driver underneath must be psycopg 3. It is never committed, rolled back or repeated.
+        """
+        from supervisor.api.within import AsyncWithin
+
+        self._ready()
+        return AsyncWithin(self, connection)
+
+    async def result(self, run: AsyncRun[Any] | uuid.UUID | str, timeout: float | None = None) -> Any:
+        """The result of a run by its id, as plain JSON values unless its workflow is imported here; see `AsyncRun.result`."""
+        return await (await self.get(id_of(run))).result(timeout)
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _owner(self) -> AsyncClient:
+        return self
+
+    def _ready(self) -> None:
+        refuse_inside_run()
+        check_process(self._pid)
+        running = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = running
+        elif self._loop is not running:
+            raise ClientMisused("this AsyncClient belongs to another event loop, which its session is read by; make one per loop, or use Client")
+
+    def _verbs(self) -> Verbs:
+        if self._made is None:
+            self._made = Verbs(questions_of(self._schema), self._hints)
+        return self._made
+
+    async def _carry(self, make: Callable[[Verbs], Verb[T]]) -> T:
+        self._ready()
+        async with self._lock:
+            if self._opened is None:
+                self._opened = self._new_calls("client")
+            result = await self._opened.carry(make(self._verbs()))
+            await self._say_hint(self._opened)
+            return result
+
+    def _new_calls(self, purpose: str) -> AsyncClientCalls:
+        from supervisor.db import connect
+        from supervisor.db.client_calls_async import AsyncClientCalls
+
+        return AsyncClientCalls(connect.resolve_dsn(self._dsn, source="AsyncClient(dsn)"), self._verbs().questions, purpose)
+
+    async def _say_hint(self, calls: AsyncClientCalls) -> None:
+        """Announce durable starts; those that may not be announced now are told with the next ones."""
+        hint = self._hints.take()
+        if hint is not None:
+            await calls.say(hint)
+
+    # ── wait ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _status(self, run: AsyncRun[Any]) -> RunInfo:
+        return await self._carry(lambda verbs: verbs.status(run.id, run._unsure))
+
+    async def _result(self, run: AsyncRun[Any], timeout: float | None) -> Any:
+        self._ready()
+        if run._unsure:  # nobody may wait for ever for what was rolled back
+            await self._status(run)
+            run._unsure = False
+        give_up_at = None if timeout is None else time.monotonic() + timeout
+        outcome = await self._waiter.wait(run.id.bytes, give_up_at, run._started_at)
+        if outcome is None:
+            outcome = await self._carry(lambda verbs: verbs.outcome_now(run.id, f"within {timeout:g} s"))
+        return value_of(outcome, run.workflow, run._definition)
+
+    async def _outcomes(self, ids: Sequence[bytes]) -> Sequence[Outcome]:
+        """What the task that asks for all asks: on the client's session, on another as soon as tasks have met at that."""
+        if self._alone and not self._lock.locked():
+            return await self._carry(lambda verbs: verbs.outcomes(ids))
+        self._alone = False
+        async with self._apart_lock:
+            if self._apart is None:
+                self._apart = self._new_calls("waiter")
+            try:
+                outcomes = await self._apart.carry(self._verbs().outcomes(ids))
+            except DatabaseUnavailable:
+                if self._apart.connected:
+                    raise
+            else:
+                await self._say_hint(self._apart)
+                return outcomes
+        return await self._carry(lambda verbs: verbs.outcomes(ids))  # no second session is to be had
+
+
+# ── the client that `await workflow.start.aio(…)` uses ───────────────────────────────────────────────────────────
+
+_defaults: dict[asyncio.AbstractEventLoop, tuple[AsyncClient, AsyncGenerator[None, None]]] = {}
+
+
+async def default_async_client() -> AsyncClient:
+    """The running loop's own client. It is closed when the loop shuts its async generators down, as asyncio.run does at its end."""
+    loop = asyncio.get_running_loop()
+    held = _defaults.get(loop)
+    if held is None or held[0]._pid != os.getpid():
+        client = AsyncClient()
+        lifetime = _lifetime(client, loop)
+        held = _defaults[loop] = client, lifetime
+        await anext(lifetime)
+    return held[0]
+
+
+async def _lifetime(client: AsyncClient, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        _defaults.pop(loop, None)
+        await client.close()

@@ -1,0 +1,217 @@
+"""Handles: runs that were started or found, and batches of them. Two handles are equal if they mean the same run.
+
+A handle holds an id and its client, and no state of the run: what it tells it asks for.
+"""
+
+from __future__ import annotations
+
+import uuid
+from abc import abstractmethod
+from collections.abc import Generator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import msgspec
+
+from supervisor.core.errors import KeyMismatch
+
+if TYPE_CHECKING:
+    from supervisor.api.client import Client
+    from supervisor.api.client_async import AsyncClient
+
+R = TypeVar("R")
+H = TypeVar("H")
+
+
+class RunInfo(msgspec.Struct, frozen=True):
+    """Where a run is, at the moment of asking. `str()` is the status word."""
+
+    run_id: uuid.UUID
+    key: str | None
+    workflow: str
+    queue: str
+    status: str  # ready running waiting paused, completed failed cancelled terminated timed_out continued
+    wait: str | None  # code of why it does not move
+    step: str | None
+    seq: int | None
+    attempt: int | None
+    created_at: datetime
+    ended_at: datetime | None
+
+    def __str__(self) -> str:
+        return self.status
+
+
+class _Handle:
+    """A run's id and what was known when the handle was made."""
+
+    __slots__ = ("_definition", "_started_at", "_unsure", "created", "id", "key", "workflow")
+
+    def __init__(
+        self,
+        run_id: uuid.UUID,
+        workflow: str,
+        definition: Any,
+        key: str | None,
+        created: bool,
+        *,
+        started_at: float = 0.0,
+        unsure: bool = False,
+    ) -> None:
+        self.id = run_id
+        self.workflow = workflow
+        self.key = key
+        self.created = created  # False where a key named one that was there before
+        self._definition = definition
+        self._started_at = started_at
+        self._unsure = unsure  # started in a transaction that may not have committed yet
+
+    def __eq__(self, other: object) -> bool:
+        return self.id == other.id if isinstance(other, _Handle) else NotImplemented
+
+    def __lt__(self, other: object) -> bool:
+        """Run ids, so handles too, are in the order of their starts, to the millisecond."""
+        return self.id < other.id if isinstance(other, _Handle) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"<run {self.id} of {self.workflow}{f' key {self.key!r}' if self.key else ''}>"
+
+
+class Run(_Handle, Generic[R]):
+    """A run that was started or found. `created` is False where a key named one that was there before."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client, *facts: Any, **more: Any) -> None:
+        super().__init__(*facts, **more)
+        self._client = client
+
+    def status(self) -> RunInfo:
+        """Where it is now. Raises RunUnknown when its history was pruned."""
+        return self._client._status(self)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for its end and return its result; *timeout* in seconds, None waits for ever.
+
+        Raises RunFailed with the rebuilt error as `__cause__`, RunCancelled, RunTerminated, TimeoutError.
+        """
+        result: R = self._client._result(self, timeout)
+        return result
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """End it as cancelled, now. False where it had ended already. Raises RunUnknown."""
+        return self._client.cancel(self, reason)
+
+
+class AsyncRun(_Handle, Generic[R]):
+    """`Run`, awaited: `await run` is `await run.result()`."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: AsyncClient, *facts: Any, **more: Any) -> None:
+        super().__init__(*facts, **more)
+        self._client = client
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self.result().__await__()
+
+    async def status(self) -> RunInfo:
+        """Where it is now. Raises RunUnknown when its history was pruned."""
+        return await self._client._status(self)
+
+    async def result(self, timeout: float | None = None) -> R:
+        """Wait for its end and return its result; *timeout* in seconds, None waits for ever.
+
+        Raises RunFailed with the rebuilt error as `__cause__`, RunCancelled, RunTerminated, TimeoutError.
+        """
+        result: R = await self._client._result(self, timeout)
+        return result
+
+    async def cancel(self, reason: str | None = None) -> bool:
+        """End it as cancelled, now. False where it had ended already. Raises RunUnknown."""
+        return await self._client.cancel(self, reason)
+
+
+class _Batch(Sequence[H], Generic[H]):
+    """Runs that one `start_many` started, in the order of its items."""
+
+    def __init__(self, workflow: str, definition: Any, unsure: bool = False) -> None:
+        self._workflow, self._definition, self._unsure = workflow, definition, unsure
+        self._ids: list[bytes] = []
+        self._there: dict[int, str] = {}  # position → key, of runs that were there before
+        self.mismatches: list[KeyMismatch] = []
+
+    @property
+    def ids(self) -> list[uuid.UUID]:
+        return [uuid.UUID(bytes=each) for each in self._ids]
+
+    @property
+    def created(self) -> int:
+        """How many of them did not exist before."""
+        return len(self._ids) - len(self._there)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, at: int) -> H: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[H]: ...
+    def __getitem__(self, at: int | slice) -> H | Sequence[H]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self._ids)))]
+        at = range(len(self._ids))[at]
+        created = at not in self._there
+        facts = (uuid.UUID(bytes=self._ids[at]), self._workflow, self._definition, self._there.get(at), created)
+        return self._handle(*facts, unsure=self._unsure and created)
+
+    @abstractmethod
+    def _handle(self, *facts: Any, unsure: bool) -> H: ...
+
+    def _add(self, ids: list[bytes], keys: list[str | None] | None, there: Sequence[tuple[int, uuid.UUID, bool]]) -> None:
+        """Take in a chunk: *there* has the positions whose keys named other runs."""
+        first = len(self._ids)
+        for at, run_id, matches in there:
+            named = (keys or [])[at] or ""
+            if not matches:
+                self.mismatches.append(KeyMismatch(self._workflow, named, run_id))
+            self._there[first + at] = named
+            ids[at] = run_id.bytes
+        self._ids.extend(ids)
+
+    def _told(self) -> None:
+        """Raise KeyMismatch for what was not started, after all else was."""
+        if self.mismatches:
+            error = self.mismatches[0]
+            error.batch = self  # type: ignore[attr-defined]
+            if len(self.mismatches) > 1:
+                error.add_note(f"and {len(self.mismatches) - 1} more keys; all other items were started")
+            raise error
+
+    def __repr__(self) -> str:
+        return f"<batch of {len(self):,} runs of {self._workflow}>"
+
+
+class Batch(_Batch["Run[R]"], Generic[R]):
+    """Runs that one `start_many` started, in the order of its items."""
+
+    def __init__(self, client: Client, workflow: str, definition: Any, unsure: bool = False) -> None:
+        super().__init__(workflow, definition, unsure)
+        self._client = client
+
+    def _handle(self, *facts: Any, unsure: bool) -> Run[R]:
+        return Run(self._client, *facts, unsure=unsure)
+
+
+class AsyncBatch(_Batch["AsyncRun[R]"], Generic[R]):
+    """Runs that one `start_many` of an AsyncClient started, in the order of its items."""
+
+    def __init__(self, client: AsyncClient, workflow: str, definition: Any, unsure: bool = False) -> None:
+        super().__init__(workflow, definition, unsure)
+        self._client = client
+
+    def _handle(self, *facts: Any, unsure: bool) -> AsyncRun[R]:
+        return AsyncRun(self._client, *facts, unsure=unsure)

@@ -1,0 +1,135 @@
+"""The verbs, said once: what each asks of the database, in which order, and what it makes of the answers.
+
+Generators without I/O: `Client` carries them over its session, `AsyncClient` over one of an event loop, `Within` over a
+connection of the caller's. Owns the order (clock, start, conflict) and the errors; knows no sessions, locks or handles.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from supervisor.api.asked import Asked, Chunk, Parameters, encode_by_name, encodes, hash_of, record_encoder
+from supervisor.api.handles import RunInfo
+from supervisor.core.errors import ClockSkew, KeyMismatch, RunUnknown, UnknownWorkflow
+
+if TYPE_CHECKING:
+    from supervisor.api.hints import Hints
+    from supervisor.db.client_calls import Conflict, Outcome, Questions, Verb
+
+LIST_MAX = 10_000
+
+
+class Started(msgspec.Struct, frozen=True):
+    """What became of one start."""
+
+    run_id: uuid.UUID
+    created: bool
+    asked: Asked
+    key: str | None
+    at: float  # time.monotonic()
+
+
+class Verbs:
+    """The verbs of one client. *hints* collects what is to be announced; None where nothing may be."""
+
+    def __init__(self, questions: Questions, hints: Hints | None) -> None:
+        self.questions, self._hints = questions, hints
+        self._parameters: dict[str, Parameters] = {}
+
+    # ── start ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:
+        if asked.definition is not None:
+            payload = asked.definition.encode_input(args, kwargs)
+        else:
+            payload = encode_by_name(asked.name, (yield from self.parameters(asked.name)), args, kwargs)
+        return (yield from self._start(asked, payload))
+
+    def start_record(self, asked: Asked, record: Any) -> Verb[Started]:
+        encode = yield from self.encoder(asked)
+        return (yield from self._start(asked, encode(record)))
+
+    def encoder(self, asked: Asked) -> Verb[Callable[[Any], bytes]]:
+        """What makes an input of a record."""
+        if asked.definition is not None:
+            encode: Callable[[Any], bytes] = asked.definition.encode_record
+            return encode
+        return record_encoder(asked.name, (yield from self.parameters(asked.name)))
+
+    def _start(self, asked: Asked, payload: bytes) -> Verb[Started]:
+        key = asked.keyed()
+        chunk = Chunk([payload]) if key is None else Chunk([payload], [key], [hash_of(payload)])
+        try:
+            ids, conflicts = yield from self._start_all(asked, chunk)
+        except ClockSkew:  # a clock that was set since the last measure
+            yield from self.questions.measure_anew()
+            ids, conflicts = yield from self._start_all(asked, chunk)
+        run_id = uuid.UUID(bytes=ids[0])
+        if conflicts:
+            if not conflicts[0].matches:
+                raise KeyMismatch(asked.name, key or "", conflicts[0].run_id)
+            return Started(conflicts[0].run_id, False, asked, key, 0.0)
+        return Started(run_id, True, asked, key, time.monotonic())
+
+    def start_chunk(self, asked: Asked, chunk: Chunk) -> Verb[tuple[list[bytes], list[Conflict]]]:
+        """Start a chunk of runs in one transaction: their ids, and the keys that named other runs already."""
+        return (yield from self._start_all(asked, chunk))
+
+    def _start_all(self, asked: Asked, chunk: Chunk) -> Verb[tuple[list[bytes], list[Conflict]]]:
+        ids = yield from self.questions.run_ids(len(chunk.inputs))
+        conflicts = yield from self.questions.start(asked.name, ids, chunk.inputs, chunk.keys, chunk.hashes, **asked.how)
+        # a start that is repeated meets its own key
+        others = [conflict for conflict in conflicts if conflict.run_id.bytes != ids[conflict.at]]
+        if self._hints is not None:
+            self._hints.add(asked.name, asked.queue, len(ids) - len(others), asked.delay_s)
+        return ids, others
+
+    def parameters(self, name: str) -> Verb[Parameters]:
+        """What a registered workflow takes. Raises UnknownWorkflow."""
+        if name not in self._parameters:
+            stored = None
+            if "\x00" not in name and encodes(name):
+                stored = yield from self.questions.parameters(name)
+            if stored is None:
+                raise UnknownWorkflow(name)
+            self._parameters[name] = msgspec.json.decode(stored, type=list[dict[str, Any]])
+        return self._parameters[name]
+
+    # ── ask ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def status(self, run_id: uuid.UUID, unsure: bool = False) -> Verb[RunInfo]:
+        """unsure: it was started in a transaction that may not have committed."""
+        found = yield from self.questions.find(ids=[run_id.bytes], limit=1)
+        if not found:
+            raise RunUnknown(f"{run_id} yet: it was started in a transaction that has not committed or was rolled back" if unsure else run_id)
+        return RunInfo(*found[0])
+
+    def runs(
+        self, limit: int, workflow: str | None, status: str | None, key: str | None, before: uuid.UUID | None
+    ) -> Verb[list[RunInfo]]:
+        found = yield from self.questions.find(workflow=workflow, status=status, key=key, before=before, limit=min(limit, LIST_MAX))
+        return [RunInfo(*each) for each in found]
+
+    def outcomes(self, ids: Sequence[bytes]) -> Verb[list[Outcome]]:
+        return (yield from self.questions.outcomes(ids))
+
+    def outcome_now(self, run_id: uuid.UUID, within: str) -> Verb[Outcome]:
+        """How a run ended. Raises TimeoutError that says where it is when it has not; *within* says by when that was wanted."""
+        outcomes = yield from self.questions.outcomes([run_id.bytes])  # it may have ended since it was last asked about
+        if outcomes:
+            return outcomes[0]
+        now = yield from self.status(run_id)
+        raise TimeoutError(
+            f"run {run_id} of {now.workflow} has not ended {within}; it is {now.status}"
+            + (f" ({now.wait})" if now.wait else "")
+            + (f" at step {now.step}" if now.step else "")
+            + f": python -m supervisor show {run_id}"
+        )
+
+    def cancel(self, run_id: uuid.UUID, reason: str | None) -> Verb[bool]:
+        return (yield from self.questions.cancel(run_id, reason))
