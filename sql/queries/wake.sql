@@ -7,6 +7,19 @@
 -- $1 text channel    $2 text what was started, as JSON
 SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify($1, $2);
 
+-- name: announce_each :many
+-- Several notifications in one transaction, with nothing else in it: which runs a client awaits, which of them have ended. As above, nobody waits for the disk.
+-- Locks:  the cluster's queue of notifications, at its commit     Index:  none
+-- $1 text[] channel    $2 text[] payload
+SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify(u.channel, u.payload)
+FROM ROWS FROM (pg_catalog.unnest(%s::pg_catalog.text[]), pg_catalog.unnest(%s::pg_catalog.text[])) AS u (channel, payload);
+
+-- name: client_backend :one
+-- Ask which backend this is: what libpq was told when it connected, unless a pooler is in between.
+-- Locks:  none     Index:  none
+-- Returns process id
+SELECT pg_catalog.pg_backend_pid();
+
 -- name: pulse :one
 -- Is anything due in these queues, and when is the next? Part of `beat` and `seek_lead`. Looks at the first *depth* entries of each queue and priority:
 -- where all of those are claimed it says so, and a claim, which has marks, has to look.

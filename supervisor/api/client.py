@@ -36,6 +36,7 @@ from supervisor.core.errors import ClientMisused, DatabaseUnavailable
 
 if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
+    from supervisor.api.ear import Ear, Heard
     from supervisor.api.within import SyncConnection, Within
     from supervisor.db.client_calls import ClientCalls, Outcome, Questions, Verb
 
@@ -175,7 +176,7 @@ class Client(ClientVerbs):
         self._apart_lock = threading.Lock()
         self._apart: ClientCalls | None = None  # a session for waiting, where threads wait while others start
         self._alone = True  # no two threads have met at the session yet
-        self._waiter = Waiter(self._outcomes)
+        self._waiter = Waiter(self._outcomes, self._new_ear)
 
     def __enter__(self) -> Client:
         return self
@@ -187,6 +188,7 @@ class Client(ClientVerbs):
         """End the session; the next call opens another."""
         if self._pid != os.getpid():
             return
+        self._waiter.close()
         with self._lock:
             if self._opened is not None:
                 self._opened.close()
@@ -237,6 +239,12 @@ class Client(ClientVerbs):
         from supervisor.db.client_calls import ClientCalls
 
         return ClientCalls(connect.resolve_dsn(self._dsn, source=self._source), self._verbs().questions, purpose)
+
+    def _new_ear(self, heard: Heard) -> Ear:
+        from supervisor.api.ear import Ear
+
+        where = self._new_calls("ear")
+        return Ear(where.dsn, where.questions.schema, heard)
 
     def _say_hint(self, calls: ClientCalls) -> None:
         """Announce durable starts; those that may not be announced now are told with the next ones."""

@@ -23,6 +23,7 @@ from supervisor.core.errors import ClientMisused, DatabaseUnavailable
 
 if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
+    from supervisor.api.ear import Ear, Heard
     from supervisor.api.within import AsyncConnection, AsyncWithin
     from supervisor.db.client_calls import Outcome, Verb
     from supervisor.db.client_calls_async import AsyncClientCalls
@@ -168,7 +169,7 @@ class AsyncClient(AsyncClientVerbs):
         self._apart_lock = asyncio.Lock()
         self._apart: AsyncClientCalls | None = None  # a session for waiting, where tasks wait while others start
         self._alone = True  # no two tasks have met at the session yet
-        self._waiter = AsyncWaiter(self._outcomes)
+        self._waiter = AsyncWaiter(self._outcomes, self._new_ear)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -180,6 +181,7 @@ class AsyncClient(AsyncClientVerbs):
         """End the session; the next call opens another."""
         if self._pid != os.getpid():
             return
+        await asyncio.to_thread(self._waiter.close)
         for lock, calls in ((self._lock, self._opened), (self._apart_lock, self._apart)):
             if calls is not None:
                 async with lock:
@@ -233,6 +235,12 @@ class AsyncClient(AsyncClientVerbs):
         from supervisor.db.client_calls_async import AsyncClientCalls
 
         return AsyncClientCalls(connect.resolve_dsn(self._dsn, source="AsyncClient(dsn)"), self._verbs().questions, purpose)
+
+    def _new_ear(self, heard: Heard) -> Ear:
+        from supervisor.api.ear import Ear
+
+        where = self._new_calls("ear")
+        return Ear(where.dsn, where.questions.schema, heard)
 
     async def _say_hint(self, calls: AsyncClientCalls) -> None:
         """Announce durable starts; those that may not be announced now are told with the next ones."""

@@ -1,8 +1,8 @@
 """Waiting for results: of all threads that wait on one client, one asks for all.
 
 Whose turn it is to ask stays with a thread until it has what it waits for or gives up; then another takes over. So there
-is no thread of our own, and nothing is left when nobody waits. A run is asked about at a tenth of the time that it
-has been waited for, from 0.3 ms to 200 ms: a quick run's result is late by the time of a question, a slow one's by at most a tenth.
+is no thread of our own, and nothing is left when nobody waits. What is asked when stands in asking.py; runs that take long are
+told to the hosts, whose answers an ear hears (ear.py), which is made when the first of them is waited for.
 """
 
 from __future__ import annotations
@@ -12,36 +12,28 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from supervisor.api.asking import Asking, Place
+
 if TYPE_CHECKING:
+    from supervisor.api.ear import Ear, Heard
     from supervisor.db.client_calls import Outcome
-
-PACE = 0.1
-PAUSE_MIN_S, PAUSE_MAX_S = 0.0003, 0.2
-FRESH_S = 0.0008  # hardly a run ends sooner after its start
-TOGETHER_S = 0.0005  # who is to be asked about that soon is asked about now
-IDS_MAX = 1000
-
-
-class _Place:
-    """One thread that waits for one run."""
-
-    __slots__ = ("ask_at", "outcome", "run_id", "since", "stir")
-
-    def __init__(self, run_id: bytes, since: float, ask_at: float) -> None:
-        self.run_id, self.since, self.ask_at = run_id, since, ask_at
-        self.outcome: Outcome | None = None
-        self.stir = threading.Event()
 
 
 class Waiter:
-    """Threads of one client that wait. *ask* brings the outcomes of those of the given runs that have ended."""
+    """Threads of one client that wait.
 
-    def __init__(self, ask: Callable[[Sequence[bytes]], Sequence[Outcome]]) -> None:
-        self._ask = ask
+    ask   brings the outcomes of those of the given runs that have ended
+    ear   makes the ear, which calls what it is given; without one all is found by asking
+    """
+
+    def __init__(self, ask: Callable[[Sequence[bytes]], Sequence[Outcome]], ear: Callable[[Heard], Ear] | None = None) -> None:
+        self._ask, self._make_ear = ask, ear
         self._lock = threading.Lock()
-        self._places: set[_Place] = set()
-        self._asker: _Place | None = None
-        self._rest_until = 0.0
+        self._asking = Asking()
+        self._places = self._asking.places
+        self._asker: Place | None = None
+        self._asleep_until = 0.0  # the one whose turn it is
+        self._ear: Ear | None = None
 
     def wait(self, run_id: bytes, give_up_at: float | None, started_at: float = 0.0) -> Outcome | None:
         """The outcome of a run, or None at *give_up_at* (time.monotonic()). Raises what asking raises.
@@ -49,13 +41,12 @@ class Waiter:
         started_at   when this process started it, if it did: it is not asked about at once then
         """
         now = time.monotonic()
-        place = _Place(run_id, now, max(now, started_at + FRESH_S))
         with self._lock:
-            self._places.add(place)
+            place = self._asking.add(run_id, now, started_at, threading.Event())
             if self._asker is None:
                 self._asker = place
-            else:
-                self._asker.stir.set()  # it may be asleep for longer than this one wants
+            elif self._asking.next_at(now) < self._asleep_until:  # it sleeps for longer than this one wants
+                self._asker.stir.set()
         try:
             while place.outcome is None:
                 left_s = None if give_up_at is None else give_up_at - time.monotonic()
@@ -70,31 +61,50 @@ class Waiter:
         finally:
             self._leave(place)
 
-    def _leave(self, place: _Place) -> None:
+    def close(self) -> None:
+        """End the ear's session; who waits goes on, and opens another."""
         with self._lock:
-            self._places.discard(place)
+            ear, self._ear = self._ear, None
+        if ear is not None:
+            ear.close()
+
+    def _leave(self, place: Place) -> None:
+        with self._lock:
+            if self._asking.discard(place) and self._ear is not None:
+                self._ear.leaves([place.run_id])
             if self._asker is place:
                 self._asker = next((other for other in self._places if other.outcome is None), None)
                 if self._asker is not None:
                     self._asker.stir.set()
 
-    def _turn(self, place: _Place, left_s: float | None) -> None:
+    def _turn(self, place: Place, left_s: float | None) -> None:
         """Sleep until somebody's run is to be asked about, or ask."""
+        asked_at = time.monotonic()
         with self._lock:
-            waiting = [each for each in self._places if each.outcome is None]
-        now = time.monotonic()
-        pause_s = max(min(each.ask_at for each in waiting), self._rest_until) - now
+            self._asking.hears = self._ear is not None and self._ear.hears
+            pause_s = self._asking.next_at(asked_at) - asked_at
+            self._asleep_until = asked_at + pause_s
+            due = self._asking.take(asked_at) if pause_s <= 0 else []
         if pause_s > 0:
             place.stir.wait(pause_s if left_s is None else min(pause_s, left_s))
             place.stir.clear()
             return
-        due = sorted((each for each in waiting if each.ask_at <= now + TOGETHER_S), key=lambda each: each.ask_at)[:IDS_MAX]
-        ended = {outcome.run_id.bytes: outcome for outcome in self._ask(list({each.run_id for each in due}))}
-        asked_at, now = now, time.monotonic()
-        self._rest_until = now + (now - asked_at)  # at most half of the time is spent with asking
-        for each in waiting:
-            each.outcome = ended.get(each.run_id)
-            if each.outcome is not None:
-                each.stir.set()
-        for each in due:
-            each.ask_at = now + min(max(PACE * (now - each.since), PAUSE_MIN_S), PAUSE_MAX_S)
+        try:
+            ended = {outcome.run_id.bytes: outcome for outcome in self._ask(list({each.run_id for each in due}))}
+        except BaseException:
+            with self._lock:
+                self._asking.put_back(due, time.monotonic())
+            raise
+        with self._lock:
+            done, slow = self._asking.answered(due, ended, asked_at, time.monotonic())
+            if slow and self._make_ear is not None:
+                self._ear = self._ear or self._make_ear(self._heard)
+                self._ear.awaits(slow)
+        for each in done:
+            each.stir.set()
+
+    def _heard(self, ids: Sequence[bytes] | None) -> None:
+        """On the ear's thread: these have ended, or nobody knows which."""
+        with self._lock:
+            if self._asking.announced(ids, time.monotonic()) and self._asker is not None:
+                self._asker.stir.set()

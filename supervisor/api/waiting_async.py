@@ -2,7 +2,7 @@
 
 It is there while somebody waits, and ends before the last one goes on. A waiter that is cancelled or gives up takes its
 place away and disturbs no question; where it was the last one, the task ends by itself with the question that is under way.
-The pace is that of waiting.py.
+What is asked when stands in asking.py; runs that take long are told to the hosts, whose answers an ear hears (ear.py).
 """
 
 from __future__ import annotations
@@ -12,30 +12,51 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from supervisor.api.waiting import FRESH_S, IDS_MAX, PACE, PAUSE_MAX_S, PAUSE_MIN_S, TOGETHER_S
+from supervisor.api.asking import Asking
 
 if TYPE_CHECKING:
+    from supervisor.api.ear import Ear, Heard
     from supervisor.db.client_calls import Outcome
 
 
-class _Place:
-    """One task that waits for one run."""
+class _Stir:
+    """Wakes one waiter, with an error or without."""
 
-    __slots__ = ("ask_at", "outcome", "run_id", "since")
+    __slots__ = ("_future",)
 
-    def __init__(self, run_id: bytes, since: float, ask_at: float) -> None:
-        self.run_id, self.since, self.ask_at = run_id, since, ask_at
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def set(self, error: BaseException | None = None) -> None:
+        if self._future.done():
+            return
+        if error is not None:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(None)
+
+    def cancel(self) -> None:
+        self._future.cancel()
+
+    async def wait(self) -> None:
+        await self._future
 
 
 class AsyncWaiter:
-    """Tasks of one client that wait. *ask* brings the outcomes of those of the given runs that have ended."""
+    """Tasks of one client that wait.
 
-    def __init__(self, ask: Callable[[Sequence[bytes]], Awaitable[Sequence[Outcome]]]) -> None:
-        self._ask = ask
-        self._places: set[_Place] = set()
+    ask   brings the outcomes of those of the given runs that have ended
+    ear   makes the ear, which calls what it is given; without one all is found by asking
+    """
+
+    def __init__(self, ask: Callable[[Sequence[bytes]], Awaitable[Sequence[Outcome]]], ear: Callable[[Heard], Ear] | None = None) -> None:
+        self._ask, self._make_ear = ask, ear
+        self._places = Asking()
         self._asking: asyncio.Task[None] | None = None
+        self._asleep_until = 0.0
         self._stir = asyncio.Event()
+        self._ear: Ear | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait(self, run_id: bytes, give_up_at: float | None, started_at: float = 0.0) -> Outcome | None:
         """The outcome of a run, or None at *give_up_at* (time.monotonic()). Raises what asking raises.
@@ -43,61 +64,86 @@ class AsyncWaiter:
         started_at   when this process started it, if it did: it is not asked about at once then
         """
         now = time.monotonic()
-        place = _Place(run_id, now, max(now, started_at + FRESH_S))
-        self._places.add(place)
-        self._stir.set()  # who asks may be asleep for longer than this one wants
+        stir = _Stir()
+        place = self._places.add(run_id, now, started_at, stir)
+        if self._places.next_at(now) < self._asleep_until:
+            self._stir.set()  # who asks is asleep for longer than this one wants
         if self._asking is None or self._asking.done():
+            self._loop = asyncio.get_running_loop()
             self._asking = asyncio.create_task(self._ask_for_all(), name="pgsupervisor-results")
         try:
             if give_up_at is None:
-                return await place.outcome
-            async with asyncio.timeout(max(0.0, give_up_at - now)) as limit:
-                return await place.outcome
+                await stir.wait()
+            else:
+                async with asyncio.timeout(max(0.0, give_up_at - now)) as limit:
+                    await stir.wait()
         except TimeoutError:
-            if not limit.expired():
+            if give_up_at is None or not limit.expired():
                 raise  # not ours: what asking raised
-            return None
         finally:
-            self._places.discard(place)
-            if not self._places:
+            if self._places.discard(place) and self._ear is not None:
+                self._ear.leaves([run_id])
+            if not self._places.places:
                 self._stir.set()
+        return place.outcome
+
+    def close(self) -> None:
+        """End the ear's session, a second at most; who waits goes on, and opens another."""
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            ear.close()
 
     async def _ask_for_all(self) -> None:
         try:
             await self._turns()
         except asyncio.CancelledError:  # the loop is being shut down, so nobody asks any more
-            for place in self._places:
-                place.outcome.cancel()
+            for place in self._places.places:
+                place.stir.cancel()
             raise
 
     async def _turns(self) -> None:
-        rest_until = 0.0
-        while waiting := [place for place in self._places if not place.outcome.done()]:
-            now = time.monotonic()
-            pause_s = max(min(place.ask_at for place in waiting), rest_until) - now
-            if pause_s > 0:
-                await self._sleep(pause_s)
+        places = self._places
+        while any(place.outcome is None for place in places.places):
+            asked_at = time.monotonic()
+            places.hears = self._ear is not None and self._ear.hears
+            at = places.next_at(asked_at)
+            if at > asked_at:
+                await self._sleep_until(at)
                 continue
-            due = sorted((place for place in waiting if place.ask_at <= now + TOGETHER_S), key=lambda place: place.ask_at)[:IDS_MAX]
+            due = places.take(asked_at)
             try:
                 ended = {outcome.run_id.bytes: outcome for outcome in await self._ask(list({place.run_id for place in due}))}
             except Exception as error:  # noqa: BLE001 - whoever waits raises it
                 for place in due:
-                    if not place.outcome.done():
-                        place.outcome.set_exception(error)
+                    place.stir.set(error)
                 continue
-            asked_at, now = now, time.monotonic()
-            rest_until = now + (now - asked_at)  # at most half of the time is spent with asking
-            for place in due:
-                place.ask_at = now + min(max(PACE * (now - place.since), PAUSE_MIN_S), PAUSE_MAX_S)
-            for place in waiting:
-                if place.run_id in ended and not place.outcome.done():
-                    place.outcome.set_result(ended[place.run_id])
+            done, slow = places.answered(due, ended, asked_at, time.monotonic())
+            if slow and self._make_ear is not None:
+                self._ear = self._ear or self._make_ear(self._heard)
+                self._ear.awaits(slow)
+            for place in done:
+                place.stir.set()
 
-    async def _sleep(self, seconds: float) -> None:
+    async def _sleep_until(self, at: float) -> None:
         self._stir.clear()
+        self._asleep_until = at
+        left_s = at - time.monotonic()
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(left_s if left_s < float("inf") else None):
                 await self._stir.wait()
         except TimeoutError:
             pass
+        finally:
+            self._asleep_until = 0.0
+
+    def _heard(self, ids: Sequence[bytes] | None) -> None:
+        """On the ear's thread: these have ended, or nobody knows which."""
+        if self._loop is not None and not self._loop.is_closed():
+            try:
+                self._loop.call_soon_threadsafe(self._announced, ids)
+            except RuntimeError:  # it was closed in this moment
+                pass
+
+    def _announced(self, ids: Sequence[bytes] | None) -> None:
+        if self._places.announced(ids, time.monotonic()):
+            self._stir.set()

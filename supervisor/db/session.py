@@ -70,7 +70,7 @@ class Session:
     on_lost      called when a session that was there is gone; before the `refused` of what was in flight
     on_away      called with the reason for every try to connect that failed
     settings     more server settings, over the profile's
-    timeout_s    for each statement, set on the server too; and for how long a statement waits for a session
+    timeout_s    for each statement, set on the server too (but for the client profile, which sets nothing); and for how long a statement waits for a session
 
     It connects at its first turn in the loop. A part of the parent's loop: `sockets`, `due`, `act`, `close`.
     """
@@ -94,7 +94,8 @@ class Session:
         self.application_name = connect.application_name(purpose)
         self._purpose, self._profile = purpose, profile
         self._on_connect, self._on_lost, self._on_away = on_connect, on_lost, on_away
-        self._settings = {"statement_timeout": str(int(timeout_s * 1000)), **(settings or {})}
+        ours = {} if profile == "client" else {"statement_timeout": str(int(timeout_s * 1000))}  # a client's may be a pooler's
+        self._settings = {**ours, **(settings or {})}
         self._timeout_s = timeout_s
         self.connected = False
         self.backend_pid = 0
@@ -225,6 +226,9 @@ class Session:
             **connect.server_transport(self._profile, pgconn.host.decode()),
             **self._settings,
         }
+        if not wanted:
+            self._established()
+            return
         command = connect.SET_AND_READ, {"names": list(wanted), "values": list(wanted.values())}
         transformer = self._send_command(*command)
 

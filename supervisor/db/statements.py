@@ -81,6 +81,16 @@ def wake_channel(schema: str) -> str:
     return f"{schema}_wake"
 
 
+def await_channel(schema: str) -> str:
+    """The channel on which clients say which runs they await."""
+    return f"{schema}_await"
+
+
+def done_channel(schema: str, token: str) -> str:
+    """The channel on which one client is told which of them have ended; *token* has eight characters, so the name fits."""
+    return f"{schema}_{token}"
+
+
 def _schema_fault(name: str) -> str:
     if not name:
         return "it is empty"

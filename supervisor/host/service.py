@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from supervisor.core import registry
 from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable, DefinitionError
 from supervisor.db.host_calls import HostCalls
-from supervisor.db.statements import wake_channel
+from supervisor.db.statements import await_channel, done_channel, wake_channel
+from supervisor.engine.endings import Endings
 from supervisor.engine.main import Birth, work
 from supervisor.engine.rest import Board
 from supervisor.engine.worker import WorkerOptions
 from supervisor.host import logs
+from supervisor.host.awaited import Awaited
 from supervisor.host.children import Loaded
 from supervisor.host.parent import Parent, ParentOptions
 from supervisor.host.sessions import Room, check_room
@@ -74,6 +76,11 @@ class Service:
         leadership.look(wakeups.asks, wakeups.told)
         leadership.listen(wake_channel(options.schema), wakeups.heard)
         parent.add(wakeups)
+        self._endings = Endings(parent.options.slots)
+        parent.keep_fds.append(self._endings.fd)
+        awaited = Awaited(self._endings, lambda tokens, texts, said: leadership.say([done_channel(options.schema, each) for each in tokens], texts, said))
+        leadership.listen(await_channel(options.schema), awaited.heard)
+        parent.add(awaited)
         self._calls = HostCalls(options.dsn, options.schema)
         self._failed_before = 0
         self._checked = False
@@ -103,6 +110,7 @@ class Service:
         options = self.options
         worker = WorkerOptions(options.dsn, options.schema, options.queues, options.threads, options.in_flight, options.drain_timeout_s)
         worker.seat = self._board.seat(birth.number)
+        worker.endings = self._endings.of(birth.number)
         return work(worker, birth)
 
     def _workflows(self) -> list[str]:

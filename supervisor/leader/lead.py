@@ -1,6 +1,6 @@
 """Leadership: of all supervisors of one schema at most one leads. This is one supervisor's share in that.
 
-Owns the three sessions: *lead* holds the advisory lock and beats twice a second, *ears* only listens, *chores* is for
+Owns the three sessions: *lead* holds the advisory lock and beats twice a second, *ears* listens and announces, *chores* is for
 what waits for locks. Followers try for the lock at the same pace, and depose a leader that holds it and beats no more.
 A part of the parent's loop: it never blocks it, so a beat that comes late means a process that does not run.
 Invariant: what is written as leader is written after `as_leader(term)` in the same transaction.
@@ -13,7 +13,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -66,6 +66,10 @@ class Leadership:
     def listen(self, channel: str, heard: Callable[[str], None]) -> None:
         """Hear notifications on the session that does nothing else; led or not."""
         self._ears.listen(channel, heard)
+
+    def say(self, channels: Sequence[str], payloads: Sequence[str], said: Callable[[bool], None]) -> None:
+        """Notify on that session too: NOTIFY may wait for another's commit, and nothing else waits for that there."""
+        self._ears.ask("announce_each", (channels, payloads), lambda _: said(True), lambda _: said(False))
 
     def look(self, asked: Asked, told: Told) -> None:
         """Ask the block `pulse` with every pulse, led or not: *asked* gives its parameters, *told* is given its row."""
