@@ -1,0 +1,192 @@
+"""Who may do what: every role against every object that the catalogue has. What is not named here is denied, later objects too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from supervisor.db import migrations
+from supervisor.db.statements import ROLES, MigrationFile, Sql, migration_files
+from tests.harness import Database
+
+NOBODY = "roles_nobody"  # has what PUBLIC has
+SQL = Sql()
+
+# ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
+
+VIEWS = "attempts batches errors leaders queues runs steps throughput waits workers".split()
+CALLS = (  # of applications and of people; in the caller's transaction
+    "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
+    "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
+    "start_many(text, jsonb[], text[], text, integer, interval, jsonb, text, text, boolean)",
+    "cancel(uuid, text)", "result(uuid)", "outcomes(uuid[])", "find_runs(uuid[], text, text, text, uuid, integer)", "batch_results(text, uuid, integer)",
+    "client_facts()", "workflow_parameters(text)", "new_id()",
+)  # fmt: skip
+PURE = ("as_json(bytea, smallint)", "id_time(uuid)", "id_floor(timestamp with time zone)")
+ENGINE = (  # of workers, their parents and the leader among these
+    "make_partitions(timestamp with time zone)", "fence(integer, uuid, integer)", "queue_id(text)", "outcome_name(smallint)", "retry(uuid)",
+    "all_owned(bigint, integer, integer)", "take_away(uuid[], timestamp with time zone, smallint, text)", "as_leader(bigint)",
+    "take_term(uuid, text, integer, text)", "renew_statistics()", "partitioned()", "keep_if_live(text)", "drop_keys(text, uuid, integer)", "drop_detached(text)",
+)  # fmt: skip
+WRITTEN = {
+    "INSERT": "run run_key step attempt outcome child child_done task timer worker workflow queue leader retired",
+    "UPDATE": "task timer worker workflow queue leader retired",
+    "DELETE": "task timer leader retired",
+}
+READ = (
+    "batch cell migration wait_kind run run_key step attempt outcome child child_done task timer worker workflow queue leader retired worker_now task_now "
+    + " ".join(f"run_key_{n}" for n in range(8))
+)
+Right = tuple[str, str]  # object, privilege
+
+
+def rights(names: Any, privilege: str) -> set[Right]:
+    return {(name, privilege) for name in (names.split() if isinstance(names, str) else names)}
+
+
+USES = rights(["supervisor"], "USAGE")
+MAY: dict[str, set[Right]] = {
+    "supervisor_worker": USES
+    | rights([*CALLS, *PURE, *ENGINE], "EXECUTE") | rights([*READ.split(), *VIEWS], "SELECT")
+    | {right for privilege, tables in WRITTEN.items() for right in rights(tables, privilege)}
+    | rights("queue_id_seq workflow_id_seq worker_id_seq", "USAGE"),
+    "supervisor_client": USES | rights([*CALLS, *PURE], "EXECUTE"),
+    "supervisor_viewer": USES | rights(PURE, "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
+    "supervisor_operator": USES | rights([*CALLS, *PURE, "retry(uuid)"], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
+    NOBODY: set(),
+}  # fmt: skip
+
+# ── what the catalogue says ──────────────────────────────────────────────────────────────────────────────────────
+
+_OBJECTS = """
+select c.relname::text, case when c.relkind = 'S' then 'sequence' else 'table' end, c.oid
+from pg_class c where c.relnamespace = 'supervisor'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+union all
+select p.proname || '(' || array_to_string(array(select format_type(t.id, null) from unnest(p.proargtypes) with ordinality as t (id, n) order by n), ', ') || ')',
+       'function', p.oid
+from pg_proc p where p.pronamespace = 'supervisor'::regnamespace
+union all
+select 'supervisor', 'schema', 'supervisor'::regnamespace::oid
+"""
+_PRIVILEGES = {
+    "table": ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"),
+    "sequence": ("USAGE", "SELECT", "UPDATE"),
+    "function": ("EXECUTE",),
+    "schema": ("USAGE", "CREATE"),
+}
+
+
+def objects(database: Database) -> dict[str, tuple[str, int]]:
+    """Name → kind and oid; a function's name is with the types of its parameters."""
+    return {name: (kind, oid) for name, kind, oid in database.sql(_OBJECTS)}
+
+
+def held(database: Database, role: str) -> set[Right]:
+    """Every privilege that *role* has on any object of the schema, its own or through PUBLIC; columns count as their table."""
+    found = set()
+    for name, (kind, oid) in objects(database).items():
+        for privilege in _PRIVILEGES[kind]:
+            if database.one(f"select has_{kind}_privilege(%s, %s::oid, %s)", role, oid, privilege):
+                found.add((name, privilege))
+            elif kind == "table" and privilege in ("SELECT", "INSERT", "UPDATE", "REFERENCES"):
+                if database.one("select has_any_column_privilege(%s, %s::oid, %s)", role, oid, privilege):
+                    found.add((f"{name}, some columns", privilege))
+    return found
+
+
+@pytest.fixture
+def peopled(database: Database) -> Iterator[Database]:
+    """A database with one more role: a stranger, who has what PUBLIC has."""
+    database.sql(f"drop role if exists {NOBODY}")
+    database.sql(f"create role {NOBODY} nologin")
+    yield database
+    database.sql(f"drop owned by {NOBODY}; drop role {NOBODY}")
+
+
+@pytest.mark.parametrize("role", MAY)
+def test_a_role_may_what_is_named_here_and_nothing_else(peopled: Database, role: str) -> None:
+    """Generated from the catalogue, so an object that somebody adds is denied to all until it is named."""
+    peopled.sql("select supervisor.make_partitions(now() + interval '30 days')")  # made later: rights are asked on the parent
+    now = held(peopled, role)
+    assert {"too much": sorted(now - MAY[role]), "too little": sorted(MAY[role] - now)} == {"too much": [], "too little": []}
+
+
+def test_the_roles_are_those_of_the_project(peopled: Database) -> None:
+    assert {f"supervisor_{role}" for role in ROLES} | {NOBODY} == set(MAY)
+    members = "select m.roleid::regrole::text, m.member::regrole::text from pg_auth_members m where m.roleid::regrole::text like 'supervisor%'"
+    assert peopled.sql(members) == [], "a role inherits from another"
+    logs_in = "select rolname from pg_roles where rolname like 'supervisor\\_%' and (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb or rolbypassrls)"
+    assert peopled.sql(logs_in) == []
+
+
+@pytest.mark.parametrize("role", MAY)
+def test_the_server_does_what_the_catalogue_says(peopled: Database, role: str) -> None:
+    """Every table, view and function is really asked for by every role, and refused by its name where it is not the role's."""
+    may, wrong = MAY[role], []
+    with peopled.connect() as conn:
+        for name, (kind, oid) in objects(peopled).items():
+            for privilege, statement in attempts(conn, name, kind, oid):
+                refused = refusal(conn, role, statement)
+                allowed = (name, privilege) in may
+                if allowed == (refused is not None):
+                    wrong.append((statement, "refused" if refused else "not refused", refused))
+    assert not wrong
+
+
+def attempts(conn: Any, name: str, kind: str, oid: int) -> list[tuple[str, str]]:
+    """Statements that need one privilege each; nothing of what they do is kept."""
+    if kind == "table":
+        is_view = conn.execute("select relkind = 'v' from pg_class where oid = %s", (oid,)).fetchone()[0]
+        words = {"SELECT": "select from {} limit 0", "DELETE": "delete from {}", "INSERT": "insert into {} default values", "TRUNCATE": "truncate {}"}
+        return [(privilege, text.format(f"supervisor.{name}")) for privilege, text in words.items() if privilege == "SELECT" or not is_view]
+    if kind == "function":
+        nulls = ", ".join(f"null::{each}" for each in name.partition("(")[2].rstrip(")").split(", ") if each)
+        return [("EXECUTE", f"select supervisor.{name.partition('(')[0]}({nulls})")]
+    return [("CREATE", "create table supervisor.mine ()")] if kind == "schema" else []
+
+
+def refusal(conn: Any, role: str, statement: str) -> str | None:
+    """Why *role* was refused by its rights; None where it was let in, whatever came of it."""
+    with conn.transaction(force_rollback=True):
+        conn.execute(f"set local role {role}")
+        try:
+            with conn.transaction():
+                conn.execute(statement)
+        except psycopg.errors.InsufficientPrivilege as error:
+            return str(error).splitlines()[0]
+        except psycopg.DatabaseError:
+            return None
+    return None
+
+
+def test_what_a_later_migration_adds_is_denied_to_all(peopled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL lets everybody execute a new function; here nobody may, and no role inherits rights on new tables."""
+    before = set(objects(peopled))
+    text = """
+        CREATE TABLE {schema}.late (id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, b text) PARTITION BY RANGE (id);
+        CREATE TABLE {schema}.late_1 PARTITION OF {schema}.late DEFAULT;
+        CREATE VIEW {schema}.lates AS SELECT * FROM {schema}.late;
+        CREATE SEQUENCE {schema}.lately;
+        CREATE FUNCTION {schema}.later(a int4) RETURNS int4 LANGUAGE sql SECURITY DEFINER AS $$ SELECT a $$;
+        CREATE PROCEDURE {schema}.latest() LANGUAGE sql AS $$ SELECT 1 $$;
+    """
+    files = (*migration_files(), MigrationFile(len(migration_files()) + 1, "late", text, "sum"))
+    monkeypatch.setattr(migrations, "migration_files", lambda: files)
+    with peopled.connect() as conn:
+        migrations.migrate(conn, "supervisor")
+    assert set(objects(peopled)) - before >= {"late", "late_1", "lates", "lately", "late_id_seq", "later(integer)", "latest()"}
+    for role, may in MAY.items():
+        assert held(peopled, role) == may
+
+
+def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
+    """A caller's search_path, or a temporary table of his, must not decide what a function of the owner's reads."""
+    loose = "select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and not coalesce(proconfig @> array['search_path=pg_catalog, pg_temp'], false) and prosqlbody is null"
+    assert peopled.sql(loose) == []
+    definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
+    assert {name.removeprefix("supervisor.") for name in definers} == set(
+        "start_runs start start_many cancel result outcomes find_runs batch_results client_facts workflow_parameters new_id retry queue_id make_partitions renew_statistics".split()
+    ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"
