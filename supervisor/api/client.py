@@ -250,7 +250,7 @@ class Client(ClientVerbs):
         """Announce durable starts; those that may not be announced now are told with the next ones."""
         hint = self._hints.take()
         if hint is not None:
-            calls.say(hint)
+            calls.announce(hint)
 
     def _stream(
         self,

@@ -246,7 +246,7 @@ class AsyncClient(AsyncClientVerbs):
         """Announce durable starts; those that may not be announced now are told with the next ones."""
         hint = self._hints.take()
         if hint is not None:
-            await calls.say(hint)
+            await calls.announce(hint)
 
     # ── wait ─────────────────────────────────────────────────────────────────────────────────────────────────
 

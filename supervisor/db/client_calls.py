@@ -106,6 +106,14 @@ class Outcome(NamedTuple):
     ended_at: datetime
 
 
+class BatchResult(NamedTuple):
+    run_id: uuid.UUID
+    key: str | None
+    status: str
+    result: bytes | None
+    ended_at: datetime | None
+
+
 class Found(NamedTuple):
     run_id: uuid.UUID
     key: str | None
@@ -215,6 +223,10 @@ class Questions:
     def outcomes(self, ids: Sequence[bytes]) -> Ask[list[Outcome]]:
         """How those of *ids* ended that have ended."""
         return self._rows("client_outcomes", (pack_uuids(ids),), lambda rows: [Outcome(*row) for row in rows])
+
+    def batch_results(self, batch: str, after: uuid.UUID | None, limit: int) -> Ask[list[BatchResult]]:
+        """The next *limit* runs of a batch after run *after*, in the order of their input, those too that have not ended."""
+        return self._rows("client_batch_results", (batch, after, limit), lambda rows: [BatchResult(*row) for row in rows])
 
     def find(
         self,
@@ -366,8 +378,10 @@ class Patience:
 class ClientCalls:
     """One session, opened at first use and again when it was lost, and what is asked over it."""
 
-    def __init__(self, dsn: _connect.Dsn, questions: Questions, purpose: str = "client") -> None:
-        self.dsn, self.questions, self.purpose = dsn, questions, purpose
+    def __init__(self, dsn: _connect.Dsn, schema: str | Questions, purpose: str = "client") -> None:
+        self.dsn, self.purpose = dsn, purpose
+        self.questions = Questions(schema) if isinstance(schema, str) else schema
+        self.schema = self.questions.schema
         self.connected = False  # whether it ever had a session
         self._conn: psycopg.Connection | None = None
 
@@ -379,6 +393,22 @@ class ClientCalls:
     def carry(self, verb: Verb[T]) -> T:
         """Do a verb: ask what it asks."""
         return carry(verb, self.ask)
+
+    def run_ids(self, n: int) -> list[bytes]:
+        return self.carry(self.questions.run_ids(n))
+
+    def start(self, *asked: Any, **how: Any) -> list[Conflict]:
+        """As `Questions.start`."""
+        return self.ask(self.questions.start(*asked, **how))
+
+    def outcomes(self, ids: Sequence[bytes]) -> list[Outcome]:
+        return self.ask(self.questions.outcomes(ids))
+
+    def batch_results(self, batch: str, after: uuid.UUID | None, limit: int) -> list[BatchResult]:
+        return self.ask(self.questions.batch_results(batch, after, limit))
+
+    def parameters(self, workflow: str) -> bytes | None:
+        return self.ask(self.questions.parameters(workflow))
 
     def ask(self, ask: Ask[T]) -> T:
         """Ask; again on a fresh session while the old one was lost, for RETRY_S."""
@@ -396,7 +426,7 @@ class ClientCalls:
                 pause_s = patience.unreachable(error, self.connected)
             time.sleep(pause_s)
 
-    def say(self, hint: str) -> None:
+    def announce(self, hint: str) -> None:
         """Tell the hosts what was started, in a transaction of its own. Never raises: they find it by themselves, too."""
         if self._conn is None or self._conn.closed:
             return

@@ -70,7 +70,7 @@ class AsyncClientCalls:
                 pause_s = patience.unreachable(error, self.connected)
             await asyncio.sleep(pause_s)
 
-    async def say(self, hint: str) -> None:
+    async def announce(self, hint: str) -> None:
         """Tell the hosts what was started, in a transaction of its own. Never raises: they find it by themselves, too."""
         if self._conn is None or self._conn.closed:
             return
