@@ -70,6 +70,8 @@ class Ear:
         """These are awaited no more. The hosts forget them by themselves."""
         with self.lock:
             self.awaited.difference_update(ids)
+            if not self.awaited and self._thread is not None and self._pid == os.getpid():
+                self._thread.wake()  # it looks how long it lingers
 
     def close(self) -> None:
         """End the thread and its session; waits for that, a second at most."""

@@ -78,10 +78,10 @@ class Notes:
     def note(self, ids: bytes) -> None:
         """Runs ended, durably. *ids* is the uuid[] that was sent: its elements are copied as they lie there."""
         entries = ids[max(ARRAY_HEAD_BYTES, len(ids) - ENTRIES * ENTRY_BYTES) :]
-        total: int = _total.unpack_from(self._memory, self._at)[0]
-        at = self._ring + total % ENTRIES * ENTRY_BYTES
+        total: int = _total.unpack_from(self._memory, self._at)[0] + (len(ids) - ARRAY_HEAD_BYTES) // ENTRY_BYTES
+        at = self._ring + (total - len(entries) // ENTRY_BYTES) % ENTRIES * ENTRY_BYTES
         before_wrap = min(len(entries), self._ring + ENTRIES * ENTRY_BYTES - at)
         self._memory[at : at + before_wrap] = entries[:before_wrap]
         self._memory[self._ring : self._ring + len(entries) - before_wrap] = entries[before_wrap:]
-        _total.pack_into(self._memory, self._at, total + len(entries) // ENTRY_BYTES)  # last: what it counts is there
+        _total.pack_into(self._memory, self._at, total)  # last: what it counts is there
         os.eventfd_write(self._fd, 1)
