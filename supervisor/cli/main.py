@@ -31,7 +31,8 @@ COMMANDS = {
     "run": Command("supervisor.cli.run", "run", "Run workers until told to stop; the default command."),
     "demo": Command("supervisor.cli.demo", "demo", "Work through every .py file of a directory, with processes killed on the way."),
     "migrate": Command("supervisor.cli.migrate", "migrate", "Bring the schema up to this program."),
-    "start": Command("supervisor.cli.start", "start", "Start a run of a workflow."),
+    "start": Command("supervisor.cli.start", "start", "Start a run of a workflow, or one of every record of a file."),
+    "results": Command("supervisor.cli.results", "results", "Write the results of a batch, in the order of its input."),
     "list": Command("supervisor.cli.list", "list_runs", "List runs, newest first."),
     "show": Command("supervisor.cli.show", "show", "Show one run: what it does, why it waits, its steps, how it ended."),
     "workers": Command("supervisor.cli.workers", "workers", "Show who works: hosts, processes, what each executes, the last crash."),
@@ -66,6 +67,8 @@ Exit codes:
 EXIT_OF_ERROR = {
     "input_invalid": EXIT_USAGE,
     "payload_refused": EXIT_USAGE,
+    "record_refused": EXIT_USAGE,
+    "file_damaged": EXIT_USAGE,
     "database_unavailable": EXIT_DATABASE,
     "embedded_server": EXIT_CREATE,
     "schema_missing": EXIT_SCHEMA,

@@ -1,4 +1,4 @@
-"""`start`: start a run of a workflow that some worker has registered."""
+"""`start`: start a run of a workflow that some worker has registered, or one of every record of a file (records.py)."""
 
 from __future__ import annotations
 
@@ -12,49 +12,86 @@ from supervisor.cli import options
 from supervisor.cli.output import plain, print_json, say, short_json
 
 
+ON_CONFLICT = ("return", "reject", "replace", "restart_failed")
+FILE_ONLY = ("form", "rejects", "strict", "key_field", "app")
+
+
 @click.command("start")
 @click.argument("workflow")
 @click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option("--input", "input_json", metavar="JSON", help="The only parameter's value, or an object by parameter name; - reads stdin.")
+@click.option("--input-json", metavar="JSON", help="The only parameter's value, or an object by parameter name; - reads stdin.")
 @click.option("--key", metavar="KEY", help="Idempotency key: a second start with it gives the first one's run.")
+@click.option("--on-conflict", type=click.Choice(ON_CONFLICT), default="return", show_default=True, help="What becomes of a key that names a run.")
 @click.option("--queue", metavar="NAME", help="Another queue than the workflow's.")
 @click.option("--priority", type=click.IntRange(0, 9), default=5, show_default=True, help="0 first, 9 last.")
 @click.option("--delay", "delay_s", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Not before so many have passed.")
-@click.option("--wait", is_flag=True, help="Wait for its end and print its result; exit code 1 if it did not complete.")
+@click.option("--attribute", "attributes", multiple=True, metavar="NAME=VALUE", help="To find the run by; again for more.")
+@click.option("--batch", metavar="NAME", help="Put the runs into this batch: `results --batch NAME`.")
+@click.option("--wait", is_flag=True, help="Wait for the end and print the result, or what failed; exit code 1 if a run did not complete.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="With --wait: at most so long (exit code 124).")
+@click.option("--input", "path", metavar="FILE", help="A run of every record: .jsonl .ndjson .csv, also .gz; - is stdin.")
+@click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), help="Of --input, whatever its name ends with.")
+@click.option("--key-field", metavar="NAME", help="Of --input: the field that is the key; the file can then be repeated. a.b reaches inside.")
+@click.option("--rejects", metavar="FILE", help="Of --input: write bad records there, as JSON Lines, with line, path and error.")
+@click.option("--strict", is_flag=True, help="Of --input: end at the first bad record (exit code 2); those before it stay started.")
+@click.option("--app", metavar="MODULE", help="Of --input: check records by the types of this module's workflow, not by names alone.")
 @options.dsn
 @options.schema
 @options.as_json
-def start(
-    workflow: str,
-    pairs: tuple[str, ...],
-    input_json: str | None,
-    key: str | None,
-    queue: str | None,
-    priority: int,
-    delay_s: float,
-    wait: bool,
-    timeout_s: float | None,
-    dsn: str | None,
-    schema: str | None,
-    as_json: bool,
-) -> None:
-    """Start a run of WORKFLOW and print its id.
+def start(workflow: str, pairs: tuple[str, ...], path: str | None, dsn: str | None, schema: str | None, **told: Any) -> int:
+    """Start a run of WORKFLOW and print its id; or with --input one of every record of a file.
 
-    The input is --input, or an object by parameter name from NAME=VALUE; where the workflow has one parameter, other
+    The input is --input-json, or an object by parameter name from NAME=VALUE; where the workflow has one parameter, other
     names describe that parameter's value. A VALUE is JSON where it can be read so, else text: total=999 is a number.
+    A record of a file is the only parameter's value where the workflow has one, else an object by parameter name.
 
     \b
-      pgsupervisor start checkout --input '{"id": 42, "total": 999}' --key order-42
+      pgsupervisor start checkout --input-json '{"id": 42, "total": 999}' --key order-42
       pgsupervisor start resize path=/data/a.png width=640 --wait
+      pgsupervisor start checkout --input orders.jsonl --key-field id --batch monday --rejects bad.jsonl --wait
     """
+    attributes = _named(told.pop("attributes"), "--attribute ")
+    encoded = json.dumps(attributes).encode() if attributes else None
+    if path is not None:
+        return _start_file(workflow, pairs, path, dsn, schema, encoded, told)
+    given = [name for name in FILE_ONLY if told[name]]
+    if given:
+        raise click.UsageError(f"--{given[0].replace('form', 'format').replace('_', '-')} belongs to --input FILE")
+    _start_one(workflow, pairs, dsn, schema, encoded, told)
+    return 0
+
+
+def _start_file(
+    workflow: str, pairs: tuple[str, ...], path: str, dsn: str | None, schema: str | None, attributes: bytes | None, told: dict[str, Any]
+) -> int:
+    from supervisor.cli.records import Asked, start_file
+    from supervisor.files.starting import How
+
+    if pairs or told["input_json"] is not None or told["key"] is not None:
+        raise click.UsageError("with --input every input comes from the file, and keys from --key-field; leave out NAME=VALUE, --input-json and --key")
+    if told["on_conflict"] != "return" and not told["key_field"]:
+        raise click.UsageError("--on-conflict is about keys; say which field is the key: --key-field NAME")
+    how = How(
+        workflow, told["queue"], told["priority"], told["delay_s"], attributes=attributes, batch=told["batch"], on_conflict=told["on_conflict"]
+    )
+    asked = Asked(path, **{name: told[name] for name in (*FILE_ONLY, "wait", "timeout_s", "as_json")})
+    return start_file(dsn, options.resolve_schema(schema), how, asked)
+
+
+def _start_one(
+    workflow: str, pairs: tuple[str, ...], dsn: str | None, schema: str | None, attributes: bytes | None, told: dict[str, Any]
+) -> None:
     from supervisor.api.client import Named
     from supervisor.core.errors import SupervisorError
 
+    as_json = told["as_json"]
     with options.client(dsn, schema) as client:
-        asked = Named(workflow, key, queue, priority, delay_s)
-        if input_json is not None:
-            run = client.start_record(asked, _parsed(pairs, input_json))
+        asked = Named(
+            workflow, told["key"], told["queue"], told["priority"], told["delay_s"],
+            batch=told["batch"], on_conflict=told["on_conflict"], attributes=attributes,
+        )  # fmt: skip
+        if told["input_json"] is not None:
+            run = client.start_record(asked, _parsed(pairs, told["input_json"]))
         else:
             given = _named(pairs)
             parameters = {each["name"] for each in client.parameters(workflow)}
@@ -63,13 +100,13 @@ def start(
             else:
                 run = client.start(asked, **given)
         facts: dict[str, Any] = {"run_id": run.id, "key": run.key, "workflow": run.workflow, "created": run.created}
-        if not wait:
+        if not told["wait"]:
             _print(facts, as_json)
             return
         if not as_json:
             say(f"started run {run.id}; waiting for its end")
         try:
-            result = run.result(timeout_s)
+            result = run.result(told["timeout_s"])
         except SupervisorError as error:
             if as_json:
                 print_json({**facts, "status": str(run.status()), "error": {"code": error.code, "message": str(error)}})
@@ -91,22 +128,22 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
 
 def _parsed(pairs: tuple[str, ...], input_json: str) -> Any:
     if pairs:
-        raise click.UsageError("give --input or NAME=VALUE, not both")
+        raise click.UsageError("give --input-json or NAME=VALUE, not both")
     try:
         return json.loads(sys.stdin.read() if input_json == "-" else input_json)
     except ValueError as error:
-        raise click.UsageError(f"--input is not JSON: {error}") from None
+        raise click.UsageError(f"--input-json is not JSON: {error}") from None
 
 
-def _named(pairs: tuple[str, ...]) -> dict[str, Any]:
+def _named(pairs: tuple[str, ...], what: str = "") -> dict[str, Any]:
     """An object from NAME=VALUE."""
     given: dict[str, Any] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name:
-            raise click.UsageError(f"{pair!r} is not NAME=VALUE")
+            raise click.UsageError(f"{what}{pair!r} is not NAME=VALUE")
         if name in given:
-            raise click.UsageError(f"{name!r} is given twice")
+            raise click.UsageError(f"{what}{name!r} is given twice")
         given[name] = _value(value)
     return given
 

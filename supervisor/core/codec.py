@@ -8,6 +8,7 @@ unpickled on the way back: an exception's class is looked up among those that ar
 from __future__ import annotations
 
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -235,6 +236,7 @@ class StoredError(msgspec.Struct, omit_defaults=True):
 
 _error_decode = msgspec.json.Decoder(StoredError).decode
 _ORIGIN = "_pgsupervisor_origin"  # (traceback, fingerprint) of an error that came from another process
+_PLACE = re.compile(r'^  File "(.*)", line \d+, in (.+)$', re.MULTILINE)  # of a stored traceback
 _LAST_RESORT = b'{"type":"builtins.Exception","message":"the error could not be described"}'
 
 
@@ -378,6 +380,17 @@ def fingerprint(error: BaseException) -> str:
         trace = trace.tb_next
     return blake2b(f"{type(error).__module__}.{type(error).__qualname__}@{place}".encode("utf-8", "backslashreplace"), digest_size=6).hexdigest()
 
+
+def told(encoded: bytes | None) -> tuple[str, str]:
+    """What groups stored errors and what to say of one: a fingerprint of type and place, and type with message."""
+    try:
+        stored = _error_decode(encoded or _LAST_RESORT)
+    except msgspec.MsgspecError as error:
+        stored = StoredError("unreadable", f"the stored error can't be read: {error}")
+    places = _PLACE.findall(stored.traceback or "")
+    at = ":".join(places[-1]) if places else ""
+    digest = blake2b(f"{stored.type}@{at}".encode("utf-8", "backslashreplace"), digest_size=6).hexdigest()
+    return digest, f"{stored.type.removeprefix('builtins.')}: {stored.message}" if stored.message else stored.type
 
 
 def crash_fingerprint(crash: bytes) -> str:

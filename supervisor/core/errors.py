@@ -91,6 +91,22 @@ class KeyExists(SupervisorError):
         )
 
 
+class RecordRefused(SupervisorError):
+    """A record of a file does not fit, and --strict ends the reading there; `line` and `path` say where."""
+
+    code = "record_refused"
+
+    def __init__(self, file: str, line: int, path: str, why: str) -> None:
+        self.file, self.line, self.path, self.why = file, line, path, why
+        super().__init__(f"{file}, line {line}, {path}: {why}; mend the record, or leave out --strict to go on without it")
+
+
+class FileDamaged(SupervisorError):
+    """A file can't be read to its end."""
+
+    code = "file_damaged"
+
+
 class ClockSkew(SupervisorError):
     """This machine's clock and the database's are too far apart for run ids."""
 

@@ -111,6 +111,18 @@ class Input:
             raise InputInvalid(self.name, f"a record must be an object with the parameters {', '.join(self._names)}, not {type(record).__name__}")
         return self.write((), record)
 
+    def write_text(self, cells: dict[str, Any]) -> bytes:
+        """The input of one record of text, as CSV has it: each cell is read as its annotation says. Raises InputInvalid or PayloadRefused."""
+        named = cells if len(self._names) > 1 or list(cells) == self._names else {self._names[0]: cells} if self._names else cells
+        unknown = [name for name in named if name not in self._shapes]
+        if unknown:
+            raise InputInvalid(self.name, f"{unknown[0]!r} is not one of its parameters ({', '.join(self._names) or 'it has none'})")
+        try:
+            values = msgspec.convert(named, self._struct, strict=False, dec_hook=codec._from_builtin)
+        except (msgspec.ValidationError, NotImplementedError, ValueError, TypeError) as error:
+            raise InputInvalid(self.name, str(error)) from None
+        return self.write((), {name: getattr(values, name) for name in named})
+
     def describe(self) -> list[dict[str, Any]]:
         """Names of the parameters and whether each is required: what the catalogue shows."""
         return [{"name": p.name, "required": p.default is p.empty} for p in self.parameters]
