@@ -68,6 +68,20 @@ async def job(number: int) -> int:
     return await add_one.aio(number)
 
 
+class Order(msgspec.Struct):
+    """A record of `bench start --input`."""
+
+    id: int
+    customer: str
+    lines: list[Line]
+    note: str | None = None
+
+
+@workflow
+async def taking(order: Order) -> int:
+    return order.id
+
+
 @step
 def slow_add_one(number: int) -> int:
     time.sleep(1.0)

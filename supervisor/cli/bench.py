@@ -83,9 +83,18 @@ def jobs(runs: int, procs: str, **common: Any) -> None:
 
 @bench.command()
 @_count("runs", 200_000, "Runs to start.")
+@click.option("--input", "path", metavar="FILE", help="Start the records of a file, as `start --input` does; made with --runs orders where it is not there.")
+@click.option("--key-field", metavar="NAME", help="Of --input: with keys.")
+@click.option("--typed", is_flag=True, help="Of --input: records are checked by types too.")
 @_common
-def start(runs: int, **common: Any) -> None:
-    """Starts per second, in bulk, from one client."""
+def start(runs: int, path: str | None, key_field: str | None, typed: bool, **common: Any) -> None:
+    """Starts per second, in bulk, from one client; or with --input records of a file per second."""
+    if path is not None:
+        from supervisor.bench import files
+
+        of_file = files.Asked(path, runs, key_field, typed)
+        _answer("start_file", of_file, lambda places, repeat: files.measure(places, of_file, repeat, say), **common)
+        return
     from supervisor.bench import start as question
 
     asked = question.Asked(runs)

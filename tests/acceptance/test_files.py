@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import ROOT, Database, HostFactory, eventually
+from tests.harness import ROOT, Database, HostFactory, Server, eventually
 
 APP = "tests.apps.records"
 
@@ -323,3 +323,13 @@ def test_memory_is_bounded(program: Program, database: Database) -> None:
         peaks.append(usage.ru_maxrss / 1024)
     assert peaks[1] < peaks[0] + 30, f"{peaks} MB"
     assert database.one("select count(*) from supervisor.run") == 2_200
+
+
+def test_bench_of_a_file_counts_its_records(server: Server, tmp_path: Path) -> None:
+    """It compares every input in the database with the file; no figure is judged here."""
+    words = ["bench", "start", "--input", str(tmp_path / "made.jsonl"), "--runs", "200", "--repeat", "1", "--key-field", "id", "--typed", "--unsafe"]
+    made = subprocess.run([sys.executable, "-m", "supervisor", *words, "--json", "--dsn", server.dsn], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0, made.stderr
+    facts = json.loads(made.stdout)
+    assert (facts["command"], facts["records"], facts["records_per_s"] > 0) == ("start_file", 200, True)
+    assert len((tmp_path / "made.jsonl").read_text().splitlines()) == 200
