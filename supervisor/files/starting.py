@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from supervisor.api.hints import Hints
-from supervisor.core.errors import FileDamaged, RecordRefused
+from supervisor.core.errors import FileDamaged, InputInvalid, RecordRefused
 from supervisor.files.record import Refused, Rules
 from supervisor.files.rejects import Reject, Rejects
 from supervisor.files.source import Source, Unread
@@ -160,7 +160,7 @@ class Starter:
                     raise Refused("$", row.why)
                 self._rules.check_head(row)
             except Refused as refused:
-                raise RecordRefused(source.name, line, refused.path, f"the head does not fit: {refused.why}") from None
+                raise InputInvalid(self._rules.workflow, f"the head of {source.name} (line {line}), {refused.path}: {refused.why}") from None
             self._head = row
             yield from rows
 
@@ -169,7 +169,7 @@ class Starter:
 
     def _by_column(self, row: list[str]) -> dict[str, str]:
         names = [*(self._head or ()), *(f"column {at + 1}" for at in range(len(self._head or ()), len(row)))]
-        return dict(zip(names, row))
+        return dict(zip(names, row))  # as many as there are
 
     # ── the server ───────────────────────────────────────────────────────────────────────────────────────────────
 
