@@ -65,6 +65,18 @@ class ResultInvalid(SupervisorError):
         super().__init__(f"{name} returned a value that does not fit its return annotation: {why}; mend the value or the annotation")
 
 
+class FilterInvalid(SupervisorError):
+    """A filter that can't be read: characters `at` to `end` of `text`; `why` says what is wrong, `remedy` what would fit."""
+
+    code = "filter_invalid"
+
+    def __init__(self, text: str, at: int, end: int, why: str, remedy: str) -> None:
+        self.text, self.at, self.end, self.why, self.remedy = text, at, end, why, remedy
+        before, there, after = text[max(0, at - 40) : at], text[at:end][:80] or "…", text[end : end + 20]
+        place = f"{'…' if at > 40 else ''}{before}»{there}«{after}{'…' if end + 20 < len(text) else ''}"
+        super().__init__(f"filter, character {at + 1}: {why}: {place}; {remedy}")
+
+
 class KeyMismatch(SupervisorError):
     """The key names a run that was started with another input."""
 
@@ -255,6 +267,18 @@ class BatchUnknown(SupervisorError):
 
 
 # ── the database ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PermissionMissing(SupervisorError):
+    """The role of the session may not do that; the message says which role would be needed."""
+
+    code = "permission_missing"
+
+
+class ReadTimeout(SupervisorError, TimeoutError):
+    """Looking at the history took longer than it may."""
+
+    code = "read_timeout"
 
 
 class DatabaseUnavailable(SupervisorError):
