@@ -29,8 +29,15 @@ FROM {schema}.steps WHERE run_id = $1 ORDER BY seq LIMIT $2;
 SELECT seq, n, name, kind, started_at, ended_at, next_retry_at, worker, error, fingerprint
 FROM {schema}.attempts WHERE run_id = $1 ORDER BY seq, n LIMIT $2;
 
+-- name: show_children :many
+-- The runs that one run has started, in the order of its calls.
+-- Locks:  none.     Index:  child primary key, run, outcome, task primary keys
+-- $1 uuid parent    $2 int4 limit
+SELECT c.seq, r.run_id, r.workflow, r.key, r.status, r.wait, r.step, r.created_at, r.ended_at
+FROM {schema}.children AS c JOIN {schema}.runs AS r ON r.run_id = c.run_id WHERE c.parent_id = $1 ORDER BY c.seq LIMIT $2;
+
 -- name: show_same_key :many
 -- The runs of every workflow that a key names.
--- Locks:  none
+-- Locks:  none.     Index:  run_key primary key
 -- $1 text key
-SELECT f.run_id, f.workflow, f.status, f.created_at FROM {schema}.find_runs(p_key => $1) AS f ORDER BY f.run_id DESC;
+SELECT k.run_id, k.workflow FROM {schema}.keys AS k WHERE k.key = $1 ORDER BY k.run_id DESC;

@@ -13,62 +13,68 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from supervisor.core.errors import RunUnknown, SchemaMissing, SupervisorError
-from supervisor.db import migrations
+from supervisor.core.errors import RunUnknown, SupervisorError
+from supervisor.db import refusals
 from supervisor.db.connect import unavailable
 from supervisor.db.statements import Sql
 
 ROWS_MAX = 10_000
+CHILDREN_MAX = 1_000
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class History:
-    """`run` is a row of runs, `wait` of waits (None once it ended), `steps` and `attempts` rows of theirs, at most 10,000."""
+    """`run` is a row of runs, `wait` of waits (None once it ended), `steps` and `attempts` rows of theirs, at most 10,000.
+
+    `children` are the runs that it started, at most 1,000.
+    """
 
     run: Row
     wait: Row | None
     steps: Sequence[Row]
     attempts: Sequence[Row]
+    children: Sequence[Row] = ()
 
 
 def read(conn: psycopg.Connection, schema: str, which: str) -> History:
     """Read the run that *which* names: a run id, else a key. Raises RunUnknown, or an error that lists a key's runs."""
     sql = Sql(schema)
     try:
-        run_id = _run_id(conn, sql, which)
-        run = _rows(conn, sql, "show_run", run_id)
-        if not run:
-            raise RunUnknown(which)
-        wait = _rows(conn, sql, "show_wait", run_id)
-        steps, attempts = (_rows(conn, sql, name, run_id, ROWS_MAX) for name in ("show_steps", "show_attempts"))
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
-        raise SchemaMissing(
-            f"schema {schema!r} has no tables of pgsupervisor, or older ones; make them: {migrations.command(schema)}"
-        ) from None
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise SchemaMissing(
-            f"role {conn.info.user!r} may not read schema {schema!r} ({str(error).splitlines()[0]}); "
-            f'grant it the engine\'s role: GRANT {sql.tokens["role_operator"]} TO "{conn.info.user}"'
-        ) from None
+        with refusals.told(conn, schema):
+            run = _run(conn, sql, which)
+            run_id = run["run_id"]
+            wait = _rows(conn, sql, "show_wait", run_id)
+            steps, attempts = (_rows(conn, sql, name, run_id, ROWS_MAX) for name in ("show_steps", "show_attempts"))
+            children = _rows(conn, sql, "show_children", run_id, CHILDREN_MAX)
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
-    return History(run[0], wait[0] if wait else None, steps, attempts)
+    return History(run, wait[0] if wait else None, steps, attempts, children)
 
 
-def _run_id(conn: psycopg.Connection, sql: Sql, which: str) -> uuid.UUID:
+def _run(conn: psycopg.Connection, sql: Sql, which: str) -> Row:
+    """The run of that id; else, for ids make good keys, the one that the key names."""
     try:
-        return uuid.UUID(which)
+        found = _rows(conn, sql, "show_run", uuid.UUID(which))
     except ValueError:
-        pass
-    found = _rows(conn, sql, "show_same_key", which)
+        found = []
     if not found:
-        raise RunUnknown(f"with the id or key {which!r}")
-    if len(found) > 1:
-        names = ", ".join(f"{each['run_id']} ({each['workflow']})" for each in found[:5])
-        raise SupervisorError(f"key {which!r} names {len(found)} runs of different workflows: {names}; give the run's id")
-    run_id: uuid.UUID = found[0]["run_id"]
+        keyed = one_of(which, _rows(conn, sql, "show_same_key", which))
+        found = _rows(conn, sql, "show_run", keyed)
+    if not found:
+        raise RunUnknown(which)
+    return found[0]
+
+
+def one_of(key: str, named: Sequence[Row]) -> uuid.UUID:
+    """The only run that *key* names. Raises RunUnknown, or an error that lists them."""
+    if not named:
+        raise RunUnknown(f"with the id or key {key!r}")
+    if len(named) > 1:
+        names = ", ".join(f"{each['run_id']} ({each['workflow']})" for each in named[:5])
+        raise SupervisorError(f"key {key!r} names {len(named)} runs of different workflows: {names}; give the run's id")
+    run_id: uuid.UUID = named[0]["run_id"]
     return run_id
 
 

@@ -1,17 +1,24 @@
-"""Who works and what stands in the queues, as the views show it: for `workers` and `top`. Reads only, formats nothing."""
+"""Runs by a filter, who works, and what stands in the queues, as the views show it: for `list`, `cancel --filter`, `workers`, `queues` and `top`.
+
+Reads only, formats nothing. Looking at the history is bounded: by a limit of rows and by a limit of time.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg.rows import dict_row
 
-from supervisor.core.errors import SchemaMissing
-from supervisor.db import migrations
+from supervisor.core.errors import ReadTimeout
+from supervisor.core.filters import Filter
+from supervisor.db import filters, refusals
 from supervisor.db.statements import Sql
 
 Row = dict[str, Any]
+PATIENCE_S = 30.0
 
 
 def workers(conn: psycopg.Connection, schema: str, host: str) -> list[Row]:
@@ -24,15 +31,44 @@ def queues(conn: psycopg.Connection, schema: str) -> list[Row]:
     return _rows(conn, schema, "look_at_queues")
 
 
-def _rows(conn: psycopg.Connection, schema: str, name: str, *values: object) -> list[Row]:
+def runs(conn: psycopg.Connection, schema: str, asked: Filter | None, *, after: UUID | None = None, limit: int = 100, patience_s: float = PATIENCE_S) -> list[Row]:
+    """Runs that fit, newest first, of those older than *after*. Raises ReadTimeout when *patience_s* were not enough."""
+    return _filtered(conn, schema, "list_runs", asked, (after, limit), patience_s)
+
+
+def ids(conn: psycopg.Connection, schema: str, asked: Filter | None, *, after: UUID | None = None, limit: int = 1000, patience_s: float = PATIENCE_S) -> Sequence[UUID]:
+    """Their ids alone."""
+    return [row["run_id"] for row in _filtered(conn, schema, "list_ids", asked, (after, limit), patience_s)]
+
+
+def counts(conn: psycopg.Connection, schema: str, asked: Filter | None, *, patience_s: float = PATIENCE_S) -> list[Row]:
+    """How many fit: workflow, status, runs."""
+    return _filtered(conn, schema, "list_counts", asked, (), patience_s)
+
+
+def statement(schema: str, name: str, asked: Filter | None, first: int) -> tuple[str, list[Any]]:
+    """The text of block *name* with *asked* in it, whose parameters begin at number *first*, and their values."""
+    sql = Sql(schema)
+    where = filters.compiled(asked, first)
+    text = sql.get(name).replace("/*joins*/", sql.render(where.joins)).replace("/*filter*/", f"AND {sql.render(where.condition)}")
+    return text, where.values
+
+
+def _filtered(conn: psycopg.Connection, schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], patience_s: float) -> list[Row]:
+    text, values = statement(schema, name, asked, len(bounds) + 1)
     cursor = psycopg.RawCursor(conn, row_factory=dict_row)
     try:
-        return cursor.execute(Sql(schema).get(name).encode(), values).fetchall()
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-        raise SchemaMissing(f"schema {schema!r} has no tables of pgsupervisor, or older ones; make them: {migrations.command(schema)}") from None
-    except psycopg.errors.InsufficientPrivilege as error:
-        tokens = Sql(schema).tokens
-        raise SchemaMissing(
-            f"role {conn.info.user!r} may not read schema {schema!r} ({str(error).splitlines()[0]}); "
-            f'grant it the engine\'s role: GRANT {tokens["role_viewer"]} TO "{conn.info.user}"'
+        with refusals.told(conn, schema), conn.transaction():  # the limit of time ends with the transaction
+            cursor.execute(Sql(schema).get("list_patience").encode(), (str(int(patience_s * 1000)),))
+            return cursor.execute(text.encode(), (*bounds, *values)).fetchall()
+    except psycopg.errors.QueryCanceled:
+        raise ReadTimeout(
+            f"looking for such runs took longer than {patience_s:g} s, for all of the history has to be looked at; "
+            f"bound it in time (… AND age < 1d), or give it more (--timeout)"
         ) from None
+
+
+def _rows(conn: psycopg.Connection, schema: str, name: str, *values: object) -> list[Row]:
+    cursor = psycopg.RawCursor(conn, row_factory=dict_row)
+    with refusals.told(conn, schema):
+        return cursor.execute(Sql(schema).get(name).encode(), values).fetchall()
