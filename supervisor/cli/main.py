@@ -33,8 +33,10 @@ COMMANDS = {
     "migrate": Command("supervisor.cli.migrate", "migrate", "Bring the schema up to this program."),
     "start": Command("supervisor.cli.start", "start", "Start a run of a workflow, or one of every record of a file."),
     "results": Command("supervisor.cli.results", "results", "Write the results of a batch, in the order of its input."),
-    "list": Command("supervisor.cli.list", "list_runs", "List runs, newest first."),
+    "list": Command("supervisor.cli.list", "list_runs", "List runs, newest first: all, or those that a filter asks for."),
     "show": Command("supervisor.cli.show", "show", "Show one run: what it does, why it waits, its steps, how it ended."),
+    "cancel": Command("supervisor.cli.cancel", "cancel", "End live runs: by id, by key, or all that a filter asks for."),
+    "queues": Command("supervisor.cli.queues", "queues", "Show what stands in each queue."),
     "workers": Command("supervisor.cli.workers", "workers", "Show who works: hosts, processes, what each executes, the last crash."),
     "top": Command("supervisor.cli.top", "top", "Watch the workers of this host: rates, latencies, what each executes, queues."),
     "stacks": Command("supervisor.cli.stacks", "stacks", "Show what every process is doing: threads and parked runs, with their lines."),
@@ -69,6 +71,7 @@ EXIT_OF_ERROR = {
     "payload_refused": EXIT_USAGE,
     "record_refused": EXIT_USAGE,
     "file_damaged": EXIT_USAGE,
+    "filter_invalid": EXIT_USAGE,
     "database_unavailable": EXIT_DATABASE,
     "embedded_server": EXIT_CREATE,
     "schema_missing": EXIT_SCHEMA,
@@ -78,6 +81,7 @@ EXIT_OF_ERROR = {
     "config_invalid": EXIT_CONFIG,
     "missing_extra": EXIT_CONFIG,
     "may_not_profile": EXIT_PERMISSION,
+    "permission_missing": EXIT_PERMISSION,
     "definition": EXIT_CONFIG,
 }
 

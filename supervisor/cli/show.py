@@ -15,6 +15,8 @@ from supervisor.cli.output import ago, duration, plain, print_json, say, short_j
 if TYPE_CHECKING:
     from supervisor.db.history import History
 
+CHILDREN_SHOWN = 20
+
 
 @click.command("show")
 @click.argument("run", metavar="RUN|KEY")
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 @options.schema
 @options.as_json
 def show(run: str, show_logs: bool, log_dir: str | None, dsn: str | None, schema: str | None, as_json: bool) -> None:
-    """Show one run, by its id or its key: what it does, why it waits, its steps, how it ended."""
+    """Show one run, by its id or its key: what it does, why it waits, its steps, its children, how it ended."""
     if show_logs or log_dir:
         _show_logs(run, log_dir, dsn, schema, as_json)
         return
@@ -33,10 +35,11 @@ def show(run: str, show_logs: bool, log_dir: str | None, dsn: str | None, schema
     name = options.resolve_schema(schema)
     with options.connect(dsn, name, purpose="show") as conn:
         found = history.read(conn, name, run)
+    executing = _executing(found)
     if as_json:
-        print_json({**found.run, "why": found.wait, "history": found.steps, "attempts": found.attempts})
+        print_json({**found.run, "why": found.wait, "executing": executing, "history": found.steps, "attempts": found.attempts, "children": found.children})
     else:
-        click.echo("\n".join(_lines(found)))
+        click.echo("\n".join(_lines(found, executing)))
 
 
 def _show_logs(run: str, log_dir: str | None, dsn: str | None, schema: str | None, as_json: bool) -> None:
@@ -68,18 +71,33 @@ def _id_of(key: str, dsn: str | None, schema: str | None) -> str:
         return str(history.read(conn, name, key).run["run_id"])
 
 
-def _lines(found: History) -> list[str]:
+def _executing(found: History) -> list[dict[str, Any]]:
+    """What of it executes at this moment, where its worker is one of this host: the black boxes know, the database learns it later."""
+    if found.run["status"] != "running":
+        return []
+    from supervisor.cli.workers import executing_row
+    from supervisor.host import boxes
+
+    pages = [process.page for box in boxes.look()[0] for process in box.workers]
+    return [
+        {"worker": page.worker, "pid": page.pid, **executing_row(each)}
+        for page in pages
+        for each in page.executing if each.run_id == found.run["run_id"]
+    ]  # fmt: skip
+
+
+def _lines(found: History, executing: list[dict[str, Any]]) -> list[str]:
     run = found.run
     lines = [f"run {run['run_id']} of {plain(run['workflow'])}" + (f", key {plain(run['key'])}" if run["key"] else "")]
-    lines += _now(found) if found.wait else _outcome(run)
+    lines += _now(found, executing) if found.wait else _outcome(run)
     facts = [f"started {ago(run['created_at'])}", f"queue {plain(run['queue'])}", f"priority {run['priority']}"]
     if run["parent_id"]:
         facts.append(f"child of {run['parent_id']} (seq {run['parent_seq']})")
     lines += [", ".join(facts), f"input {short_json(run['input'])}"]
-    return lines + _steps(found)
+    return [*lines, *_steps(found), *_children(found)]
 
 
-def _now(found: History) -> list[str]:
+def _now(found: History, executing: list[dict[str, Any]]) -> list[str]:
     """The why banner: state, reason, since when, what frees it."""
     wait = found.wait or {}
     at = f" at step {plain(wait['step'])}" if wait["step"] else ""
@@ -92,6 +110,9 @@ def _now(found: History) -> list[str]:
         lines += _poison(wait["detail"])
     elif wait["detail"]:
         lines.append(f"  {plain(wait['detail'])}")
+    for each in executing:
+        where = f" (seq {each['seq']}, {each['where']})" if each["seq"] is not None else ""
+        lines.append(f"  executes {plain(each['step'])}{where} for {duration(each['for_s'])}, process {each['pid']} of this host")
     when = f"{ago(wait['wake_at'])}: " if wait["wake_at"] else ""
     lines.append(f"  what frees it: {when}{plain(wait['freed_by'])}")
     last = [each for each in found.attempts if each["seq"] == wait["seq"] and each["error"]]
@@ -156,6 +177,31 @@ def _tries(step: dict[str, Any], failed: int, crashed: int) -> object:
 
 def _with_crashes(tries: int, crashed: int) -> str:
     return f"{tries}" + (f" + {crashed} crashes" if crashed > 1 else " + 1 crash" if crashed else "")
+
+
+def _children(found: History) -> list[str]:
+    """How many of them stand where, then those that live, those that failed, and the others, as far as they are shown."""
+    if not found.children:
+        return []
+    counts = Counter(each["status"] for each in found.children)
+    order = sorted(found.children, key=lambda each: (each["ended_at"] is not None, each["status"] in ("completed", "continued"), each["seq"]))
+    rows = [
+        (
+            each["seq"],
+            each["run_id"],
+            each["workflow"],
+            each["status"] + (f" ({each['wait']})" if each["wait"] and each["wait"] != "queued" else ""),
+            each["step"],
+            ago(each["created_at"]),
+            duration((each["ended_at"] - each["created_at"]).total_seconds()) if each["ended_at"] else None,
+        )
+        for each in order[:CHILDREN_SHOWN]
+    ]
+    head = f"children: {', '.join(f'{count:,} {status}' for status, count in counts.most_common())}"
+    lines = ["", head, table(("seq", "run", "workflow", "status", "step", "started", "took"), rows)]
+    if len(found.children) > CHILDREN_SHOWN:
+        lines.append(f"and more: python -m supervisor list 'parent = {found.run['run_id']}'")
+    return lines
 
 
 def _error(error: Any) -> str:

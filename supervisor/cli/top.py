@@ -6,12 +6,8 @@ Rates and latencies are differences between two looks at the black boxes; worker
 from __future__ import annotations
 
 import contextlib
-import os
-import select
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +15,7 @@ import click
 
 from supervisor.cli import options
 from supervisor.cli.output import ago, duration, plain, print_json, say
+from supervisor.cli.screen import live, until_interrupted
 from supervisor.cli.workers import crash_row, crash_words, executing_row, local_boxes, size
 
 if TYPE_CHECKING:
@@ -51,12 +48,12 @@ def top(interval: float | None, once: bool, dsn: str | None, schema: str | None,
         _print(screen.look(), as_json)
     elif as_json:
         with contextlib.suppress(KeyboardInterrupt):
-            for _ in _until_interrupted():
+            for _ in until_interrupted():
                 time.sleep(interval or 1.0)
                 print_json(screen.look().as_json())
                 sys.stdout.flush()
     else:
-        _live(screen, interval or 1.0)
+        live(lambda: drawn(screen.look()), interval or 1.0)
 
 
 @dataclass
@@ -142,58 +139,6 @@ def _print(seen: Seen, as_json: bool) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
     console.print(drawn(seen))
-
-
-def _live(screen: Screen, interval: float) -> None:
-    """Draw again and again until q or ^C."""
-    from rich.console import Console
-    from rich.live import Live
-
-    console = Console()
-    with contextlib.suppress(KeyboardInterrupt), _keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
-        due = time.monotonic()
-        for _ in _until_interrupted():
-            live.update(drawn(screen.look()), refresh=True)
-            due = max(due + interval, time.monotonic())
-            while (left := due - time.monotonic()) > 0:
-                if keys is None:
-                    time.sleep(left)
-                elif select.select([keys], [], [], left)[0] and os.read(keys, 1) in (b"q", b"Q", b""):
-                    return
-
-
-def _until_interrupted() -> Iterator[None]:
-    """Turns until ^C; also until one whose exception got lost, as it does in a destructor or a callback."""
-    interrupted: list[int] = []
-
-    def note(number: int, _frame: Any) -> None:
-        interrupted.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        while not interrupted:
-            yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _keys() -> Iterator[int | None]:
-    """Standard input, key by key; None where it is no terminal."""
-    if not sys.stdin.isatty():
-        yield None
-        return
-    import termios
-    import tty
-
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    tty.setcbreak(fd)
-    try:
-        yield fd
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 def drawn(seen: Seen) -> Group:

@@ -1,0 +1,361 @@
+"""`list`, `show`, `cancel` and `queues`: what they find, what they tell, what they refuse, and that nothing in it acts on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from supervisor import Client, RunCancelled
+from tests.acceptance.test_workers import command
+from tests.apps import reading
+from tests.harness import ROOT, Database, Effects, HostFactory, eventually
+
+APP = "tests.apps.reading"
+HOSTILE = 'e\x1b[2J\x07"\u202e;\n%s$1'
+
+
+def listed(database: Database, *words: str, folder: Path) -> list[dict[str, Any]]:
+    made = command(database, "list", "--json", *words, folder=folder)
+    assert made.returncode == 0, made.stderr
+    return [json.loads(line) for line in made.stdout.splitlines()]
+
+
+def registered(database: Database, *names: str) -> None:
+    """Workflows as if a worker had registered them."""
+    database.sql("insert into supervisor.queue (name) values ('reading') on conflict do nothing")
+    for name in names:
+        database.sql("insert into supervisor.workflow (name, queue) select %s, id from supervisor.queue where name = 'reading'", name)
+
+
+def started(database: Database, workflow: str, **more: Any) -> str:
+    extra = "".join(f", {name} => %s" for name in more)
+    return str(database.one(f"select supervisor.start(%s{extra})", workflow, *more.values()))
+
+
+# ── list ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_list_shows_what_a_filter_asks_for(database: Database, tmp_path: Path) -> None:
+    """In words of the shell or as an option, with the short options beside it: all of them hold."""
+    registered(database, "checkout", "report")
+    mine = started(database, "checkout", key="order-1", attributes='{"tenant": "a"}', batch="nightly")
+    started(database, "checkout", key="other-2", attributes='{"tenant": "b"}')
+    started(database, "report", key="order-1")
+    for words in (
+        ["workflow = checkout AND key ^= order-"],
+        ["workflow", "=", "checkout", "AND", "key", "^=", "order-"],
+        ["--filter", 'attribute.tenant = "a"'],
+        ["batch = nightly"],
+        ["--workflow", "checkout", "--key", "order-1"],
+        ["--workflow", "checkout", "key ~ ORDER"],
+    ):
+        (row,) = listed(database, *words, folder=tmp_path)
+        assert row["run_id"] == mine, words
+    assert (row["key"], row["workflow"], row["queue"], row["status"], row["wait"]) == ("order-1", "checkout", "reading", "ready", "no_worker")
+    assert (row["attributes"], row["batch"], row["error"], row["ended_at"]) == ({"tenant": "a"}, "nightly", None, None)
+    assert row["created_at"].endswith("Z") and "T" in row["created_at"]
+    text = command(database, "list", "key ^= order- AND workflow = checkout", folder=tmp_path).stdout
+    assert mine in text and ("now" in text or " ago" in text) and len(text.splitlines()) == 2
+    nothing = command(database, "list", "status = failed", folder=tmp_path)
+    assert (nothing.returncode, nothing.stdout) == (0, "") and "no runs that fit" in nothing.stderr
+
+
+def test_pages_hold_every_run_once(database: Database, tmp_path: Path) -> None:
+    """Newest first; what starts meanwhile is on no later page."""
+    registered(database, "checkout")
+    made = [started(database, "checkout") for _ in range(25)]
+    seen: list[str] = []
+    after: list[str] = []
+    while page := listed(database, "--limit", "10", *after, "workflow = checkout", folder=tmp_path):
+        seen += [row["run_id"] for row in page]
+        after = ["--after", page[-1]["run_id"]]
+        started(database, "checkout")
+    assert seen == sorted(made, reverse=True)
+    said = command(database, "list", "--limit", "10", folder=tmp_path)
+    assert said.stderr == f"older ones: --after {said.stdout.splitlines()[-1].split()[0]}\n"
+
+
+def test_watch_tells_what_changes(database: Database, tmp_path: Path) -> None:
+    """With --json one line when a run is new and one each time that it is another; ^C ends it, and that is no failure."""
+    registered(database, "checkout")
+    first = started(database, "checkout")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn}
+    told = tmp_path / "told"
+    with told.open("w") as file:
+        words = [sys.executable, "-m", "supervisor", "list", "--watch", "--interval", "0.1", "--json"]
+        process = subprocess.Popen(words, cwd=tmp_path, env=environ, stdout=file)
+
+    def lines() -> list[tuple[str, str]]:
+        whole = told.read_text().rpartition("\n")[0]
+        return [(row["run_id"], row["status"]) for row in map(json.loads, whole.splitlines())]
+
+    try:
+        eventually(lambda: lines() == [(first, "ready")], 30)
+        second = started(database, "checkout")
+        eventually(lambda: lines()[1:] == [(second, "ready")], 30)
+        database.sql("select supervisor.cancel(%s::uuid)", first)
+        eventually(lambda: lines()[2:] == [(first, "cancelled")], 30)
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+def test_watch_on_a_terminal_ends_with_q(database: Database, tmp_path: Path) -> None:
+    """It draws again and again, and leaves the terminal as it was."""
+    registered(database, "checkout")
+    started(database, "checkout", key=HOSTILE.replace("\n", ""))
+    here, there = pty.openpty()
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+    words = [sys.executable, "-m", "supervisor", "list", "--watch", "--interval", "0.1", "status = ready"]
+    process = subprocess.Popen(words, cwd=tmp_path, env=environ, stdin=there, stdout=there, stderr=there)
+    os.close(there)
+    drawn = b""
+    deadline = time.monotonic() + 60
+    try:
+        while drawn.count(b"checkout") < 3 and time.monotonic() < deadline:
+            if select.select([here], [], [], 1)[0]:
+                drawn += os.read(here, 65536)
+        os.write(here, b"q")
+        with contextlib.suppress(OSError):  # the other end is closed: it has ended
+            while time.monotonic() < deadline:
+                if select.select([here], [], [], 1)[0]:
+                    drawn += os.read(here, 65536)
+        assert process.wait(20) == 0, drawn[-2000:]
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        os.close(here)
+    assert b"\x1b[?1049l" in drawn, "it did not give the screen back"
+    assert b"\x07" not in drawn and b"\x1b[2J\\x07" not in drawn and rb"\x1b[2J" in drawn
+
+
+# ── who may, and what acts on a terminal ─────────────────────────────────────────────────────────────────────────
+
+
+def as_role(database: Database, *roles: str) -> Database:
+    """The database as a role that was granted *roles* sees it."""
+    name = f"reader_{uuid.uuid4().hex[:8]}"
+    database.sql(f"create role {name} login")
+    for role in roles:
+        database.sql(f"grant supervisor_{role} to {name}")
+    return Database(database.server, database.name, psycopg.conninfo.make_conninfo(database.dsn, user=name))
+
+
+MAY = [
+    (("list",), ("viewer", "operator")),
+    (("list", "wait = no_worker and key = k"), ("viewer", "operator")),
+    (("list", "error ~ x or parent is null or batch = b or attribute.x = 1"), ("viewer", "operator")),
+    (("show", "k"), ("viewer", "operator")),
+    (("queues",), ("viewer", "operator")),
+    (("workers",), ("viewer", "operator")),
+    (("cancel", "k"), ("client", "operator")),
+    (("cancel", "--filter", "key = k"), ("viewer", "operator")),
+    (("cancel", "--filter", "key = k", "--yes"), ("operator",)),
+]
+
+
+@pytest.mark.parametrize(("words", "roles"), MAY, ids=lambda value: " ".join(value))
+def test_who_may_and_who_is_told_what_is_missing(words: tuple[str, ...], roles: tuple[str, ...], database: Database, tmp_path: Path) -> None:
+    """One role is enough; without it there are at most three lines, which name the grant, and exit code 77."""
+    registered(database, "checkout")
+    for role in ("client", "viewer", "operator"):
+        started(database, "checkout", key="k", on_conflict="restart_failed")
+        made = command(as_role(database, role), *words, folder=tmp_path)
+        if role in roles:
+            assert made.returncode == 0, f"{role}: {made.stderr}"
+        else:
+            assert made.returncode == 77, f"{role}: {made.stdout}{made.stderr}"
+            assert len(made.stderr.splitlines()) <= 3 and 'GRANT "supervisor_' in made.stderr
+
+
+def test_nothing_from_the_database_acts_on_a_terminal(database: Database, tmp_path: Path) -> None:
+    """Names, keys, errors and inputs are whatever somebody sent."""
+    registered(database, HOSTILE)
+    database.sql("update supervisor.queue set name = %s", HOSTILE)
+    run = started(database, HOSTILE, key=HOSTILE, attributes=json.dumps({HOSTILE: HOSTILE}), batch=HOSTILE)
+    quoted = '"' + HOSTILE.replace('"', '\\"') + '"'
+    (row,) = listed(database, f"key = {quoted} AND attribute.{quoted} = {quoted} AND batch = {quoted}", folder=tmp_path)
+    assert (row["run_id"], row["key"]) == (run, HOSTILE)
+    said = [command(database, *words, folder=tmp_path) for words in (["list"], ["list", "--json"], ["queues"], ["queues", "--json"], ["show", HOSTILE], ["show", run, "--json"],
+            ["cancel", "--filter", "age < 1h"], ["cancel", run, "--reason", HOSTILE], ["list"], ["show", run], ["list", HOSTILE], ["show", HOSTILE + "x"], ["cancel", HOSTILE + "x"])]  # fmt: skip
+    for made in said:
+        text = made.stdout + made.stderr
+        assert text and not any(char != "\n" and not char.isprintable() for char in text), made.args
+
+
+# ── show ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_show_says_what_a_run_does_now(hosts: HostFactory, database: Database, effects: Effects, tmp_path: Path) -> None:
+    """What executes at this moment, for how long and where; the steps before it; in JSON the same with ISO times."""
+    hosts.start(APP, procs=1).wait_up(1)
+    with Client(database.dsn) as client:
+        run = client.start(reading.reads_gate.options(key="gated"), "open")
+        eventually(lambda: effects.count("read_gate"), 30)
+        text = command(database, "show", "gated", folder=tmp_path).stdout
+        assert f"run {run.id} of reads_gate, key gated" in text and "running" in text
+        assert "executes read_gate (seq 1, thread) for" in text and "what frees it: " in text
+        found = json.loads(command(database, "show", str(run.id), "--json", folder=tmp_path).stdout)
+        (executing,) = found["executing"]
+        assert (executing["step"], executing["seq"]) == ("read_gate", 1) and executing["for_s"] > 0
+        assert [(each["name"], each["status"], each["result"]) for each in found["history"]] == [("quick", "completed", 2)]
+        assert found["history"][0]["started_at"].endswith("Z") and found["children"] == []
+        effects.open("open")
+        assert run.result(timeout=30) == "open"
+    text = command(database, "show", "gated", folder=tmp_path).stdout
+    assert "completed" in text and 'result "open"' in text and "read_gate" in text
+
+
+def test_show_says_why_a_run_waits_and_what_frees_it(hosts: HostFactory, database: Database, tmp_path: Path) -> None:
+    """Since when, until when, and the error that it waits after."""
+    hosts.start(APP, procs=1).wait_up(1)
+    with Client(database.dsn) as client:
+        paying, sleeping = client.start(reading.pays, 7), client.start(reading.long_sleep, 7200)
+        eventually(lambda: paying.status().wait == "step_backoff" and sleeping.status().wait == "timer", 30)
+    text = command(database, "show", str(paying.id), folder=tmp_path).stdout
+    assert "waiting at step unpaid (seq 0, attempt 2): a step failed and is retried later [step_backoff], since" in text
+    assert "what frees it: in " in text and "its last error: ConnectionError: the payment service is down for 7" in text
+    assert "not yet" in text
+    text = command(database, "show", str(sleeping.id), folder=tmp_path).stdout
+    assert "it sleeps [timer]" in text and "what frees it: in 1 h 59 min" in text
+    found = json.loads(command(database, "show", str(sleeping.id), "--json", folder=tmp_path).stdout)
+    assert found["why"]["code"] == "timer" and found["why"]["wake_at"].endswith("Z")
+
+
+def test_show_lists_the_children(hosts: HostFactory, database: Database, effects: Effects, tmp_path: Path) -> None:
+    """How many stand where; those that live and those that failed before the others; and `list` finds them all."""
+    hosts.start(APP, procs=1).wait_up(1)
+    with Client(database.dsn) as client:
+        parent = client.start(reading.read_parent, 30, "open")
+        eventually(lambda: effects.count("read_gate"), 60)
+        text = command(database, "show", str(parent.id), folder=tmp_path).stdout
+        assert "it waits for child runs [child]" in text and "children: 29 completed, " in text and "1 running" in text and "1 failed" in text
+        shown = [line.split() for line in text.partition("children: ")[2].splitlines()[2:]]
+        assert [line[3] for line in shown[:3]] == ["running", "failed", "completed"] and len(shown) == 20 + 1
+        assert f"list 'parent = {parent.id}'" in text
+        found = json.loads(command(database, "show", str(parent.id), "--json", folder=tmp_path).stdout)
+        rows = listed(database, f"parent = {parent.id}", "--limit", "100", folder=tmp_path)
+        assert {each["run_id"] for each in found["children"]} == {row["run_id"] for row in rows} and len(rows) == 31
+        (bad,) = listed(database, f"parent = {parent.id} AND status = failed", folder=tmp_path)
+        assert bad["error"] == {"type": "builtins.LookupError", "message": "child 3 found nothing"}
+        effects.open("open")
+        parent.result(timeout=60)
+
+
+def test_an_id_makes_a_good_key(database: Database, tmp_path: Path) -> None:
+    """Orders have uuids. A run's own id goes first."""
+    registered(database, "checkout")
+    one = started(database, "checkout")
+    order = str(uuid.uuid4())
+    two, three = started(database, "checkout", key=order), started(database, "checkout", key=one)
+    assert f"run {two}" in command(database, "show", order, folder=tmp_path).stdout
+    assert f"run {one}" in command(database, "show", one, folder=tmp_path).stdout
+    assert command(database, "cancel", order, folder=tmp_path).stdout == f"cancelled {two}\n"
+    assert three
+    missing = command(database, "show", str(uuid.uuid4()), folder=tmp_path)
+    assert missing.returncode == 1 and len(missing.stderr.splitlines()) <= 3 and "there is no run" in missing.stderr
+
+
+# ── cancel ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_cancel_ends_a_run_at_once_and_whoever_waits_is_told_why(hosts: HostFactory, database: Database, effects: Effects, tmp_path: Path) -> None:
+    """Also one that a worker executes; the worker goes on with the others, and what the step returns is recorded nowhere."""
+    hosts.start(APP, procs=1).wait_up(1)
+    with Client(database.dsn) as client:
+        run, sleeping = client.start(reading.reads_gate.options(key="c"), "open"), client.start(reading.long_sleep, 3600)
+        eventually(lambda: effects.count("read_gate"), 30)
+        made = command(database, "cancel", "c", str(sleeping.id), "--reason", "not wanted any more", folder=tmp_path)
+        assert (made.returncode, made.stdout) == (0, f"cancelled {run.id}\ncancelled {sleeping.id}\n")
+        for each in (run, sleeping):
+            with pytest.raises(RunCancelled):
+                each.result(timeout=10)
+        (row,) = listed(database, "error ~ 'not wanted' AND key = c", folder=tmp_path)
+        assert row["status"] == "cancelled"
+        effects.open("open")
+        assert client.start(reading.read_child, 5).result(timeout=30) == 6
+        again = command(database, "cancel", "c", "--json", folder=tmp_path)
+        assert again.returncode == 1 and json.loads(again.stdout) == {"run_id": str(run.id), "cancelled": False}
+    assert database.one("select count(*) from supervisor.steps where run_id = %s", run.id) == 1
+
+
+def test_a_parent_is_told_of_a_child_that_was_cancelled(hosts: HostFactory, database: Database, effects: Effects, tmp_path: Path) -> None:
+    hosts.start(APP, procs=1).wait_up(1)
+    with Client(database.dsn) as client:
+        parent = client.start(reading.waits_for_child, "never")
+        eventually(lambda: effects.count("read_gate"), 30)
+        made = command(database, "cancel", "--filter", f"parent = {parent.id}", "--yes", "--reason", "the child is not wanted", folder=tmp_path)
+        assert (made.returncode, made.stdout) == (0, "cancelled 1 runs\n")
+        assert "the child is not wanted" in parent.result(timeout=30)
+    effects.open("never")
+
+
+def test_cancel_by_filter_counts_first(database: Database, tmp_path: Path) -> None:
+    """Without --yes nothing is done; with it what fits and lives is ended, and nothing else."""
+    registered(database, "checkout", "report")
+    for n in range(30):
+        started(database, "checkout", attributes=json.dumps({"n": n}))
+    other = started(database, "report")
+    live = "select count(*) from supervisor.task"
+    words = ("cancel", "--filter", "workflow = checkout AND attribute.n >= 10")
+    dry = command(database, *words, folder=tmp_path)
+    assert dry.returncode == 0 and dry.stdout.split() == ["20", "ready", "checkout"] and "20 live runs fit and nothing was done" in dry.stderr
+    assert json.loads(command(database, *words, "--json", folder=tmp_path).stdout)["would_cancel"] == 20
+    assert database.one(live) == 31
+    done = command(database, *words, "--yes", "--reason", "a test", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "cancelled 20 runs\n") and database.one(live) == 11
+    assert len(listed(database, "status = cancelled AND error ~ 'a test'", "--limit", "100", folder=tmp_path)) == 20
+    assert "no live run fits" in command(database, *words, folder=tmp_path).stderr
+    assert listed(database, "workflow = report", folder=tmp_path)[0]["run_id"] == other
+
+
+@pytest.mark.parametrize("words", [(), ("x", "--filter", "key = a")], ids=["nothing", "both"])
+def test_cancel_wants_runs_or_a_filter(words: tuple[str, ...], database: Database, tmp_path: Path) -> None:
+    """Nothing is cancelled by a slip."""
+    made = command(database, "cancel", *words, folder=tmp_path)
+    assert made.returncode == 2 and "name runs, or give a --filter" in made.stderr
+
+
+def test_a_run_that_is_not_there_is_said_when_the_others_are_done(database: Database, tmp_path: Path) -> None:
+    registered(database, "checkout")
+    run = started(database, "checkout")
+    made = command(database, "cancel", "nobody", run, "neither", folder=tmp_path)
+    assert (made.returncode, made.stdout) == (1, f"cancelled {run}\n")
+    assert len(made.stderr.splitlines()) <= 3 and "'nobody'" in made.stderr and "'neither'" in made.stderr
+
+
+# ── queues, and no schema ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_queues_shows_what_stands_where(database: Database, tmp_path: Path) -> None:
+    assert "no queues yet" in command(database, "queues", folder=tmp_path).stderr
+    registered(database, "checkout")
+    for _ in range(3):
+        started(database, "checkout")
+    started(database, "checkout", delay="1 hour")
+    started(database, "checkout", queue="bulk")
+    rows = {row["queue"]: row for row in map(json.loads, command(database, "queues", "--json", folder=tmp_path).stdout.splitlines())}
+    assert (rows["reading"]["ready"], rows["reading"]["waiting"], rows["bulk"]["ready"]) == (3, 1, 1)
+    assert rows["reading"]["oldest_ready_at"].endswith("Z")
+    text = command(database, "queues", folder=tmp_path).stdout
+    assert text.splitlines()[0].split() == ["queue", "ready", "running", "waiting", "paused", "oldest", "ready"]
+    assert any(line.split()[:5] == ["reading", "3", "0", "1", "0"] for line in text.splitlines())
+
+
+@pytest.mark.parametrize("words", [("list",), ("show", "x"), ("cancel", "x"), ("queues",)], ids=lambda words: words[0])
+def test_without_a_schema_they_say_what_to_type(words: tuple[str, ...], database: Database, tmp_path: Path) -> None:
+    made = command(database, *words, "--schema", "elsewhere", folder=tmp_path)
+    assert made.returncode == 75 and len(made.stderr.splitlines()) <= 3 and "migrate --schema elsewhere" in made.stderr
