@@ -242,9 +242,9 @@ class Client(ClientVerbs):
 
     def _new_ear(self, heard: Heard) -> Ear:
         from supervisor.api.ear import Ear
+        from supervisor.db import connect
 
-        where = self._new_calls("ear")
-        return Ear(where.dsn, where.questions.schema, heard)
+        return Ear(connect.resolve_dsn(self._dsn, source=self._source), self._verbs().questions.schema, heard)
 
     def _say_hint(self, calls: ClientCalls) -> None:
         """Announce durable starts; those that may not be announced now are told with the next ones."""

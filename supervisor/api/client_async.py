@@ -181,7 +181,7 @@ class AsyncClient(AsyncClientVerbs):
         """End the session; the next call opens another."""
         if self._pid != os.getpid():
             return
-        await asyncio.to_thread(self._waiter.close)
+        await self._waiter.close()
         for lock, calls in ((self._lock, self._opened), (self._apart_lock, self._apart)):
             if calls is not None:
                 async with lock:
@@ -238,9 +238,9 @@ class AsyncClient(AsyncClientVerbs):
 
     def _new_ear(self, heard: Heard) -> Ear:
         from supervisor.api.ear import Ear
+        from supervisor.db import connect
 
-        where = self._new_calls("ear")
-        return Ear(where.dsn, where.questions.schema, heard)
+        return Ear(connect.resolve_dsn(self._dsn, source="AsyncClient(dsn)"), self._verbs().questions.schema, heard)
 
     async def _say_hint(self, calls: AsyncClientCalls) -> None:
         """Announce durable starts; those that may not be announced now are told with the next ones."""

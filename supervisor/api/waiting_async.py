@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from supervisor.api.asking import Asking
+from supervisor.api.asking import Asking, Place
 
 if TYPE_CHECKING:
     from supervisor.api.ear import Ear, Heard
@@ -20,26 +20,22 @@ if TYPE_CHECKING:
 
 
 class _Stir:
-    """Wakes one waiter, with an error or without."""
-
-    __slots__ = ("_future",)
+    """Wakes one waiting task, once."""
 
     def __init__(self) -> None:
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def set(self, error: BaseException | None = None) -> None:
-        if self._future.done():
+    def set(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        if self.future.done():
             return
-        if error is not None:
-            self._future.set_exception(error)
+        if isinstance(error, Exception):
+            self.future.set_exception(error)
         else:
-            self._future.set_result(None)
-
-    def cancel(self) -> None:
-        self._future.cancel()
-
-    async def wait(self) -> None:
-        await self._future
+            self.future.cancel()
 
 
 class AsyncWaiter:
@@ -51,12 +47,12 @@ class AsyncWaiter:
 
     def __init__(self, ask: Callable[[Sequence[bytes]], Awaitable[Sequence[Outcome]]], ear: Callable[[Heard], Ear] | None = None) -> None:
         self._ask, self._make_ear = ask, ear
-        self._places = Asking()
-        self._asking: asyncio.Task[None] | None = None
+        self._asking = Asking()
+        self._places = self._asking.places
+        self._task: asyncio.Task[None] | None = None
+        self._stir = asyncio.Event()  # the task that asks
         self._asleep_until = 0.0
-        self._stir = asyncio.Event()
         self._ear: Ear | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait(self, run_id: bytes, give_up_at: float | None, started_at: float = 0.0) -> Outcome | None:
         """The outcome of a run, or None at *give_up_at* (time.monotonic()). Raises what asking raises.
@@ -65,85 +61,84 @@ class AsyncWaiter:
         """
         now = time.monotonic()
         stir = _Stir()
-        place = self._places.add(run_id, now, started_at, stir)
-        if self._places.next_at(now) < self._asleep_until:
-            self._stir.set()  # who asks is asleep for longer than this one wants
-        if self._asking is None or self._asking.done():
-            self._loop = asyncio.get_running_loop()
-            self._asking = asyncio.create_task(self._ask_for_all(), name="pgsupervisor-results")
+        place = self._asking.add(run_id, now, started_at, stir)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._ask_for_all(), name="pgsupervisor-results")
+        elif self._asking.next_at(now) < self._asleep_until:  # it sleeps for longer than this one wants
+            self._stir.set()
         try:
-            if give_up_at is None:
-                await stir.wait()
-            else:
-                async with asyncio.timeout(max(0.0, give_up_at - now)) as limit:
-                    await stir.wait()
+            async with asyncio.timeout(None if give_up_at is None else max(0.0, give_up_at - now)) as limit:
+                await stir.future
         except TimeoutError:
-            if give_up_at is None or not limit.expired():
+            if not limit.expired():
                 raise  # not ours: what asking raised
         finally:
-            if self._places.discard(place) and self._ear is not None:
-                self._ear.leaves([run_id])
-            if not self._places.places:
-                self._stir.set()
+            self._leave(place)
         return place.outcome
 
-    def close(self) -> None:
-        """End the ear's session, a second at most; who waits goes on, and opens another."""
+    async def close(self) -> None:
+        """End the ear's session; who waits goes on, and opens another."""
         ear, self._ear = self._ear, None
         if ear is not None:
-            ear.close()
+            await asyncio.to_thread(ear.close)
+
+    def _leave(self, place: Place) -> None:
+        if self._asking.discard(place) and self._ear is not None:
+            self._ear.leaves([place.run_id])
+        if not self._places:
+            self._stir.set()
 
     async def _ask_for_all(self) -> None:
         try:
-            await self._turns()
-        except asyncio.CancelledError:  # the loop is being shut down, so nobody asks any more
-            for place in self._places.places:
-                place.stir.cancel()
+            while await self._turn():
+                pass
+        except BaseException as error:  # the loop is being shut down: nobody asks any more
+            for place in list(self._places):
+                place.stir.fail(error)
             raise
 
-    async def _turns(self) -> None:
-        places = self._places
-        while any(place.outcome is None for place in places.places):
-            asked_at = time.monotonic()
-            places.hears = self._ear is not None and self._ear.hears
-            at = places.next_at(asked_at)
-            if at > asked_at:
-                await self._sleep_until(at)
-                continue
-            due = places.take(asked_at)
-            try:
-                ended = {outcome.run_id.bytes: outcome for outcome in await self._ask(list({place.run_id for place in due}))}
-            except Exception as error:  # noqa: BLE001 - whoever waits raises it
-                for place in due:
-                    place.stir.set(error)
-                continue
-            done, slow = places.answered(due, ended, asked_at, time.monotonic())
-            if slow and self._make_ear is not None:
-                self._ear = self._ear or self._make_ear(self._heard)
-                self._ear.awaits(slow)
-            for place in done:
-                place.stir.set()
-
-    async def _sleep_until(self, at: float) -> None:
-        self._stir.clear()
-        self._asleep_until = at
-        left_s = at - time.monotonic()
+    async def _turn(self) -> bool:
+        """Sleep until somebody's run is to be asked about, or ask; False when nobody waits."""
+        asked_at = time.monotonic()
+        self._asking.hears = self._ear is not None and self._ear.hears
+        self._asleep_until = self._asking.next_at(asked_at)
+        if self._asleep_until == float("inf"):
+            return False
+        if self._asleep_until > asked_at:
+            await self._sleep(self._asleep_until - asked_at)
+            return True
+        due = self._asking.take(asked_at)
         try:
-            async with asyncio.timeout(left_s if left_s < float("inf") else None):
+            ended = {outcome.run_id.bytes: outcome for outcome in await self._ask(list({place.run_id for place in due}))}
+        except Exception as error:  # noqa: BLE001 - whoever waits raises it
+            for place in due:
+                place.stir.fail(error)
+                self._asking.discard(place)
+            return True
+        done, slow = self._asking.answered(due, ended, asked_at, time.monotonic())
+        if slow and self._make_ear is not None:
+            loop = asyncio.get_running_loop()
+            self._ear = self._ear or self._make_ear(lambda ids: self._hear(loop, ids))
+            self._ear.awaits(slow)
+        for place in done:
+            place.stir.set()
+        return True
+
+    async def _sleep(self, seconds: float) -> None:
+        self._stir.clear()
+        try:
+            async with asyncio.timeout(seconds):
                 await self._stir.wait()
         except TimeoutError:
             pass
-        finally:
-            self._asleep_until = 0.0
 
-    def _heard(self, ids: Sequence[bytes] | None) -> None:
+    def _hear(self, loop: asyncio.AbstractEventLoop, ids: Sequence[bytes] | None) -> None:
         """On the ear's thread: these have ended, or nobody knows which."""
-        if self._loop is not None and not self._loop.is_closed():
-            try:
-                self._loop.call_soon_threadsafe(self._announced, ids)
-            except RuntimeError:  # it was closed in this moment
-                pass
+        try:
+            loop.call_soon_threadsafe(self._announced, ids)
+        except RuntimeError:  # the loop is closed
+            pass
 
     def _announced(self, ids: Sequence[bytes] | None) -> None:
-        if self._places.announced(ids, time.monotonic()):
+        if self._asking.announced(ids, time.monotonic()):
             self._stir.set()

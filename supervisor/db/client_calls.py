@@ -228,10 +228,6 @@ class Questions:
         """The next *limit* runs of a batch after run *after*, in the order of their input, those too that have not ended."""
         return self._rows("client_batch_results", (batch, after, limit), lambda rows: [BatchResult(*row) for row in rows])
 
-    def batch_results(self, batch: str, after: uuid.UUID | None, limit: int) -> list[BatchResult]:
-        """The next *limit* runs of a batch after run *after*, in the order of their input, those too that have not ended."""
-        return self._repeat(lambda conn: [BatchResult(*row) for row in self._rows(conn, "client_batch_results", (batch, after, limit))])
-
     def find(
         self,
         *,
