@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
+from math import ceil, floor, log2
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ PAUSE_PER_RUN_S = 0.0001  # the longest pause of a tenth of a thousandth of a se
 TOLD_PAUSE_MIN_S, TOLD_PAUSE_MAX_S = 0.1, 2.0  # where an ending is announced
 FRESH_S = 0.0008  # hardly a run ends sooner after its start
 TOGETHER_S = 0.0005  # who is to be asked about that soon is asked about now
-IDS_MAX = 1000
+IDS_MAX, MANY = 1000, 100
 SLOW_S = 0.1  # a run that has been waited for so long is told to the hosts
 SURE_S = 0.5  # an announcement that has not come that long after the run was told is missing
 MISSED_MAX = 3
@@ -116,7 +117,7 @@ class Asking:
                 place.told_at = now
                 slow.append(place.run_id)
             place.announced = False
-            self._plan(place, now + self._pause_s(place, now))
+            self._plan(place, self._again_at(place, now))
         return done, slow
 
     def announced(self, ids: Iterable[bytes] | None, now: float) -> bool:
@@ -151,6 +152,14 @@ class Asking:
             return min(max(waited_s, TOLD_PAUSE_MIN_S), TOLD_PAUSE_MAX_S)
         longest_s = min(max(PAUSE_MAX_S, PAUSE_PER_RUN_S * len(self.places)), PAUSE_MAX_MANY_S)
         return min(max(PACE * waited_s, PAUSE_MIN_S), longest_s)
+
+    def _again_at(self, place: Place, now: float) -> float:
+        """Where many wait, at one of few moments, so that they are asked about together: late by a quarter of the pause at most."""
+        pause_s = self._pause_s(place, now)
+        if len(self.places) < MANY:
+            return now + pause_s
+        apart_s = 2.0 ** floor(log2(pause_s / 4))
+        return ceil((now + pause_s) / apart_s) * apart_s
 
     def _end(self, run_id: bytes, outcome: Outcome, now: float) -> list[Place]:
         places = self._by_run.get(run_id, [])
