@@ -1,0 +1,50 @@
+"""Runs that somebody ends from outside: asleep, at a gate, with a parent that says what it was told."""
+
+from __future__ import annotations
+
+from supervisor import RunFailed, gather, sleep, workflow
+from tests.apps.taken import afterwards, in_task, in_thread, in_transaction
+
+
+@workflow
+async def cut_asleep(seconds: float) -> None:
+    await sleep(seconds)
+
+
+@workflow
+async def cut_threaded(word: str, gate: str) -> int:
+    time = await in_thread.aio(word, gate)
+    await afterwards.aio(word)
+    return time
+
+
+@workflow
+async def cut_tasked(word: str, gate: str) -> int:
+    time = await in_task(word, gate)
+    await afterwards.aio(word)
+    return time
+
+
+@workflow
+async def cut_transacted(word: str, gate: str) -> int:
+    time = await in_transaction.aio(word, gate)
+    await afterwards.aio(word)
+    return time
+
+
+@workflow
+async def cut_parent(word: str, gate: str) -> str:
+    """What its child ended with."""
+    try:
+        return str(await cut_threaded(word, gate))
+    except RunFailed as error:
+        return f"{type(error.__cause__).__name__}: {error.__cause__}"
+
+
+@workflow
+async def cut_parent_of_sleepers(kids: int) -> str:
+    try:
+        await gather(*(cut_asleep(3600.0) for _ in range(kids)))
+    except RunFailed as error:
+        return type(error.__cause__).__name__
+    return "none of them was cut short"
