@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
-from tests.harness import ROOT, Database, HostFactory, Server, eventually
+from supervisor.api import client
+from supervisor.files import record
+from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
 
 APP = "tests.apps.records"
 
@@ -333,3 +336,44 @@ def test_bench_of_a_file_counts_its_records(server: Server, tmp_path: Path) -> N
     facts = json.loads(made.stdout)
     assert (facts["command"], facts["records"], facts["records_per_s"] > 0) == ("start_file", 200, True)
     assert len((tmp_path / "made.jsonl").read_text().splitlines()) == 200
+
+
+def test_a_server_that_crashes_under_a_load_costs_nothing_but_time(own_server: Server, effects: Effects, tmp_path: Path) -> None:
+    """Without any key: a chunk whose acknowledgement was lost is sent again under its ids, and no record has two runs or none."""
+    database = own_server.database()
+    hosts = HostFactory(database, effects, tmp_path)
+    with hosts(APP):
+        pass
+    program = Program(database, tmp_path)
+    path = program.write("sales.jsonl", sales(150_000))
+    process = program.begin("start", "sell", "--input", path, "--json")
+    for least in (5_000, 40_000):
+        eventually(lambda least=least: database.one("select count(*) from supervisor.run") >= least, 60)  # type: ignore[misc]
+        own_server.embedded.restart("immediate")
+    assert process.poll() is None, "the load was over before the last crash"
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err.decode()
+    facts = json.loads(out)
+    assert (facts["created"], facts["line"]) == (150_000, 150_000)
+    assert [each["sale"]["id"] for each in inputs(database)] == list(range(150_000))
+    database.drop()
+
+
+def test_a_role_that_may_only_start_loads_files(program: Program, database: Database) -> None:
+    """Whoever loads files needs the client's role and no right on any table."""
+    name = f"loader_{os.getpid()}"
+    database.sql(f"create role {name} login")
+    try:
+        database.sql(f"grant supervisor_client to {name}")
+        path = program.write("sales.jsonl", sales(5))
+        dsn = make_conninfo(database.dsn, user=name)
+        facts = program.json("start", "sell", "--input", path, "--key-field", "id", "--batch", "b", "--wait", "--timeout", "0", "--dsn", dsn, code=124)
+        assert facts["created"] == 5
+        assert program.json("results", "--batch", "b", "--output", "out.jsonl", "--dsn", dsn, code=1)["live"] == 5
+    finally:
+        database.sql(f"drop owned by {name}")
+        database.sql(f"drop role {name}")
+
+
+def test_keys_are_as_long_as_those_of_the_client() -> None:
+    assert record.KEY_MAX == client.KEY_MAX
