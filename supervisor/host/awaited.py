@@ -59,8 +59,9 @@ class Awaited:
         return [self._endings.fd] if watching else [], []
 
     def due(self) -> float:
-        pause_over = self._next_at if self._ended and not self._saying else float("inf")
-        return min(self._forget_at, pause_over)
+        if self._saying or not (self._ended or time.monotonic() < self._next_at):
+            return self._forget_at
+        return min(self._forget_at, self._next_at)  # when the descriptor is watched again
 
     def act(self, readable: set[int], writable: set[int]) -> None:
         now = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -185,6 +186,8 @@ def test_one_statement_at_a_time_and_fifty_a_second() -> None:
     assert len(told.answers) == 1
     assert told.part.sockets() == ([], []), "it is not even looked at"
     told.answer()
+    told.part._next_at = time.monotonic() + 60.0
+    assert told.part.sockets() == ([], []) and told.part.due() == min(told.part._next_at, told.part._forget_at), "the loop must turn when the pause is over"
     told.part._next_at = float("inf")
     told.part.act(set(), set())
     assert len(told.answers) == 0 and told.part.sockets() == ([], []), "a pause of 20 ms"
