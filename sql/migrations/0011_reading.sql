@@ -33,11 +33,25 @@ COMMENT ON COLUMN {schema}.children.parent_id IS 'The run that started it';
 COMMENT ON COLUMN {schema}.children.seq IS 'Position of that start in the parent';
 COMMENT ON COLUMN {schema}.children.run_id IS 'The run that was started';
 
+CREATE VIEW {schema}.started AS
+SELECT r.run_id, w.name AS workflow, r.key, r.prio AS priority, b.name AS batch, r.parent_id, r.created_at
+FROM {schema}.run r
+LEFT JOIN {schema}.workflow w ON w.id = r.workflow
+LEFT JOIN {schema}.batch b ON b.id = r.batch;
+COMMENT ON VIEW {schema}.started IS 'Runs as they were started, without what became of them: much cheaper than runs where that is enough';
+COMMENT ON COLUMN {schema}.started.run_id IS 'The run; what became of it is in runs';
+COMMENT ON COLUMN {schema}.started.workflow IS 'Name of the workflow';
+COMMENT ON COLUMN {schema}.started.key IS 'The idempotency key given at the start; null when none';
+COMMENT ON COLUMN {schema}.started.priority IS '0 first … 9 last, as given at the start';
+COMMENT ON COLUMN {schema}.started.batch IS 'Name of the batch that it was started in (see batches); null when none';
+COMMENT ON COLUMN {schema}.started.parent_id IS 'Run that started it; null when a client did';
+COMMENT ON COLUMN {schema}.started.created_at IS 'When it was started, by the database''s clock';
+
 DO $$
 DECLARE
     one record;
 BEGIN
     FOR one IN SELECT r.rolname FROM pg_roles r WHERE r.rolname IN ({role_worker_literal}, {role_viewer_literal}, {role_operator_literal}) LOOP
-        EXECUTE format('GRANT SELECT ON {schema}.failures, {schema}.keys, {schema}.children TO %I', one.rolname);
+        EXECUTE format('GRANT SELECT ON {schema}.failures, {schema}.keys, {schema}.children, {schema}.started TO %I', one.rolname);
     END LOOP;
 END $$;

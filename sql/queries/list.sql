@@ -1,36 +1,47 @@
 -- What `list` and `cancel --filter` ask, through the views alone; a viewer's role is enough. What a filter asks for is put in by
--- supervisor/db/filters.py, in the place of the two comments: views that are joined, and a condition; its values are parameters.
+-- supervisor/db/filters.py: in place of `started` the view that leads to the few runs that can fit, what bounds that view in place of the
+-- first comment, and the filter itself in place of the second; its values are parameters.
+--
+-- A view of many joins is planned well only alone, so both halves are fenced by OFFSET 0: ids in their order, newest first, and per id one
+-- look at `runs`. list_settings leaves the planner no other way (a fenced half does not know that a page is all that is wanted): so the plan
+-- is the same whatever the filter, the statistics and the size of the history.
 
--- name: list_patience :void
--- Limit the statements of this transaction: a filter may be one that only a look at the whole history can answer.
+-- name: list_settings :void
+-- Limit the time of this transaction's statements, for a filter may be one that only a look at the whole history can answer, and let them
+-- go by indexes alone.
 -- Locks:  none
 -- $1 text ms
-SELECT pg_catalog.set_config('statement_timeout', $1, true);
-
--- name: list_runs :many
--- Runs, newest first.
--- Locks:  none.     Index:  run primary key, read backwards; outcome_unsuccessful_idx or task, where the filter asks for such runs only
--- $1 uuid after; null: from the newest on    $2 int4 limit    $3 … the filter's
-SELECT r.run_id, r.key, r.workflow, r.queue, r.status, r.wait, r.step, r.seq, r.attempt, r.created_at, r.ended_at,
-       r.error ->> 'type' AS error_type, pg_catalog.left(r.error ->> 'message', 1000) AS error_message, r.attributes, r.batch
-FROM {schema}.runs AS r /*joins*/
-WHERE ($1::pg_catalog.uuid IS NULL OR r.run_id < $1::pg_catalog.uuid) /*filter*/
-ORDER BY r.run_id DESC LIMIT $2::pg_catalog.int4;
+SELECT pg_catalog.set_config(s.name, s.value, true)
+FROM (VALUES ('statement_timeout', $1), ('enable_seqscan', 'off'), ('enable_sort', 'off'), ('enable_bitmapscan', 'off'),
+             ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('jit', 'off')) AS s (name, value);
 
 -- name: list_ids :many
--- The ids alone.
--- Locks:  none.     Index:  as list_runs
+-- Runs that fit, newest first.
+-- Locks:  none.     Index:  run, task primary keys, outcome_unsuccessful_idx read backwards; run_key, child primary keys; then run, outcome, task primary keys
+-- $1 uuid after; null: from the newest on    $2 int4 limit    $3 … the filter's     Returns run
+SELECT d.run_id
+FROM (SELECT d.run_id FROM {schema}.started AS d
+      WHERE ($1::pg_catalog.uuid IS NULL OR d.run_id < $1::pg_catalog.uuid) /*bounds*/ ORDER BY d.run_id DESC OFFSET 0) AS d
+CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = d.run_id OFFSET 0) AS r
+WHERE true /*filter*/
+ORDER BY d.run_id DESC LIMIT $2::pg_catalog.int4;
+
+-- name: list_runs :many
+-- What is shown of them.
+-- Locks:  none.     Index:  as list_ids; run, outcome, task primary keys
 -- $1 uuid after    $2 int4 limit    $3 … the filter's
-SELECT r.run_id
-FROM {schema}.runs AS r /*joins*/
-WHERE ($1::pg_catalog.uuid IS NULL OR r.run_id < $1::pg_catalog.uuid) /*filter*/
-ORDER BY r.run_id DESC LIMIT $2::pg_catalog.int4;
+WITH page AS MATERIALIZED ({block:list_ids})
+SELECT r.run_id, r.key, r.workflow, r.queue, r.status, r.wait, r.step, r.seq, r.attempt, r.created_at, r.ended_at,
+       r.error ->> 'type' AS error_type, pg_catalog.left(r.error ->> 'message', 1000) AS error_message, r.attributes, r.batch
+FROM page AS p CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = p.run_id OFFSET 0) AS r
+ORDER BY p.run_id DESC;
 
 -- name: list_counts :many
--- How many runs there are, by workflow and status.
--- Locks:  none.     Index:  as list_runs
+-- How many runs fit, by workflow and status.
+-- Locks:  none.     Index:  as list_ids
 -- $1 … the filter's     Returns workflow, status, runs
 SELECT r.workflow, r.status, count(*) AS runs
-FROM {schema}.runs AS r /*joins*/
+FROM (SELECT d.run_id FROM {schema}.started AS d WHERE true /*bounds*/ OFFSET 0) AS d
+CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = d.run_id OFFSET 0) AS r
 WHERE true /*filter*/
 GROUP BY r.workflow, r.status ORDER BY r.workflow, r.status;

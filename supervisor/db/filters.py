@@ -1,16 +1,17 @@
 """Filters as SQL on the view runs: from the tree of `core/filters.py` to a condition with parameters.
 
-Owns which column a field reads and which view makes a test quick. Invariant: no character of a filter's values gets into the
-text of a statement; its text is made of the constants of this file and of parameter numbers alone.
+Owns which column a field reads and which view leads to the few runs that can fit. Invariant: no character of a filter's values
+gets into the text of a statement; its text is made of the constants of this file and of parameter numbers alone.
 
-What makes a test quick: `run_id` carries the time of the start, so age and started are ranges of the primary key; a key is
-looked up in the view keys, a parent in children; and where a filter, as a whole, asks for live or for unsuccessful runs only, waits
-or failures is joined, so that the server may go through those few in place of all runs. Everything else is compared run by run, newest first.
+A statement goes through the ids of one view, newest first, and looks at each (sql/queries/list.sql). Which view: keys where one must be
+named, children for a parent's, failures and waits where only unsuccessful or only live runs can fit, else started, which is every
+run. Whatever of the filter that view knows is asked of it first: `run_id` carries the time of the start, so age and started
+are ranges of it. It only has to give all that can fit: the whole filter is asked of every run that it gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,39 +26,58 @@ _COLUMNS = {
 _TYPES = {str: "text", int: "int8", float: "float8"}
 _NUMBERS = ("priority", "attempt", "seq", "steps", "worker")
 _ERROR = "CASE WHEN r.error IS NOT NULL THEN pg_catalog.concat_ws(': ', r.error ->> 'type', r.error ->> 'message') END"
-_LIVE_JOIN = "JOIN {schema}.waits AS live ON live.run_id = r.run_id"
-_UNSUCCESSFUL_JOIN = "JOIN {schema}.failures AS unsuccessful ON unsuccessful.run_id = r.run_id"
 _POSITIVE = ("=", "in", "^=", "~", "<", "<=", ">", ">=")
+
+# a source of ids, and what else it knows: field → column
+EVERY = "{schema}.started"
+_KNOWS = {
+    EVERY: {"workflow": "d.workflow", "priority": "d.priority", "key": "d.key"},
+    "{schema}.waits": {"workflow": "d.workflow", "status": "d.status", "wait": "d.code", "waited": "d.since"},
+    "{schema}.failures": {"status": "d.status"},
+}
+
+# few runs by name: field, source, what is asked of it, the values' type. A batch's runs have an index, but not in the order of the page
+_NAMED = (
+    ("run", "(SELECT DISTINCT u.run_id FROM pg_catalog.unnest($) AS u (run_id))", "", "uuid"),
+    ("key", "{schema}.keys", "d.key = ANY ($)", "text"),
+    ("parent", "{schema}.children", "d.parent_id = ANY ($)", "uuid"),
+    ("batch", "(SELECT s.run_id FROM {schema}.started AS s WHERE s.batch = ANY ($) OFFSET 0)", "", "text"),
+)
 
 
 @dataclass
 class Where:
-    """A filter as SQL, tokens of the schema not yet replaced: what is joined to `runs r`, the condition, its parameters."""
+    """A filter as SQL, tokens of the schema not yet replaced: the view that leads to runs, what bounds it, the condition, its parameters."""
 
-    joins: str = ""
+    source: str = EVERY
+    bounds: str = "true"
     condition: str = "true"
     values: list[Any] = field(default_factory=list)
 
 
 def compiled(asked: Filter | None, first: int) -> Where:
-    """*asked* as SQL whose parameters begin at number *first*; None asks for nothing."""
+    """*asked* as SQL whose parameters begin at number *first*; None asks for nothing. The view of ids is called d, runs r."""
     where = Where()
-    if asked is None:
-        return where
-
-    def parameter(value: Any) -> str:
-        where.values.append(value)
-        return f"${first + len(where.values) - 1}"
-
-    where.condition = _condition(asked, parameter)
-    where.joins = " ".join(_joins(asked))
+    if asked is not None:
+        parameter = _Parameters(where.values, first)
+        where.condition = _condition(asked, parameter)
+        where.source, where.bounds = _leading(list(_musts(asked)), parameter)
     return where
 
 
-Parameter = Callable[[Any], str]
+@dataclass
+class _Parameters:
+    """Takes values, gives the numbers that stand for them."""
+
+    values: list[Any]
+    first: int
+
+    def __call__(self, value: Any) -> str:
+        self.values.append(value)
+        return f"${self.first + len(self.values) - 1}"
 
 
-def _condition(asked: Filter, parameter: Parameter) -> str:
+def _condition(asked: Filter, parameter: _Parameters) -> str:
     if isinstance(asked, And):
         return "(" + " AND ".join(_condition(part, parameter) for part in asked.parts) + ")"
     if isinstance(asked, Or):
@@ -69,30 +89,32 @@ def _condition(asked: Filter, parameter: Parameter) -> str:
     return f"({_compare(asked, parameter)})"
 
 
-def _compare(asked: Compare, parameter: Parameter) -> str:
+def _compare(asked: Compare, parameter: _Parameters) -> str:
     """One test as SQL; null where the run has no such thing."""
     name = asked.field
     if name in ("age", "started"):
-        return _start(asked, parameter)
+        return _start("r.run_id", asked, parameter)
     if name == "waited":
-        since = "(SELECT w.since FROM {schema}.waits AS w WHERE w.run_id = r.run_id)"
-        return f"{since} {_turned(asked.op)} {_ago(asked.values[0], parameter)}"
+        return _waited("(SELECT w.since FROM {schema}.waits AS w WHERE w.run_id = r.run_id)", asked, parameter)
     if name == "key" and asked.op in ("=", "in"):
         return f"r.run_id IN (SELECT k.run_id FROM {{schema}}.keys AS k WHERE k.key = ANY ({parameter(list(asked.values))}::pg_catalog.text[]))"
     if name == "parent":
         if asked.op == "null":
             return "r.parent_id IS NULL"
-        return f"r.run_id IN (SELECT c.run_id FROM {{schema}}.children AS c WHERE c.parent_id = ANY ({parameter(list(asked.values))}::pg_catalog.uuid[]))"
+        return f"r.parent_id = ANY ({parameter(list(asked.values))}::pg_catalog.uuid[])"
     if asked.path or name in ("attribute", "input", "result"):
         return _json(asked, parameter)
     column = _ERROR if name == "error" else _COLUMNS[name]
-    if asked.op == "null":
-        return f"{column} IS NULL"
+    return f"{column} IS NULL" if asked.op == "null" else _plain(column, asked, parameter)
+
+
+def _plain(column: str, asked: Compare, parameter: _Parameters) -> str:
+    name = asked.field
     kind = {"took": "float8", "ended": "timestamptz", "run": "uuid"}.get(name, "int8" if name in _NUMBERS else "text")
     return _simple(column, asked.op, [str(each) for each in asked.values] if kind == "text" else list(asked.values), kind, parameter)
 
 
-def _simple(column: str, op: str, values: list[Any], kind: str, parameter: Parameter) -> str:
+def _simple(column: str, op: str, values: list[Any], kind: str, parameter: _Parameters) -> str:
     if op == "in":
         return f"{column} = ANY ({parameter(values)}::pg_catalog.{kind}[])"
     if op == "^=":
@@ -110,11 +132,15 @@ def _turned(op: str) -> str:
     return {"<": ">", "<=": ">=", ">": "<", ">=": "<="}[op]
 
 
-def _ago(span_s: Value, parameter: Parameter) -> str:
+def _ago(span_s: Value, parameter: _Parameters) -> str:
     return f"pg_catalog.now() - pg_catalog.make_interval(secs => {parameter(span_s)}::pg_catalog.float8)"
 
 
-def _start(asked: Compare, parameter: Parameter) -> str:
+def _waited(since: str, asked: Compare, parameter: _Parameters) -> str:
+    return f"{since} {_turned(asked.op)} {_ago(asked.values[0], parameter)}"
+
+
+def _start(run_id: str, asked: Compare, parameter: _Parameters) -> str:
     """A range of ids: they carry the time of the start, in milliseconds since 1970."""
     if asked.field == "age":
         op, moment = _turned(asked.op), _ago(asked.values[0], parameter)
@@ -122,13 +148,13 @@ def _start(asked: Compare, parameter: Parameter) -> str:
         op, moment = asked.op, f"{parameter(asked.values[0])}::pg_catalog.timestamptz"
     if op in (">", "<="):  # the first id after that millisecond
         moment = f"{moment} + interval '1 ms'"
-    return f"r.run_id {'>=' if op in ('>', '>=') else '<'} {{schema}}.id_floor(greatest({moment}, timestamptz '1970-01-01 00:00:00+00'))"
+    return f"{run_id} {'>=' if op in ('>', '>=') else '<'} {{schema}}.id_floor(greatest({moment}, timestamptz '1970-01-01 00:00:00+00'))"
 
 
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _json(asked: Compare, parameter: Parameter) -> str:
+def _json(asked: Compare, parameter: _Parameters) -> str:
     """A text compares with the text at the path, a number or boolean with one of its kind; the whole is searched as its text."""
     column = _COLUMNS[asked.field]
     if not asked.path:
@@ -144,7 +170,7 @@ def _json(asked: Compare, parameter: Parameter) -> str:
     return _json_value(column, path, asked.op, asked.values[0], parameter)
 
 
-def _json_value(column: str, path: str, op: str, value: Value, parameter: Parameter) -> str:
+def _json_value(column: str, path: str, op: str, value: Value, parameter: _Parameters) -> str:
     if isinstance(value, bool):
         return f"CASE pg_catalog.jsonb_typeof({column} #> {path}) WHEN 'boolean' THEN ({column} #>> {path})::pg_catalog.bool {op} {parameter(value)}::pg_catalog.bool END"
     if isinstance(value, (int, float)):
@@ -153,16 +179,25 @@ def _json_value(column: str, path: str, op: str, value: Value, parameter: Parame
     return _simple(f"({column} #>> {path})", op, [str(value)], "text", parameter)
 
 
-# ── what is quick ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what leads to runs ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _joins(asked: Filter) -> Iterator[str]:
-    """The views that hold every run which *asked* can be true of."""
-    musts = list(_musts(asked))
-    if any(_is_live(each) for each in musts):
-        yield _LIVE_JOIN
-    if any(_is_unsuccessful(each) for each in musts):
-        yield _UNSUCCESSFUL_JOIN
+def _leading(musts: list[Compare], parameter: _Parameters) -> tuple[str, str]:
+    """The view that leads to every run that *musts* can be true of, and what is asked of it."""
+    for name, source, column, kind in _NAMED:
+        for test in musts:
+            if test.field == name and test.op in ("=", "in"):
+                listed = f"{parameter(list(test.values))}::pg_catalog.{kind}[]"
+                return source.replace("$", listed), column.replace("$", listed) or "true"
+    source = "{schema}.failures" if any(map(_is_unsuccessful, musts)) else "{schema}.waits" if any(map(_is_live, musts)) else EVERY
+    bounds = [_start("d.run_id", each, parameter) for each in musts if each.field in ("age", "started")]
+    for test in musts:
+        known = _KNOWS[source].get(test.field)
+        if known is not None and test.field == "waited":
+            bounds.append(_waited(known, test, parameter))
+        elif known is not None and test.op in _POSITIVE and not (test.field == "key" and test.op in ("=", "in")):
+            bounds.append(_plain(known, test, parameter))
+    return source, " AND ".join(bounds) or "true"
 
 
 def _musts(asked: Filter) -> Iterator[Compare]:

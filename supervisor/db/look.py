@@ -50,7 +50,8 @@ def statement(schema: str, name: str, asked: Filter | None, first: int) -> tuple
     """The text of block *name* with *asked* in it, whose parameters begin at number *first*, and their values."""
     sql = Sql(schema)
     where = filters.compiled(asked, first)
-    text = sql.get(name).replace("/*joins*/", sql.render(where.joins)).replace("/*filter*/", f"AND {sql.render(where.condition)}")
+    text = sql.get(name).replace(sql.render(f"{filters.EVERY} AS d"), f"{sql.render(where.source)} AS d")
+    text = text.replace("/*bounds*/", f"AND {sql.render(where.bounds)}").replace("/*filter*/", f"AND {sql.render(where.condition)}")
     return text, where.values
 
 
@@ -58,8 +59,8 @@ def _filtered(conn: psycopg.Connection, schema: str, name: str, asked: Filter | 
     text, values = statement(schema, name, asked, len(bounds) + 1)
     cursor = psycopg.RawCursor(conn, row_factory=dict_row)
     try:
-        with refusals.told(conn, schema), conn.transaction():  # the limit of time ends with the transaction
-            cursor.execute(Sql(schema).get("list_patience").encode(), (str(int(patience_s * 1000)),))
+        with refusals.told(conn, schema), conn.transaction():  # the settings end with it
+            cursor.execute(Sql(schema).get("list_settings").encode(), (str(int(patience_s * 1000)),))
             return cursor.execute(text.encode(), (*bounds, *values)).fetchall()
     except psycopg.errors.QueryCanceled:
         raise ReadTimeout(

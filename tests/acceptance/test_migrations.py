@@ -14,7 +14,7 @@ from supervisor.core.ids import RunIds
 from supervisor.db import migrations, partitions
 from supervisor.db.statements import ROLES, MigrationFile, Sql, migration_files
 
-VIEWS = ("runs", "steps", "attempts", "waits", "queues", "workers", "throughput", "errors", "batches", "failures", "keys", "children")
+VIEWS = ("runs", "steps", "attempts", "waits", "queues", "workers", "throughput", "errors", "batches", "failures", "keys", "children", "started")
 SCHEMAS = ("mig", 'We"ird')
 
 

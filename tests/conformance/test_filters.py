@@ -1,0 +1,304 @@
+"""Filters against a real history: what they find is what they say, and what they read is bounded whatever the history's size."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from supervisor.core.errors import ReadTimeout
+from supervisor.core.filters import STATUSES, WAITS, parse
+from supervisor.db import look
+from supervisor.db.statements import Sql
+from tests.harness import Database, Server
+
+RUNS = 100_000
+LIMIT = 20
+
+# One run every 0.3 s, the newest a second ago, over 8 h 20 min: n is a run's number, from the oldest.
+_OLD_PARTITIONS = """
+do $$
+declare
+    low timestamptz := date_bin('7 days', clock_timestamp() - interval '2 minutes', '2020-01-01 00:00:00+00');
+    one text;
+begin
+    foreach one in array array['run', 'step', 'attempt', 'outcome', 'child', 'child_done'] loop
+        execute format('create table supervisor.%I partition of supervisor.%I for values from (%L) to (%L)', one || '_old', one,
+                       supervisor.id_floor(low - interval '7 days'), supervisor.id_floor(low));
+    end loop;
+end $$
+"""
+_NUMBERED = """
+create table numbered as
+select n, at, (substr(supervisor.id_floor(at)::text, 1, 24) || lpad(to_hex(n), 12, '0'))::uuid as run_id,
+       case when n % 200 = 7 then 2 when n % 1000 = 13 then 3 when n % 5000 = 21 then 4 when n % 5000 = 22 then 5 when n % 500 = 30 then 6
+            when n > {runs} * 0.98 or n % 2000 = 50 then null else 1 end::int2 as outcome
+from (select n, clock_timestamp() - interval '1 s' - ({runs} - n) * interval '0.3 s' as at from generate_series(1, {runs}) as n) as made
+"""
+_FILL = (
+    "insert into supervisor.queue (name) values ('orders'), ('bulk')",
+    "insert into supervisor.workflow (name, queue) values ('checkout', 1), ('report', 1), ('rare', 2)",
+    "insert into supervisor.batch (name) values ('nightly')",
+    """insert into supervisor.run (run_id, created_at, workflow, queue, prio, key, input, parent_id, parent_seq, batch, attributes)
+       select run_id, at, case when n % 10000 = 1 then 3 else 1 + n % 2 end, 1 + n % 2, n % 10, case when n % 10 = 0 then 'order-' || n end,
+              convert_to(json_build_object('order', n, 'name', 'x' || n, 'big', n % 3 = 0)::text, 'UTF8'),
+              case when n % 1000 between 2 and 6 then (select p.run_id from numbered p where p.n = m.n - m.n % 1000 + 1) end,
+              case when n % 1000 between 2 and 6 then n % 1000 - 2 end, case when n % 100 = 0 then 1 end,
+              case when n % 4 = 0 then convert_to(json_build_object('tenant', 't' || n % 16, 'n', n, 'deep', json_build_object('first name', n % 7))::text, 'UTF8') end
+       from numbered m""",
+    "insert into supervisor.child (parent_id, seq, run_id) select parent_id, parent_seq, run_id from supervisor.run where parent_id is not null",
+    "insert into supervisor.run_key (workflow, key, run_id, input_hash) select workflow, key, run_id, '' from supervisor.run where key is not null",
+    """insert into supervisor.outcome (run_id, ended_at, steps, status, result, worker)
+       select run_id, at + n % 100 * interval '1 s', n % 5, outcome, case outcome when 1 then '{"ok": true}'::bytea when 2 then
+              convert_to(json_build_object('type', case n % 400 when 7 then 'shop.CardDeclined' else 'builtins.ValueError' end,
+                                           'message', 'card ' || n || ' was declined 100%_\\')::text, 'UTF8') end, 1
+       from numbered where outcome is not null""",
+    """insert into supervisor.task (run_id, ready_at, queue, workflow, prio, owner, wait_kind, wait_since, step, seq, attempt)
+       select n.run_id, case when n.n % 4 = 2 then 'infinity' when n.n % 4 = 3 then now() + interval '1 day' else at end, r.queue, r.workflow, r.prio,
+              case when n.n % 4 = 1 then 1 end, (array[null, 11, 10, 1])[1 + (n.n + 3) % 4], at, case when n.n % 4 > 0 then 'charge' end, 2, n.n % 3
+       from numbered n join supervisor.run r using (run_id) where outcome is null""",
+)
+
+
+@dataclass
+class Filled:
+    """A database of 100,000 runs, and a session that explains what is sent."""
+
+    database: Database
+    conn: psycopg.Connection[Any]
+    index_of: dict[str, str]
+
+    def id(self, n: int) -> uuid.UUID:
+        found: uuid.UUID = self.database.one("select run_id from numbered where n = %s", n)
+        return found
+
+    def plan(self, text: str, limit: int = LIMIT) -> Plan:
+        asked = parse(text.format(parent=self.id(5001), run=self.id(500))) if text else None
+        sent, values = look.statement("supervisor", "list_runs", asked, 3)
+        cursor = psycopg.RawCursor(self.conn)
+        with self.conn.transaction():
+            cursor.execute(Sql().get("list_settings").encode(), ("30000",))
+            row = cursor.execute(f"explain (analyze, timing off, format json) {sent}".encode(), (None, limit, *values)).fetchone()
+        assert row is not None
+        return Plan(row[0][0]["Plan"], self.index_of)
+
+
+@dataclass
+class Plan:
+    root: dict[str, Any]
+    index_of: dict[str, str]
+
+    def scans(self) -> Iterator[dict[str, Any]]:
+        waiting = [self.root]
+        while waiting:
+            node = waiting.pop()
+            waiting += node.get("Plans", [])
+            if "Relation Name" in node or "Index Name" in node:
+                yield node
+
+    def indexes(self) -> set[str]:
+        return {self.index_of.get(each["Index Name"], each["Index Name"]) for each in self.scans() if "Index Name" in each and each["Actual Loops"]}
+
+    def rows_read(self) -> float:
+        return sum((each["Actual Rows"] + each.get("Rows Removed by Filter", 0)) * each["Actual Loops"] for each in self.scans())
+
+    def read_whole(self) -> set[str]:
+        """Tables of the history that were read from end to end; task is small, whatever the history's size."""
+        scanned = {each["Relation Name"] for each in self.scans() if each["Node Type"] == "Seq Scan" and each["Actual Loops"]}
+        return {table for table in scanned if table.split("_")[0] in ("run", "outcome", "step", "child", "attempt")}
+
+
+@pytest.fixture(scope="module", params=["with statistics", "without statistics"])
+def filled(server: Server, request: pytest.FixtureRequest) -> Iterator[Filled]:
+    database = server.database()
+    tables = "select oid::regclass::text from pg_class where relnamespace = 'supervisor'::regnamespace and relkind = 'r'"
+    database.sql(_OLD_PARTITIONS)
+    for (table,) in database.sql(tables):  # none are taken behind the test's back
+        database.sql(f"alter table {table} set (autovacuum_enabled = off)")
+    database.sql(_NUMBERED.format(runs=RUNS))
+    database.sql("create unique index on numbered (n)")
+    for statement in _FILL:
+        database.sql(statement)
+    if request.param == "with statistics":
+        for table in ("run", "outcome", "task", "run_key", "child", "workflow", "queue", "batch"):
+            database.sql(f"analyze supervisor.{table}")
+    index_of = dict(database.sql(
+        "select child.relname, parent.relname from pg_inherits"
+        " join pg_class child on child.oid = inhrelid join pg_class parent on parent.oid = inhparent where child.relkind = 'i'"))  # fmt: skip
+    with database.connect() as conn:
+        yield Filled(database, conn, index_of)
+    database.drop()
+
+
+LIVE = 2_000 * 4  # waits is read whole where live runs are asked for by their state, 4 tables per run
+QUICK = [
+    # filter, an index that must be used, rows that may be read at most
+    ("", "run_pkey", 20 * LIMIT),
+    ("run = {run}", "run_pkey", 20),
+    ("key = order-500", "run_key_pkey", 40),
+    ("key = order-500 AND workflow = checkout", "run_key_pkey", 40),
+    ("key in (order-500, order-700)", "run_key_pkey", 60),
+    ("parent = {parent}", "child_pkey", 60),
+    ("status = failed", "outcome_unsuccessful_idx", 20 * LIMIT),
+    ("status in (failed, timed_out) AND workflow = report", "outcome_unsuccessful_idx", 20 * LIMIT),
+    ("status = timed_out", "outcome_unsuccessful_idx", 2_000),  # all that did not complete, until 20 of this kind are found
+    ("error ~ declined", "outcome_unsuccessful_idx", 20 * LIMIT),
+    ("error.type = shop.CardDeclined AND age > 1h", "outcome_unsuccessful_idx", 20 * LIMIT),
+    ("status = completed", "run_pkey", 2_000 * 4),  # the newest 2,000 are live here
+    ("status = waiting", "task_pkey", LIVE),
+    ("wait = signal AND age > 1h", "task_pkey", LIVE),
+    ("wait = signal AND waited > 5min", "task_pkey", LIVE),
+    ("batch = nightly", "run_batch_idx", 4_000),  # the batch's 1,000 are put in order
+    ("workflow = checkout", "run_pkey", 20 * LIMIT),
+    ("workflow = rare AND age < 5min", "run_pkey", 1_100),
+    ("age > 4h AND workflow = checkout", "run_pkey", 20 * LIMIT),
+    ("started < 2020-02-01", "", 0),  # no partition is looked at
+    ("attribute.tenant = t4 AND age < 1h", "run_pkey", 100 * LIMIT),
+]
+
+
+@pytest.mark.parametrize(("text", "index", "rows_max"), QUICK, ids=[text or "all" for text, _, _ in QUICK])
+def test_what_is_asked_often_reads_little(filled: Filled, text: str, index: str, rows_max: int) -> None:
+    """Of 100,000 runs, with and without statistics: an index leads to the page, and the history is not read from end to end."""
+    plan = filled.plan(text)
+    assert index in plan.indexes() or not index, f"{plan.indexes()}"
+    assert not plan.read_whole()
+    assert plan.rows_read() <= rows_max, f"{plan.rows_read():.0f} rows, by {plan.indexes()}"
+
+
+def test_what_would_read_everything_is_given_up(filled: Filled) -> None:
+    """Nobody's mistake holds the database up: the look ends, and says how to ask."""
+    with pytest.raises(ReadTimeout, match="age < 1d"):
+        look.runs(filled.conn, "supervisor", parse("input ~ 'in none of them'"), patience_s=0.05)
+    assert filled.conn.execute("select 1").fetchone() == (1,), "the session is as before"
+    assert filled.conn.execute("show statement_timeout").fetchone() == ("0",)
+
+
+# ── what they find ───────────────────────────────────────────────────────────────────────────────────────────────
+
+Row = dict[str, Any]
+
+
+def _has(row: Row, name: str, *path: str) -> Any:
+    value = row[name]
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _error(row: Row) -> str:
+    return f"{row['error']['type']}: {row['error']['message']}" if row["error"] else ""
+
+
+FOUND: list[tuple[str, Callable[[Row], bool]]] = [
+    ("workflow = checkout", lambda row: row["workflow"] == "checkout"),
+    ("workflow != checkout", lambda row: row["workflow"] != "checkout"),
+    ("workflow in (report, rare)", lambda row: row["workflow"] in ("report", "rare")),
+    ("queue ^= ord AND NOT workflow ~ CHECK", lambda row: row["queue"] == "orders" and row["workflow"] != "checkout"),
+    ("key is null", lambda row: row["key"] is None),
+    ("key ^= order-9998", lambda row: (row["key"] or "").startswith("order-9998")),
+    ('key ^= "order-%"', lambda row: False),
+    ("key = order-99990", lambda row: row["key"] == "order-99990"),
+    ("key != order-99990", lambda row: row["key"] != "order-99990"),
+    ("key in (order-99990, order-99980, x)", lambda row: row["key"] in ("order-99990", "order-99980")),
+    ("key >= order-99990", lambda row: (row["key"] or "") >= "order-99990"),
+    ("key = order-99990 OR key = order-99980", lambda row: row["key"] in ("order-99990", "order-99980")),
+    ("status = failed OR wait = signal", lambda row: row["status"] == "failed" or row["wait"] == "signal"),
+    ("status = failed AND wait = signal", lambda row: False),
+    ("NOT (status = failed OR wait = signal)", lambda row: not (row["status"] == "failed" or row["wait"] == "signal")),
+    ("wait is null", lambda row: row["wait"] is None),
+    ("wait != signal", lambda row: row["wait"] != "signal"),
+    ("error is null", lambda row: row["error"] is None),
+    ("error is not null", lambda row: row["error"] is not None),
+    ("error ~ CARDDECLINED", lambda row: "CardDeclined" in _error(row)),
+    ('error ~ "100%_\\\\"', lambda row: "100%_\\" in _error(row)),
+    ("error !~ CardDeclined", lambda row: "CardDeclined" not in _error(row)),
+    ("error ^= shop.", lambda row: _error(row).startswith("shop.")),
+    ("error.type = builtins.ValueError", lambda row: _has(row, "error", "type") == "builtins.ValueError"),
+    ("priority >= 7 AND priority != 8", lambda row: row["priority"] in (7, 9)),
+    ("priority in (1, 2)", lambda row: row["priority"] in (1, 2)),
+    ("steps = 3", lambda row: row["steps"] == 3),
+    ("steps is null", lambda row: row["steps"] is None),
+    ("step = charge AND attempt < 2", lambda row: row["step"] == "charge" and row["attempt"] < 2),
+    ("worker = 1", lambda row: row["worker"] == 1),
+    ("took > 90s", lambda row: (row["duration_s"] or 0) > 90),
+    ("took <= 5s", lambda row: row["duration_s"] is not None and row["duration_s"] <= 5),
+    ("NOT took <= 5s", lambda row: row["duration_s"] is None or row["duration_s"] > 5),
+    ("parent is not null", lambda row: row["parent_id"] is not None),
+    ("parent is null", lambda row: row["parent_id"] is None),
+    ("batch = nightly", lambda row: row["batch"] == "nightly"),
+    ("batch != nightly", lambda row: row["batch"] != "nightly"),
+    ("attribute.tenant = t4", lambda row: _has(row, "attributes", "tenant") == "t4"),
+    ("attribute.tenant != t4", lambda row: _has(row, "attributes", "tenant") != "t4"),
+    ("attribute.tenant is null", lambda row: _has(row, "attributes", "tenant") is None),
+    ("attribute.tenant in (t4, t8)", lambda row: _has(row, "attributes", "tenant") in ("t4", "t8")),
+    ("attribute.n >= 99900", lambda row: (_has(row, "attributes", "n") or 0) >= 99900),
+    ("attribute.n = 99900.0", lambda row: _has(row, "attributes", "n") == 99900),
+    ('attribute.n = "99900"', lambda row: _has(row, "attributes", "n") == 99900),
+    ("attribute.tenant > 5", lambda row: False),
+    ('attribute.deep."first name" = 3', lambda row: _has(row, "attributes", "deep", "first name") == 3),
+    ('attribute ~ "t12"', lambda row: "t12" in json.dumps(row["attributes"])),
+    ("attribute is null", lambda row: row["attributes"] is None),
+    ("input.big = true", lambda row: row["input"]["big"] is True),
+    ("input.big != true", lambda row: row["input"]["big"] is not True),
+    ("input.order < 99500 and input.name ^= x99", lambda row: row["input"]["order"] < 99500 and row["input"]["name"].startswith("x99")),
+    ("result.ok = true", lambda row: _has(row, "result", "ok") is True),
+    *((f"status = {status}", lambda row, status=status: row["status"] == status) for status in STATUSES),  # type: ignore[misc]
+    *((f"wait = {code}", lambda row, code=code: row["wait"] == code) for code in ("no_worker", "signal", "timer", "child")),  # type: ignore[misc]
+]
+
+
+@pytest.fixture(scope="module")
+def everything(filled: Filled) -> list[Row]:
+    """The newest runs as the view shows them, all that the filters below are asked about."""
+    cursor = filled.conn.cursor(row_factory=dict_row)
+    return cursor.execute("select * from supervisor.runs where run_id >= %s order by run_id desc", (filled.id(RUNS - 1500),)).fetchall()
+
+
+@pytest.mark.parametrize(("text", "holds"), FOUND, ids=[text for text, _ in FOUND])
+def test_a_filter_finds_exactly_what_it_says(filled: Filled, everything: list[Row], text: str, holds: Callable[[Row], bool]) -> None:
+    """Compared run by run with the view, also where a run lacks what is asked for."""
+    oldest = everything[-1]["created_at"].isoformat()
+    found = look.runs(filled.conn, "supervisor", parse(f'({text}) AND started >= "{oldest}"'), limit=10_000)
+    expected = [row["run_id"] for row in everything if holds(row)]
+    assert [row["run_id"] for row in found] == expected
+    assert sum(row["runs"] for row in look.counts(filled.conn, "supervisor", parse(f'({text}) AND started >= "{oldest}"'))) == len(expected)
+
+
+AGES: list[tuple[str, Callable[[float], bool]]] = [
+    ("age < 5min", lambda age: age < 300),
+    ("age > 1h", lambda age: age > 3600),
+    ("age >= 5min AND age <= 10min", lambda age: 300 <= age <= 600),
+]
+
+
+@pytest.mark.parametrize(("text", "holds"), AGES, ids=[text for text, _ in AGES])
+def test_ages_are_counted_to_the_second(filled: Filled, text: str, holds: Callable[[float], bool]) -> None:
+    """By the database's clock."""
+    now: datetime = filled.database.one("select now()")
+    found = {row["run_id"] for row in look.runs(filled.conn, "supervisor", parse(f"({text}) AND workflow = rare"), limit=10_000)}
+    rows = filled.database.sql("select run_id, created_at from supervisor.runs where workflow = 'rare'")
+    clear = [(run_id, (now - at).total_seconds()) for run_id, at in rows]
+    for run_id, age in clear:
+        if all(abs(age - edge) > 30 for edge in (300, 600, 3600)):
+            assert (run_id in found) == holds(age), age
+
+
+def test_started_and_waited_go_by_their_moments(filled: Filled) -> None:
+    middle: datetime = filled.database.one("select at from numbered where n = 50000")
+    for text, count in ((f'started >= "{middle.isoformat()}"', 50_001), (f'started < "{(middle + timedelta(milliseconds=1)).isoformat()}"', 50_000)):
+        assert abs(sum(row["runs"] for row in look.counts(filled.conn, "supervisor", parse(text))) - count) <= 1, text
+    waited = look.ids(filled.conn, "supervisor", parse("waited > 30min"), limit=10_000)
+    assert set(waited) == {run_id for (run_id,) in filled.database.sql("select run_id from supervisor.waits where since < now() - interval '30 min'")} and waited
+
+
+def test_every_reason_for_waiting_can_be_asked_for(database: Database) -> None:
+    """The closed list of the grammar is the database's."""
+    assert list(WAITS) == [code for (code,) in database.sql("select code from supervisor.wait_kind order by id")]
