@@ -17,7 +17,7 @@ SQL = Sql()
 
 # ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
 
-VIEWS = "attempts batches errors leaders queues runs steps throughput waits workers".split()
+VIEWS = "attempts batches children errors failures keys leaders queues runs started steps throughput waits workers".split()
 CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
