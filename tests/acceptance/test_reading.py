@@ -223,7 +223,7 @@ def test_show_says_why_a_run_waits_and_what_frees_it(hosts: HostFactory, databas
     """Since when, until when, and the error that it waits after."""
     hosts.start(APP, procs=1).wait_up(1)
     with Client(database.dsn) as client:
-        paying, sleeping = client.start(reading.pays, 7), client.start(reading.long_sleep, 7200)
+        paying, sleeping = client.start(reading.pays, 7), client.start(reading.reading_sleeps, 7200)
         eventually(lambda: paying.status().wait == "step_backoff" and sleeping.status().wait == "timer", 30)
     text = command(database, "show", str(paying.id), folder=tmp_path).stdout
     assert "waiting at step unpaid (seq 0, attempt 2): a step failed and is retried later [step_backoff], since" in text
@@ -276,7 +276,7 @@ def test_cancel_ends_a_run_at_once_and_whoever_waits_is_told_why(hosts: HostFact
     """Also one that a worker executes; the worker goes on with the others, and what the step returns is recorded nowhere."""
     hosts.start(APP, procs=1).wait_up(1)
     with Client(database.dsn) as client:
-        run, sleeping = client.start(reading.reads_gate.options(key="c"), "open"), client.start(reading.long_sleep, 3600)
+        run, sleeping = client.start(reading.reads_gate.options(key="c"), "open"), client.start(reading.reading_sleeps, 3600)
         eventually(lambda: effects.count("read_gate"), 30)
         made = command(database, "cancel", "c", str(sleeping.id), "--reason", "not wanted any more", folder=tmp_path)
         assert (made.returncode, made.stdout) == (0, f"cancelled {run.id}\ncancelled {sleeping.id}\n")

@@ -61,6 +61,6 @@ async def waits_for_child(gate: str) -> str:
 
 
 @workflow(queue="reading")
-async def long_sleep(seconds: float) -> str:
+async def reading_sleeps(seconds: float) -> str:
     await sleep(seconds)
     return "awake"
