@@ -182,6 +182,23 @@ def test_a_failing_migration_leaves_nothing_and_names_the_line(conn, monkeypatch
     assert conn.execute("SELECT to_regclass('mig.extra')").fetchone()[0] is None
 
 
+def test_runs_and_callers_from_before_the_client_functions_go_on(conn, monkeypatch):
+    """Programs of the version before start runs while the schema is newer: deploy: pre. What they stored reads as it did."""
+    eight = "SELECT * FROM mig.start_runs('checkout', ARRAY[mig.new_id()], ARRAY['{}'::bytea], ARRAY[%s], ARRAY['h'::bytea], NULL, 5::int2, make_interval(secs => 0))"
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "migration_files", lambda: migration_files()[:8])
+        migrations.migrate(conn, "mig")
+    conn.execute("INSERT INTO mig.queue (name) VALUES ('default')")
+    conn.execute("INSERT INTO mig.workflow (name, queue) SELECT 'checkout', id FROM mig.queue")
+    assert [] == conn.execute(eight, ("before",)).fetchall()
+    old = conn.execute("SELECT * FROM mig.runs").fetchall()
+    migrations.migrate(conn, "mig")
+    assert old == [row[:-1] for row in conn.execute("SELECT * FROM mig.runs").fetchall()]
+    assert [] == conn.execute(eight, ("after",)).fetchall()
+    assert [True] == [matches for _, _, matches in conn.execute(eight, ("before",)).fetchall()]
+    assert (2, None) == conn.execute("SELECT count(*), max(batch) FROM mig.runs").fetchone()
+
+
 def test_a_lock_that_is_not_to_be_had_is_tried_for_again(database, conn, monkeypatch):
     """A waiting ALTER blocks every worker behind it, so it gives up soon and tries again."""
     migrations.migrate(conn, "mig")

@@ -15,9 +15,10 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel, errors
 
-from supervisor import Client, KeyMismatch
+from supervisor import BatchUnknown, Client, KeyExists, KeyMismatch, RunUnknown
 from supervisor.api.client import Named
 from supervisor.core.ids import RunIds
+from supervisor.db.client_calls import ClientCalls
 from tests.harness import Database
 
 WORKFLOW = "checkout"
@@ -308,6 +309,52 @@ def test_sql_and_python_start_by_the_same_key(shop: Database) -> None:
     with pytest.raises(psycopg.DatabaseError) as refused:
         shop.sql("select supervisor.start('checkout', '{\"order\": {}}', key => 'p')")
     assert refused.value.sqlstate == "SV007" and json.loads(refused.value.diag.message_detail or "")["run_id"] == str(by_python)
+
+
+def test_the_client_says_which_run_a_rejected_key_names(shop: Database) -> None:
+    """The words and fields of SV005, SV006 and SV008, whatever the key has in it."""
+    key = 'a "quoted"\n% key'
+    calls = ClientCalls(shop.dsn, "supervisor")
+    try:
+        (first,), (second,), given, digest = calls.run_ids(1), calls.run_ids(1), [b'{"order":1}'], [sha256(b'{"order":1}').digest()]
+        assert calls.start(WORKFLOW, [first], given, [key], digest, on_conflict="reject", attributes=b'{"a":1}', batch="b") == []
+        with pytest.raises(KeyExists, match="on_conflict 'return'") as refused:
+            calls.start(WORKFLOW, [second], given, [key], digest, on_conflict="reject")
+        assert (refused.value.workflow, refused.value.key, refused.value.run_id) == (WORKFLOW, key, uuid.UUID(bytes=first))
+        assert calls.start(WORKFLOW, [first], given, [key], digest, on_conflict="reject") == [(0, uuid.UUID(bytes=first), True)]
+        assert calls._repeat(lambda conn: calls._rows(conn, "client_cancel", (uuid.UUID(bytes=first), None))) == [(True,)]
+        with pytest.raises(RunUnknown, match=str(uuid.UUID(bytes=second))):
+            calls._repeat(lambda conn: calls._rows(conn, "client_cancel", (uuid.UUID(bytes=second), "why")))
+        page = calls._repeat(lambda conn: calls._rows(conn, "client_batch_results", ("b", None, 10)))
+        assert [(run_id, named, status) for run_id, named, status, _, _ in page] == [(uuid.UUID(bytes=first), key, "cancelled")]
+        with pytest.raises(BatchUnknown, match="'nosuch'"):
+            calls._repeat(lambda conn: calls._rows(conn, "client_batch_results", ("nosuch", None, 10)))
+    finally:
+        calls.close()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_start_whose_answer_was_lost_is_repeated_under_every_policy(shop: Database, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    """With keys and without in one call: what the first try did is the answer, and nothing is done twice."""
+    calls = ClientCalls(shop.dsn, "supervisor")
+    rows, lost = calls._rows, []
+
+    def lose_the_first_answer(conn: Any, name: str, values: Any) -> Any:
+        found = rows(conn, name, values)
+        if name == "client_start" and not lost:
+            lost.append(found)
+            conn.close()
+            raise psycopg.OperationalError("the connection was lost")
+        return found
+
+    monkeypatch.setattr(calls, "_rows", lose_the_first_answer)
+    try:
+        ids, given = calls.run_ids(3), [b'{"order":1}'] * 3
+        told = calls.start(WORKFLOW, ids, given, ["a", None, "b"], [sha256(each).digest() for each in given], on_conflict=policy)
+    finally:
+        calls.close()
+    assert lost == [[]] and [(at, run_id.bytes) for at, run_id, matches in told if matches] == [(0, ids[0]), (2, ids[2])]
+    assert sorted(shop.sql("select run_id, status from supervisor.runs")) == sorted((uuid.UUID(bytes=each), "ready") for each in ids)
 
 
 def test_a_start_of_taken_keys_costs_lookups_and_no_scan(shop: Database) -> None:
