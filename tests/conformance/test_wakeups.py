@@ -118,12 +118,11 @@ def test_no_worker_and_no_start_notifies_within_its_transaction() -> None:
     assert {block.file for block in mentions.values()} <= {"wake.sql", "leader.sql"}, mentions.keys()
 
 
-def test_functions_of_the_schema_do_not_notify(database: Database) -> None:
-    """The same for what is called inside of others' transactions: starts, the fence, triggers."""
-    found = database.sql(
-        "select proname from pg_proc where pronamespace = 'supervisor'::regnamespace and prosrc ~* 'notify'"
-    )
-    assert found == []
+def test_functions_of_the_schema_do_not_notify_unasked(database: Database) -> None:
+    """The same for what is called inside of others' transactions: starts, the fence, triggers. `notify => true` asks for it."""
+    found = "select proname from pg_proc where pronamespace = 'supervisor'::regnamespace and prosrc ~* %s"
+    assert database.sql(found, r"pg_notify|\mnotify\s+\w+\s*(,|;)") == [("announce",)]
+    assert database.sql(found, r"\.announce\(") == [("start_many",)]
 
 
 def test_a_thousand_starts_a_second_are_a_hundred_hints(database: Database, hosts: HostFactory) -> None:
