@@ -130,6 +130,14 @@ class Asking:
             self._missed = 0
         return bool(found)
 
+    def forget_told(self, now: float) -> None:
+        """Nobody hears what the hosts say of those that they were told of: ask about them, and have them told of again."""
+        for place in self.places:
+            if place.told_at and place.outcome is None:
+                place.told_at = 0.0
+                if place.ask_at:
+                    self._plan(place, now)
+
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _plan(self, place: Place, at: float) -> None:

@@ -65,6 +65,9 @@ class Waiter:
         """End the ear's session; who waits goes on, and opens another."""
         with self._lock:
             ear, self._ear = self._ear, None
+            self._asking.forget_told(time.monotonic())
+            if self._asker is not None:
+                self._asker.stir.set()
         if ear is not None:
             ear.close()
 

@@ -113,11 +113,50 @@ def stopped(host: Host) -> Iterator[None]:
 # ── woken, not polled ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_slow_runs_end_is_announced(host: Host, client: Client, effects: Effects, only_announced: None) -> None:
+def test_a_slow_runs_end_is_announced(hosts: HostFactory, build: str, client: Client, effects: Effects, only_announced: None) -> None:
     """Twelve runs on two workers, awaited by as many threads: without announcements this would take an hour."""
-    waiting = Waiting(client, effects, [f"gate{n}" for n in range(12)]).told()
+    with hosts(APP, procs=2, build=build):
+        waiting = Waiting(client, effects, [f"gate{n}" for n in range(12)]).told()
+        waiting.open()
+        assert waiting.results(within_s=20) == list(waiting.gates)
+
+
+def test_a_host_that_comes_up_later_is_told_too(
+    hosts: HostFactory, client: Client, database: Database, effects: Effects, only_announced: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is awaited is said again and again."""
+    monkeypatch.setattr(ear, "RENEW_S", 0.2)
+    with hosts(APP):
+        pass  # it registers the workflows
+    waiting = Waiting(client, effects, ["gate"]).told()
+    with hosts(APP):
+        listens = "select 1 from pg_stat_activity where datname = current_database() and application_name ~ ' ears ' and query like 'LISTEN%%' and state = 'idle'"
+        eventually(lambda: database.sql(listens), 20)
+        thread = waiting.listening()._thread
+        renewed_at = thread._renew_at
+        eventually(lambda: thread._renew_at > renewed_at + 3 * ear.RENEW_S, 20, "told since")
+        waiting.open()
+        assert waiting.results(within_s=20) == ["gate"]
+
+
+def test_a_workers_successor_announces_as_well(host: Host, client: Client, effects: Effects, only_announced: None) -> None:
+    """It goes on in the ring of its number."""
+    waiting = Waiting(client, effects, ["gate"]).told()
+    for pid in host.worker_pids():
+        host.kill_worker(pid)
+    host.wait_up(4)
     waiting.open()
-    assert waiting.results(within_s=20) == list(waiting.gates)
+    assert waiting.results(within_s=20) == ["gate"]
+
+
+def test_who_waits_while_a_client_is_closed_is_told_of_again(host: Host, client: Client, effects: Effects, only_announced: None) -> None:
+    """The ear ends with the client; the one that waits goes on and has another."""
+    waiting = Waiting(client, effects, ["gate"]).told()
+    before = client._waiter._ear
+    client.close()
+    eventually(lambda: client._waiter._ear not in (None, before), 20)
+    waiting.told().open()
+    assert waiting.results(within_s=20) == ["gate"]
 
 
 def test_every_host_announces_what_its_workers_end(hosts: HostFactory, client: Client, effects: Effects, only_announced: None) -> None:
