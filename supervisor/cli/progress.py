@@ -20,7 +20,7 @@ class Progress:
         self._began = time.monotonic()
         bar = sys.stderr.isatty()
         self._next = self._began + (DRAW_EVERY_S if bar else LINE_EVERY_S)
-        self._bar: Any = _bar(what) if bar else None
+        self._bar: Any = _bar() if bar else None
         self._task = self._bar and self._bar.add_task("", total=self._total, said="")
 
     @property
@@ -51,12 +51,12 @@ class Progress:
             self._bar = None
 
 
-def _bar(what: str) -> Any:
+def _bar() -> Any:
     from rich import progress as parts
     from rich.console import Console
 
     bar = parts.Progress(
-        parts.TextColumn(what), parts.BarColumn(None), parts.TextColumn("{task.fields[said]}"), parts.TextColumn("eta"), parts.TimeRemainingColumn(),
+        parts.BarColumn(None), parts.TextColumn("{task.fields[said]}"), parts.TextColumn("eta"), parts.TimeRemainingColumn(),
         console=Console(stderr=True, highlight=False), auto_refresh=False, redirect_stdout=False, redirect_stderr=False, transient=True,
     )  # fmt: skip
     bar.start()

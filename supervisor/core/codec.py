@@ -236,7 +236,7 @@ class StoredError(msgspec.Struct, omit_defaults=True):
 
 _error_decode = msgspec.json.Decoder(StoredError).decode
 _ORIGIN = "_pgsupervisor_origin"  # (traceback, fingerprint) of an error that came from another process
-_PLACE = re.compile(r'^  File "(.*)", line \d+, in (.+)$', re.MULTILINE)  # of a stored traceback
+_PLACE = re.compile(r'^  File "(.*)", line (\d+), in (.+)$', re.MULTILINE)  # of a stored traceback
 _LAST_RESORT = b'{"type":"builtins.Exception","message":"the error could not be described"}'
 
 
@@ -382,7 +382,10 @@ def fingerprint(error: BaseException) -> str:
 
 
 def told(encoded: bytes | None) -> tuple[str, str]:
-    """What groups stored errors and what to say of one: a fingerprint of type and place, and type with message."""
+    """What groups stored errors of runs, and what to say of one: a fingerprint of type and line, and type with message.
+
+    The last line known of a run's error is the workflow's that called the step: the number tells its steps apart.
+    """
     try:
         stored = _error_decode(encoded or _LAST_RESORT)
     except msgspec.MsgspecError as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from supervisor.api import client
+from supervisor.cli.progress import Progress
 from supervisor.files import record
 from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
 
@@ -373,6 +376,33 @@ def test_a_role_that_may_only_start_loads_files(program: Program, database: Data
     finally:
         database.sql(f"drop owned by {name}")
         database.sql(f"drop role {name}")
+
+
+def test_progress_goes_to_a_terminal_as_a_bar(program: Program) -> None:
+    """And nothing of it stays there: the counts are the last line."""
+    program.write("sales.jsonl", sales(20_000))
+    terminal, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "supervisor", "start", "sell", "--input", "sales.jsonl"],
+        cwd=program.folder, env={**program.environ, "TERM": "xterm", "COLUMNS": "120"}, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    with suppress(OSError):  # EIO: the other end is closed
+        while part := os.read(terminal, 65_536):
+            seen += part
+    os.close(terminal)
+    assert process.wait(60) == 0
+    assert b"records" in seen and b"eta" in seen and seen.rstrip().decode().splitlines()[-1].endswith("20,000 created")
+
+
+def test_progress_elsewhere_is_a_line_with_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress("records", 1_000)
+    shown._began -= 10
+    shown._next = 0.0
+    shown.show(50_000, 250, "3 refused")
+    shown.show(50_001, 251)  # too soon for another
+    assert re.fullmatch(r"50,000 records, (5,000|4,\d{3})/s, 3 refused, 25%, 30 s left\n", capsys.readouterr().err)
 
 
 def test_keys_are_as_long_as_those_of_the_client() -> None:
