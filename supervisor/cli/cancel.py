@@ -98,7 +98,7 @@ def _count(conn: psycopg.Connection, schema: str, asked: Filter | None, timeout:
         return
     for row in rows:
         click.echo(f"{row['runs']:>9,}  {row['status']:8}  {plain(row['workflow'])}")
-    say(f"{total:,} live runs fit and nothing was done; to cancel them: --yes" if total else "no live run fits")
+    say(f"{_runs(total)} that would be cancelled, nothing was done; to do it: --yes" if total else "no live run fits")
 
 
 def _all(conn: psycopg.Connection, schema: str, asked: Filter | None, reason: str | None, timeout: float, as_json: bool) -> None:
@@ -120,7 +120,11 @@ def _all(conn: psycopg.Connection, schema: str, asked: Filter | None, reason: st
                 say(f"{done:,} cancelled")
     finally:
         if not as_json:
-            click.echo(f"cancelled {done:,} runs")
+            click.echo(f"cancelled {_runs(done)}")
+
+
+def _runs(n: int) -> str:
+    return f"{n:,} run" + ("" if n == 1 else "s")
 
 
 def _pages(conn: psycopg.Connection, schema: str, asked: Filter | None, timeout: float) -> Iterator[UUID]:

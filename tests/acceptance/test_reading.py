@@ -298,7 +298,7 @@ def test_a_parent_is_told_of_a_child_that_was_cancelled(hosts: HostFactory, data
         parent = client.start(reading.waits_for_child, "never")
         eventually(lambda: effects.count("read_gate"), 30)
         made = command(database, "cancel", "--filter", f"parent = {parent.id}", "--yes", "--reason", "the child is not wanted", folder=tmp_path)
-        assert (made.returncode, made.stdout) == (0, "cancelled 1 runs\n")
+        assert (made.returncode, made.stdout) == (0, "cancelled 1 run\n")
         assert "the child is not wanted" in parent.result(timeout=30)
     effects.open("never")
 
@@ -312,7 +312,7 @@ def test_cancel_by_filter_counts_first(database: Database, tmp_path: Path) -> No
     live = "select count(*) from supervisor.task"
     words = ("cancel", "--filter", "workflow = checkout AND attribute.n >= 10")
     dry = command(database, *words, folder=tmp_path)
-    assert dry.returncode == 0 and dry.stdout.split() == ["20", "ready", "checkout"] and "20 live runs fit and nothing was done" in dry.stderr
+    assert dry.returncode == 0 and dry.stdout.split() == ["20", "ready", "checkout"] and "20 runs that would be cancelled, nothing was done" in dry.stderr
     assert json.loads(command(database, *words, "--json", folder=tmp_path).stdout)["would_cancel"] == 20
     assert database.one(live) == 31
     done = command(database, *words, "--yes", "--reason", "a test", folder=tmp_path)
