@@ -14,17 +14,20 @@ from typing import Any
 
 from supervisor import Client
 from tests.apps import awaited
+from tests.harness import eventually
 
 TIMEOUT_S = 120.0
 
 
 def main(dsn: str, runs: int, seconds: float) -> None:
     threading.stack_size(256 * 1024)
+    sys.setswitchinterval(0.0005)  # thousands of threads that begin want their turns
     asked: list[float] = []
     ended: list[float] = []
     wrong: list[str] = []
     with Client(dsn) as client:
-        batch = client.start_many(awaited.awaited_sleep, ({"n": n, "seconds": seconds} for n in range(runs)))
+        batches: list[Any] = []
+        begin = threading.Event()
         ask = client._waiter._ask
 
         def counted(ids: Sequence[bytes]) -> Any:
@@ -34,8 +37,9 @@ def main(dsn: str, runs: int, seconds: float) -> None:
         client._waiter._ask = counted
 
         def wait(n: int) -> None:
+            begin.wait()
             try:
-                if batch[n].result(timeout=TIMEOUT_S) != n:
+                if batches[0][n].result(timeout=TIMEOUT_S) != n:
                     wrong.append(f"{n}: another result")
             except Exception as error:  # noqa: BLE001
                 wrong.append(f"{n}: {error}")
@@ -44,6 +48,9 @@ def main(dsn: str, runs: int, seconds: float) -> None:
         threads = [threading.Thread(target=wait, args=(n,)) for n in range(runs)]
         for thread in threads:
             thread.start()
+        batches.append(client.start_many(awaited.awaited_sleep, ({"n": n, "seconds": seconds} for n in range(runs))))
+        begin.set()
+        eventually(lambda: len(client._waiter._places) == runs, 60, "all wait")
         waiting_at = time.monotonic()
         print("waiting", flush=True)
         for thread in threads:
