@@ -1,6 +1,6 @@
 """How long from the moment at which a run is to be started to its result, for a client in another process?
 
-python -m supervisor bench latency --rate 100 [--seconds 20] [--procs 2]
+python -m supervisor bench latency --rate 100 [--seconds 20] [--procs 2] [--async]
 
 Runs of one quick step, at a fixed rate that does not wait for results (`sender.py`). The time has in it: the start's
 commit, the wake-up, the claim's commit, the step, its commit with the outcome, and the client's learning of it.
@@ -28,6 +28,7 @@ class Asked:
     rate: float
     seconds: float
     procs: int
+    on_loop: bool = False  # by an AsyncClient
 
     @property
     def runs(self) -> int:
@@ -45,7 +46,7 @@ def measure(places: Places, asked: Asked, repeats: int, say: Say) -> list[dict[s
 
 
 def _once(place: Place, asked: Asked) -> dict[str, list[float]]:
-    told = {"dsn": place.dsn, "schema": place.schema, "warm": WARM_RUNS, "runs": asked.runs, "rate": asked.rate}
+    told = {"dsn": place.dsn, "schema": place.schema, "warm": WARM_RUNS, "runs": asked.runs, "rate": asked.rate, "on_loop": asked.on_loop}
     with harness.workers_of(place, asked.procs) as workers, tempfile.TemporaryFile("w+") as words, tempfile.TemporaryFile("w+") as answer:
         while not all(child.ready for child in workers.parent.children.values()):
             workers.step(TURN_S)

@@ -7,6 +7,7 @@ Reads what to do from standard input (a connection string is no matter for an ar
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from supervisor.api.client import Client
+from supervisor.api.client_async import AsyncClient
 from supervisor.bench import app
 
 WAITERS = 64  # results that are waited for at once
@@ -22,6 +24,9 @@ TIMEOUT_S = 60.0
 
 def main() -> None:
     asked = json.load(sys.stdin)
+    if asked["on_loop"]:
+        json.dump(asyncio.run(on_loop(asked)), sys.stdout)
+        return
     with Client(asked["dsn"], schema=asked["schema"]) as client:
         for n in range(asked["warm"]):
             client.start(app.job, n).result(timeout=TIMEOUT_S)
@@ -49,6 +54,29 @@ def open_loop(client: Client, runs: int, rate: float) -> dict[str, list[float]]:
             started_ms.append((time.monotonic() - intended) * 1000)
             waiting.append(waiters.submit(ended, n, run, intended))
         return {"result_ms": [each.result() for each in waiting], "start_ms": started_ms}
+
+
+async def on_loop(asked: dict[str, Any]) -> dict[str, list[float]]:
+    """The same by an AsyncClient."""
+    runs, rate = asked["runs"], asked["rate"]
+    started_ms: list[float] = []
+
+    async def one(n: int, intended: float) -> float:
+        await asyncio.sleep(intended - time.monotonic())
+        run = await client.start(app.job, n)
+        started_ms.append((time.monotonic() - intended) * 1000)
+        result = await run.result(timeout=TIMEOUT_S)
+        took_ms = (time.monotonic() - intended) * 1000
+        if result != n + 1:
+            raise ValueError(f"run {n} gave {result}")
+        return took_ms
+
+    async with AsyncClient(asked["dsn"], schema=asked["schema"]) as client:
+        for n in range(asked["warm"]):
+            await (await client.start(app.job, n)).result(timeout=TIMEOUT_S)
+        began = time.monotonic() + 0.1
+        took_ms = await asyncio.gather(*(one(n, began + n / rate) for n in range(runs)))
+        return {"result_ms": list(took_ms), "start_ms": started_ms}
 
 
 if __name__ == "__main__":

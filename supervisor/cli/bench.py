@@ -86,8 +86,13 @@ def jobs(runs: int, procs: str, **common: Any) -> None:
 @click.option("--input", "path", metavar="FILE", help="Start the records of a file, as `start --input` does; made with --runs orders where it is not there.")
 @click.option("--key-field", metavar="NAME", help="Of --input: with keys.")
 @click.option("--typed", is_flag=True, help="Of --input: records are checked by types too.")
+@click.option("--keys", is_flag=True, help="Each run has a key of its own.")
+@click.option("--within", is_flag=True, help="One by one, each in a transaction of the application beside a row of its own.")
+@click.option("--pooled", is_flag=True, help="Through a pgbouncer in transaction mode.")
 @_common
-def start(runs: int, path: str | None, key_field: str | None, typed: bool, **common: Any) -> None:
+def start(
+    runs: int, path: str | None, key_field: str | None, typed: bool, keys: bool, within: bool, pooled: bool, **common: Any
+) -> None:  # fmt: skip
     """Starts per second, in bulk, from one client; or with --input records of a file per second."""
     if path is not None:
         from supervisor.bench import files
@@ -97,7 +102,7 @@ def start(runs: int, path: str | None, key_field: str | None, typed: bool, **com
         return
     from supervisor.bench import start as question
 
-    asked = question.Asked(runs)
+    asked = question.Asked(runs, keys, within, pooled)
     _answer("start", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 
@@ -119,13 +124,14 @@ def tx(runs: int, procs: str, hot: int | None, **common: Any) -> None:
 @click.option("--rate", type=click.FloatRange(0.1, 10_000), default=100.0, show_default=True, help="Starts per second.")
 @_seconds(20.0, "How long runs are started for.")
 @_procs
+@click.option("--async", "on_loop", is_flag=True, help="By an AsyncClient.")
 @_common
-def latency(rate: float, seconds: float, procs: str, **common: Any) -> None:
+def latency(rate: float, seconds: float, procs: str, on_loop: bool, **common: Any) -> None:
     """Milliseconds from the intended start of a run to its result."""
     from supervisor.bench import latency as question
     from supervisor.cli.run import count_procs
 
-    asked = question.Asked(rate, seconds, count_procs(procs if procs == "auto" else int(procs)))
+    asked = question.Asked(rate, seconds, count_procs(procs if procs == "auto" else int(procs)), on_loop)
     _answer("latency", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 

@@ -1,0 +1,56 @@
+"""A pgbouncer in transaction mode in front of a place, for measuring through it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from supervisor.bench.harness import BenchInvalid, Place
+
+UP_S = 10.0
+PORT = 6432
+
+
+@contextmanager
+def pooled(place: Place) -> Iterator[str]:
+    """The DSN of *place* by way of a pooler that ends with the block. Raises BenchInvalid where it can't be had."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    server = conninfo_to_dict(place.dsn)
+    if program is None:
+        raise BenchInvalid("--pooled needs pgbouncer, which is not installed: apt install pgbouncer")
+    if server.get("password") or not server.get("host"):
+        raise BenchInvalid("--pooled needs a server that trusts this account and a host in --dsn; the embedded one is such a server")
+    folder = Path(tempfile.mkdtemp(prefix="bench-pgb-", dir="/tmp"))
+    user, host = server.get("user") or "postgres", str(server["host"])
+    (folder / "users.txt").write_text(f'"{user}" ""\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\n* = host={host} port={server.get('port') or 5432}\n"
+        f"[pgbouncer]\npool_mode = transaction\nunix_socket_dir = {folder}\nlisten_addr =\nlisten_port = {PORT}\nauth_type = trust\n"
+        f"auth_file = {folder}/users.txt\nlogfile = {folder}/log\npidfile = {folder}/pid\n"
+    )
+    words = [program, str(folder / "pgbouncer.ini")]
+    if os.getuid() == 0:  # which pgbouncer refuses to be
+        account = Path(host).owner() if host.startswith("/") else "nobody"  # whose the server's socket is
+        shutil.chown(folder, account)
+        words[1:1] = ["-u", account]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + UP_S
+        while not (folder / f".s.PGSQL.{PORT}").exists():
+            if process.poll() is not None or time.monotonic() > until:
+                raise BenchInvalid(f"pgbouncer did not come up: {(folder / 'log').read_text() if (folder / 'log').exists() else 'it said nothing'}")
+            time.sleep(0.02)
+        yield make_conninfo(place.dsn, host=str(folder), port=PORT)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
