@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
@@ -94,6 +95,7 @@ class Starter:
         self.tally = Tally()
         self.ids: BinaryIO | None = tempfile.SpooledTemporaryFile(IDS_IN_MEMORY_BYTES) if keep_ids else None  # type: ignore[assignment]
         self._head: list[str] | None = None
+        self._sent: deque[tuple[_Chunk, Future[tuple[list[bytes], list[Conflict]]]]] = deque()
         self._broken = False  # a chunk was not acknowledged; none is sent after it
         self._ended = False  # by a record that --strict does not let pass
 
@@ -102,18 +104,20 @@ class Starter:
 
         Raises  RecordRefused with --strict, when all records before the bad one are started; FileDamaged; what a start raises.
         """
-        sent: tuple[_Chunk, Future[tuple[list[bytes], list[Conflict]]]] | None = None
         with ThreadPoolExecutor(1, "pgsupervisor-start") as sender:
             try:
                 for chunk in self._chunks(source, form):
-                    last, sent = sent, (chunk, sender.submit(self._send, chunk))
-                    if last is not None:
-                        self._settle(source, *last)
+                    self._sent.append((chunk, sender.submit(self._send, chunk)))
+                    if len(self._sent) > 1:
+                        self._settle(source)
                     show()
-            finally:  # what was sent is durable, whatever ended the reading
-                if sent is not None and not self._broken:
-                    self._settle(source, *sent)
+                while self._sent:
+                    self._settle(source)
                     show()
+            except BaseException:  # what was sent before is durable, whatever ended the reading
+                while self._sent and not self._broken:
+                    self._settle(source)
+                raise
 
     # ── chunks ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -178,12 +182,12 @@ class Starter:
         if not chunk.inputs or self._broken:
             return [], []
         try:
-            return self._sent(chunk)
+            return self._store(chunk)
         except BaseException:
             self._broken = True
             raise
 
-    def _sent(self, chunk: _Chunk) -> tuple[list[bytes], list[Conflict]]:
+    def _store(self, chunk: _Chunk) -> tuple[list[bytes], list[Conflict]]:
         ids = self._calls.run_ids(len(chunk.inputs))
         hashes = None if chunk.keys is None else [sha256(each).digest() for each in chunk.inputs]
         conflicts = self._calls.start(self._how.workflow, ids, chunk.inputs, chunk.keys, hashes, **self._how.words)
@@ -193,9 +197,14 @@ class Starter:
             self._calls.announce(hint)
         return ids, [each for each in conflicts if each.run_id.bytes != ids[each.at]]
 
-    def _settle(self, source: Source, chunk: _Chunk, sent: Future[tuple[list[bytes], list[Conflict]]]) -> None:
-        """Count what the server acknowledged, write down what was refused, and end it all where --strict says so."""
+    def _settle(self, source: Source) -> None:
+        """Count what the server acknowledged of the oldest chunk, write down what was refused, and end it all where --strict says so.
+
+        Whoever interrupts the wait finds the chunk among those that were sent, still to be counted.
+        """
+        chunk, sent = self._sent[0]
         ids, conflicts = sent.result()
+        self._sent.popleft()
         tally, refused = self.tally, chunk.refused
         tally.created += len(ids) - len(conflicts)
         tally.rejected += len(refused)

@@ -203,6 +203,16 @@ def test_a_damaged_file_is_read_as_far_as_it_goes(program: Program, database: Da
     assert 0 < facts["created"] == facts["line"] == len(inputs(database)) < 20_000
 
 
+def test_what_the_server_refuses_is_an_error_and_not_a_success(program: Program, database: Database) -> None:
+    """Also when it was the only chunk: a load that stored nothing must never end with exit code 0."""
+    for many in (3, 12_000):
+        path = program.write("sales.jsonl", sales(many))
+        out, err = program("start", "sell", "--input", path, "--batch", "b" * 600, "--json", code=2)
+        facts = json.loads(out)
+        assert (facts["created"], facts["line"], facts["error"]["code"]) == (0, 0, "input_invalid") and "batch" in err
+    assert inputs(database) == []
+
+
 def test_rejects_never_overwrite_the_input(program: Program) -> None:
     path = program.write("sales.jsonl", sales(1))
     os.link(program.folder / path, program.folder / "same.jsonl")
