@@ -21,7 +21,7 @@ import pytest
 from supervisor import Client, RunCancelled
 from tests.acceptance.test_workers import command
 from tests.apps import reading
-from tests.harness import ROOT, Database, Effects, HostFactory, eventually
+from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
 
 APP = "tests.apps.reading"
 HOSTILE = 'e\x1b[2J\x07"\u202e;\n%s$1'
@@ -108,6 +108,28 @@ def test_watch_tells_what_changes(database: Database, tmp_path: Path) -> None:
         eventually(lambda: lines()[1:] == [(second, "ready")], 30)
         database.sql("select supervisor.cancel(%s::uuid)", first)
         eventually(lambda: lines()[2:] == [(first, "cancelled")], 30)
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+def test_watch_goes_on_after_an_outage(own_server: Server, tmp_path: Path) -> None:
+    """In a pipe one table after the other; while the database is away it says so and goes on trying."""
+    database = own_server.database()
+    registered(database, "checkout")
+    run = started(database, "checkout")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn}
+    told, talk = tmp_path / "told", tmp_path / "talk"
+    with told.open("w") as out, talk.open("w") as err:
+        words = [sys.executable, "-m", "supervisor", "list", "--watch", "--interval", "0.1"]
+        process = subprocess.Popen(words, cwd=tmp_path, env=environ, stdout=out, stderr=err)
+    try:
+        eventually(lambda: told.read_text().count(run) >= 2, 30)
+        own_server.embedded.stop("immediate")
+        eventually(lambda: "trying again" in talk.read_text(), 30)
+        own_server.embedded.start()
+        seen = told.read_text().count(run)
+        eventually(lambda: told.read_text().count(run) > seen, 60)
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
