@@ -42,6 +42,7 @@ COMMENT ON FUNCTION {schema}.batch_id(text) IS 'Internal: the number of a batch;
 -- ── ending a run from outside ────────────────────────────────────────────────────────────────────────────────
 -- Claimed runs are taken from their workers first, so that a worker's row is locked before the tasks. One that is claimed
 -- in that very moment is taken in the next turn. Custom plans: they prune step and child_done.
+-- A transactional step must not take a run from its own worker: that raises the epoch which its own fence compares at the end.
 CREATE FUNCTION {schema}.end_runs(p_runs uuid[], p_status int2, p_error bytea) RETURNS uuid[]
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
@@ -53,6 +54,11 @@ DECLARE
 BEGIN
     LOOP
         IF EXISTS (SELECT FROM {schema}.task t WHERE t.run_id = ANY (p_runs) AND t.owner IS NOT NULL) THEN
+            IF EXISTS (SELECT FROM {schema}.task t JOIN {schema}.worker w ON w.id = t.owner WHERE t.run_id = ANY (p_runs)
+                       AND current_setting('application_name') = 'pgsupervisor: tx ' || left(w.boot::text, 8)) THEN
+                RAISE EXCEPTION 'a transactional step can''t end a run that its own worker has' USING ERRCODE = '55000',
+                    HINT = 'end it in a step that is not transactional, with a client';
+            END IF;
             PERFORM {schema}.take_away(p_runs);
         END IF;
         PERFORM FROM {schema}.task t WHERE t.run_id = ANY (p_runs) AND t.owner IS NULL ORDER BY t.run_id FOR UPDATE;

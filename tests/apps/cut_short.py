@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from supervisor import RunFailed, gather, sleep, workflow
+from typing import Any
+
+from supervisor import RunFailed, gather, sleep, step, workflow
 from tests.apps.taken import afterwards, in_task, in_thread, in_transaction
+
+
+@step(transactional=True)
+def cut_by_a_step(tx: Any, run_id: str) -> bool:
+    tx.execute("insert into kept (word) values (%s)", (f"by a step {run_id}",))
+    [(ended,)] = tx.execute("select supervisor.cancel(%s::uuid)", (run_id,))
+    return bool(ended)
+
+
+@workflow
+async def cut_another(run_id: str) -> str:
+    try:
+        return str(await cut_by_a_step.aio(run_id))
+    except Exception as error:  # noqa: BLE001 - what the test wants to know
+        return str(error)
 
 
 @workflow

@@ -72,7 +72,8 @@ def test_a_run_in_the_middle_of_a_step_ends_at_once_and_its_step_writes_nothing(
     assert stands(live, run) == ("cancelled", "it was cancelled") and left(live, run) == 0
     live.effects.open(f"{kind}-gate")
     assert beside.result(timeout=20) == 1
-    live.until(lambda: live.effects.count("left", word, 1) == 1, 20, "its step to return, to nobody")
+    if kind != "cut_tasked":  # a thread can't be stopped; a task is cancelled as soon as its worker hears of it
+        live.until(lambda: live.effects.count("left", word, 1) == 1, 20, "its step to return, to nobody")
     assert live.run(cut_short.cut_tasked, f"{kind}-after", f"{kind}-gate") == 1
     assert live.rows(run) == 0 and live.effects.count("afterwards", word) == 0
     assert live.database.one("select count(*) from kept where word = %s", word) == 0
@@ -140,6 +141,21 @@ def test_a_cancellation_that_is_rolled_back_changes_nothing(live: Live) -> None:
         live.effects.open("spared-gate")
     assert run.result(timeout=20) == 1
     assert live.effects.count("standing", "spared") == 1
+
+
+def test_a_transactional_step_cancels_with_what_it_writes_but_not_what_its_own_worker_has(live: Live) -> None:
+    """Taking a run from its own worker would refuse the step's own commit, again and again, until the worker gives up."""
+    kept = "select count(*) from kept where word = %s"
+    waits = live.database.one("select supervisor.start('cut_asleep', '{\"seconds\": 0}', delay => '1 hour')")
+    assert live.run(cut_short.cut_another, str(waits)) == "True"
+    assert stands(live, waits)[0] == "cancelled" and live.database.one(kept, f"by a step {waits}") == 1
+    run, pids, before = live.start(cut_short.cut_tasked, "own", "own-gate"), live.host.worker_pids(), epoch(live)
+    standing(live, "own")
+    assert "a transactional step can't end a run that its own worker has" in live.run(cut_short.cut_another, str(run.id))
+    assert live.database.one(kept, f"by a step {run.id}") == 0
+    live.effects.open("own-gate")
+    assert run.result(timeout=20) == 1
+    assert (live.host.worker_pids(), epoch(live)) == (pids, before), live.about()
 
 
 def test_a_role_of_clients_cancels_and_is_durable_where_its_session_is_not(live: Live) -> None:
