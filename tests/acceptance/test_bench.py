@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +20,9 @@ import pytest
 
 from tests.harness import ROOT, Server
 
+needs_pgbouncer = pytest.mark.skipif(
+    shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None, reason="pgbouncer is not installed: apt install pgbouncer"
+)
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 KEYS = {
     "steps": ["steps_per_s", "copy_rows_per_s", "ratio", "worker_cpu_us_per_step", "wal_bytes_per_step", "commits_per_step"],
@@ -56,7 +60,11 @@ def answer(process: subprocess.Popen[str]) -> tuple[Any, str]:
         ("steps", ["--runs", "30", "--procs", "1", "--style", "def", "--payload", "typed"], ["bare_steps_per_s", "ratio_to_bare"]),
         ("jobs", ["--runs", "50", "--procs", "2"], []),
         ("start", ["--runs", "50"], []),
+        ("start", ["--runs", "50", "--keys"], []),
+        ("start", ["--runs", "50", "--within", "--keys"], []),
+        pytest.param("start", ["--runs", "50", "--pooled"], [], marks=needs_pgbouncer),
         ("latency", ["--rate", "40", "--seconds", "1", "--procs", "2"], []),
+        ("latency", ["--rate", "40", "--seconds", "1", "--procs", "2", "--async"], []),
         ("idle", ["--seconds", "1", "--procs", "2"], []),
         ("spread", ["--runs", "10", "--procs", "2"], []),
         ("recover", ["--kills", "1"], []),
