@@ -34,7 +34,7 @@ from supervisor.engine.adoption import ASKED, Adoption, Own
 from supervisor.engine.batch import INFINITY, Batch, encode_rows
 from supervisor.engine.claims import Claims, every_second
 from supervisor.engine.commands import CODE_MISSING, COMMIT_REJECTED, CRASH_LOOP, Commands
-from supervisor.engine.endings import Endings, Notes
+from supervisor.engine.endings import Notes
 from supervisor.engine.executors import Executors
 from supervisor.engine.processes import Processes
 from supervisor.engine.reading import Look, Reading, Reads
@@ -82,7 +82,7 @@ class WorkerOptions:
     number: int = 0
     nudge_fd: int = -1  # an eventfd that the parent writes when there may be work
     seat: Seat = field(default_factory=lambda: Board(1).seat(0))
-    endings: Notes = field(default_factory=lambda: Endings(1).of(0))
+    endings: Notes | None = None  # where the parent reads which runs ended
     loop_slot: Any = None
     thread_slots: list[Any] = field(default_factory=list)
     task_slots: list[Any] = field(default_factory=list)
@@ -515,8 +515,9 @@ class Worker:
         for run in batch.leaving:
             self.loop.evict(run)
         self.loop.acknowledge(batch.runs, batch.finished)
-        if batch.outcomes is not None and self.options.endings.wanted:
-            self.options.endings.note(batch.outcomes[0])
+        endings = self.options.endings
+        if endings is not None and batch.outcomes is not None and endings.wanted:
+            endings.note(batch.outcomes[0])
         if "insert_children_done" in batch.rare:
             self._parents.update(row[0] for _, row in batch.rare["insert_children_done"])
         if "insert_children_done" in batch.rare or "insert_runs" in batch.rare:
