@@ -190,7 +190,7 @@ def test_hup_brings_new_code_and_loses_nothing(database: Database, hosts: HostFa
         effects.open("go")
         eventually(sampled, 60, f"no reload:\n{host.log()}")
         assert min(fewest) >= 1 and max(fewest) <= 3
-        assert not old & set(host.worker_pids()) and len(host.worker_pids()) == 2
+        eventually(lambda: not old & set(host.worker_pids()) and len(host.worker_pids()) == 2, 30, "the last old one, which drains, has ended")
         assert {run.result(timeout=20) for run in held} == {"old"}
         assert result_of(database, "ask") == "brand new"
         eventually(lambda: database.one("select code from supervisor.waits where run_id = %s", gone.id) == "code_missing", 30)
