@@ -116,7 +116,7 @@ def test_a_role_may_what_is_named_here_and_nothing_else(peopled: Database, role:
 
 def test_the_roles_are_those_of_the_project(peopled: Database) -> None:
     assert {f"supervisor_{role}" for role in ROLES} | {NOBODY} == set(MAY)
-    members = "select m.roleid::regrole::text, m.member::regrole::text from pg_auth_members m where m.roleid::regrole::text like 'supervisor%'"
+    members = "select m.roleid::regrole::text, m.member::regrole::text from pg_auth_members m where m.member::regrole::text like 'supervisor\\_%'"
     assert peopled.sql(members) == [], "a role inherits from another"
     logs_in = "select rolname from pg_roles where rolname like 'supervisor\\_%' and (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb or rolbypassrls)"
     assert peopled.sql(logs_in) == []
