@@ -322,13 +322,13 @@ def test_the_client_says_which_run_a_rejected_key_names(shop: Database) -> None:
             calls.start(WORKFLOW, [second], given, [key], digest, on_conflict="reject")
         assert (refused.value.workflow, refused.value.key, refused.value.run_id) == (WORKFLOW, key, uuid.UUID(bytes=first))
         assert calls.start(WORKFLOW, [first], given, [key], digest, on_conflict="reject") == [(0, uuid.UUID(bytes=first), True)]
-        assert calls._repeat(lambda conn: calls._rows(conn, "client_cancel", (uuid.UUID(bytes=first), None))) == [(True,)]
+        assert calls.ask(calls.questions.cancel(uuid.UUID(bytes=first), None)) is True
         with pytest.raises(RunUnknown, match=str(uuid.UUID(bytes=second))):
-            calls._repeat(lambda conn: calls._rows(conn, "client_cancel", (uuid.UUID(bytes=second), "why")))
-        page = calls._repeat(lambda conn: calls._rows(conn, "client_batch_results", ("b", None, 10)))
+            calls.ask(calls.questions.cancel(uuid.UUID(bytes=second), "why"))
+        page = calls.batch_results("b", None, 10)
         assert [(run_id, named, status) for run_id, named, status, _, _ in page] == [(uuid.UUID(bytes=first), key, "cancelled")]
         with pytest.raises(BatchUnknown, match="'nosuch'"):
-            calls._repeat(lambda conn: calls._rows(conn, "client_batch_results", ("nosuch", None, 10)))
+            calls.batch_results("nosuch", None, 10)
     finally:
         calls.close()
 
@@ -339,9 +339,9 @@ def test_a_start_whose_answer_was_lost_is_repeated_under_every_policy(shop: Data
     calls = ClientCalls(shop.dsn, "supervisor")
     rows, lost = calls._rows, []
 
-    def lose_the_first_answer(conn: Any, name: str, values: Any) -> Any:
-        found = rows(conn, name, values)
-        if name == "client_start" and not lost:
+    def lose_the_first_answer(conn: Any, question: Any) -> Any:
+        found = rows(conn, question)
+        if question[0] == "client_start" and not lost:
             lost.append(found)
             conn.close()
             raise psycopg.OperationalError("the connection was lost")
