@@ -78,7 +78,7 @@ def _once(places: Places, asked: Asked, runs: int) -> dict[str, float]:
 @contextmanager
 def _way(place: Place, asked: Asked) -> Iterator[str]:
     if asked.pooled:
-        with pooled(place) as dsn:
+        with pooled(place.dsn) as dsn:
             yield dsn
     else:
         yield place.dsn

@@ -65,10 +65,10 @@ class Verbs:
         key = asked.keyed()
         chunk = Chunk([payload]) if key is None else Chunk([payload], [key], [hash_of(payload)])
         try:
-            ids, conflicts = yield from self._start_all(asked, chunk)
+            ids, conflicts = yield from self.start_chunk(asked, chunk)
         except ClockSkew:  # a clock that was set since the last measure
             yield from self.questions.measure_anew()
-            ids, conflicts = yield from self._start_all(asked, chunk)
+            ids, conflicts = yield from self.start_chunk(asked, chunk)
         run_id = uuid.UUID(bytes=ids[0])
         if conflicts:
             if not conflicts[0].matches:
@@ -78,9 +78,6 @@ class Verbs:
 
     def start_chunk(self, asked: Asked, chunk: Chunk) -> Verb[tuple[list[bytes], list[Conflict]]]:
         """Start a chunk of runs in one transaction: their ids, and the keys that named other runs already."""
-        return (yield from self._start_all(asked, chunk))
-
-    def _start_all(self, asked: Asked, chunk: Chunk) -> Verb[tuple[list[bytes], list[Conflict]]]:
         ids = yield from self.questions.run_ids(len(chunk.inputs))
         conflicts = yield from self.questions.start(asked.name, ids, chunk.inputs, chunk.keys, chunk.hashes, **asked.how)
         # a start that is repeated meets its own key

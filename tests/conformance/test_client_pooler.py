@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
-import signal
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from supervisor import AsyncClient, Client, KeyExists, KeyMismatch, UnknownWorkflow
+from supervisor.bench.pooler import pooled, program
 from tests.apps.asked import Doubled, asked_double, asked_sleeper
 from tests.conformance.client_host import Hosted, hosted as hosted
 from tests.harness import eventually
@@ -28,9 +22,7 @@ POOL = 4  # server sessions: fewer than clients, so that clients take turns on t
 
 @dataclass
 class Pooler:
-    process: subprocess.Popen[bytes]
     dsn: str
-    log: Path
 
     def reconnect(self) -> None:
         """Every server session is closed as soon as its transaction is over."""
@@ -40,33 +32,10 @@ class Pooler:
 
 @pytest.fixture(scope="module")
 def pooler(hosted: Hosted) -> Iterator[Pooler]:
-    program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
-    if program is None:
+    if program() is None:
         pytest.skip("pgbouncer is not installed: apt install pgbouncer")
-    folder = Path(tempfile.mkdtemp(prefix="pgb-", dir="/tmp"))
-    server = conninfo_to_dict(hosted.database.dsn)
-    user = str(server.get("user") or pwd.getpwuid(os.getuid()).pw_name)
-    (folder / "users.txt").write_text(f'"{user}" ""\n')
-    (folder / "pgbouncer.ini").write_text(
-        f"[databases]\n* = host={server['host']} port={server.get('port') or 5432}\n"
-        f"[pgbouncer]\npool_mode = transaction\nunix_socket_dir = {folder}\nlisten_addr =\nlisten_port = 6432\nauth_type = trust\n"
-        f"auth_file = {folder}/users.txt\nadmin_users = {user}\ndefault_pool_size = {POOL}\nmax_client_conn = 500\nserver_login_retry = 0.1\n"
-        f"logfile = {folder}/log\npidfile = {folder}/pid\n"
-    )
-    words = [program, str(folder / "pgbouncer.ini")]
-    if os.getuid() == 0:  # which pgbouncer refuses to be
-        account = Path(str(server["host"])).owner()  # whose the server's socket is
-        shutil.chown(folder, account)
-        words[1:1] = ["-u", account]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        made = Pooler(process, make_conninfo(hosted.database.dsn, host=str(folder), port=6432), folder / "log")
-        eventually((folder / ".s.PGSQL.6432").exists, 20, "the pooler's socket")
-        yield made
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
-        shutil.rmtree(folder, ignore_errors=True)
+    with pooled(hosted.database.dsn, default_pool_size=POOL, max_client_conn=500, server_login_retry=0.1) as dsn:
+        yield Pooler(dsn)
 
 
 def test_every_verb_works_through_a_transaction_pooler(hosted: Hosted, pooler: Pooler) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,6 +19,7 @@ import pytest
 
 from supervisor import Client
 from supervisor.api import asking, ear
+from supervisor.bench import pooler
 from supervisor.core import awaited as hints
 from supervisor.db.statements import await_channel, done_channel
 from tests.apps import awaited
@@ -294,30 +292,10 @@ def test_garbage_on_the_channels_harms_nobody(host: Host, client: Client, databa
 @pytest.fixture
 def pooled(database: Database) -> Iterator[str]:
     """A DSN through a real pgbouncer in transaction mode."""
-    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="pgs-bouncer-", dir="/tmp"))
-    server = psycopg.conninfo.conninfo_to_dict(database.dsn)
-    (folder / "users.txt").write_text(f'"{server["user"]}" ""\n')
-    (folder / "pgbouncer.ini").write_text(
-        f"[databases]\n* = host={server['host']} port={server['port']}\n"
-        f"[pgbouncer]\npool_mode = transaction\nunix_socket_dir = {folder}\nlisten_addr =\nlisten_port = 6432\nauth_type = trust\n"
-        f"auth_file = {folder}/users.txt\nlogfile = {folder}/log\n"
-    )
-    words = [program, str(folder / "pgbouncer.ini")]
-    if os.getuid() == 0:  # which it refuses to be
-        account = Path(str(server["host"])).owner()
-        shutil.chown(folder, account)
-        words[1:1] = ["-u", account]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        eventually((folder / ".s.PGSQL.6432").exists, 20, "the pooler's socket")
-        yield psycopg.conninfo.make_conninfo(database.dsn, host=str(folder), port=6432)
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    if pooler.program() is None:
+        pytest.skip("pgbouncer is not installed: apt install pgbouncer")
+    with pooler.pooled(database.dsn) as dsn:
+        yield dsn
 
 
 def test_behind_a_pooler_results_are_found_by_asking_less_and_less(host: Host, database: Database, pooled: str, effects: Effects) -> None:
