@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ import psycopg
 import pytest
 
 from supervisor import Client, RunCancelled
+from tests.acceptance.terminal import drawn_until_q
 from tests.acceptance.test_workers import command
 from tests.apps import reading
 from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
@@ -139,28 +136,7 @@ def test_watch_on_a_terminal_ends_with_q(database: Database, tmp_path: Path) -> 
     """It draws again and again, and leaves the terminal as it was."""
     registered(database, "checkout")
     started(database, "checkout", key=HOSTILE.replace("\n", ""))
-    here, there = pty.openpty()
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
-    words = [sys.executable, "-m", "supervisor", "list", "--watch", "--interval", "0.1", "status = ready"]
-    process = subprocess.Popen(words, cwd=tmp_path, env=environ, stdin=there, stdout=there, stderr=there)
-    os.close(there)
-    drawn = b""
-    deadline = time.monotonic() + 60
-    try:
-        while drawn.count(b"checkout") < 3 and time.monotonic() < deadline:
-            if select.select([here], [], [], 1)[0]:
-                drawn += os.read(here, 65536)
-        os.write(here, b"q")
-        with contextlib.suppress(OSError):  # the other end is closed: it has ended
-            while time.monotonic() < deadline:
-                if select.select([here], [], [], 1)[0]:
-                    drawn += os.read(here, 65536)
-        assert process.wait(20) == 0, drawn[-2000:]
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        os.close(here)
-    assert b"\x1b[?1049l" in drawn, "it did not give the screen back"
+    drawn = drawn_until_q(database, tmp_path, "list", "--watch", "--interval", "0.1", "status = ready", wanted=b"checkout", times=3)
     assert b"\x07" not in drawn and b"\x1b[2J\\x07" not in drawn and rb"\x1b[2J" in drawn
 
 

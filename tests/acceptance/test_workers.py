@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from supervisor import Client
+from tests.acceptance.terminal import drawn_until_q
 from tests.apps import poison
 from tests.faults import apps_plain
 from tests.harness import ROOT, Database, Effects, Host, HostFactory, eventually
@@ -154,24 +151,4 @@ def test_top_counts_what_is_done(hosts: HostFactory, database: Database, tmp_pat
 
 def test_top_on_a_terminal_ends_with_q(busy: Host, database: Database, tmp_path: Path) -> None:
     """It draws again and again, and leaves the terminal as it was."""
-    here, there = pty.openpty()
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
-    process = subprocess.Popen([sys.executable, "-m", "supervisor", "top", "--interval", "0.2"], cwd=tmp_path, env=environ, stdin=there, stdout=there, stderr=there)
-    os.close(there)
-    drawn = b""
-    deadline = time.monotonic() + 60
-    try:
-        while drawn.count(b"steps/s") < 6 and time.monotonic() < deadline:
-            if select.select([here], [], [], 1)[0]:
-                drawn += os.read(here, 65536)
-        os.write(here, b"q")
-        with contextlib.suppress(OSError):  # the other end is closed: it has ended
-            while time.monotonic() < deadline:
-                if select.select([here], [], [], 1)[0]:
-                    drawn += os.read(here, 65536)
-        assert process.wait(20) == 0, drawn[-2000:]
-        assert b"\x1b[?1049l" in drawn, "it did not give the screen back"
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        os.close(here)
+    drawn_until_q(database, tmp_path, "top", "--interval", "0.2", wanted=b"steps/s", times=6)
