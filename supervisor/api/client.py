@@ -17,8 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from supervisor.api.asked import (
-    CHUNK_RUNS as CHUNK_RUNS,
-    KEY_MAX as KEY_MAX,
+    CHUNK_RUNS,
     Asked,
     Chunk,
     Named as Named,

@@ -36,7 +36,6 @@ PUBLISH_AFTER_US = 1_000_000  # a step that runs longer is named in its run's ta
 STEP_RUNNING = 8
 STAY_BESIDE_CHILDREN_S = 0.02  # nobody tells a run in memory that its child has ended
 BACKOFF, TIMER, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 14, 15, 19, 20, 22, 23
-EMPTY = Past()
 DURABLE_WORD = {
     "sleep": "sleep(seconds)", "gather": "gather(…)", "wait": "gather(…) or first(…)", "TaskGroup": "gather(…)", "timeout": "@step(timeout=…) or first(…)",
     "timeout_at": "@step(timeout=…) or first(…)", "wait_for": "@step(timeout=…) or first(…)", "create_task": "gather(…)", "ensure_future": "gather(…)",

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
+from supervisor.api.asked import KEY_MAX
 from supervisor.core import codec
 from supervisor.core.errors import InputInvalid, PayloadRefused
 
-KEY_MAX = 500
 _NUMBER = frozenset("-0123456789")
 _JSON_BEGINS = _NUMBER | frozenset('tfn{["')
 _decode = msgspec.json.Decoder().decode
