@@ -130,7 +130,7 @@ def test_operations_lists_the_options_of_run() -> None:
 
 def test_limits_are_those_of_the_code() -> None:
     """A limit in the docs that the code does not have is worse than none."""
-    from supervisor.api import client
+    from supervisor.api import asked
     from supervisor.core import codec
     from supervisor.core.settings import Settings
     from supervisor.db import connect, partitions, step_session
@@ -139,8 +139,8 @@ def test_limits_are_those_of_the_code() -> None:
     told = dict(rows(section("operations.md", "## Sizes and limits")))
     assert told["one payload (input, result)"] == f"{codec.PAYLOAD_MAX_BYTES >> 20} MiB of JSON, {codec.DEPTH_MAX} levels"
     assert told["an error as it is stored"] == f"{codec.ERROR_MAX_BYTES >> 10} KiB, {codec.CAUSES_MAX} causes"
-    assert told["a key"].startswith(f"{client.KEY_MAX} characters")
-    assert told["`start_many`"].startswith(f"{client.CHUNK_RUNS:,} runs")
+    assert told["a key"].startswith(f"{asked.KEY_MAX} characters")
+    assert told["`start_many`"].startswith(f"{asked.CHUNK_RUNS:,} runs")
     assert told["runs in memory"].startswith(f"{Settings().in_flight:,} per worker")
     assert told["transactional steps that share a transaction"].startswith(f"{transactional.SHARED_MAX}; each statement waits {step_session.LOCK_TIMEOUT[:-2]} ms")
     assert told["a statement of a transactional step"].startswith(f"{int(connect._PROFILES['tx']['statement_timeout']) // 60_000} minutes")
