@@ -25,6 +25,20 @@ SELECT {schema}.workflow_parameters($1);
 SELECT s.n, s.run_id, s.matches
 FROM {schema}.start_runs($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10, $11) AS s;
 
+-- name: client_start_one :exec
+-- The same for one run without key, batch and attributes.
+-- Locks:  none but the new rows.     Index:  none but the inserts'
+-- $1 text workflow    $2 uuid run    $3 bytea input    $4 text queue (null: the workflow's)    $5 int2 priority    $6 float8 delay in s
+-- Raises  SV001, SV002, 22023, 23505 as client_start
+SELECT {schema}.start_one($1, $2, $3, $4, $5::pg_catalog.int2, pg_catalog.make_interval(secs => $6));
+
+-- name: client_start_told :exec
+-- The same, and when it has committed the hosts are told, in a transaction of its own. Fails within a transaction.
+-- Locks:  as client_start_one; after its commit the cluster's queue of notifications     Index:  none but the inserts'
+-- $1 to $6 as client_start_one    $7 text channel    $8 text what was started, as JSON
+-- Raises  as client_start_one; 54000 after the start's commit when the cluster's queue of notifications is full, 57014 before or after it
+CALL {schema}.start_and_tell($1, $2, $3, $4, $5::pg_catalog.int2, pg_catalog.make_interval(secs => $6), $7, $8);
+
 -- name: client_cancel :one
 -- End a run as cancelled, at once and whoever has it.
 -- Locks:  the row of the worker that has it, its task, its parent's task.     Index:  worker_pkey, task_pkey, outcome primary key, pruned

@@ -1,7 +1,8 @@
 """Asking: of all runs that one client waits for, about which is the database asked, and when?
 
-Decides and does nothing else: no thread, no session, no clock. A run is asked about at a tenth of the time that it has been
-waited for, from 0.3 ms apart: a quick run's result is late by the time of a question, a slow one's by at most a tenth. Where
+Decides and does nothing else: no thread, no session, no clock. A run that was started just now is first asked about when quick runs
+of late had ended: a question before that is answered in vain, and in the way of those who do the work. Then it is asked about at a tenth
+of the time that it has been waited for, from 0.3 ms apart: a quick run's result is late by the time of a question, a slow one's by at most a tenth. Where
 hosts announce what ends, a run that was told to them is asked about when they say so, and else more and more rarely.
 """
 
@@ -20,7 +21,10 @@ PACE = 0.1
 PAUSE_MIN_S, PAUSE_MAX_S, PAUSE_MAX_MANY_S = 0.0003, 0.2, 1.0
 PAUSE_PER_RUN_S = 0.0001  # the longest pause of a tenth of a thousandth of a second for each that is waited for, within those bounds
 TOLD_PAUSE_MIN_S, TOLD_PAUSE_MAX_S = 0.1, 2.0  # where an ending is announced
-FRESH_S = 0.0008  # hardly a run ends sooner after its start
+FRESH_S, FRESH_MAX_S = 0.0008, 0.005  # within that after its start a run is first asked about
+QUICK_S = 0.01  # one that ended within that says something about the next one
+SOONER, LATER = 0.94, 1.06  # half of the first questions are to be answered
+NEAR_ASKS, FEW = 3, 8
 TOGETHER_S = 0.0005  # who is to be asked about that soon is asked about now
 IDS_MAX, MANY = 1000, 100
 SLOW_S = 0.1  # a run that has been waited for so long is told to the hosts
@@ -33,10 +37,11 @@ PER_S_MIN, PER_S_AND_RUN, BURST = 40.0, 400_000.0, 20.0
 class Place:
     """Somebody who waits for one run. *stir* wakes that one, by its `set()`; `outcome` is what it waits for."""
 
-    __slots__ = ("announced", "ask_at", "outcome", "run_id", "since", "stir", "told_at")
+    __slots__ = ("announced", "ask_at", "asked", "outcome", "run_id", "since", "started_at", "stir", "told_at")
 
-    def __init__(self, run_id: bytes, since: float, ask_at: float, stir: Any) -> None:
-        self.run_id, self.since, self.ask_at, self.stir = run_id, since, ask_at, stir
+    def __init__(self, run_id: bytes, since: float, started_at: float, ask_at: float, stir: Any) -> None:
+        self.run_id, self.since, self.started_at, self.ask_at, self.stir = run_id, since, started_at, ask_at, stir
+        self.asked = 0
         self.outcome: Outcome | None = None
         self.told_at = 0.0  # when the hosts were told that it is awaited; 0: not
         self.announced = False
@@ -56,13 +61,14 @@ class Asking:
         self._numbers = count()
         self._rest_until = 0.0
         self._tokens, self._tokens_at = BURST, 0.0
+        self._fresh_s = FRESH_S  # how long after its start a run is first asked about
         self._missed = 0  # outcomes that should have been announced and were not, one after another
 
     # ── who waits ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def add(self, run_id: bytes, now: float, started_at: float, stir: Any) -> Place:
         """Somebody begins to wait. A run that was started just now is not asked about at once."""
-        place = Place(run_id, now, max(now, started_at + FRESH_S), stir)
+        place = Place(run_id, now, started_at, max(now, started_at + self._fresh_s), stir)
         self.places.add(place)
         self._by_run.setdefault(run_id, []).append(place)
         self._plan(place, place.ask_at)
@@ -95,6 +101,7 @@ class Asking:
             entry = heapq.heappop(self._times)
             if self._counts(entry):
                 entry[2].ask_at = 0.0  # no entry is its own any more
+                entry[2].asked += 1
                 due.append(entry[2])
         self._tokens -= 1.0
         return due
@@ -107,10 +114,13 @@ class Asking:
 
     def answered(self, due: Sequence[Place], ended: Mapping[bytes, Outcome], asked_at: float, now: float) -> tuple[list[Place], list[bytes]]:
         """Returns who has an outcome now, and runs that the hosts are to be told of."""
-        self._rest_until = now + (now - asked_at)  # at most half of the time is spent with asking
+        if not any(self._is_near(place, now) for place in due):
+            self._rest_until = now + (now - asked_at)  # at most half of the time is spent with asking
         done = [place for run_id, outcome in ended.items() for place in self._end(run_id, outcome, now)]
         slow: list[bytes] = []
         for place in due:
+            if place.outcome is not None and place.asked:
+                self._learn(place, now)
             if place.outcome is not None or place not in self.places or place.ask_at:  # announced meanwhile, perhaps too late for this answer
                 continue
             if not place.told_at and now - place.since >= SLOW_S:
@@ -148,6 +158,16 @@ class Asking:
         at, _, place = entry
         return place.ask_at == at and place.outcome is None and place in self.places
 
+    def _learn(self, place: Place, now: float) -> None:
+        """It has just been found: was the first question too early?"""
+        if place.started_at + self._fresh_s < place.since or now - place.started_at > QUICK_S:
+            return
+        self._fresh_s = min(max(self._fresh_s * (SOONER if place.asked == 1 else LATER), FRESH_S), FRESH_MAX_S)
+
+    def _is_near(self, place: Place, now: float) -> bool:
+        """Whether it is likely to end this moment, and few are waited for: then it is asked about again without a pause."""
+        return len(self.places) <= FEW and place.asked <= NEAR_ASKS and now - place.started_at < QUICK_S
+
     def _allowed_at(self, now: float) -> float:
         per_s = max(PER_S_MIN, PER_S_AND_RUN / max(1, len(self.places)))
         self._tokens = min(BURST, self._tokens + (now - self._tokens_at) * per_s)
@@ -156,6 +176,8 @@ class Asking:
 
     def _pause_s(self, place: Place, now: float) -> float:
         waited_s = now - place.since
+        if self._is_near(place, now):
+            return 0.0
         if place.told_at and self.hears and self._missed < MISSED_MAX:
             return min(max(waited_s, TOLD_PAUSE_MIN_S), TOLD_PAUSE_MAX_S)
         longest_s = min(max(PAUSE_MAX_S, PAUSE_PER_RUN_S * len(self.places)), PAUSE_MAX_MANY_S)

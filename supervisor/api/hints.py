@@ -52,10 +52,20 @@ class Hints:
                     kind = (workflow, queue, delay_s)
                     self._started[kind] = self._started.get(kind, 0) + runs
 
+    def take_with(self, workflow: str, queue: str | None, delay_s: float) -> str | None:
+        """The hint that goes out with a start of one run, if one may be sent now; else `add` it when it is durable."""
+        if delay_s > DELAY_MAX_S or len(self._started) >= KINDS_MAX or not _allowance.take(time.monotonic()):
+            return None
+        self.add(workflow, queue, 1, delay_s)
+        return self._taken()
+
     def take(self) -> str | None:
         """The hint to be sent now, if there is one and it may be sent."""
         if not self._started or not _allowance.take(time.monotonic()):
             return None
+        return self._taken()
+
+    def _taken(self) -> str | None:
         with self._lock:
             started, self._started = self._started, {}
         hints = [(workflow, queue, runs, delay_s) for (workflow, queue, delay_s), runs in started.items()]

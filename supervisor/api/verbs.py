@@ -63,6 +63,8 @@ class Verbs:
 
     def _start(self, asked: Asked, payload: bytes) -> Verb[Started]:
         key = asked.keyed()
+        if key is None and asked.batch is None and asked.attributes is None:
+            return (yield from self._start_one(asked, payload))
         chunk = Chunk([payload]) if key is None else Chunk([payload], [key], [hash_of(payload)])
         try:
             ids, conflicts = yield from self.start_chunk(asked, chunk)
@@ -75,6 +77,25 @@ class Verbs:
                 raise KeyMismatch(asked.name, key or "", conflicts[0].run_id)
             return Started(conflicts[0].run_id, False, asked, key, 0.0)
         return Started(run_id, True, asked, key, time.monotonic())
+
+    def _start_one(self, asked: Asked, payload: bytes) -> Verb[Started]:
+        try:
+            run_id = yield from self._told(asked, payload)
+        except ClockSkew:
+            yield from self.questions.measure_anew()
+            run_id = yield from self._told(asked, payload)
+        return Started(uuid.UUID(bytes=run_id), True, asked, None, time.monotonic())
+
+    def _told(self, asked: Asked, payload: bytes) -> Verb[bytes]:
+        """Start it and tell the hosts at once, where they may be told of one more."""
+        (run_id,) = yield from self.questions.run_ids(1)
+        hint = None if self._hints is None else self._hints.take_with(asked.name, asked.queue, asked.delay_s)
+        yield from self.questions.start_one(
+            asked.name, run_id, payload, queue=asked.queue, priority=asked.priority, delay_s=asked.delay_s, hint=hint
+        )
+        if self._hints is not None and hint is None:
+            self._hints.add(asked.name, asked.queue, 1, asked.delay_s)
+        return run_id
 
     def start_chunk(self, asked: Asked, chunk: Chunk) -> Verb[tuple[list[bytes], list[Conflict]]]:
         """Start a chunk of runs in one transaction: their ids, and the keys that named other runs already."""

@@ -48,6 +48,7 @@ from supervisor.db.statements import Sql, migration_files, wake_channel
 OFFSET_FRESH_S = 60.0  # a clock of 500 ppm drifts 30 ms in that time; ids may be 60 s off
 RETRY_S = 10.0  # how long a lost database is tried for before the caller is told
 PAUSE_MAX_S = 1.0
+MAYBE_STARTED = ("54000", "57014")  # no room for the announcement, or somebody's patience ended: before or after the start's commit
 
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
@@ -201,6 +202,28 @@ class Questions:
                     raise
                 return (yield from self._asked_again(packed, ids, inputs, keys, hashes))
             return [Conflict(n - 1, run_id, matches) for n, run_id, matches in rows]
+
+        return Ask(talk, f"start of {workflow!r}", writes=True)
+
+    def start_one(self, workflow: str, run_id: bytes, payload: bytes, *, queue: str | None, priority: int, delay_s: float, hint: str | None) -> Ask[None]:
+        """Start one run without key, batch and attributes; *hint* is told to the hosts as soon as it has committed. One round trip.
+
+        Repeated and refused as `start`. Only for a session of its own where there is a hint: it takes two transactions.
+        """
+        values = (workflow, uuid.UUID(bytes=run_id), payload, queue, priority, float(delay_s))
+
+        def talk(tries: int) -> Talk[None]:
+            told = hint is not None and tries == 1
+            try:
+                if told:
+                    yield "client_start_told", (*values, wake_channel(self.schema), hint)
+                else:
+                    yield "client_start_one", values
+            except psycopg.Error as error:
+                if told and error.sqlstate in MAYBE_STARTED:
+                    yield from talk(2)
+                elif tries == 1 or not _met_itself(error):
+                    raise
 
         return Ask(talk, f"start of {workflow!r}", writes=True)
 
@@ -438,7 +461,8 @@ class ClientCalls:
 
     def _rows(self, conn: psycopg.Connection, question: Question) -> Rows:
         name, values = question
-        return psycopg.RawCursor(conn).execute(self.questions.text(name), values, binary=True).fetchall()
+        cursor = psycopg.RawCursor(conn).execute(self.questions.text(name), values, binary=True)
+        return cursor.fetchall() if cursor.description else []
 
     def _session(self) -> psycopg.Connection:
         if self._conn is None or self._conn.closed:

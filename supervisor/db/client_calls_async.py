@@ -83,7 +83,7 @@ class AsyncClientCalls:
     async def _rows(self, conn: psycopg.AsyncConnection, question: Question) -> Rows:
         name, values = question
         cursor = await psycopg.AsyncRawCursor(conn).execute(self.questions.text(name), values, binary=True)
-        return await cursor.fetchall()
+        return await cursor.fetchall() if cursor.description else []
 
     async def _session(self) -> psycopg.AsyncConnection:
         if self._conn is None or self._conn.closed:

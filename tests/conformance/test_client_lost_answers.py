@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ class Forgetful(GoBetween):
 
     def _pass(self, end: socket.socket) -> None:
         if end in self._clients:
-            if self.lose and b"start_runs" in end.recv(1 << 16, socket.MSG_PEEK):
+            if self.lose and re.search(rb"start_(runs|one|and_tell)", end.recv(1 << 16, socket.MSG_PEEK)):
                 self._asking = end
         elif self._asking is not None and self._peers[end] is self._asking:
             self._close(self._asking)
@@ -84,6 +85,31 @@ def test_a_chunk_whose_answer_is_lost_is_started_once(database: Database, way: F
         assert (way.lost, len(batch), batch.created, batch[3]) == (1, 10, 9, old)
         assert statuses(database) == [("ready", 10)] and {run.id for run in batch} == {info.run_id for info in client.list()}
         assert [run.created for run in batch] == [n != 3 for n in range(10)]
+
+
+@pytest.mark.parametrize("losses", [1, 3])
+def test_a_start_without_a_key_whose_answer_is_lost_is_one_run(database: Database, way: Forgetful, losses: int) -> None:
+    """It is told to the hosts by the statement that starts it, so that the answer comes after two commits."""
+    with Client(way.dsn) as client:
+        client.start(asked_sleeper, 0)
+        way.lose = losses
+        run = client.start(asked_sleeper.options(queue="aside", priority=1), 1)
+    assert run.created and way.lost == losses and statuses(database) == [("ready", 2)]
+    assert database.one("select queue from supervisor.runs where run_id = %s", run.id) == "aside"
+
+
+@pytest.mark.parametrize("sqlstate", ["54000", "57014"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_start_that_was_refused_around_its_commit_is_one_run(database: Database, way: Forgetful, sqlstate: str, when: str) -> None:
+    """The cluster's queue of notifications is full, or a statement_timeout strikes: the caller has a run either way."""
+    start = "PERFORM supervisor.start_one(p_workflow, p_run, p_input, p_queue, p_priority, p_delay); COMMIT;"
+    database.sql(f"""
+        CREATE OR REPLACE PROCEDURE supervisor.start_and_tell(
+            p_workflow text, p_run uuid, p_input bytea, p_queue text, p_priority int2, p_delay interval, p_channel text, p_hint text)
+        LANGUAGE plpgsql AS $$ BEGIN {start if when == "after" else ""} RAISE EXCEPTION 'in between' USING ERRCODE = '{sqlstate}'; END $$""")
+    with Client(database.dsn) as client:
+        runs = [client.start(asked_sleeper, n) for n in range(3)]
+        assert [info.run_id for info in client.list()] == [run.id for run in reversed(runs)]
 
 
 def test_an_async_start_whose_answer_is_lost_is_one_run(database: Database, way: Forgetful) -> None:

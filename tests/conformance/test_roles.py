@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
     "start_many(text, jsonb[], text[], text, integer, interval, jsonb, text, text, boolean)",
     "cancel(uuid, text)", "result(uuid)", "outcomes(uuid[])", "find_runs(uuid[], text, text, text, uuid, integer)", "batch_results(text, uuid, integer)",
+    "start_one(text, uuid, bytea, text, smallint, interval)", "start_and_tell(text, uuid, bytea, text, smallint, interval, text, text)",
     "client_facts()", "workflow_parameters(text)", "new_id()",
 )  # fmt: skip
 PURE = ("as_json(bytea, smallint)", "id_time(uuid)", "id_floor(timestamp with time zone)")
@@ -144,7 +146,8 @@ def attempts(conn: Any, name: str, kind: str, oid: int) -> list[tuple[str, str]]
         return [(privilege, text.format(f"supervisor.{name}")) for privilege, text in words.items() if privilege == "SELECT" or not is_view]
     if kind == "function":
         nulls = ", ".join(f"null::{each}" for each in name.partition("(")[2].rstrip(")").split(", ") if each)
-        return [("EXECUTE", f"select supervisor.{name.partition('(')[0]}({nulls})")]
+        procedure = conn.execute("select prokind = 'p' from pg_proc where oid = %s", (oid,)).fetchone()[0]
+        return [("EXECUTE", f"{'call' if procedure else 'select'} supervisor.{name.partition('(')[0]}({nulls})")]
     return [("CREATE", "create table supervisor.mine ()")] if kind == "schema" else []
 
 
@@ -185,8 +188,12 @@ def test_what_a_later_migration_adds_is_denied_to_all(peopled: Database, monkeyp
 def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     """A caller's search_path, or a temporary table of his, must not decide what a function of the owner's reads."""
     loose = "select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and not coalesce(proconfig @> array['search_path=pg_catalog, pg_temp'], false) and prosqlbody is null"
-    assert peopled.sql(loose) == []
+    commits = "supervisor.start_and_tell(text,uuid,bytea,text,smallint,interval,text,text)"  # so it can have none: all it says is qualified, with its caller's rights
+    assert peopled.sql(loose) == [(commits,)]
+    body = peopled.one("select prosrc from pg_proc where oid = %s::regprocedure and not prosecdef", commits)
+    assert re.findall(r"[\w.\"]+(?=\s*\()", body) == ['"supervisor".start_one', "pg_catalog.set_config", "pg_catalog.pg_notify"]
+    assert not set("=<>+-*/%|&~!^") & set(body), "an operator of its caller's"
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "start_runs start start_many cancel result outcomes find_runs batch_results client_facts workflow_parameters new_id retry queue_id make_partitions renew_statistics".split()
+        "start_runs start_one start start_many cancel result outcomes find_runs batch_results client_facts workflow_parameters new_id retry queue_id make_partitions renew_statistics".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"

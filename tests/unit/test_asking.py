@@ -33,11 +33,12 @@ class Client:
     told: list[bytes] = field(default_factory=list)
     asking: Asking = field(default_factory=Asking)
     late_s: dict[bytes, float] = field(default_factory=dict)
+    question_s: float = QUESTION_S
 
-    def waits(self, n: int, ends_at: float = float("inf")) -> Place:
+    def waits(self, n: int, ends_at: float = float("inf"), started_at: float = 0.0) -> Place:
         run_id = n.to_bytes(16, "big")
         self.ends[run_id] = ends_at
-        return self.asking.add(run_id, self.now, 0.0, threading.Event())
+        return self.asking.add(run_id, self.now, started_at, threading.Event())
 
     def go_on(self, until: float) -> None:
         self.asking.hears = self.hears
@@ -59,7 +60,7 @@ class Client:
         assert 0 < len(ids) <= asking.IDS_MAX
         ended = {run_id: outcome(run_id) for run_id in ids if self.ends[run_id] <= self.now}
         self.asked.append((self.now, len(ids)))
-        asked_at, self.now = self.now, self.now + QUESTION_S
+        asked_at, self.now = self.now, self.now + self.question_s
         done, slow = self.asking.answered(due, ended, asked_at, self.now)
         self.told += slow
         for place in done:
@@ -176,3 +177,40 @@ def test_nothing_is_kept_of_ten_thousand_that_gave_up() -> None:
     client.go_on(110.0)
     kept: Any = client.asking
     assert not kept.places and not kept._by_run and not kept._times
+
+
+def test_the_first_question_comes_when_quick_runs_of_late_had_ended() -> None:
+    """One that comes before is answered in vain; one that comes long after makes the result late. Slow runs say nothing of quick ones."""
+    client = Client(hears=False, question_s=0.0004)
+
+    def quick(runs: int, took_s: float) -> tuple[float, float]:
+        """Questions a run, and by how much its result was late, over the last half."""
+        first = len(client.late_s)
+        for n in range(first, first + runs):
+            if n == first + runs // 2:
+                asked = len(client.asked)
+            client.waits(n, client.now + took_s, client.now)
+            client.go_on(client.now + 0.01)
+        late = list(client.late_s.values())[first + runs // 2 :]
+        return (len(client.asked) - asked) / (runs - runs // 2), sum(late) / len(late)
+
+    for took_s in (0.003, 0.0015, 0.004):
+        asked, late_s = quick(300, took_s)
+        assert 1.0 <= asked < 1.8 and late_s < 0.0008, (took_s, asked, late_s)
+    for n in range(1000, 1050):
+        client.waits(n, client.now + 1.0, client.now)
+        client.go_on(client.now + 3.0)
+    asked, late_s = quick(2, 0.004)
+    assert asked < 3 and late_s < 0.0008
+
+
+def test_many_fresh_runs_are_asked_about_with_pauses() -> None:
+    """Of few that are about to end one asks without a pause, of many not."""
+    client = Client(hears=False, question_s=0.0004)
+    for n in range(500):
+        client.waits(n, started_at=client.now)
+    client.go_on(client.now + 0.05)
+    few = Client(hears=False, question_s=0.0004)
+    few.waits(1, started_at=few.now)
+    few.go_on(few.now + 0.05)
+    assert client.questions(100.0, 100.05) <= 20 + 0.05 * 800 and few.questions(100.0, 100.004) >= 4
