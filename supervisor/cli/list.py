@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
-from supervisor.cli import options
-from supervisor.cli.output import ago, duration, plain, print_json, say, table
+from supervisor.cli import options, watch
+from supervisor.cli.output import ago, duration, print_json, say, table
 from supervisor.core.filters import STATUSES, Compare, Filter, both, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
 Row = dict[str, Any]
 ERROR_SHOWN = 60
@@ -39,15 +36,15 @@ AND, OR, NOT and parentheses; what is not one word stands in "quotes". The whole
 @click.option("--key", metavar="KEY", help="Only runs that this key names.")
 @click.option("--after", "--before", "after", metavar="RUN", type=click.UUID, help="Only what comes after this run in the list, so started before it: the last of the page before.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
-@click.option("--watch", is_flag=True, help="Again and again, until q or ^C; with --json a line for every run that is new or has changed.")
-@click.option("--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, help="Seconds between two looks of --watch.")
+@watch.option
+@watch.interval
 @click.option("--timeout", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, help="Seconds that one look may take.")
 @options.dsn
 @options.schema
 @options.as_json
 def list_runs(
     words: Sequence[str], more: Filter | None, status: str | None, workflow: str | None, key: str | None, after: UUID | None, limit: int,
-    watch: bool, interval: float, timeout: float, dsn: str | None, schema: str | None, as_json: bool,
+    watching: bool, interval: float, timeout: float, dsn: str | None, schema: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """List runs, newest first: all, or those that FILTER asks for.
 
@@ -56,83 +53,27 @@ def list_runs(
     named = {"status": status, "workflow": workflow, "key": key}
     tests = (Compare(name, "=", (value,)) for name, value in named.items() if value is not None)
     asked = both(parse(" ".join(words)) if words else None, more, *tests)
-    look = Look(asked, after, limit, timeout, dsn, options.resolve_schema(schema))
-    if watch:
-        _watch(look, interval, as_json)
+    name = options.resolve_schema(schema)
+
+    def rows_now() -> Sequence[Row]:
+        from supervisor.db import look
+
+        with options.connect(dsn, name, purpose="list") as conn:
+            return look.runs(conn, name, asked, after=after, limit=limit, patience_s=timeout)
+
+    if watching:
+        watch.watch(watch.Watched(rows_now, lambda rows: _table(rows) if rows else "no runs that fit", _objects), interval, as_json)
     elif as_json:
-        for row in look.rows():
+        for row in rows_now():
             print_json(_as_object(row))
     else:
-        rows = look.rows()
+        rows = rows_now()
         if rows:
             click.echo(_table(rows))
         else:
             say("no runs" + (" that fit" if asked or after else " yet"))
         if len(rows) == limit:
             say(f"older ones: --after {rows[-1]['run_id']}")
-
-
-class Look:
-    """What is asked for, as often as it is asked."""
-
-    def __init__(self, asked: Filter | None, after: UUID | None, limit: int, patience_s: float, dsn: str | None, schema: str) -> None:
-        self.asked, self.after, self.limit, self.patience_s = asked, after, limit, patience_s
-        self._dsn, self._schema = dsn, schema
-
-    def rows(self) -> list[Row]:
-        from supervisor.db import look
-
-        with options.connect(self._dsn, self._schema, purpose="list") as conn:
-            return look.runs(conn, self._schema, self.asked, after=self.after, limit=self.limit, patience_s=self.patience_s)
-
-
-# ── again and again ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _watch(look: Look, interval: float, as_json: bool) -> None:
-    """A table that is drawn anew; in a pipe one table after the other, with --json what has changed."""
-    from supervisor.cli.screen import live
-
-    if sys.stdout.isatty() and not as_json:
-        from rich.text import Text
-
-        live(lambda: Text(_drawn(look), no_wrap=True, overflow="crop"), interval)
-        return
-    for drawn in _again_and_again(look, interval, as_json):
-        for line in drawn:
-            click.echo(line) if not as_json else print_json(line)
-        sys.stdout.flush()
-
-
-def _again_and_again(look: Look, interval: float, as_json: bool) -> Iterable[list[Any]]:
-    from supervisor.cli.screen import until_interrupted
-    from supervisor.core.errors import DatabaseUnavailable
-
-    seen: dict[UUID, Row] = {}
-    with contextlib.suppress(KeyboardInterrupt):
-        for turn, _ in enumerate(until_interrupted()):
-            if turn:
-                time.sleep(interval)
-            try:
-                rows = look.rows()
-            except DatabaseUnavailable as error:
-                say(f"{plain(error)}; trying again")
-                continue
-            if as_json:
-                yield [_as_object(row) for row in reversed(rows) if seen.get(row["run_id"]) != row]
-                seen = {row["run_id"]: row for row in rows}
-            else:
-                yield [*([""] if turn else []), _table(rows) if rows else "no runs that fit"]
-
-
-def _drawn(look: Look) -> str:
-    from supervisor.core.errors import DatabaseUnavailable
-
-    try:
-        rows = look.rows()
-    except DatabaseUnavailable as error:
-        return f"{plain(error)}\ntrying again"
-    return _table(rows) if rows else "no runs that fit"
 
 
 # ── one row ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -142,6 +83,11 @@ def _as_object(row: Row) -> Row:
     made = dict(row)
     kind, message = made.pop("error_type"), made.pop("error_message")
     return {**made, "error": None if kind is None and message is None else {"type": kind, "message": message}}
+
+
+def _objects(rows: Sequence[Row]) -> Iterator[tuple[UUID, Row]]:
+    """The oldest first: what comes later is newer, also in a pipe."""
+    return ((row["run_id"], _as_object(row)) for row in reversed(rows))
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def live(draw: Callable[[], RenderableType], interval_s: float) -> None:
-    """Draw on the whole terminal every *interval_s* until q or ^C; the terminal is then as it was."""
+def live(draw: Callable[[], RenderableType | None], interval_s: float) -> None:
+    """Draw on the whole terminal every *interval_s* until q or ^C, or *draw* has nothing more; the terminal is then as it was.
+
+    At most half of the time is spent with drawing.
+    """
     from rich.console import Console
     from rich.live import Live
 
@@ -24,8 +27,13 @@ def live(draw: Callable[[], RenderableType], interval_s: float) -> None:
     with contextlib.suppress(KeyboardInterrupt), _keys() as keys, Live(console=console, screen=True, auto_refresh=False) as shown:
         due = time.monotonic()
         for _ in until_interrupted():
-            shown.update(draw(), refresh=True)
-            due = max(due + interval_s, time.monotonic())
+            began = time.monotonic()
+            drawn = draw()
+            if drawn is None:
+                return
+            shown.update(drawn, refresh=True)
+            now = time.monotonic()
+            due = max(due + interval_s, now + (now - began))
             while (left := due - time.monotonic()) > 0:
                 if keys is None:
                     time.sleep(left)

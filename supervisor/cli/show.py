@@ -9,11 +9,13 @@ from uuid import UUID
 
 import click
 
-from supervisor.cli import options
+from supervisor.cli import options, watch
 from supervisor.cli.output import ago, duration, plain, print_json, say, short_json, table
 
 if TYPE_CHECKING:
     from supervisor.db.history import History
+
+    Seen = tuple[History, list[dict[str, Any]]]  # and what of it executes on this host
 
 CHILDREN_SHOWN = 20
 
@@ -22,24 +24,38 @@ CHILDREN_SHOWN = 20
 @click.argument("run", metavar="RUN|KEY")
 @click.option("--logs", "show_logs", is_flag=True, help="Show its log lines instead, from the log directory of this host; with --json as JSON lines.")
 @click.option("--log-dir", metavar="DIR", help="Where the workers of this host log to  [env: PGSUPERVISOR_LOG_DIR].")
+@watch.option
+@watch.interval
 @options.dsn
 @options.schema
 @options.as_json
-def show(run: str, show_logs: bool, log_dir: str | None, dsn: str | None, schema: str | None, as_json: bool) -> None:
-    """Show one run, by its id or its key: what it does, why it waits, its steps, its children, how it ended."""
+def show(
+    run: str, show_logs: bool, log_dir: str | None, watching: bool, interval: float, dsn: str | None, schema: str | None, as_json: bool
+) -> None:
+    """Show one run, by its id or its key: what it does, why it waits, its steps, its children, how it ended.
+
+    With --watch until it has ended.
+    """
     if show_logs or log_dir:
+        if watching:
+            raise click.UsageError("--watch shows the run itself; its lines as they come: tail -F the files in the log directory")
         _show_logs(run, log_dir, dsn, schema, as_json)
         return
-    from supervisor.db import history
-
     name = options.resolve_schema(schema)
-    with options.connect(dsn, name, purpose="show") as conn:
-        found = history.read(conn, name, run)
-    executing = _executing(found)
-    if as_json:
-        print_json({**found.run, "why": found.wait, "executing": executing, "history": found.steps, "attempts": found.attempts, "children": found.children})
+
+    def look() -> Seen:
+        from supervisor.db import history
+
+        with options.connect(dsn, name, purpose="show") as conn:
+            found = history.read(conn, name, run)
+        return found, _executing(found)
+
+    if watching:
+        watch.watch(watch.Watched(look, _text, lambda seen: [("run", _as_object(seen))], lambda seen: seen[0].wait is None), interval, as_json)
+    elif as_json:
+        print_json(_as_object(look()))
     else:
-        click.echo("\n".join(_lines(found, executing)))
+        click.echo(_text(look()))
 
 
 def _show_logs(run: str, log_dir: str | None, dsn: str | None, schema: str | None, as_json: bool) -> None:
@@ -86,7 +102,13 @@ def _executing(found: History) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _lines(found: History, executing: list[dict[str, Any]]) -> list[str]:
+def _as_object(seen: Seen) -> dict[str, Any]:
+    found, executing = seen
+    return {**found.run, "why": found.wait, "executing": executing, "history": found.steps, "attempts": found.attempts, "children": found.children}
+
+
+def _text(seen: Seen) -> str:
+    found, executing = seen
     run = found.run
     lines = [f"run {run['run_id']} of {plain(run['workflow'])}" + (f", key {plain(run['key'])}" if run["key"] else "")]
     lines += _now(found, executing) if found.wait else _outcome(run)
@@ -94,7 +116,7 @@ def _lines(found: History, executing: list[dict[str, Any]]) -> list[str]:
     if run["parent_id"]:
         facts.append(f"child of {run['parent_id']} (seq {run['parent_seq']})")
     lines += [", ".join(facts), f"input {short_json(run['input'])}"]
-    return [*lines, *_steps(found), *_children(found)]
+    return "\n".join([*lines, *_steps(found), *_children(found)])
 
 
 def _now(found: History, executing: list[dict[str, Any]]) -> list[str]:

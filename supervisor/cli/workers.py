@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from supervisor.cli import options
+from supervisor.cli import options, watch
 from supervisor.cli.output import ago, duration, plain, print_json, say, table
 
 if TYPE_CHECKING:
@@ -21,36 +21,46 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 EXECUTING_SHOWN = 10
+NONE = "no workers; start some: python -m supervisor run --app …"
 
 
 @click.command("workers")
+@watch.option
+@watch.interval
 @options.dsn
 @options.schema
 @options.as_json
-def workers(dsn: str | None, schema: str | None, as_json: bool) -> None:
+def workers(watching: bool, interval: float, dsn: str | None, schema: str | None, as_json: bool) -> None:
     """Show who works: hosts, supervisors, processes, what each executes and since when, memory, the last crash."""
-    boxes = local_boxes()
-    rows = from_database(dsn, schema, needed=not boxes)
-    hosts = tree(boxes, rows, socket.gethostname())
+    told: set[str] = set()
+
+    def hosts_now() -> list[Row]:
+        boxes = local_boxes(told)
+        return tree(boxes, from_database(dsn, schema, needed=not boxes, told=told), socket.gethostname())
+
+    if watching:
+        watch.watch(watch.Watched(hosts_now, lambda hosts: _text(hosts) or NONE, lambda hosts: [("hosts", {"hosts": hosts})]), interval, as_json)
+        return
+    hosts = hosts_now()
     if as_json:
         print_json({"hosts": hosts})
     elif not hosts:
-        say("no workers; start some: python -m supervisor run --app …")
+        say(NONE)
     else:
-        click.echo("\n".join(_lines(hosts)))
+        click.echo(_text(hosts))
 
 
-def local_boxes() -> list[Box]:
-    """The black boxes of this host; what can't be read is said."""
+def local_boxes(told: set[str] | None = None) -> list[Box]:
+    """The black boxes of this host; what can't be read is said, once to whoever keeps what was *told*."""
     from supervisor.host import boxes
 
     found, refused = boxes.look()
     for error in refused:
-        say(str(error))
+        _say_once(str(error), told)
     return found
 
 
-def from_database(dsn: str | None, schema: str | None, needed: bool) -> list[Row]:
+def from_database(dsn: str | None, schema: str | None, needed: bool, told: set[str] | None = None) -> list[Row]:
     """Rows of the view workers; without a database what is local is enough, unless that is nothing (*needed*)."""
     from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable
     from supervisor.db import look
@@ -62,8 +72,15 @@ def from_database(dsn: str | None, schema: str | None, needed: bool) -> list[Row
     except (ConfigInvalid, DatabaseUnavailable) as error:
         if needed or dsn is not None:
             raise
-        say(f"this host alone, without the database: {plain(error)}")
+        _say_once(f"this host alone, without the database: {plain(error)}", told)
         return []
+
+
+def _say_once(words: str, told: set[str] | None) -> None:
+    if told is None or words not in told:
+        say(words)
+    if told is not None:
+        told.add(words)
 
 
 # ── boxes and rows together ──────────────────────────────────────────────────────────────────────────────────────
@@ -167,13 +184,13 @@ def _moment_ago(seconds: float) -> datetime:
 # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _lines(hosts: list[Row]) -> list[str]:
+def _text(hosts: list[Row]) -> str:
     lines = []
     for host in hosts:
         lines.append(f"host {plain(host['host'])}")
         for supervisor in host["supervisors"]:
             lines += _supervisor(supervisor)
-    return lines
+    return "\n".join(lines)
 
 
 def _supervisor(supervisor: Row) -> list[str]:

@@ -85,29 +85,107 @@ def test_pages_hold_every_run_once(database: Database, tmp_path: Path) -> None:
     assert said.stderr == f"older ones: --after {said.stdout.splitlines()[-1].split()[0]}\n"
 
 
+class Watching:
+    """A command with --watch that goes on in the background, and what it has printed so far."""
+
+    def __init__(self, database: Database, folder: Path, *words: str) -> None:
+        self._told, self._talk = folder / "told", folder / "talk"
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn}
+        with self._told.open("w") as out, self._talk.open("w") as err:
+            self.process = subprocess.Popen([sys.executable, "-m", "supervisor", *words, "--watch", "--interval", "0.1"], cwd=folder, env=environ, stdout=out, stderr=err)
+
+    def __enter__(self) -> Watching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """^C ends it, and that is no failure."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(20) == 0, self.talk()
+
+    def text(self) -> str:
+        return self._told.read_text()
+
+    def talk(self) -> str:
+        return self._talk.read_text()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """With --json: its whole lines."""
+        return [json.loads(line) for line in self.text().rpartition("\n")[0].splitlines()]
+
+
 def test_watch_tells_what_changes(database: Database, tmp_path: Path) -> None:
     """With --json one line when a run is new and one each time that it is another; ^C ends it, and that is no failure."""
     registered(database, "checkout")
     first = started(database, "checkout")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn}
-    told = tmp_path / "told"
-    with told.open("w") as file:
-        words = [sys.executable, "-m", "supervisor", "list", "--watch", "--interval", "0.1", "--json"]
-        process = subprocess.Popen(words, cwd=tmp_path, env=environ, stdout=file)
-
-    def lines() -> list[tuple[str, str]]:
-        whole = told.read_text().rpartition("\n")[0]
-        return [(row["run_id"], row["status"]) for row in map(json.loads, whole.splitlines())]
-
-    try:
+    with Watching(database, tmp_path, "list", "--json") as watching:
+        lines = lambda: [(row["run_id"], row["status"]) for row in watching.rows()]  # noqa: E731
         eventually(lambda: lines() == [(first, "ready")], 30)
         second = started(database, "checkout")
         eventually(lambda: lines()[1:] == [(second, "ready")], 30)
         database.sql("select supervisor.cancel(%s::uuid)", first)
         eventually(lambda: lines()[2:] == [(first, "cancelled")], 30)
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+
+
+def test_queues_are_watched(database: Database, tmp_path: Path) -> None:
+    """A line for the queue that changed, and none for the other."""
+    registered(database, "checkout")
+    started(database, "checkout", queue="bulk")
+    with Watching(database, tmp_path, "queues", "--json") as watching:
+        lines = lambda: [(row["queue"], row["ready"]) for row in watching.rows()]  # noqa: E731
+        eventually(lambda: lines() == [("bulk", 1), ("reading", 0)], 30)
+        started(database, "checkout", queue="bulk")
+        eventually(lambda: lines()[2:] == [("bulk", 2)], 30)
+
+
+def test_workers_are_watched(hosts: HostFactory, database: Database, tmp_path: Path) -> None:
+    """Who comes, and how one died, beside whatever else runs on this host."""
+    with Watching(database, tmp_path, "workers", "--json") as watching:
+        host = hosts.start(APP, procs=1).wait_up(1)
+
+        def workers() -> list[dict[str, Any]]:
+            supervisors = [each for row in watching.rows() for place in row["hosts"] for each in place["supervisors"] if each["pid"] == host.pid]
+            return [worker for each in supervisors for worker in each["workers"]]
+
+        (pid,) = host.worker_pids()
+        eventually(lambda: any(worker["pid"] == pid for worker in workers()), 30)
+        host.kill_worker(pid)
+        eventually(lambda: any((worker["last_crash"] or {}).get("pid") == pid for worker in workers()), 30)
+
+
+def test_show_is_watched_until_the_run_has_ended(hosts: HostFactory, database: Database, effects: Effects, tmp_path: Path) -> None:
+    """Nothing can change any more then, so it ends by itself; the last line is how the run ended."""
+    hosts.start(APP, procs=1).wait_up(1)
+    with Client(database.dsn) as client:
+        run = client.start(reading.reads_gate.options(key="gated"), "open")
+        with Watching(database, tmp_path, "show", "gated", "--json") as watching:
+            eventually(lambda: any(row["executing"] for row in watching.rows()), 30)
+            effects.open("open")
+            assert watching.process.wait(30) == 0
+        last = watching.rows()[-1]
+        assert (last["run_id"], last["status"], last["result"]) == (str(run.id), "completed", "open")
+        assert [row["status"] for row in watching.rows()].count("completed") == 1
+    missing = command(database, "show", "nobody", "--watch", folder=tmp_path)
+    assert missing.returncode == 1 and "'nobody'" in missing.stderr
+
+
+def test_what_was_watched_stays_on_the_terminal(database: Database, tmp_path: Path) -> None:
+    """The screen is given back when the run has ended, and how it ended stands below."""
+    registered(database, "checkout")
+    run = started(database, "checkout")
+    database.sql("select supervisor.cancel(%s::uuid, 'not wanted')", run)
+    drawn = drawn_until_q(database, tmp_path, "show", run, "--watch", "--interval", "0.1", wanted=b"not wanted", times=1)
+    assert drawn.index(b"\x1b[?1049l") < drawn.index(b"RunCancelled: not wanted")
+
+
+@pytest.mark.parametrize("words", [("queues",), ("workers",)], ids=lambda words: words[0])
+def test_others_are_drawn_until_q(words: tuple[str, ...], hosts: HostFactory, database: Database, tmp_path: Path) -> None:
+    """As `list` is: again and again, and nothing in it acts on the terminal."""
+    hosts.start(APP, procs=1).wait_up(1)
+    database.sql("insert into supervisor.queue (name) values (%s)", HOSTILE)
+    wanted = b"reading" if words == ("queues",) else b"supervisor"
+    drawn = drawn_until_q(database, tmp_path, *words, "--watch", "--interval", "0.1", wanted=wanted, times=3)
+    assert b"\x07" not in drawn
 
 
 def test_watch_goes_on_after_an_outage(own_server: Server, tmp_path: Path) -> None:
@@ -115,21 +193,13 @@ def test_watch_goes_on_after_an_outage(own_server: Server, tmp_path: Path) -> No
     database = own_server.database()
     registered(database, "checkout")
     run = started(database, "checkout")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn}
-    told, talk = tmp_path / "told", tmp_path / "talk"
-    with told.open("w") as out, talk.open("w") as err:
-        words = [sys.executable, "-m", "supervisor", "list", "--watch", "--interval", "0.1"]
-        process = subprocess.Popen(words, cwd=tmp_path, env=environ, stdout=out, stderr=err)
-    try:
-        eventually(lambda: told.read_text().count(run) >= 2, 30)
+    with Watching(database, tmp_path, "list") as watching:
+        eventually(lambda: watching.text().count(run) >= 2, 30)
         own_server.embedded.stop("immediate")
-        eventually(lambda: "trying again" in talk.read_text(), 30)
+        eventually(lambda: "trying again" in watching.talk(), 30)
         own_server.embedded.start()
-        seen = told.read_text().count(run)
-        eventually(lambda: told.read_text().count(run) > seen, 60)
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        seen = watching.text().count(run)
+        eventually(lambda: watching.text().count(run) > seen, 60)
 
 
 def test_watch_on_a_terminal_ends_with_q(database: Database, tmp_path: Path) -> None:
