@@ -46,6 +46,12 @@ CALL {schema}.start_and_tell($1, $2, $3, $4, $5::pg_catalog.int2, pg_catalog.mak
 -- Raises  SV006 unknown run
 SELECT {schema}.cancel($1, $2);
 
+-- name: client_cancel_many :many
+-- End runs as cancelled, those that nobody else has locked.
+-- Locks:  the rows of the workers that have them, their tasks (SKIP LOCKED), their parents' tasks.     Index:  worker_pkey, task_pkey, outcome primary key, pruned
+-- $1 uuid[] run, at most 500    $2 text reason (null: none)     Returns run, whether it was ended; false: somebody has it locked. No row for one that had ended
+SELECT c.run_id, c.cancelled FROM {schema}.cancel_many($1, $2) AS c;
+
 -- name: client_batch_results :many
 -- A page of a batch's runs, in the order of their ids, which is that of their inputs.
 -- Locks:  none.     Index:  run_batch_idx, outcome primary key, pruned; task_pkey

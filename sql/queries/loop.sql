@@ -191,7 +191,7 @@ WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DIS
 
 -- name: wake_code_missing :exec
 -- Runs that were parked because whoever claimed them did not know their workflow: this worker does.
--- Locks:  their task rows, ascending run_id.     Index:  task_code_missing_idx, task_pkey
+-- Locks:  their task rows, ascending run_id.     Index:  task_wait_idx, task_pkey
 -- $1 int4[] workflow
 WITH parked AS (SELECT run_id FROM {schema}.task WHERE wait_kind = 20 AND workflow = ANY ($1::int4[]) ORDER BY run_id LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE {schema}.task t SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL FROM parked WHERE t.run_id = parked.run_id;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -16,8 +17,8 @@ from supervisor.core.filters import LIVE, Compare, Filter, both, parse
 if TYPE_CHECKING:
     import psycopg
 
-PAGE_RUNS = 1000
-TOLD_EVERY = 1000
+PAGE_RUNS = 5000
+TURNS, LOCKED_S = 3, 0.5  # what somebody has locked is tried again that often, after so long
 
 
 @click.command("cancel", epilog=GRAMMAR)
@@ -35,7 +36,8 @@ def cancel(
     """End live runs as cancelled, at once: by id, by key, or all that a filter asks for.
 
     A step that is executing is not interrupted, but nothing of it is recorded any more. Children go on.
-    The role wants to be client or operator, with --filter operator. Exit code 1 when a run that was named had ended before.
+    The role wants to be client or operator, with --filter operator. Exit code 1 when a run that was named had ended before, or
+    one that a filter found is locked by somebody else.
     """
     if bool(runs) == (asked is not None):
         raise click.UsageError("name runs, or give a --filter")
@@ -47,7 +49,7 @@ def cancel(
         if not yes:
             _count(conn, name, asked, timeout, as_json)
         else:
-            _all(conn, name, asked, reason, timeout, as_json)
+            return _all(conn, name, asked, reason, timeout, as_json)
     return None
 
 
@@ -101,36 +103,70 @@ def _count(conn: psycopg.Connection, schema: str, asked: Filter | None, timeout:
     say(f"{_runs(total)} that would be cancelled, nothing was done; to do it: --yes" if total else "no live run fits")
 
 
-def _all(conn: psycopg.Connection, schema: str, asked: Filter | None, reason: str | None, timeout: float, as_json: bool) -> None:
-    """One by one, newest first; what starts meanwhile is left alone."""
-    from supervisor.core.errors import RunUnknown
-    from supervisor.db import cancelling
+def _all(conn: psycopg.Connection, schema: str, asked: Filter | None, reason: str | None, timeout: float, as_json: bool) -> int | None:
+    """Slice by slice, the newest first; what starts meanwhile is left alone, and what somebody has locked is tried again."""
+    from supervisor.cli.progress import Progress
 
-    done = 0
+    told = _Told(as_json)
+    progress = Progress("cancelled", None)
+    newest: UUID | None = None
     try:
-        for run_id in _pages(conn, schema, asked, timeout):
-            try:
-                cancelled = cancelling.cancel(conn, schema, run_id, reason)
-            except RunUnknown:  # it ended and its history was dropped meanwhile
-                continue
-            done += cancelled
-            if as_json:
-                print_json({"run_id": run_id, "cancelled": cancelled})
-            elif cancelled and done % TOLD_EVERY == 0:
-                say(f"{done:,} cancelled")
+        for turn in range(TURNS):
+            if turn:
+                time.sleep(LOCKED_S)
+            told.locked.clear()
+            for page in _pages(conn, schema, asked, timeout, newest):
+                newest = newest or UUID(int=page[0].int + 1)
+                _slices(conn, schema, page, reason, told)
+                progress.show(told.cancelled, 0, f"{len(told.locked):,} locked by others" if told.locked else "")
+            if not told.locked:
+                break
     finally:
-        if not as_json:
-            click.echo(f"cancelled {_runs(done)}")
+        progress.close()
+        told.say()
+    return 1 if told.locked else None
+
+
+def _slices(conn: psycopg.Connection, schema: str, page: Sequence[UUID], reason: str | None, told: _Told) -> None:
+    from supervisor.db import bulk
+
+    for at in range(0, len(page), bulk.SLICE_RUNS):
+        ended, locked = bulk.cancel(conn, schema, page[at : at + bulk.SLICE_RUNS], reason)
+        told.add(ended, locked)
+
+
+class _Told:
+    """What became of the runs so far: with --json a line for each that is cancelled, and at the end for each that is not."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self.cancelled = 0
+        self.locked: list[UUID] = []
+
+    def add(self, ended: Sequence[UUID], locked: Sequence[UUID]) -> None:
+        self.cancelled += len(ended)
+        self.locked += locked
+        if self._as_json:
+            for run_id in ended:
+                print_json({"run_id": run_id, "cancelled": True})
+
+    def say(self) -> None:
+        if self._as_json:
+            for run_id in self.locked:
+                print_json({"run_id": run_id, "cancelled": False})
+        else:
+            click.echo(f"cancelled {_runs(self.cancelled)}")
+        if self.locked:
+            say(f"not cancelled, for transactions of others have them locked: {_runs(len(self.locked))}; type it again when those have ended")
 
 
 def _runs(n: int) -> str:
     return f"{n:,} run" + ("" if n == 1 else "s")
 
 
-def _pages(conn: psycopg.Connection, schema: str, asked: Filter | None, timeout: float) -> Iterator[UUID]:
+def _pages(conn: psycopg.Connection, schema: str, asked: Filter | None, timeout: float, after: UUID | None) -> Iterator[Sequence[UUID]]:
     from supervisor.db import look
 
-    after: UUID | None = None
     while page := look.ids(conn, schema, asked, after=after, limit=PAGE_RUNS, patience_s=timeout):
-        yield from page
+        yield page
         after = page[-1]

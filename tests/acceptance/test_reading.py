@@ -390,6 +390,35 @@ def test_cancel_by_filter_counts_first(database: Database, tmp_path: Path) -> No
     assert listed(database, "workflow = report", folder=tmp_path)[0]["run_id"] == other
 
 
+def test_cancel_by_filter_goes_by_slices(database: Database, tmp_path: Path) -> None:
+    """1,200 runs are three transactions; with --json there is a line for each run."""
+    registered(database, "checkout")
+    database.sql("select supervisor.start_many('checkout', array(select '{}'::jsonb from generate_series(1, 1200)))")
+    database.sql(f"alter database {database.name} set track_functions = 'all'")
+    made = command(database, "cancel", "--filter", "workflow = checkout", "--yes", "--json", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    told = [json.loads(line) for line in made.stdout.splitlines()]
+    assert len({row["run_id"] for row in told}) == len(told) == 1200 and all(row["cancelled"] for row in told)
+    assert database.one("select count(*) from supervisor.outcome where status = 3") == 1200 and database.one("select count(*) from supervisor.task") == 0
+    calls = "select funcname, calls from pg_stat_user_functions where schemaname = 'supervisor' and funcname like 'cancel%%'"
+    eventually(lambda: database.sql(calls) == [("cancel_many", 3)], 20)
+
+
+def test_what_others_have_locked_is_said_and_the_rest_cancelled(database: Database, tmp_path: Path) -> None:
+    """It waits for nobody's transaction; exit code 1 says that not all is done, and the same command does the rest."""
+    registered(database, "checkout")
+    runs = [started(database, "checkout") for _ in range(30)]
+    words = ("cancel", "--filter", "workflow = checkout", "--yes")
+    with database.connect() as other, other.transaction():
+        other.execute("select from supervisor.task where run_id = %s for update", (runs[7],))
+        made = command(database, *words, folder=tmp_path)
+        assert (made.returncode, made.stdout) == (1, "cancelled 29 runs\n")
+        assert "locked" in made.stderr and "1 run;" in made.stderr and len(made.stderr.splitlines()) <= 3
+        told = command(database, *words, "--json", folder=tmp_path)
+        assert (told.returncode, json.loads(told.stdout)) == (1, {"run_id": runs[7], "cancelled": False})
+    assert command(database, *words, folder=tmp_path).stdout == "cancelled 1 run\n"
+
+
 @pytest.mark.parametrize("words", [(), ("x", "--filter", "key = a")], ids=["nothing", "both"])
 def test_cancel_wants_runs_or_a_filter(words: tuple[str, ...], database: Database, tmp_path: Path) -> None:
     """Nothing is cancelled by a slip."""

@@ -18,12 +18,12 @@ SQL = Sql()
 
 # ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
 
-VIEWS = "attempts batches children errors failures keys leaders queues runs started steps throughput waits workers".split()
+VIEWS = "attempts batches children due errors failures keys later leaders live queues runs started steps throughput waits workers".split()
 CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
     "start_many(text, jsonb[], text[], text, integer, interval, jsonb, text, text, boolean)",
-    "cancel(uuid, text)", "result(uuid)", "outcomes(uuid[])", "find_runs(uuid[], text, text, text, uuid, integer)", "batch_results(text, uuid, integer)",
+    "cancel(uuid, text)", "cancel_many(uuid[], text)", "result(uuid)", "outcomes(uuid[])", "find_runs(uuid[], text, text, text, uuid, integer)", "batch_results(text, uuid, integer)",
     "start_one(text, uuid, bytea, text, smallint, interval)", "start_and_tell(text, uuid, bytea, text, smallint, interval, text, text)",
     "client_facts()", "workflow_parameters(text)", "new_id()",
 )  # fmt: skip
@@ -31,7 +31,8 @@ PURE = ("as_json(bytea, smallint)", "id_time(uuid)", "id_floor(timestamp with ti
 ENGINE = (  # of workers, their parents and the leader among these
     "make_partitions(timestamp with time zone)", "fence(integer, uuid, integer)", "queue_id(text)", "outcome_name(smallint)", "retry(uuid)",
     "all_owned(bigint, integer, integer)", "take_away(uuid[], timestamp with time zone, smallint, text)", "as_leader(bigint)",
-    "take_term(uuid, text, integer, text)", "renew_statistics()", "partitioned()", "keep_if_live(text)", "drop_keys(text, uuid, integer)", "drop_detached(text)",
+    "take_term(uuid, text, integer, text)", "renew_statistics()", "partitioned()", "keep_if_live(text)", "drop_keys(text, uuid, integer)",
+    "drop_batches(text, bigint, integer)", "drop_detached(text)",
 )  # fmt: skip
 WRITTEN = {
     "INSERT": "run run_key step attempt outcome child child_done task timer worker workflow queue leader retired",
@@ -195,5 +196,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     assert not set("=<>+-*/%|&~!^") & set(body), "an operator of its caller's"
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "start_runs start_one start start_many cancel result outcomes find_runs batch_results client_facts workflow_parameters new_id retry queue_id make_partitions renew_statistics".split()
+        "start_runs start_one start start_many cancel cancel_many result outcomes find_runs batch_results client_facts workflow_parameters new_id retry queue_id make_partitions renew_statistics".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"
