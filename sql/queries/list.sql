@@ -1,5 +1,5 @@
 -- What `list` and `cancel --filter` ask, through the views alone; a viewer's role is enough. What a filter asks for is put in by
--- supervisor/db/filters.py: in place of `started` the view that leads to the few runs that can fit, what bounds that view in place of the
+-- supervisor/db/filters.py: in place of `started` the source that leads to the few runs that can fit, what bounds that source in place of the
 -- first comment, and the filter itself in place of the second; its values are parameters.
 --
 -- A view of many joins is planned well only alone, so both halves are fenced by OFFSET 0: ids in their order, newest first, and per id one
@@ -15,9 +15,17 @@ SELECT pg_catalog.set_config(s.name, s.value, true)
 FROM (VALUES ('statement_timeout', $1), ('enable_seqscan', 'off'), ('enable_sort', 'off'), ('enable_bitmapscan', 'off'),
              ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('jit', 'off')) AS s (name, value);
 
+-- name: list_sizes :one
+-- How many live runs stand in each range that can be read whole.
+-- Locks:  none.     Index:  task_ready_idx, task_wait_idx; at most $1 entries of each
+-- $1 int4 at most     Returns due, not yet due, parked for a reason
+SELECT (SELECT count(*) FROM (SELECT FROM {schema}.due LIMIT $1::pg_catalog.int4) AS d) AS due,
+       (SELECT count(*) FROM (SELECT FROM {schema}.later LIMIT $1::pg_catalog.int4) AS d) AS later,
+       (SELECT count(*) FROM (SELECT FROM {schema}.live AS l WHERE l.parked > 1 LIMIT $1::pg_catalog.int4) AS d) AS parked;
+
 -- name: list_ids :many
 -- Runs that fit, newest first.
--- Locks:  none.     Index:  run, task primary keys, outcome_unsuccessful_idx read backwards; run_key, child primary keys; then run, outcome, task primary keys
+-- Locks:  none.     Index:  run, task primary keys, outcome_unsuccessful_idx, task_wait_idx read backwards, task_ready_idx; run_key, child primary keys; then run, outcome, task primary keys
 -- $1 uuid after; null: from the newest on    $2 int4 limit    $3 … the filter's     Returns run
 SELECT d.run_id
 FROM (SELECT d.run_id FROM {schema}.started AS d

@@ -3,19 +3,23 @@
 Owns which column a field reads and which view leads to the few runs that can fit. Invariant: no character of a filter's values
 gets into the text of a statement; its text is made of the constants of this file and of parameter numbers alone.
 
-A statement goes through the ids of one view, newest first, and looks at each (sql/queries/list.sql). Which view: keys where one must be
-named, children for a parent's, failures and waits where only unsuccessful or only live runs can fit, else started, which is every
-run. Whatever of the filter that view knows is asked of it first: `run_id` carries the time of the start, so age and started
+A statement goes through the ids of one source, newest first, and looks at each (sql/queries/list.sql). Which source: keys where one must be
+named, children for a parent's, failures and live where only unsuccessful or only live runs can fit, else started, which is every
+run. Whatever of the filter that source knows is asked of it first: `run_id` carries the time of the start, so age and started
 are ranges of it. It only has to give all that can fit: the whole filter is asked of every run that it gives.
+
+Live runs of one reason for waiting stand together in an index, newest first. Those that are due, that will be, and that are parked
+for whatever reason are ranges of other orders: such a range is read whole and put in order where it has few runs (`Sizes`). Where it has
+many, live runs are looked through from the newest on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from supervisor.core.filters import LIVE, UNSUCCESSFUL, And, Compare, Filter, Not, Or, Value
+from supervisor.core.filters import LIVE, UNSUCCESSFUL, WAITS, And, Compare, Filter, Not, Or, Value
 
 _COLUMNS = {
     "workflow": "r.workflow", "status": "r.status", "wait": "r.wait", "key": "r.key", "queue": "r.queue", "batch": "r.batch", "step": "r.step",
@@ -30,10 +34,27 @@ _POSITIVE = ("=", "in", "^=", "~", "<", "<=", ">", ">=")
 
 # a source of ids, and what else it knows: field → column
 EVERY = "{schema}.started"
+EVERY_LIVE = "{schema}.live"
+FAILURES = "{schema}.failures"
 _KNOWS = {
     EVERY: {"workflow": "d.workflow", "priority": "d.priority", "key": "d.key"},
-    "{schema}.waits": {"workflow": "d.workflow", "status": "d.status", "wait": "d.code", "waited": "d.since"},
-    "{schema}.failures": {"status": "d.status"},
+    EVERY_LIVE: {"workflow": "d.workflow", "queue": "d.queue", "status": "d.status"},
+    FAILURES: {"status": "d.status"},
+}
+
+FEW = 10_000  # runs of a range that may be read whole and sorted: 20 ms
+# where live runs of a state or reason can be: ranges by name, and reasons by number, which task_wait_idx has in order
+_DUE, _LATER, _PARKED = "due", "later", "parked"
+_RANGES = {_DUE: "{schema}.due AS l WHERE true", _LATER: "{schema}.later AS l WHERE true", _PARKED: "{schema}.live AS l WHERE l.parked > 1"}
+_PLACES: dict[tuple[str, str], tuple[str | int, ...]] = {
+    ("status", "ready"): (_DUE,),
+    ("status", "running"): (_DUE,),
+    ("status", "waiting"): (_PARKED, _LATER),
+    ("status", "paused"): (WAITS.index("run_paused") + 1,),
+    **{("wait", code): (number,) for number, code in enumerate(WAITS, 1)},
+    ("wait", "queued"): (_DUE,),
+    ("wait", "no_worker"): (_DUE,),
+    ("wait", "timer"): (WAITS.index("timer") + 1, _LATER),
 }
 
 # few runs by name: field, source, what is asked of it, the values' type. A batch's runs have an index, but not in the order of the page
@@ -55,13 +76,26 @@ class Where:
     values: list[Any] = field(default_factory=list)
 
 
-def compiled(asked: Filter | None, first: int) -> Where:
-    """*asked* as SQL whose parameters begin at number *first*; None asks for nothing. The view of ids is called d, runs r."""
+class Sizes(NamedTuple):
+    """How many live runs stand in each range; more than FEW are FEW + 1."""
+
+    due: int
+    later: int
+    parked: int
+
+
+def wants_sizes(asked: Filter | None) -> bool:
+    """Whether *asked* is about live runs, so that the sizes of their ranges tell how to find them."""
+    return asked is not None and any(map(_is_live, _musts(asked)))
+
+
+def compiled(asked: Filter | None, first: int, sizes: Sizes | None = None) -> Where:
+    """*asked* as SQL whose parameters begin at number *first*; None asks for nothing. The source of ids is called d, runs r."""
     where = Where()
     if asked is not None:
         parameter = _Parameters(where.values, first)
         where.condition = _condition(asked, parameter)
-        where.source, where.bounds = _leading(list(_musts(asked)), parameter)
+        where.source, where.bounds = _leading(list(_musts(asked)), parameter, sizes)
     return where
 
 
@@ -182,22 +216,51 @@ def _json_value(column: str, path: str, op: str, value: Value, parameter: _Param
 # ── what leads to runs ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _leading(musts: list[Compare], parameter: _Parameters) -> tuple[str, str]:
-    """The view that leads to every run that *musts* can be true of, and what is asked of it."""
+def _leading(musts: list[Compare], parameter: _Parameters, sizes: Sizes | None) -> tuple[str, str]:
+    """The source of every run that *musts* can be true of, and what is asked of it."""
     for name, source, column, kind in _NAMED:
         for test in musts:
             if test.field == name and test.op in ("=", "in"):
                 listed = f"{parameter(list(test.values))}::pg_catalog.{kind}[]"
                 return source.replace("$", listed), column.replace("$", listed) or "true"
-    source = "{schema}.failures" if any(map(_is_unsuccessful, musts)) else "{schema}.waits" if any(map(_is_live, musts)) else EVERY
+    view = FAILURES if any(map(_is_unsuccessful, musts)) else EVERY_LIVE if any(map(_is_live, musts)) else EVERY
     bounds = [_start("d.run_id", each, parameter) for each in musts if each.field in ("age", "started")]
     for test in musts:
-        known = _KNOWS[source].get(test.field)
-        if known is not None and test.field == "waited":
-            bounds.append(_waited(known, test, parameter))
-        elif known is not None and test.op in _POSITIVE and not (test.field == "key" and test.op in ("=", "in")):
+        known = _KNOWS[view].get(test.field)
+        if known is not None and test.op in _POSITIVE and not (test.field == "key" and test.op in ("=", "in")):
             bounds.append(_plain(known, test, parameter))
+        elif view is EVERY_LIVE and test.field == "wait" and test.op in ("=", "in"):
+            bounds.append(f"d.wait IN ({', '.join(str(WAITS.index(str(code)) + 1) for code in test.values)})")
+        elif view is EVERY_LIVE and test.field == "waited" and test.op in (">", ">="):  # it waits since then, or since later
+            bounds.append(f"({_waited('d.since', test, parameter)} OR d.since IS NULL)")
+    source = _live(musts, sizes) if view is EVERY_LIVE else view
     return source, " AND ".join(bounds) or "true"
+
+
+def _live(musts: list[Compare], sizes: Sizes | None) -> str:
+    """Where the live runs are that *musts* can be true of: at the places of one test, whose ranges have few, else anywhere."""
+    found = [
+        (runs, places)
+        for places in (_places(test) for test in musts if test.field in ("status", "wait") and test.op in ("=", "in"))
+        if (runs := sum(getattr(sizes, place, FEW + 1) for place in places if isinstance(place, str))) <= FEW
+    ]
+    if not found:
+        return EVERY_LIVE
+    _, places = min(found, key=lambda each: each[0])
+    reasons = sorted(place for place in places if isinstance(place, int))
+    arms = [f"(SELECT * FROM {{schema}}.live AS l WHERE l.parked = {reason} ORDER BY l.run_id DESC)" for reason in reasons]
+    for name in sorted(place for place in places if isinstance(place, str)):
+        others = [f"coalesce(l.parked, 1) <> {reason}" for reason in reasons]  # a run stands in one arm
+        if _PARKED in places and name != _PARKED:
+            others.append("coalesce(l.parked, 1) = 1")
+        arms.append(f"(SELECT * FROM {' AND '.join([_RANGES[name], *others])} ORDER BY l.run_id DESC)")
+    return f"({' UNION ALL '.join(arms)})"
+
+
+def _places(test: Compare) -> set[str | int]:
+    """Where a run can be that *test* is true of: ranges by name, reasons by number."""
+    places = {place for value in test.values for place in _PLACES[test.field, str(value)]}
+    return {place for place in places if isinstance(place, str) or _PARKED not in places}
 
 
 def _musts(asked: Filter) -> Iterator[Compare]:

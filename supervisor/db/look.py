@@ -46,25 +46,35 @@ def counts(conn: psycopg.Connection, schema: str, asked: Filter | None, *, patie
     return _filtered(conn, schema, "list_counts", asked, (), patience_s)
 
 
-def statement(schema: str, name: str, asked: Filter | None, first: int) -> tuple[str, list[Any]]:
+def sizes(cursor: psycopg.RawCursor[Any], schema: str, asked: Filter | None) -> filters.Sizes | None:
+    """What has to be known of the live runs to find those that *asked* is about, if it is about any."""
+    if not filters.wants_sizes(asked):
+        return None
+    found = cursor.execute(Sql(schema).get("list_sizes").encode(), (filters.FEW + 1,)).fetchone()
+    assert found is not None
+    return filters.Sizes(*found.values())
+
+
+def statement(schema: str, name: str, asked: Filter | None, first: int, sizes: filters.Sizes | None = None) -> tuple[str, list[Any]]:
     """The text of block *name* with *asked* in it, whose parameters begin at number *first*, and their values."""
     sql = Sql(schema)
-    where = filters.compiled(asked, first)
+    where = filters.compiled(asked, first, sizes)
     text = sql.get(name).replace(sql.render(f"{filters.EVERY} AS d"), f"{sql.render(where.source)} AS d")
     text = text.replace("/*bounds*/", f"AND {sql.render(where.bounds)}").replace("/*filter*/", f"AND {sql.render(where.condition)}")
     return text, where.values
 
 
 def _filtered(conn: psycopg.Connection, schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], patience_s: float) -> list[Row]:
-    text, values = statement(schema, name, asked, len(bounds) + 1)
     cursor = psycopg.RawCursor(conn, row_factory=dict_row)
+    looked_at = "all live runs" if filters.wants_sizes(asked) else "all of the history"
     try:
         with refusals.told(conn, schema), conn.transaction():  # the settings end with it
             cursor.execute(Sql(schema).get("list_settings").encode(), (str(int(patience_s * 1000)),))
+            text, values = statement(schema, name, asked, len(bounds) + 1, sizes(cursor, schema, asked))
             return cursor.execute(text.encode(), (*bounds, *values)).fetchall()
     except psycopg.errors.QueryCanceled:
         raise ReadTimeout(
-            f"looking for such runs took longer than {patience_s:g} s, for all of the history has to be looked at; "
+            f"looking for such runs took longer than {patience_s:g} s, for {looked_at} had to be looked at; "
             f"bound it in time (… AND age < 1d), or give it more (--timeout)"
         ) from None
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from supervisor.core import filters
 from supervisor.core.errors import FilterInvalid, SupervisorError
 from supervisor.core.filters import And, Compare, Filter, Not, Or, both, parse
-from supervisor.db.filters import compiled
+from supervisor.db.filters import EVERY_LIVE, FEW, Sizes, compiled
 
 RUN = uuid.UUID("01a20372-5082-702e-8dae-5c638c476000")
 
@@ -172,11 +172,10 @@ def test_no_character_of_a_value_gets_into_the_statement(shape: str, value: str)
 
 
 QUICK = [
-    ("status = running", "waits"),
-    ("status in (ready, waiting) AND key ^= a", "waits"),
-    ("wait = signal", "waits"),
-    ("wait in (signal, timer) AND age > 1h", "waits"),
-    ("waited > 1h", "waits"),
+    ("status = running", "live"),
+    ("status in (ready, waiting) AND key ^= a", "live"),
+    ("wait in (signal, timer) AND age > 1h", "live"),
+    ("waited > 1h", "live"),
     ("status = failed", "failures"),
     ("workflow = a AND (status in (failed, timed_out))", "failures"),
     ("error ~ declined", "failures"),
@@ -204,6 +203,32 @@ QUICK = [
 def test_what_asks_for_few_goes_through_those_few(text: str, view: str) -> None:
     """And only there: another view would hide what may be true of other runs."""
     assert compiled(parse(text), 1).source == f"{{schema}}.{view}"
+
+
+SIGNAL, CHILD, TIMER, PAUSED = "l.parked = 11 ", "l.parked = 14 ", "l.parked = 10 ", "l.parked = 7 "
+DUE, LATER, PARKED = "{schema}.due", "{schema}.later", "l.parked > 1"
+LIVE_PLACES = [
+    # filter; sizes of what is due, what will be, what is parked; where it looks
+    ("wait = signal", (FEW + 1, FEW + 1, FEW + 1), [SIGNAL]),
+    ("wait in (signal, child) AND status = waiting", (FEW + 1, FEW + 1, FEW + 1), [SIGNAL, CHILD]),
+    ("status = paused", (FEW + 1, FEW + 1, FEW + 1), [PAUSED]),
+    ("status = running", (FEW, FEW + 1, FEW + 1), [DUE]),
+    ("status = running AND wait = signal", (1, FEW + 1, FEW + 1), [SIGNAL]),
+    ("wait = timer", (FEW + 1, FEW, FEW + 1), [TIMER, LATER]),
+    ("status = waiting", (FEW + 1, 3, 4), [LATER, PARKED]),
+    ("status = waiting", (FEW + 1, FEW, 1), []),
+    ("status = running", (FEW + 1, 0, 0), []),
+    ("wait in (queued, timer)", (FEW, 1, 0), []),
+    ("status in (ready, running, waiting, paused)", (1, 2, 3), [DUE, LATER, PARKED]),
+]
+
+
+@pytest.mark.parametrize(("text", "sizes", "places"), LIVE_PLACES, ids=[f"{text} {sizes}" for text, sizes, _ in LIVE_PLACES])
+def test_live_runs_are_looked_for_where_they_are_few(text: str, sizes: tuple[int, int, int], places: list[str]) -> None:
+    """By reasons in the order of an index, however many; by ranges that are read whole where they have few together; else from the newest on."""
+    source = compiled(parse(text), 1, Sizes(*sizes)).source
+    assert {place for place in (SIGNAL, CHILD, TIMER, PAUSED, DUE, LATER, PARKED) if place in source} == set(places)
+    assert (source == EVERY_LIVE) == (not places)
 
 
 def test_a_run_is_asked_for_by_its_id() -> None:
