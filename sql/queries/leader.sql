@@ -170,6 +170,12 @@ SELECT {schema}.keep_if_live(%s);
 -- $1 text suffix    $2 uuid after    $3 int4 max     Returns how many it looked at, the last run
 SELECT n, last FROM {schema}.drop_keys(%s, %s, %s);
 
+-- name: drop_batches :one
+-- Forget one slice of the batches of detached partitions that have no runs elsewhere.
+-- Locks:  those rows of batch, by id, SKIP LOCKED.     Index:  run_batch_idx, of the detached table too; batch_pkey
+-- $1 text suffix    $2 int8 after    $3 int4 max     Returns how many it looked at, the last batch
+SELECT n, last FROM {schema}.drop_batches(%s, %s, %s);
+
 -- name: drop_detached :one
 -- Drop detached partitions.
 -- Locks:  ACCESS EXCLUSIVE on the detached tables, which nobody else finds.     Index:  none

@@ -3,7 +3,7 @@
 A partition goes when all its runs were born, and ended, longer ago than that, when none of them is live, and no older
 live run has a child in it. What was begun is recorded in `retired` and brought to an end by whoever leads: detach each
 table (CONCURRENTLY, which blocks nobody), look again for live runs and attach again if there is one, remove the keys,
-drop the tables. An interrupted DETACH is finished first, always: until then inserts into its range fail.
+forget the batches that have no other runs, drop the tables. An interrupted DETACH is finished first, always: until then inserts into its range fail.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from supervisor.leader.talk import CANCELLED, LOCK_NOT_AVAILABLE, Ask, Pause, Ta
 log = logging.getLogger("pgsupervisor.leader")
 
 EVERY_S = 3600.0
-KEYS_SLICE = 500
+SLICE = 500
 TRIES_MAX, AGAIN_S = 300, 0.2  # a reader of the table (a backup) may hold a DETACH up: for a minute now, and for hours over the next turns
 AT_ONCE_MAX = 8  # partitions per turn
 
@@ -59,15 +59,21 @@ def _drop(term: int, suffix: str, low: UUID, high: UUID) -> Talk:
     if kept:
         log.warning("retention: a run of partition %s came back to life; it is kept", suffix)
         return
-    looked, after = 0, UUID(int=0)
-    while True:
-        ((n, last),) = yield Ask("drop_keys", (suffix, after, KEYS_SLICE), fence)
-        looked += n
-        if n < KEYS_SLICE:
-            break
-        after = last
+    keys = yield from _slices("drop_keys", suffix, UUID(int=0), fence)
+    batches = yield from _slices("drop_batches", suffix, 0, fence)
     ((tables,),) = yield from _patiently(partial(_one, Ask("drop_detached", (suffix,), fence)))
-    log.warning("retention: partition %s dropped: %d tables, runs born from %s to %s, %d keys", suffix, tables, low, high, looked)
+    log.warning("retention: partition %s dropped: %d tables, runs born from %s to %s, %d keys, %d batches", suffix, tables, low, high, keys, batches)
+
+
+def _slices(block: str, suffix: str, after: object, fence: tuple[str, tuple[int]]) -> Talk:
+    """Look at all of what *block* removes, by the slice: one statement for a million rows would hold a million locks. Returns how many those were."""
+    looked = 0
+    while True:
+        ((n, last),) = yield Ask(block, (suffix, after, SLICE), fence)
+        looked += n
+        if n < SLICE:
+            return looked
+        after = last
 
 
 def _detach(term: int, suffix: str) -> Talk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -46,11 +47,12 @@ class History:
         database.sql("insert into supervisor.workflow (name, queue) values ('w', 1)")
         self.suffix: dict[int, str] = dict(database.sql("select days, suffix from old"))
 
-    def run(self, days: int, n: int, *, ended_days: float | None = None, live: bool = False, key: str | None = None) -> UUID:
+    def run(self, days: int, n: int, *, ended_days: float | None = None, live: bool = False, key: str | None = None, batch: str | None = None) -> UUID:
         """One run born that many days ago; ended a minute later, or at *ended_days* ago, or live."""
         low = self.database.one("select supervisor.id_floor(low) from old where days = %s", days)
         run_id = UUID(int=low.int + n)
-        self.database.sql("insert into supervisor.run (run_id, workflow, queue, prio, key, input) values (%s, 1, 1, 5, %s, '{}')", run_id, key)
+        number = None if batch is None else self.database.one("select supervisor.batch_id(%s)", batch)
+        self.database.sql("insert into supervisor.run (run_id, workflow, queue, prio, key, batch, input) values (%s, 1, 1, 5, %s, %s, '{}')", run_id, key, number)
         self.database.sql("insert into supervisor.step values (%s, now(), now(), 0, 0, 1, 1, 1, 's', '1')", run_id)
         if key is not None:
             self.database.sql("insert into supervisor.run_key values (1, %s, %s, '')", key, run_id)
@@ -158,6 +160,73 @@ def test_a_key_that_names_a_younger_run_stays(history: History, database: Databa
     database.sql("update supervisor.run_key set run_id = %s where key = 'shared'", young)
     database.sql("select supervisor.drop_keys(%s, %s, 500)", history.suffix[100], UUID(int=0))
     assert young == database.one("select run_id from supervisor.run_key where key = 'shared'")
+
+
+def batches(database: Database) -> set[str]:
+    return {name for (name,) in database.sql("select name from supervisor.batch")}
+
+
+def test_a_batch_goes_with_the_last_of_its_runs(history: History, lead: Any) -> None:
+    """A load every night leaves a name every night; one that has younger runs too keeps its name and those."""
+    database = history.database
+    for n in range(20):
+        history.run(100, n, batch=f"night-{n % 5}" if n % 2 else None)
+    history.run(100, 30, batch="weekly")
+    young = history.run(60, 1, batch="weekly")
+    history.run(60, 2, batch="monday")
+    lead(90).until(lambda: history.there(100) == 0)
+    assert batches(database) == {"weekly", "monday"}
+    assert [("weekly", 1)] == database.sql("select batch, runs from supervisor.batches where batch = 'weekly'")
+    assert "weekly" == database.one("select batch from supervisor.runs where run_id = %s", young)
+
+
+def detached(history: History, days: int) -> str:
+    """One week's runs, detached as retention does it."""
+    suffix = history.suffix[days]
+    history.database.sql(f"alter table supervisor.run detach partition supervisor.run_{suffix}")
+    return suffix
+
+
+def test_batches_are_forgotten_in_slices(history: History, database: Database) -> None:
+    """One look per batch and not per run, and a transaction per slice."""
+    for n in range(21):
+        history.run(100, n, batch=f"night-{n % 7}")
+    suffix, after, looked = detached(history, 100), 0, []
+    while True:
+        n, after = database.sql("select n, last from supervisor.drop_batches(%s, %s, 3)", suffix, after)[0]
+        looked.append(n)
+        assert 7 - sum(looked) == len(batches(database))
+        if n < 3:
+            break
+    assert [3, 3, 1] == looked
+
+
+def test_a_batch_that_is_being_named_is_not_forgotten(history: History, database: Database) -> None:
+    """Between a start's look at the name and its commit the batch has no run that anybody sees: its row is held, and nobody waits for that."""
+    history.run(100, 1, batch="nightly")
+    suffix = detached(history, 100)
+    with database.connect() as starting:
+        with starting.transaction():
+            starting.execute("select supervisor.start('w', batch => 'nightly')")
+            database.sql("set lock_timeout = '1s'")
+            database.sql("select supervisor.drop_batches(%s, 0, 500)", suffix)
+            assert batches(database) == {"nightly"}
+        database.sql("select supervisor.drop_batches(%s, 0, 500)", suffix)
+    assert [("nightly", 1)] == database.sql("select batch, runs from supervisor.batches")
+
+
+def test_a_batch_that_is_named_while_it_goes_is_made_anew(history: History, database: Database) -> None:
+    """The start waits for whoever forgets it, and its run is in a batch of that name."""
+    history.run(100, 1, batch="nightly")
+    suffix = detached(history, 100)
+    with database.connect() as forgetting, ThreadPoolExecutor(1) as other, database.connect() as starting:
+        with forgetting.transaction():
+            forgetting.execute("select supervisor.drop_batches(%s, 0, 500)", (suffix,))
+            start = other.submit(starting.execute, "select supervisor.start('w', batch => 'nightly')")
+            eventually(lambda: database.one("select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"), 20)
+            assert not start.done()
+        start.result(20)
+    assert [("nightly", 1)] == database.sql("select batch, runs from supervisor.batches")
 
 
 @pytest.mark.parametrize("case", ["live", "lately", "awaited"])
