@@ -74,6 +74,18 @@ FROM (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.c
 WHERE t.run_id = ANY ($1::uuid[]) AND t.run_id = done.parent_id AND t.owner IS NOT DISTINCT FROM NULL::int4 AND t.wait_children IS NOT NULL
   AND (done.n >= t.wait_children OR done.failed > t.wait_failed);
 
+-- name: look_at_parked :many
+-- The parker's part in that, in a transaction after its own: has the last child ended while the parking was not committed? Then its worker has
+-- passed the row by, for it was still owned. Whoever of them looks last looks at a newer snapshot than all the commits.
+-- Locks:  none.     Index:  task_children_idx, child_done_parent_idx (custom plan: prunes)
+-- $1 uuid[] run     Returns those that are to be woken
+SELECT t.run_id
+FROM {schema}.task t
+JOIN (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
+  ON done.parent_id = t.run_id
+WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM NULL::int4 AND t.wait_children IS NOT NULL
+  AND (done.n >= t.wait_children OR done.failed > t.wait_failed);
+
 -- name: release :exec
 -- Give runs back: to wait for a time (timer, backoff), at once, or for ever (parked).
 -- Locks:  task rows in the order given: ascending run_id.     Index:  task_pkey

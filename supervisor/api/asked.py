@@ -192,22 +192,12 @@ def value_of(outcome: Outcome, workflow: str, definition: Any) -> Any:
         return msgspec.json.decode(payload) if definition is None else definition.decode_result(payload)
     if outcome.status in ("cancelled", "terminated"):
         kind = RunCancelled if outcome.status == "cancelled" else RunTerminated
-        raise kind(
-            f"run {outcome.run_id} of {workflow} was {outcome.status} at {outcome.ended_at:%Y-%m-%d %H:%M:%S %Z}{_reason(outcome)}; "
-            f"see: python -m supervisor show {outcome.run_id}"
-        )
+        why = "" if outcome.result is None else str(codec.decode_error(outcome.result))
+        raise kind(outcome.run_id, workflow, why, outcome.ended_at)
     if outcome.status == "continued":
         raise RunFailed(outcome.run_id, workflow, "it has no result, for it continued as a new run")
     cause = TimeoutError("the run's timeout expired") if outcome.status == "timed_out" else codec.decode_error(outcome.result)
     raise RunFailed(outcome.run_id, workflow, codec.brief(cause)) from cause
-
-
-def _reason(outcome: Outcome) -> str:
-    """Why it was ended, where whoever did it said so."""
-    if outcome.result is None:
-        return ""
-    why = codec.decode_error(outcome.result)
-    return f" ({why})" if str(why) else ""
 
 
 def id_of(run: Any) -> uuid.UUID:

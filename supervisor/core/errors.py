@@ -6,6 +6,11 @@ and what to do. Nothing here imports anything of the project.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
 
 class SupervisorError(Exception):
     """Base of all errors of pgsupervisor. `code` is stable and fit for programs."""
@@ -238,12 +243,32 @@ class RunTimedOut(SupervisorError, TimeoutError):
     code = "run_timed_out"
 
 
-class RunCancelled(SupervisorError):
+class EndedFromOutside(SupervisorError):
+    """Somebody ended the run, or the child that was waited for; `why` is the reason that was given."""
+
+    code = "ended_from_outside"
+    how = "ended"
+    run_id: object = None
+    workflow = why = ""
+
+    def __init__(self, run_id: object, workflow: str, why: str = "", ended_at: datetime | None = None) -> None:
+        self.run_id, self.workflow, self.why = run_id, workflow, why
+        at = f" at {ended_at:%Y-%m-%d %H:%M:%S %Z}" if ended_at is not None else ""
+        super().__init__(f"run {run_id} of {workflow} was {self.how}{at}{f' ({why})' if why else ''}; see: python -m supervisor show {run_id}")
+
+
+class RunCancelled(EndedFromOutside):
+    """Somebody cancelled it."""
+
     code = "run_cancelled"
+    how = "cancelled"
 
 
-class RunTerminated(SupervisorError):
+class RunTerminated(EndedFromOutside):
+    """Its key was given to another run."""
+
     code = "run_terminated"
+    how = "terminated"
 
 
 class RunUnknown(SupervisorError):

@@ -91,6 +91,11 @@ def done_channel(schema: str, token: str) -> str:
     return f"{schema}_{token}"
 
 
+def ended_channel(schema: str) -> str:
+    """The channel on which all that wait are told of runs that were ended without a worker."""
+    return f"{schema}_ended"
+
+
 def _schema_fault(name: str) -> str:
     if not name:
         return "it is empty"

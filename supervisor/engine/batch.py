@@ -30,8 +30,10 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "publish": (UUID, INT2, INT4, TEXT, INT4, TIMESTAMPTZ),
     "fire_timers": (UUID, INT4, INT4, TEXT),
     "wake_parents": (UUID,),
+    "look_at_parked": (UUID,),
 }
 WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "fire_timers", "publish"})
+NOBODYS = ("wake_parents", "look_at_parked")  # of runs that are not in this worker's memory
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
 
 
@@ -71,6 +73,8 @@ class Batch:
         if "wake_parents" in self.rare:
             parents = encode_rows((UUID,), sorted({row for _, row in self.rare["wake_parents"]}))
             out += [("lock_parents", parents), ("plan_custom", None), ("wake_parents", parents), ("plan_generic", None)]
+        if "look_at_parked" in self.rare:
+            out += [("plan_custom", None), ("look_at_parked", self._encoded("look_at_parked", worker)), ("plan_generic", None)]
         if self.steps is not None:
             out.append(("insert_steps" if len(self.steps) == PLAIN_COLUMNS else "insert_mixed_steps", [*self.steps, worker]))
         for name in ("insert_attempts", "insert_timers", "insert_runs", "drop_timers"):
@@ -108,6 +112,10 @@ class Batch:
             sums[parent][1] += failed
         return [(parent, n, failed) for parent, (n, failed) in sums.items()]
 
+    def nobodys(self) -> dict[str, list[tuple[bytes, Row]]]:
+        """What belongs to no run in memory."""
+        return {name: self.rare[name] for name in NOBODYS if name in self.rare}
+
     def halves(self) -> list[Batch]:
         """Two batches with half of the runs each; none of them claims."""
         middle = len(self.runs) // 2
@@ -118,10 +126,9 @@ class Batch:
         return self._part(ids.__contains__)
 
     def without(self, ids: set[bytes]) -> Batch:
-        """This batch, but for what belongs to the runs *ids*; parents that are to be woken are nobody's."""
+        """This batch, but for what belongs to the runs *ids*; parents that are to be woken, or were parked, are nobody's."""
         part = self._part(lambda run_id: run_id not in ids)
-        if "wake_parents" in self.rare:
-            part.rare["wake_parents"] = self.rare["wake_parents"]
+        part.rare.update(self.nobodys())
         part.wake_workflows, part.tries = self.wake_workflows, self.tries
         return part
 

@@ -21,7 +21,7 @@ from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import Command
 from supervisor.api.words import ChildRun
 from supervisor.core import codec
-from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunFailed, RunTimedOut, StepInterrupted
+from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
 from supervisor.core.retry import next_wait_s
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
@@ -36,6 +36,7 @@ PUBLISH_AFTER_US = 1_000_000  # a step that runs longer is named in its run's ta
 STEP_RUNNING = 8
 STAY_BESIDE_CHILDREN_S = 0.02  # nobody tells a run in memory that its child has ended
 BACKOFF, TIMER, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 14, 15, 19, 20, 22, 23
+CANCELLED, TERMINATED = 3, 4  # outcome.status: ended from outside
 DURABLE_WORD = {
     "sleep": "sleep(seconds)", "gather": "gather(…)", "wait": "gather(…) or first(…)", "TaskGroup": "gather(…)", "timeout": "@step(timeout=…) or first(…)",
     "timeout_at": "@step(timeout=…) or first(…)", "wait_for": "@step(timeout=…) or first(…)", "create_task": "gather(…)", "ensure_future": "gather(…)",
@@ -272,10 +273,7 @@ class Commands:
             self.loop.record(run, cmd, core.COMPLETED, kid.result, now, now)
             self.loop.deliver(run, cmd, workflow.decode_result(kid.result), None)
             return
-        cause = codec.decode_error(kid.result) if kid.result else None
-        error = RunFailed(str(UUID(bytes=kid.run_id)), workflow.name, codec.brief(cause) if cause is not None else "it ended without a result")
-        error.__cause__ = cause
-        encoded = codec.encode_error(error)
+        encoded = codec.encode_error(_of_child(kid, workflow.name))
         self.loop.record(run, cmd, core.FAILED, encoded, now, now)
         self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
 
@@ -461,6 +459,17 @@ class Commands:
 
 
 _KIND_WORDS = {core.STEP: "retry of", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of"}
+
+
+def _of_child(kid: Kid, workflow: str) -> SupervisorError:
+    """What a parent is told of a child that did not complete."""
+    run_id = str(UUID(bytes=kid.run_id))
+    cause = codec.decode_error(kid.result) if kid.result else None
+    if kid.status in (CANCELLED, TERMINATED):
+        return (RunCancelled if kid.status == CANCELLED else RunTerminated)(run_id, workflow, str(cause or ""))
+    error = RunFailed(run_id, workflow, codec.brief(cause) if cause is not None else "it ended without a result")
+    error.__cause__ = cause
+    return error
 
 
 def _gathered(cmd: Any) -> bool:

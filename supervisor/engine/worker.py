@@ -46,8 +46,8 @@ from supervisor.engine.watchdog import Detached, Watchdog
 log = logging.getLogger("pgsupervisor.worker")
 
 HOT = (
-    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "finish", "insert_children_done", "lock_parents", "wake_parents", "release", "lock_own",
-    "park_on_children", "insert_runs", "insert_timers", "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
+    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "finish", "insert_children_done", "lock_parents", "wake_parents", "look_at_parked",
+    "release", "lock_own", "park_on_children", "insert_runs", "insert_timers", "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
     "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
 )  # fmt: skip
 GROUP_MAX = 2500  # runs executed between two sends
@@ -111,7 +111,8 @@ class Worker:
         self.repairs: deque[Batch] = deque()
         self.held = False
         self.trouble: DatabaseUnavailable | None = None
-        self._parents: set[bytes] = set()
+        self._parents: set[bytes] = set()  # children of theirs have ended, durably: to be woken
+        self._parked: set[bytes] = set()  # parked, durably: children may have ended meanwhile
         self._wake_missing_at = 0.0
         self._claims_in_flight = self._asked_in_flight = 0
         self._steps_before = self._calls_before = 0
@@ -377,6 +378,9 @@ class Worker:
         for parent in self._parents:
             batch.add("wake_parents", parent, (parent,))
         self._parents.clear()
+        for parked in self._parked:
+            batch.add("look_at_parked", parked, (parked,))
+        self._parked.clear()
         batch.asked = self._claim_size(at_rest=batch.empty() and not self.loop.ready and not self.pipeline.waiting)
         if batch.asked:
             batch.claim = self.claims.params(batch.asked, self._time.time())
@@ -507,6 +511,8 @@ class Worker:
         if "fire_timers" in results:
             fired = {(row[0], _i4.unpack(row[1])[0]): _i8(row[2])[0] for row in replay._rows(results["fire_timers"])}
             self.commands.timers_fired([(row[0], row[1]) for _, row in batch.rare["fire_timers"]], fired)
+        if "look_at_parked" in results:
+            self._parents.update(row[0] for row in replay._rows(results["look_at_parked"]))
         if "claim" in results:
             self._took(batch, results["claim"])
 
@@ -520,6 +526,8 @@ class Worker:
             endings.note(batch.outcomes[0])
         if "insert_children_done" in batch.rare:
             self._parents.update(row[0] for _, row in batch.rare["insert_children_done"])
+        if "park_on_children" in batch.rare:
+            self._parked.update(row[0] for _, row in batch.rare["park_on_children"])
         if "insert_children_done" in batch.rare or "insert_runs" in batch.rare:
             self.rest.nudged()  # children, or the parents that go on: nobody announces them
 
@@ -586,6 +594,8 @@ class Worker:
             batch.tries += 1
             self.repairs.append(batch)
             self.trouble = DatabaseUnavailable(f"the database refuses to work: {refused.message} ({sqlstate})")
+        elif batch.runs and batch.nobodys():
+            self.repairs.extend((Batch(rare=batch.nobodys()), batch.only({run.id for run in batch.runs})))
         elif len(batch.runs) > 1:
             self.repairs.extend(half for half in batch.halves() if not half.empty())
         elif batch.runs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor import RunFailed, gather, sleep, step, workflow
+from supervisor import RunCancelled, gather, sleep, step, workflow
 from tests.apps.taken import afterwards, in_task, in_thread, in_transaction
 
 
@@ -54,14 +54,14 @@ async def cut_parent(word: str, gate: str) -> str:
     """What its child ended with."""
     try:
         return str(await cut_threaded(word, gate))
-    except RunFailed as error:
-        return f"{type(error.__cause__).__name__}: {error.__cause__}"
+    except RunCancelled as error:
+        return f"{type(error).__name__} of {error.workflow}: {error.why}"
 
 
 @workflow
 async def cut_parent_of_sleepers(kids: int) -> str:
     try:
         await gather(*(cut_asleep(3600.0) for _ in range(kids)))
-    except RunFailed as error:
-        return type(error.__cause__).__name__
+    except RunCancelled as error:
+        return type(error).__name__
     return "none of them was cut short"

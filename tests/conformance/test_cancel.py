@@ -91,14 +91,14 @@ def test_a_run_that_has_ended_or_never_was_is_not_cancelled(live: Live) -> None:
 
 
 def test_a_parent_that_waits_hears_that_its_child_was_cancelled(live: Live) -> None:
-    """As if the child had failed: it wakes at once, and not by the sweep for the forgotten."""
+    """It wakes at once, and not by the sweep for the forgotten."""
     run = live.start(cut_short.cut_parent, "child", "child-gate")
     standing(live, "child")
     child = live.database.one("select run_id from supervisor.runs where parent_id = %s", run.id)
     live.until(lambda: live.database.one("select wait from supervisor.runs where run_id = %s", run.id) == "child", 20, "the parent to be parked")
     assert cancel(live.database, child, "by a test")
     assert live.database.one("select status from supervisor.runs where run_id = %s", run.id) != "waiting"
-    assert run.result(timeout=20) == "RunCancelled: by a test"
+    assert run.result(timeout=20) == "RunCancelled of cut_threaded: by a test"
     live.effects.open("child-gate")
 
 

@@ -27,7 +27,7 @@ BATCH = 500  # runs that a statement is asked about
 WORKER, BOOT = 77, uuid.UUID(int=7)
 SQL = Sql()
 NO_PLAN = {"plan_custom", "plan_generic"}  # SET has none
-CUSTOM = {"wake_parents", "park_on_children"} | {
+CUSTOM = {"wake_parents", "look_at_parked", "park_on_children"} | {
     name for name in HOT if name.startswith("read_")
 }  # sent between plan_custom and plan_generic
 
@@ -162,6 +162,7 @@ ARGUMENTS = {
     "insert_children_done": lambda p: [p.parents, _same(1), _same(0)],
     "lock_parents": lambda p: [p.parents],
     "wake_parents": lambda p: [p.parents],
+    "look_at_parked": lambda p: [p.parents],
     "release": lambda p: [p.owned, _same("infinity"), _same(10), _same(None), _same(1), _same("s"), _same(1), _same(1), WORKER],
     "lock_own": lambda p: [p.owned, WORKER],
     "park_on_children": lambda p: [p.owned, _same(9), _same(0), _same("infinity"), _same(1), _same("s"), _same(None), _same(14), WORKER],

@@ -23,7 +23,9 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
     "start_many(text, jsonb[], text[], text, integer, interval, jsonb, text, text, boolean)",
-    "cancel(uuid, text)", "cancel_many(uuid[], text)", "result(uuid)", "outcomes(uuid[])", "find_runs(uuid[], text, text, text, uuid, integer)", "batch_results(text, uuid, integer)",
+    "cancel_many(uuid[], text)",
+    "replace_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text)",
+    "cancel(uuid, text, boolean)", "home()", "result(uuid)", "outcomes(uuid[])", "find_runs(uuid[], text, text, text, uuid, integer)", "batch_results(text, uuid, integer)",
     "start_one(text, uuid, bytea, text, smallint, interval)", "start_and_tell(text, uuid, bytea, text, smallint, interval, text, text)",
     "client_facts()", "workflow_parameters(text)", "new_id()",
 )  # fmt: skip
@@ -196,5 +198,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     assert not set("=<>+-*/%|&~!^") & set(body), "an operator of its caller's"
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "start_runs start_one start start_many cancel cancel_many result outcomes find_runs batch_results client_facts workflow_parameters new_id retry queue_id make_partitions renew_statistics".split()
+        "start_runs replace_runs start_one start start_many cancel cancel_many home result outcomes find_runs batch_results client_facts workflow_parameters new_id retry queue_id make_partitions renew_statistics".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"

@@ -9,7 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor.db.statements import wake_channel
+from supervisor.core import awaited, codec
+from supervisor.core.errors import PayloadRefused
+from supervisor.db.statements import ended_channel, wake_channel
 from supervisor.host import wakeups
 from tests.harness import Database, eventually
 
@@ -120,6 +122,55 @@ def test_only_who_asks_for_it_notifies_and_the_hosts_understand_it(shop: Databas
         conn.execute("select supervisor.start_many('checkout', array_fill('{\"order\": 1}'::jsonb, array[3]), notify => true)")
         heard = [wakeups._hints(each.payload.encode()) for each in ear.notifies(timeout=10, stop_after=2)]
     assert heard == [[("checkout", "urgent", 1, 0.5)], [("checkout", None, 3, 0.0)]]
+
+
+def test_only_who_asks_for_it_announces_what_is_ended(shop: Database) -> None:
+    """Clients that wait hear of it, whatever else they hear; 360 runs go into one notification."""
+    many = "select run_id from supervisor.start_many('checkout', array_fill('{\"order\": 1}'::jsonb, array[%s]), %s) order by n"
+    keys = [f"k{n}" for n in range(800)]
+    old = [run_id.bytes for (run_id,) in shop.sql(many, len(keys), keys)]
+    with shop.connect() as ear, shop.connect() as conn:
+        ear.execute(f"listen {ended_channel('supervisor')}")
+        replace = "select supervisor.start('checkout', '{\"order\": 1}', key => %s, on_conflict => 'replace', notify => %s)"
+        conn.execute(replace, ("k0", False))
+        conn.execute("select supervisor.cancel(%s)", (old[1].hex(),))
+        with conn.transaction(force_rollback=True):
+            conn.execute("select supervisor.cancel(%s, notify => true)", (old[2].hex(),))
+        assert list(ear.notifies(timeout=0.2)) == []
+        conn.execute("select supervisor.cancel(%s, 'by name', notify => true)", (old[2].hex(),))
+        conn.execute("select supervisor.cancel(%s, notify => true)", (old[2].hex(),))
+        conn.execute(replace, ("k3", True))
+        conn.execute("select supervisor.start('checkout', '{\"order\": 1}', key => 'fresh', on_conflict => 'replace', notify => true)")
+        conn.execute("select supervisor.start_many('checkout', array_fill('{\"order\": 1}'::jsonb, array[%s]), %s, on_conflict => 'replace', notify => true)", (796, keys[4:]))
+        heard = [awaited.ids_of(each.payload) for each in ear.notifies(timeout=10, stop_after=5)]
+    assert heard[:2] == [[old[2]], [old[3]]] and [len(ids) for ids in heard[2:]] == [360, 360, 76]
+    assert [run_id for ids in heard[2:] for run_id in ids] == old[4:]
+    live = "select count(*) from supervisor.task where run_id = any(%s::uuid[])"
+    assert shop.one(live, [run_id.hex() for run_id in old]) == 0 and shop.one("select count(*) from supervisor.task") == 799
+
+
+def nested(levels: int, inner: str = "1") -> str:
+    """An array in an array, so many times; as a parameter's value one level deeper."""
+    return "[" * levels + inner + "]" * levels
+
+
+def test_what_is_nested_too_deeply_is_refused_as_a_client_refuses_it(shop: Database) -> None:
+    """Here, and not at the worker that reads it: with which input, which parameter, and why."""
+    fine = [nested(63), nested(63, '"%s"' % ("[" * 500)), nested(62, "{}"), json.dumps([nested(40)] * 50), "[" + ",".join(["[[]]"] * 500) + "]"]
+    for value in fine:
+        codec.encode({"order": json.loads(value)})
+        assert shop.one("select supervisor.start('checkout', jsonb_build_object('order', %s::jsonb))", value)
+    for value in (nested(64), nested(65, "{}"), nested(63, "[]"), nested(63, '{"a": 1}'), nested(600), '{"a": ' * 64 + "1" + "}" * 64):
+        with pytest.raises(PayloadRefused, match="nested deeper than 64 levels"):
+            codec.encode({"order": json.loads(value)})
+        code, message = refused(shop, "select supervisor.start('checkout', jsonb_build_object('cents', 1, 'order', %s::jsonb))", value)
+        assert (code, message) == ("22023", 'input 1 of workflow "checkout": order: nested deeper than 64 levels, the most that every reader of JSON copes with')
+    several = "select supervisor.start_many('checkout', array[jsonb_build_object('order', 1), jsonb_build_object('order', %s::jsonb)])"
+    assert "input 2" in refused(shop, several, nested(64))[1]
+    code, message = refused(shop, "select supervisor.start('checkout', '{\"order\": 1}', attributes => jsonb_build_object('a', %s::jsonb))", nested(64))
+    assert code == "22023" and "attributes" in message and "64 levels" in message
+    assert refused(shop, "select supervisor.start('checkout', jsonb_build_object('order', %s::jsonb))", nested(100_000))[0] == "54001", "the server's own limit"
+    assert shop.one("select count(*) from supervisor.run") == len(fine)
 
 
 # ── start_many ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -83,3 +83,15 @@ def test_batch_without_a_run_keeps_its_neighbours_rows() -> None:
     assert rest.outcomes is not None and elements(rest.outcomes[0]) == [B]
     assert list(rest.rare) == ["wake_parents"], "whom an ended child wakes is not a matter of who owns it"
     assert batch.without({A, B}).without(set()).runs == []
+
+
+def test_what_is_nobodys_outlives_the_halving_of_a_batch() -> None:
+    """A row that the database refuses must not cost a parent its wake-up."""
+    batch = Batch(runs=[RUN_A, RUN_B])
+    batch.add("release", A, RELEASE)
+    batch.add("wake_parents", B, (B,))
+    batch.add("look_at_parked", A, (A,))
+    apart = Batch(rare=batch.nobodys())
+    assert list(apart.rare) == ["wake_parents", "look_at_parked"] and not apart.empty()
+    sent = [name for name, _ in apart.statements([], b"")]
+    assert sent == ["fence", "lock_parents", "plan_custom", "wake_parents", "plan_generic", "plan_custom", "look_at_parked", "plan_generic"]
