@@ -27,7 +27,8 @@ from supervisor.db.connect import resolve_dsn
 from supervisor.files.record import Rules
 from supervisor.files.rejects import Rejects
 from supervisor.files.source import Source, format_of
-from supervisor.files.starting import How, Starter
+from supervisor.api.asked import Named
+from supervisor.files.starting import Starter
 
 SHOWN = ("records_per_s", "client_cpu_us_per_record", "wal_bytes_per_record")
 FETCHED = 5_000
@@ -65,7 +66,7 @@ def _make(path: str, runs: int) -> None:
 
 
 def _once(places: Places, asked: Asked) -> dict[str, float]:
-    how = How(app.taking.name)
+    how = Named(workflow=app.taking.name)
     rules = Rules(app.taking.name, app.taking.input.describe(), app.taking if asked.typed else None, asked.key_field)
     with places.fresh() as place, place.connect() as conn:
         calls = ClientCalls(resolve_dsn(place.dsn), place.schema, "bench")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -28,54 +29,52 @@ KeyOf = Callable[[Any], "str | None"]
 Parameters = Sequence[dict[str, Any]]
 
 
-class Named(msgspec.Struct, frozen=True):
-    """A workflow by its registered name, with how it is to be started; for programs that do not import it."""
+@dataclass(frozen=True)
+class How:
+    """How a run is to be started, whatever names its workflow."""
 
-    workflow: str
     key: str | None = None
     queue: str | None = None
     priority: int = 5
     delay_s: float = 0.0
     batch: str | None = None
-    on_conflict: str = "return"
-    attributes: bytes | None = None
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """What is to be started, and how."""
-
-    name: str
-    definition: Any
-    key: str | None = None
-    queue: str | None = None
-    priority: int = 5
-    delay_s: float = 0.0
-    batch: str | None = None
-    on_conflict: str = "return"
-    attributes: bytes | None = None
+    on_conflict: OnConflict = "return"
+    attributes: bytes | None = None  # a JSON object
 
     @property
     def how(self) -> dict[str, Any]:
-        return {
-            "queue": self.queue,
-            "priority": self.priority,
-            "delay_s": self.delay_s,
-            "attributes": self.attributes,
-            "batch": self.batch,
-            "on_conflict": self.on_conflict,
-        }
+        """What is said once for many runs: all but the key."""
+        return {name: getattr(self, name) for name in _OF_MANY}
+
+
+_OF_MANY = tuple(each.name for each in fields(How) if each.name != "key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(How):
+    """A workflow by its registered name, with how it is to be started; for programs that do not import it."""
+
+    workflow: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(How):
+    """What is to be started, and how. `definition` is None for a workflow that is not imported here."""
+
+    name: str
+    definition: Any = None
 
     @classmethod
     def of(cls, asked: Any) -> Asked:
         """What a caller gave in the workflow's place. Raises InputInvalid."""
         if isinstance(asked, str):
-            return cls(asked, None)
+            return cls(name=asked)
         if hasattr(asked, "encode_input"):
-            return cls(asked.name, asked)
-        if hasattr(asked, "workflow") and hasattr(asked, "delay_s"):
+            return cls(name=asked.name, definition=asked)
+        if isinstance(asked, How) and hasattr(asked, "workflow"):
             what = asked.workflow
             name, definition = (what, None) if isinstance(what, str) else (what.name, what)
-            made = cls(name, definition, asked.key, asked.queue, asked.priority, asked.delay_s, asked.batch, asked.on_conflict, asked.attributes)
+            made = cls(name=name, definition=definition, key=asked.key, **asked.how)
             made.check()
             return made
         raise InputInvalid("start", f"{asked!r} is no workflow: give a function decorated with @workflow, its .options(…), or a name")

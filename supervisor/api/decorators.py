@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from supervisor._fastpath import loop as core_loop
-from supervisor.api.asked import Asked, OnConflict, encode_attributes, refuse_inside_run
+from supervisor.api.asked import Asked, How, OnConflict, encode_attributes, refuse_inside_run
 from supervisor.api.transaction import AsyncTransaction, Transaction
 from supervisor.core import codec, registry
 from supervisor.core.errors import ClientMisused, DefinitionError, OutsideWorkflow
@@ -173,18 +173,11 @@ def _loop_is_running() -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class StartOptions(Generic[P, R]):
+@dataclass(frozen=True, kw_only=True)
+class StartOptions(How, Generic[P, R]):
     """A workflow with how it is to be started: pass it where the workflow goes."""
 
     workflow: Workflow[P, R]
-    key: str | None = None
-    queue: str | None = None
-    priority: int = 5
-    delay_s: float = 0.0
-    batch: str | None = None
-    on_conflict: OnConflict = "return"
-    attributes: bytes | None = None  # a JSON object
 
     @property
     def start(self) -> Starter[P, R]:
@@ -263,7 +256,10 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
             raise DefinitionError(f"priority={priority!r}: give a whole number from 0 (first) to 9 (last)")
         if key is not None and (not isinstance(key, str) or not key or len(key) > 500 or "\x00" in key):
             raise DefinitionError(f"key={key!r}: give a text of 1 to 500 characters without NUL")
-        made = StartOptions(self, key, queue, priority, seconds(delay, "delay="), batch, on_conflict, encode_attributes(attributes))
+        made = StartOptions(
+            workflow=self, key=key, queue=queue, priority=priority, delay_s=seconds(delay, "delay="), batch=batch, on_conflict=on_conflict,
+            attributes=encode_attributes(attributes),
+        )  # fmt: skip
         Asked.of(made)
         return made
 

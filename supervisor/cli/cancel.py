@@ -17,6 +17,8 @@ from supervisor.core.filters import LIVE, Compare, Filter, both, parse
 if TYPE_CHECKING:
     import psycopg
 
+    from supervisor.api.client import Client
+
 PAGE_RUNS = 5000
 TURNS, LOCKED_S = 3, 0.5  # what somebody has locked is tried again that often, after so long
 
@@ -42,9 +44,10 @@ def cancel(
     if bool(runs) == (asked is not None):
         raise click.UsageError("name runs, or give a --filter")
     name = options.resolve_schema(schema)
+    if runs:
+        with options.client(dsn, name) as client:
+            return _named(client, runs, reason, as_json)
     with options.connect(dsn, name, purpose="cancel") as conn:
-        if runs:
-            return _named(conn, name, runs, reason, as_json)
         asked = both(asked, Compare("status", "in", LIVE))
         if not yes:
             _count(conn, name, asked, timeout, as_json)
@@ -53,7 +56,7 @@ def cancel(
     return None
 
 
-def _named(conn: psycopg.Connection, schema: str, runs: Sequence[str], reason: str | None, as_json: bool) -> int | None:
+def _named(client: Client, runs: Sequence[str], reason: str | None, as_json: bool) -> int | None:
     """All of them; the first that is not there is raised when the others are done."""
     from supervisor.core.errors import RunUnknown
 
@@ -61,7 +64,7 @@ def _named(conn: psycopg.Connection, schema: str, runs: Sequence[str], reason: s
     ended = 0
     for which in runs:
         try:
-            run_id, done = _one(conn, schema, which, reason)
+            run_id, done = _one(client, which, reason)
         except RunUnknown as error:
             unknown.append(error)
             continue
@@ -77,17 +80,17 @@ def _named(conn: psycopg.Connection, schema: str, runs: Sequence[str], reason: s
     return 1 if ended else None
 
 
-def _one(conn: psycopg.Connection, schema: str, which: str, reason: str | None) -> tuple[UUID, bool]:
+def _one(client: Client, which: str, reason: str | None) -> tuple[UUID, bool]:
     """By its id; else, for ids make good keys, by the key."""
     from supervisor.core.errors import RunUnknown
-    from supervisor.db import cancelling
+    from supervisor.db import history
 
     try:
         run_id = UUID(which)
-        return run_id, cancelling.cancel(conn, schema, run_id, reason)
+        return run_id, client.cancel(run_id, reason)
     except (ValueError, RunUnknown):
-        run_id = cancelling.named_by(conn, schema, which)
-        return run_id, cancelling.cancel(conn, schema, run_id, reason)
+        run_id = history.one_of(which, [(each.run_id, each.workflow) for each in client.list(10, key=which)])
+        return run_id, client.cancel(run_id, reason)
 
 
 def _count(conn: psycopg.Connection, schema: str, asked: Filter | None, timeout: float, as_json: bool) -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from supervisor.files.awaiting import Ended
     from supervisor.files.rejects import Rejects
     from supervisor.files.source import Source
-    from supervisor.files.starting import How, Starter, Tally
+    from supervisor.api.asked import Named
+    from supervisor.files.starting import Starter, Tally
 
 EXIT_NEGATIVE, EXIT_TIMEOUT, EXIT_INTERRUPTED = 1, 124, 130
 ERROR_SHOWN_MAX = 160
@@ -36,7 +37,7 @@ class Asked(NamedTuple):
     as_json: bool = False
 
 
-def start_file(dsn: str | None, schema: str, how: How, asked: Asked) -> int:
+def start_file(dsn: str | None, schema: str, how: Named, asked: Asked) -> int:
     """Start a run of every record; the exit code: 1 where a record was refused, or a run failed that was waited for."""
     from supervisor.db import connect
     from supervisor.db.client_calls import ClientCalls
@@ -64,7 +65,7 @@ def start_file(dsn: str | None, schema: str, how: How, asked: Asked) -> int:
 class _Performance:
     """One file, from its first record to the last word about it."""
 
-    def __init__(self, calls: ClientCalls, how: How, asked: Asked, source: Source, rejects: Rejects, starter: Starter) -> None:
+    def __init__(self, calls: ClientCalls, how: Named, asked: Asked, source: Source, rejects: Rejects, starter: Starter) -> None:
         self.calls, self.how, self.asked, self.source, self.rejects, self.starter = calls, how, asked, source, rejects, starter
         self.seconds = 0.0
 

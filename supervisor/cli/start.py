@@ -13,6 +13,7 @@ from supervisor.cli.output import plain, print_json, say, short_json
 
 
 ON_CONFLICT = ("return", "reject", "replace", "restart_failed")
+HOW = ("queue", "priority", "delay_s", "batch", "on_conflict")
 FILE_ONLY = ("form", "rejects", "strict", "key_field", "app")
 
 
@@ -64,16 +65,14 @@ def start(workflow: str, pairs: tuple[str, ...], path: str | None, dsn: str | No
 def _start_file(
     workflow: str, pairs: tuple[str, ...], path: str, dsn: str | None, schema: str | None, attributes: bytes | None, told: dict[str, Any]
 ) -> int:
+    from supervisor.api.asked import Named
     from supervisor.cli.records import Asked, start_file
-    from supervisor.files.starting import How
 
     if pairs or told["input_json"] is not None or told["key"] is not None:
         raise click.UsageError("with --input every input comes from the file, and keys from --key-field; leave out NAME=VALUE, --input-json and --key")
     if told["on_conflict"] != "return" and not told["key_field"]:
         raise click.UsageError("--on-conflict is about keys; say which field is the key: --key-field NAME")
-    how = How(
-        workflow, told["queue"], told["priority"], told["delay_s"], attributes=attributes, batch=told["batch"], on_conflict=told["on_conflict"]
-    )
+    how = Named(workflow=workflow, attributes=attributes, **{name: told[name] for name in HOW})
     asked = Asked(path, **{name: told[name] for name in (*FILE_ONLY, "wait", "timeout_s", "as_json")})
     return start_file(dsn, options.resolve_schema(schema), how, asked)
 
@@ -81,15 +80,12 @@ def _start_file(
 def _start_one(
     workflow: str, pairs: tuple[str, ...], dsn: str | None, schema: str | None, attributes: bytes | None, told: dict[str, Any]
 ) -> None:
-    from supervisor.api.client import Named
+    from supervisor.api.asked import Named
     from supervisor.core.errors import SupervisorError
 
     as_json = told["as_json"]
     with options.client(dsn, schema) as client:
-        asked = Named(
-            workflow, told["key"], told["queue"], told["priority"], told["delay_s"],
-            batch=told["batch"], on_conflict=told["on_conflict"], attributes=attributes,
-        )  # fmt: skip
+        asked = Named(workflow=workflow, key=told["key"], attributes=attributes, **{name: told[name] for name in HOW})
         if told["input_json"] is not None:
             run = client.start_record(asked, _parsed(pairs, told["input_json"]))
         else:

@@ -60,22 +60,21 @@ def _run(conn: psycopg.Connection, sql: Sql, which: str) -> Row:
     except ValueError:
         found = []
     if not found:
-        keyed = one_of(which, _rows(conn, sql, "show_same_key", which))
+        keyed = one_of(which, [(each["run_id"], each["workflow"]) for each in _rows(conn, sql, "show_same_key", which)])
         found = _rows(conn, sql, "show_run", keyed)
     if not found:
         raise RunUnknown(which)
     return found[0]
 
 
-def one_of(key: str, named: Sequence[Row]) -> uuid.UUID:
-    """The only run that *key* names. Raises RunUnknown, or an error that lists them."""
+def one_of(key: str, named: Sequence[tuple[uuid.UUID, str]]) -> uuid.UUID:
+    """The only run that *key* names; *named* are runs and their workflows. Raises RunUnknown, or an error that lists them."""
     if not named:
         raise RunUnknown(f"with the id or key {key!r}")
     if len(named) > 1:
-        names = ", ".join(f"{each['run_id']} ({each['workflow']})" for each in named[:5])
+        names = ", ".join(f"{run_id} ({workflow})" for run_id, workflow in named[:5])
         raise SupervisorError(f"key {key!r} names {len(named)} runs of different workflows: {names}; give the run's id")
-    run_id: uuid.UUID = named[0]["run_id"]
-    return run_id
+    return named[0][0]
 
 
 def _rows(conn: psycopg.Connection, sql: Sql, name: str, *values: object) -> list[Row]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
+from supervisor.api.asked import Named
 from supervisor.api.hints import Hints
 from supervisor.core.errors import FileDamaged, InputInvalid, RecordRefused
 from supervisor.files.record import Refused, Rules
@@ -31,25 +32,6 @@ CHUNK_BYTES = 4 << 20
 IDS_IN_MEMORY_BYTES = 16 << 20  # a million ids; more are spooled to a file
 
 Row = Callable[[Any], tuple[bytes, str | None]]
-
-
-class How(msgspec.Struct, frozen=True):
-    """How all runs of a file are started."""
-
-    workflow: str
-    queue: str | None = None
-    priority: int = 5
-    delay_s: float = 0.0
-    attributes: bytes | None = None
-    batch: str | None = None
-    on_conflict: str = "return"
-
-    @property
-    def words(self) -> dict[str, Any]:
-        words = {name: getattr(self, name) for name in ("queue", "priority", "delay_s", "attributes", "batch", "on_conflict")}
-        if self.on_conflict == "reject":  # decided here, record by record: the function would refuse the whole chunk
-            words["on_conflict"] = "return"
-        return words
 
 
 class Tally(msgspec.Struct):
@@ -88,7 +70,7 @@ class _Chunk:
 class Starter:
     """Starts the records of one source. *keep_ids*: `ids` holds 16 bytes for every run of a good record, to wait for."""
 
-    def __init__(self, calls: ClientCalls, how: How, rules: Rules, rejects: Rejects, *, keyed: bool, strict: bool = False, keep_ids: bool = False) -> None:
+    def __init__(self, calls: ClientCalls, how: Named, rules: Rules, rejects: Rejects, *, keyed: bool, strict: bool = False, keep_ids: bool = False) -> None:
         self._calls, self._how, self._rules, self._rejects = calls, how, rules, rejects
         self._keyed, self._strict = keyed, strict
         self._hints = Hints()
@@ -190,7 +172,10 @@ class Starter:
     def _store(self, chunk: _Chunk) -> tuple[list[bytes], list[Conflict]]:
         ids = self._calls.run_ids(len(chunk.inputs))
         hashes = None if chunk.keys is None else [sha256(each).digest() for each in chunk.inputs]
-        conflicts = self._calls.start(self._how.workflow, ids, chunk.inputs, chunk.keys, hashes, **self._how.words)
+        how = self._how.how
+        if self._how.on_conflict == "reject":  # decided here, record by record: the function would refuse the whole chunk
+            how["on_conflict"] = "return"
+        conflicts = self._calls.start(self._how.workflow, ids, chunk.inputs, chunk.keys, hashes, **how)
         self._hints.add(self._how.workflow, self._how.queue, len(ids) - len(conflicts), self._how.delay_s)
         hint = self._hints.take()
         if hint is not None:

@@ -214,7 +214,7 @@ def test_runs_cancelled_at_random_under_load_end_once_each(live: Live) -> None:
 
 def test_a_run_in_the_middle_of_a_step_is_replaced(live: Live) -> None:
     """Never two live runs of one key: the old one has ended when the new one begins, and writes nothing any more."""
-    old = live.start(Named("cut_threaded", "replaced"), "old", "old-gate")
+    old = live.start(Named(workflow="cut_threaded", key="replaced"), "old", "old-gate")
     standing(live, "old")
     new = live.database.one("select supervisor.start('cut_threaded', '{\"word\": \"new\", \"gate\": \"new-gate\"}', key => 'replaced', on_conflict => 'replace')")
     assert stands(live, old)[0] == "terminated"

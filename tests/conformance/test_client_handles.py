@@ -156,7 +156,7 @@ def test_a_parent_hears_that_its_child_was_cancelled(hosted: Hosted) -> None:
     parent = hosted.client.start(asked_parent, 77)
     child = eventually(lambda: hosted.database.sql("select run_id from supervisor.runs where parent_id = %s and wait = 'timer'", parent.id), 20)
     assert hosted.client.cancel(child[0][0])
-    assert parent.result(timeout=20) == "RunFailed"
+    assert parent.result(timeout=20) == "RunCancelled"
 
 
 # ── what a start may ask for ─────────────────────────────────────────────────────────────────────────────────────

@@ -300,11 +300,11 @@ def test_sql_and_python_start_by_the_same_key(shop: Database) -> None:
     """A trigger and an application may meet at one key: one run, and a mismatch only where the input is another."""
     with Client(shop.dsn) as client:
         by_sql = shop.one("select supervisor.start('checkout', '{\"order\": {\"b\": 1, \"a\": [1.5]}}', key => 'k')")
-        run = client.start(Named(WORKFLOW, "k"), {"a": [1.5], "b": 1})
+        run = client.start(Named(workflow=WORKFLOW, key="k"), {"a": [1.5], "b": 1})
         assert (run.id, run.created) == (by_sql, False)
         with pytest.raises(KeyMismatch):
-            client.start(Named(WORKFLOW, "k"), {"a": [1.5], "b": 2})
-        by_python = client.start(Named(WORKFLOW, "p"), {"b": 1, "a": []}).id
+            client.start(Named(workflow=WORKFLOW, key="k"), {"a": [1.5], "b": 2})
+        by_python = client.start(Named(workflow=WORKFLOW, key="p"), {"b": 1, "a": []}).id
     assert shop.one("select supervisor.start('checkout', '{\"order\": {\"a\": [], \"b\": 1}}', key => 'p')") == by_python
     with pytest.raises(psycopg.DatabaseError) as refused:
         shop.sql("select supervisor.start('checkout', '{\"order\": {}}', key => 'p')")

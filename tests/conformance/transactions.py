@@ -86,11 +86,11 @@ def act(conn: psycopg.Connection[Any], within: Any, draw: random.Random, mine: l
         within.status(draw.choice(mine))
         return []
     if what < 0.4:
-        batch = within.start_many(Named("ordered"), range(draw.randint(1, 8)))
+        batch = within.start_many(Named(workflow="ordered"), range(draw.randint(1, 8)))
         conn.cursor().executemany("insert into orders (run_id) values (%s)", [(each,) for each in batch.ids])
         return list(batch.ids)
     if what < 0.7:
-        run = within.start(Named("ordered", key=f"k{draw.randrange(KEYS)}"), 1)
+        run = within.start(Named(workflow="ordered", key=f"k{draw.randrange(KEYS)}"), 1)
         if run.created:
             conn.execute("insert into orders (run_id) values (%s)", (run.id,))
         return [run.id]
