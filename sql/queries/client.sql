@@ -7,6 +7,12 @@
 -- Returns cell, migration, us since 1970 by the database's clock
 SELECT f.cell, f.migration, (extract(epoch FROM f.clock) * 1000000)::pg_catalog.int8 FROM {schema}.client_facts() AS f;
 
+-- name: client_home :one
+-- Ask which server, database and schema this is.
+-- Locks:  none
+-- Returns a text that is the same on all connections to the same
+SELECT {schema}.home();
+
 -- name: client_parameters :one
 -- Ask for a workflow's parameters as its workers registered them, for a start by name.
 -- Locks:  none.     Index:  workflow_name_key
@@ -25,8 +31,16 @@ SELECT {schema}.workflow_parameters($1);
 SELECT s.n, s.run_id, s.matches
 FROM {schema}.start_runs($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10, $11) AS s;
 
+-- name: client_replace :many
+-- The same with on_conflict replace. A row without n for each run that was ended for it.
+-- Locks:  as client_start.     Index:  run_key, task primary keys
+-- $1 … $10 as client_start
+-- Returns, raises  as client_start
+SELECT s.n, s.run_id, s.matches
+FROM {schema}.replace_runs($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10) AS s;
+
 -- name: client_start_one :exec
--- The same for one run without key, batch and attributes.
+-- As client_start, for one run without key, batch and attributes.
 -- Locks:  none but the new rows.     Index:  none but the inserts'
 -- $1 text workflow    $2 uuid run    $3 bytea input    $4 text queue (null: the workflow's)    $5 int2 priority    $6 float8 delay in s
 -- Raises  SV001, SV002, 22023, 23505 as client_start

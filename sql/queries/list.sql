@@ -44,6 +44,15 @@ SELECT r.run_id, r.key, r.workflow, r.queue, r.status, r.wait, r.step, r.seq, r.
 FROM page AS p CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = p.run_id OFFSET 0) AS r
 ORDER BY p.run_id DESC;
 
+-- name: list_found :many
+-- What a client is told of them.
+-- Locks:  none.     Index:  as list_runs
+-- $1 uuid after    $2 int4 limit    $3 … the filter's     Returns as client_find
+WITH page AS MATERIALIZED ({block:list_ids})
+SELECT r.run_id, r.key, r.workflow, r.queue, r.status, r.wait, r.step, r.seq, r.attempt, r.created_at, r.ended_at
+FROM page AS p CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = p.run_id OFFSET 0) AS r
+ORDER BY p.run_id DESC;
+
 -- name: list_counts :many
 -- How many runs fit, by workflow and status.
 -- Locks:  none.     Index:  as list_ids

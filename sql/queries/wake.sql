@@ -1,10 +1,10 @@
 -- Wake-ups. All of them are hints: whoever is not told finds the work by looking, a little later.
 
 -- name: announce_starts :one
--- Tell the hosts of this cell that runs were started. In a transaction of its own, after the start's: NOTIFY takes a
+-- Tell the hosts of this cell that runs were started, or who waits that runs were ended without a worker. In a transaction of its own, after the start's: NOTIFY takes a
 -- lock of the whole cluster until its transaction has ended. It need not survive a crash, so nobody waits for the disk.
 -- Locks:  the cluster's queue of notifications, at its commit     Index:  none
--- $1 text channel    $2 text what was started, as JSON
+-- $1 text channel    $2 text what was started, as JSON, or ids of what was ended
 SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify($1, $2);
 
 -- name: announce_each :many

@@ -15,8 +15,8 @@ _HOMES = {
     "supervisor.core.retry": ("Retry",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
-        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "InputInvalid", "KeyExists", "KeyMismatch",
-        "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled",
+        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "InputInvalid", "KeyExists", "KeyMismatch",
+        "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled",
         "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TransactionMisused", "UnknownWorkflow",
     ),
@@ -36,9 +36,9 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     from supervisor.core.context import Current as Current
     from supervisor.core.errors import (
         AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, ConfigInvalid as ConfigInvalid,
-        DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, InputInvalid as InputInvalid,
+        DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, FilterInvalid as FilterInvalid, InputInvalid as InputInvalid,
         KeyExists as KeyExists, KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
-        PayloadRefused as PayloadRefused, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
+        PayloadRefused as PayloadRefused, PermissionMissing as PermissionMissing, ReadTimeout as ReadTimeout, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
         RunCancelled as RunCancelled, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
         SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,
         StepFailed as StepFailed, StepInterrupted as StepInterrupted, StepTimeout as StepTimeout, SupervisorError as SupervisorError,

@@ -29,7 +29,7 @@ from supervisor.api.asked import (
 )
 from supervisor.api.handles import Batch as Batch, Run as Run, RunInfo as RunInfo
 from supervisor.api.hints import Hints
-from supervisor.api.verbs import Started, Verbs
+from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting import Waiter
 from supervisor.core.errors import ClientMisused, DatabaseUnavailable
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
     from supervisor.api.ear import Ear, Heard
     from supervisor.api.within import SyncConnection, Within
+    from supervisor.db.borrowed import Home
     from supervisor.db.client_calls import ClientCalls, Outcome, Questions, Verb
 
 P = ParamSpec("P")
@@ -147,13 +148,21 @@ class ClientVerbs:
         self,
         limit: int = 100,
         *,
+        filter: str | None = None,
         workflow: str | None = None,
         status: str | None = None,
         key: str | None = None,
         before: uuid.UUID | None = None,
+        timeout: float = LIST_S,
     ) -> Sequence[RunInfo]:
-        """Runs, newest first, at most 10,000; *before* takes the last id of the page before."""
-        return self._carry(lambda verbs: verbs.runs(limit, workflow, status, key, before))
+        """Runs, newest first, at most 10,000; *before* takes the last id of the page before.
+
+        filter   as of the command `list`: "workflow = checkout AND status in (failed, timed_out) AND age < 1d". It reads the views, for which
+                 the database's role must be a viewer too (PermissionMissing); all else needs a client's rights alone
+        timeout  seconds that looking for such runs may take (ReadTimeout)
+        Raises   FilterInvalid, which says what would fit at that place
+        """
+        return self._carry(lambda verbs: verbs.runs(limit, filter, timeout, before, workflow, status, key))
 
 
 class Client(ClientVerbs):
@@ -174,6 +183,7 @@ class Client(ClientVerbs):
         self._opened: ClientCalls | None = None
         self._apart_lock = threading.Lock()
         self._apart: ClientCalls | None = None  # a session for waiting, where threads wait while others start
+        self._home: Home | None = None  # what within() knows of it
         self._alone = True  # no two threads have met at the session yet
         self._waiter = Waiter(self._outcomes, self._new_ear)
 
@@ -245,11 +255,17 @@ class Client(ClientVerbs):
 
         return Ear(connect.resolve_dsn(self._dsn, source=self._source), self._verbs().questions.schema, heard)
 
+    def _find_home(self, home: Home) -> None:
+        """Which database a borrowed connection has to go to; asked once, and of nobody where no database is configured."""
+        from supervisor.db import connect
+
+        if home.where is None and (dsn := connect.find_dsn(self._dsn, source=self._source)) is not None:
+            home.where, home.shown = self._carry(lambda verbs: verbs.home()), str(dsn)
+
     def _say_hint(self, calls: ClientCalls) -> None:
-        """Announce durable starts; those that may not be announced now are told with the next ones."""
-        hint = self._hints.take()
-        if hint is not None:
-            calls.announce(hint)
+        """Announce durable starts and ends; those that may not be announced now are told with the next ones."""
+        for each in self._hints.announcements(calls.questions):
+            calls.announce(each)
 
     def _stream(
         self,

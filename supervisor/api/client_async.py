@@ -17,7 +17,7 @@ from supervisor.api.asked import Asked, Named, chunk_of, id_of, refuse_inside_ru
 from supervisor.api.client import check_process, questions_of
 from supervisor.api.handles import AsyncBatch, AsyncRun, RunInfo
 from supervisor.api.hints import Hints
-from supervisor.api.verbs import Started, Verbs
+from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting_async import AsyncWaiter
 from supervisor.core.errors import ClientMisused, DatabaseUnavailable
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
     from supervisor.api.ear import Ear, Heard
     from supervisor.api.within import AsyncConnection, AsyncWithin
+    from supervisor.db.borrowed import Home
     from supervisor.db.client_calls import Outcome, Verb
     from supervisor.db.client_calls_async import AsyncClientCalls
 
@@ -129,13 +130,15 @@ class AsyncClientVerbs:
         self,
         limit: int = 100,
         *,
+        filter: str | None = None,
         workflow: str | None = None,
         status: str | None = None,
         key: str | None = None,
         before: uuid.UUID | None = None,
+        timeout: float = LIST_S,
     ) -> Sequence[RunInfo]:
-        """Runs, newest first, at most 10,000; *before* takes the last id of the page before."""
-        return await self._carry(lambda verbs: verbs.runs(limit, workflow, status, key, before))
+        """Runs, newest first, at most 10,000, also by a filter; see `Client.list`."""
+        return await self._carry(lambda verbs: verbs.runs(limit, filter, timeout, before, workflow, status, key))
 
 
 async def _slices(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Iterator[Any]]:
@@ -168,6 +171,7 @@ class AsyncClient(AsyncClientVerbs):
         self._opened: AsyncClientCalls | None = None
         self._apart_lock = asyncio.Lock()
         self._apart: AsyncClientCalls | None = None  # a session for waiting, where tasks wait while others start
+        self._home: Home | None = None  # what within() knows of it
         self._alone = True  # no two tasks have met at the session yet
         self._waiter = AsyncWaiter(self._outcomes, self._new_ear)
 
@@ -242,11 +246,17 @@ class AsyncClient(AsyncClientVerbs):
 
         return Ear(connect.resolve_dsn(self._dsn, source="AsyncClient(dsn)"), self._verbs().questions.schema, heard)
 
+    async def _find_home(self, home: Home) -> None:
+        """Which database a borrowed connection has to go to; asked once, and of nobody where no database is configured."""
+        from supervisor.db import connect
+
+        if home.where is None and (dsn := connect.find_dsn(self._dsn, source="AsyncClient(dsn)")) is not None:
+            home.where, home.shown = await self._carry(lambda verbs: verbs.home()), str(dsn)
+
     async def _say_hint(self, calls: AsyncClientCalls) -> None:
-        """Announce durable starts; those that may not be announced now are told with the next ones."""
-        hint = self._hints.take()
-        if hint is not None:
-            await calls.announce(hint)
+        """Announce durable starts and ends; those that may not be announced now are told with the next ones."""
+        for each in self._hints.announcements(calls.questions):
+            await calls.announce(each)
 
     # ── wait ─────────────────────────────────────────────────────────────────────────────────────────────────
 

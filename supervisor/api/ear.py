@@ -107,10 +107,10 @@ class _Thread(threading.Thread):
 
     def run(self) -> None:
         from supervisor.db.session import Session
-        from supervisor.db.statements import await_channel, done_channel
+        from supervisor.db.statements import await_channel, done_channel, ended_channel
 
         ear = self._ear
-        self._channel, self._hosts = done_channel(ear.schema, self._token), await_channel(ear.schema)
+        self._channel, self._hosts, self._all = done_channel(ear.schema, self._token), await_channel(ear.schema), ended_channel(ear.schema)
         session: Session | None = None
         try:
             self._session = session = Session(ear.dsn, ear.schema, "ear", "client", self._connected, self._lost)
@@ -165,6 +165,7 @@ class _Thread(threading.Thread):
             log.debug("a pooler is between here and the server: results are found by asking")
             self._ear.deaf = True
             return
+        self._session.listen(self._all, self._ended)
         self._session.listen(self._channel, self._notified)
         self._session.ask("announce_each", ([self._channel], [awaited.HELLO]), None, self._refused)
 
@@ -181,6 +182,13 @@ class _Thread(threading.Thread):
         elif payload == awaited.ALL:
             self._ear.heard(None)
         elif ids := awaited.ids_of(payload):
+            self._ear.heard(ids)
+
+    def _ended(self, payload: str) -> None:
+        """Somebody ended runs without a worker, and tells all clients."""
+        with self._ear.lock:
+            ids = [run_id for run_id in awaited.ids_of(payload) if run_id in self._ear.awaited]
+        if ids:
             self._ear.heard(ids)
 
     # ── telling the hosts ────────────────────────────────────────────────────────────────────────────────────────

@@ -1,20 +1,28 @@
-"""Hints to the hosts that runs were started: coalesced, at most 100 a second from one process.
+"""Hints to the hosts that runs were started, and to who waits that runs were ended without a worker: at most 100 a second from one process.
 
 Decides what is said and when; saying it is the client's affair. A hint that is not sent is no loss: hosts look by
-themselves, every 20 ms while there is work and every half second when there was none.
+themselves, every 20 ms while there is work and every half second when there was none, and who waits every two seconds.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
+
+from supervisor.core import awaited
+
+if TYPE_CHECKING:
+    from supervisor.db.client_calls import Question, Questions
 
 PER_S, BURST = 100.0, 10.0
 DELAY_MAX_S = 1.0  # what becomes due later is seen by the hosts' own look
 KINDS_MAX = 50  # of starts in one hint; a name is at most 500 characters, a notification 8,000 bytes
 PAYLOAD_BYTES_MAX = 7_900
+ENDED_MAX = 20_000  # ids that wait to be said; 56 notifications
 
 
 class Allowance:
@@ -39,11 +47,12 @@ _allowance = Allowance()
 
 
 class Hints:
-    """What one client has started and not announced yet."""
+    """What one client has started, or ended, and not announced yet."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._started: dict[tuple[str, str | None, float], int] = {}
+        self._ended: list[bytes] = []
 
     def add(self, workflow: str, queue: str | None, runs: int, delay_s: float) -> None:
         if runs > 0 and delay_s <= DELAY_MAX_S:
@@ -74,3 +83,23 @@ class Hints:
             hints = hints[: len(hints) // 2]
             text = msgspec.json.encode(hints)
         return text.decode() if hints else None
+
+    def ended(self, ids: Sequence[bytes]) -> None:
+        """These were ended without a worker, durably."""
+        with self._lock:
+            self._ended += ids[: max(0, ENDED_MAX - len(self._ended))]
+
+    def take_ended(self) -> str | None:
+        """Up to a notification's number of them, to be told to who waits, if it may be sent now."""
+        if not self._ended or not _allowance.take(time.monotonic()):
+            return None
+        with self._lock:
+            ids, self._ended = self._ended[: awaited.IDS_MAX], self._ended[awaited.IDS_MAX :]
+        return awaited.texts(ids)[0] if ids else None
+
+    def announcements(self, questions: Questions) -> Iterator[Question]:
+        """What is to be said now, each in a transaction of its own."""
+        if (hint := self.take()) is not None:
+            yield questions.announcement(hint)
+        while (hint := self.take_ended()) is not None:
+            yield questions.announcement_of_ends(hint)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from supervisor.db.client_calls import Conflict, Outcome, Questions, Verb
 
 LIST_MAX = 10_000
+LIST_S = 30.0
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -100,11 +101,13 @@ class Verbs:
     def start_chunk(self, asked: Asked, chunk: Chunk) -> Verb[tuple[list[bytes], list[Conflict]]]:
         """Start a chunk of runs in one transaction: their ids, and the keys that named other runs already."""
         ids = yield from self.questions.run_ids(len(chunk.inputs))
-        conflicts = yield from self.questions.start(asked.name, ids, chunk.inputs, chunk.keys, chunk.hashes, **asked.how)
+        ended: list[bytes] = []
+        conflicts = yield from self.questions.start(asked.name, ids, chunk.inputs, chunk.keys, chunk.hashes, ended=ended, **asked.how)
         # a start that is repeated meets its own key
         others = [conflict for conflict in conflicts if conflict.run_id.bytes != ids[conflict.at]]
         if self._hints is not None:
             self._hints.add(asked.name, asked.queue, len(ids) - len(others), asked.delay_s)
+            self._hints.ended(ended)
         return ids, others
 
     def parameters(self, name: str) -> Verb[Parameters]:
@@ -128,10 +131,21 @@ class Verbs:
         return RunInfo(*found[0])
 
     def runs(
-        self, limit: int, workflow: str | None, status: str | None, key: str | None, before: uuid.UUID | None
+        self, limit: int, filter: str | None, timeout_s: float, before: uuid.UUID | None, workflow: str | None, status: str | None, key: str | None
     ) -> Verb[list[RunInfo]]:
-        found = yield from self.questions.find(workflow=workflow, status=status, key=key, before=before, limit=min(limit, LIST_MAX))
+        limit = min(limit, LIST_MAX)
+        if filter is None:
+            found = yield from self.questions.find(workflow=workflow, status=status, key=key, before=before, limit=limit)
+        else:
+            from supervisor.core.filters import Compare, both, parse
+
+            equal = (("workflow", workflow), ("status", status), ("key", key))
+            asked = both(parse(filter), *(Compare(name, "=", (value,)) for name, value in equal if value is not None))
+            found = yield from self.questions.filtered(asked, before, limit, timeout_s)
         return [RunInfo(*each) for each in found]
+
+    def home(self) -> Verb[str]:
+        return (yield from self.questions.home())
 
     def outcomes(self, ids: Sequence[bytes]) -> Verb[list[Outcome]]:
         return (yield from self.questions.outcomes(ids))
@@ -150,4 +164,7 @@ class Verbs:
         )
 
     def cancel(self, run_id: uuid.UUID, reason: str | None) -> Verb[bool]:
-        return (yield from self.questions.cancel(run_id, reason))
+        done = yield from self.questions.cancel(run_id, reason)
+        if done and self._hints is not None:
+            self._hints.ended([run_id.bytes])
+        return done

@@ -79,6 +79,8 @@ class AsyncWaiter:
     async def close(self) -> None:
         """End the ear's session; who waits goes on, and opens another."""
         ear, self._ear = self._ear, None
+        self._asking.forget_told(time.monotonic())
+        self._stir.set()
         if ear is not None:
             await asyncio.to_thread(ear.close)
 

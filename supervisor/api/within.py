@@ -34,11 +34,12 @@ class Within(ClientVerbs):
     _unsure = True
 
     def __init__(self, client: Client, connection: SyncConnection) -> None:
-        from supervisor.db.borrowed import Borrowed
+        from supervisor.db.borrowed import Borrowed, Home
 
         self._client = client
+        self._home = client._home = client._home or Home()
         self._made = Verbs(client._verbs().questions, None)
-        self._borrowed = Borrowed(connection, self._made.questions)
+        self._borrowed = Borrowed(connection, self._made.questions, self._home)
 
     def result(self, run: Run[Any] | uuid.UUID | str) -> Any:
         """The result of a run that has ended, as this transaction sees it. Raises TimeoutError when it has not, else as `Run.result`."""
@@ -52,6 +53,7 @@ class Within(ClientVerbs):
 
     def _carry(self, make: Callable[[Verbs], Verb[T]]) -> T:
         self._client._ready()
+        self._client._find_home(self._home)
         return self._borrowed.carry(make(self._made))
 
     def _stream(
@@ -74,11 +76,12 @@ class AsyncWithin(AsyncClientVerbs):
     _unsure = True
 
     def __init__(self, client: AsyncClient, connection: AsyncConnection) -> None:
-        from supervisor.db.borrowed import AsyncBorrowed
+        from supervisor.db.borrowed import AsyncBorrowed, Home
 
         self._client = client
+        self._home = client._home = client._home or Home()
         self._made = Verbs(client._verbs().questions, None)
-        self._borrowed = AsyncBorrowed(connection, self._made.questions)
+        self._borrowed = AsyncBorrowed(connection, self._made.questions, self._home)
 
     async def result(self, run: AsyncRun[Any] | uuid.UUID | str) -> Any:
         """The result of a run that has ended, as this transaction sees it. Raises TimeoutError when it has not, else as `AsyncRun.result`."""
@@ -92,6 +95,7 @@ class AsyncWithin(AsyncClientVerbs):
 
     async def _carry(self, make: Callable[[Verbs], Verb[T]]) -> T:
         self._client._ready()
+        await self._client._find_home(self._home)
         return await self._borrowed.carry(make(self._made))
 
 

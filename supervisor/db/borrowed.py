@@ -7,9 +7,11 @@ raised as the driver's error, or as Django's, so that the caller's own retry see
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg import pq
@@ -29,11 +31,52 @@ _OURS = ("SV", "22023", "3F000", "42883", "42P01", "42501")  # what the project 
 _LOADERS = [(oid, psycopg.adapters.get_loader(oid, pq.Format.BINARY)) for oid in _READ]
 
 
+class Home:
+    """Which database a client is for, as *where* says, and which connections are known to go there.
+
+    where  what `Questions.home` was answered; None for a client that has no database of its own: the first connection decides
+    shown  where that is, for people
+    """
+
+    def __init__(self) -> None:
+        self.where: str | None = None
+        self.shown = "another one"
+        self._known: WeakSet[Driver] = WeakSet()
+
+    def knows(self, conn: Driver) -> bool:
+        return conn in self._known
+
+    def admit(self, conn: Driver, where: str) -> None:
+        """Raises ClientMisused for a connection to another database."""
+        if self.where is None:
+            self.where, self.shown = where, _goes_to(conn)
+        if where != self.where:
+            raise ClientMisused(
+                f"the connection given to within() goes to {_goes_to(conn)}, and this client is for {self.shown}: what it started there would be "
+                f"where nobody looks for it; give it a connection to its own database, or make a client for the other one"
+            )
+        self._known.add(conn)
+
+    def stranger(self, conn: Driver, error: psycopg.Error, schema: str) -> ClientMisused | None:
+        """What to say of a connection that did not understand the question."""
+        if self.where is None or not isinstance(error, (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName)):
+            return None
+        return ClientMisused(
+            f"the connection given to within() goes to {_goes_to(conn)}, which has no schema {schema!r} of this version; this client is for {self.shown}: "
+            f"give it a connection to its own database"
+        )
+
+
+def _goes_to(conn: Driver) -> str:
+    info = conn.info
+    return f"database {info.dbname!r} at {info.host or 'localhost'}:{info.port}"
+
+
 class Borrowed:
     """A verb's questions on the caller's connection: psycopg's, SQLAlchemy's Connection or Session, Django's."""
 
-    def __init__(self, connection: Any, questions: Questions) -> None:
-        self._connection, self._questions = connection, questions
+    def __init__(self, connection: Any, questions: Questions, home: Home) -> None:
+        self._connection, self._questions, self._home = connection, questions, home
         if not isinstance(connection, psycopg.Connection) and _is_async(connection):
             raise ClientMisused(f"{_shown(connection)} is for an event loop: use AsyncClient().within(…)")
 
@@ -45,12 +88,28 @@ class Borrowed:
         conn, wrapping = self._driver()
         _check(conn, ask)
         self._questions.met(conn)
+        rows = partial(_rows, self._questions, conn)
         with wrapping:
+            if not self._home.knows(conn):
+                self._look(conn, rows)
             try:
-                return carry(ask.talk(1), partial(_rows, self._questions, conn))
+                with conn.transaction(force_rollback=True) if ask.apart else nullcontext():
+                    return carry(ask.talk(1), rows)
             except psycopg.Error as error:
                 _translate(error, ask, self._questions)
                 raise
+
+    def _look(self, conn: psycopg.Connection[Any], rows: Callable[[Question], Rows]) -> None:
+        """Once for each connection: does it go to the client's database?"""
+        ask = self._questions.home()
+        try:
+            where = carry(ask.talk(1), rows)
+        except psycopg.Error as error:
+            if stranger := self._home.stranger(conn, error, self._questions.schema):
+                raise stranger from None
+            _translate(error, ask, self._questions)
+            raise
+        self._home.admit(conn, where)
 
     def _driver(self) -> tuple[psycopg.Connection[Any], AbstractContextManager[Any]]:
         """The driver's connection, in a transaction where whoever holds it says so; and what translates the driver's errors."""
@@ -77,8 +136,8 @@ class Borrowed:
 class AsyncBorrowed:
     """A verb's questions on the caller's connection: psycopg's AsyncConnection, SQLAlchemy's AsyncConnection or AsyncSession."""
 
-    def __init__(self, connection: Any, questions: Questions) -> None:
-        self._connection, self._questions = connection, questions
+    def __init__(self, connection: Any, questions: Questions, home: Home) -> None:
+        self._connection, self._questions, self._home = connection, questions, home
         if not _is_async(connection):
             raise ClientMisused(f"{_shown(connection)} blocks the event loop: use Client().within(…), or an async connection")
 
@@ -90,11 +149,29 @@ class AsyncBorrowed:
         conn = await self._driver()
         _check(conn, ask)
         self._questions.met(conn)
+        rows = partial(_rows_async, self._questions, conn)
+        if not self._home.knows(conn):
+            await self._look(conn, rows)
         try:
-            return await carry_async(ask.talk(1), partial(_rows_async, self._questions, conn))
+            if not ask.apart:
+                return await carry_async(ask.talk(1), rows)
+            async with conn.transaction(force_rollback=True):
+                return await carry_async(ask.talk(1), rows)
         except psycopg.Error as error:
             _translate(error, ask, self._questions)
             raise
+
+    async def _look(self, conn: psycopg.AsyncConnection[Any], rows: Callable[[Question], Awaitable[Rows]]) -> None:
+        """Once for each connection: does it go to the client's database?"""
+        ask = self._questions.home()
+        try:
+            where = await carry_async(ask.talk(1), rows)
+        except psycopg.Error as error:
+            if stranger := self._home.stranger(conn, error, self._questions.schema):
+                raise stranger from None
+            _translate(error, ask, self._questions)
+            raise
+        self._home.admit(conn, where)
 
     async def _driver(self) -> psycopg.AsyncConnection[Any]:
         given = self._connection
@@ -148,7 +225,7 @@ def _check(conn: Driver, ask: Ask[Any]) -> None:
 def _translate(error: psycopg.Error, ask: Ask[Any], questions: Questions) -> None:
     """Raise the project's words for what it refused itself; return for what is the transaction's own affair."""
     if (error.sqlstate or "").startswith(_OURS):
-        raise questions.refusal(error, ask.what) from error
+        raise questions.refusal(error, ask.what, ask.role) from error
 
 
 def _is_async(connection: Any) -> bool:

@@ -19,8 +19,9 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
+from contextlib import nullcontext
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -32,7 +33,6 @@ from supervisor.core.errors import (
     InputInvalid,
     KeyExists,
     RunUnknown,
-    SchemaMissing,
     SchemaTooNew,
     SchemaTooOld,
     SupervisorError,
@@ -41,18 +41,21 @@ from supervisor.core.errors import (
 from supervisor.core.ids import RunIds
 from supervisor.core.version import VERSION
 from supervisor.db import connect as _connect
-from supervisor.db import migrations
+from supervisor.db import migrations, refusals
 from supervisor.db.packed import add_dumpers, pack_byteas, pack_texts, pack_uuids
-from supervisor.db.statements import Sql, migration_files, wake_channel
+from supervisor.db.statements import Sql, ended_channel, migration_files, wake_channel
 
 OFFSET_FRESH_S = 60.0  # a clock of 500 ppm drifts 30 ms in that time; ids may be 60 s off
 RETRY_S = 10.0  # how long a lost database is tried for before the caller is told
 PAUSE_MAX_S = 1.0
 MAYBE_STARTED = ("54000", "57014")  # no room for the announcement, or somebody's patience ended: before or after the start's commit
 
+if TYPE_CHECKING:
+    from supervisor.core.filters import Filter
+
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
-Question = tuple[str, Sequence[object]]  # a block's name and its values
+Question = tuple[str | bytes, Sequence[object]]  # a block's name, or a statement as it stands, and its values
 Talk = Generator[Question, Rows, T]
 
 
@@ -61,12 +64,16 @@ class Ask(Generic[T]):
 
     talk    makes the conversation; it is given the number of the try, from 1
     writes  whether it changes anything, so that it matters which transaction it stands in
+    apart   whether it wants a transaction, or a savepoint, that is rolled back: what it sets is to end with it
+    role    which of the engine's roles may ask that
     """
 
-    __slots__ = ("talk", "what", "writes")
+    __slots__ = ("apart", "role", "talk", "what", "writes")
 
-    def __init__(self, talk: Callable[[int], Talk[T]], what: str = "a question", *, writes: bool = False) -> None:
-        self.talk, self.what, self.writes = talk, what, writes
+    def __init__(
+        self, talk: Callable[[int], Talk[T]], what: str = "a question", *, writes: bool = False, apart: bool = False, role: str = "client"
+    ) -> None:
+        self.talk, self.what, self.writes, self.apart, self.role = talk, what, writes, apart, role
 
     def __iter__(self) -> Generator[Ask[T], T, T]:
         """`answer = yield from ask`, typed."""
@@ -139,8 +146,8 @@ class Questions:
         self._measured_at = 0.0
         self._user = self._dbname = ""
 
-    def text(self, name: str) -> bytes:
-        return self._sql.get(name).encode()
+    def text(self, what: str | bytes) -> bytes:
+        return what if isinstance(what, bytes) else self._sql.get(what).encode()
 
     def met(self, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
         """Whom a refusal is about."""
@@ -174,9 +181,11 @@ class Questions:
         attributes: bytes | None = None,
         batch: str | None = None,
         on_conflict: str = "return",
+        ended: list[bytes] | None = None,
     ) -> Ask[list[Conflict]]:
         """Start runs of one workflow in one transaction; the keys that named runs already. One round trip.
 
+        ended   with on_conflict "replace": takes the ids of the runs that were ended for these
         Repeated under the same ids when the session is lost: a unique violation then says that the first try had arrived.
         Raises UnknownWorkflow, ClockSkew, InputInvalid, KeyExists, DatabaseUnavailable.
         """
@@ -196,12 +205,17 @@ class Questions:
 
         def talk(tries: int) -> Talk[list[Conflict]]:
             try:
-                rows = yield "client_start", packed
+                if on_conflict == "replace" and keys is not None:
+                    rows = yield "client_replace", packed[:-1]
+                    if ended is not None:
+                        ended[:] = [run_id.bytes for n, run_id, _ in rows if n is None]
+                else:
+                    rows = yield "client_start", packed
             except psycopg.Error as error:
                 if tries == 1 or not _met_itself(error):
                     raise
                 return (yield from self._asked_again(packed, ids, inputs, keys, hashes))
-            return [Conflict(n - 1, run_id, matches) for n, run_id, matches in rows]
+            return [Conflict(n - 1, run_id, matches) for n, run_id, matches in rows if n is not None]
 
         return Ask(talk, f"start of {workflow!r}", writes=True)
 
@@ -265,6 +279,20 @@ class Questions:
         values = (None if ids is None else pack_uuids(ids), key, workflow, status, before, limit)
         return self._rows("client_find", values, lambda rows: [Found(*row) for row in rows])
 
+    def filtered(self, asked: Filter | None, before: uuid.UUID | None, limit: int, patience_s: float) -> Ask[list[Found]]:
+        """Runs that fit a filter, newest first; through the views, so that a viewer's right is needed. Raises ReadTimeout."""
+        from supervisor.db import look
+
+        def talk(tries: int) -> Talk[list[Found]]:
+            rows = yield from look.talk(self.schema, "list_found", asked, (before, limit), patience_s)
+            return [Found(*row) for row in rows]
+
+        return Ask(talk, "a list by a filter, which reads the views", apart=True, role="viewer")
+
+    def home(self) -> Ask[str]:
+        """Which server, database and schema this is."""
+        return self._rows("client_home", (), lambda rows: str(rows[0][0]))
+
     def cancel(self, run_id: uuid.UUID, reason: str | None) -> Ask[bool]:
         """End a live run as cancelled. False where it had ended. Raises RunUnknown.
 
@@ -284,6 +312,10 @@ class Questions:
     def announcement(self, hint: str) -> Question:
         """What tells the hosts what was started."""
         return "announce_starts", (wake_channel(self.schema), hint)
+
+    def announcement_of_ends(self, hint: str) -> Question:
+        """What tells who waits what was ended."""
+        return "announce_starts", (ended_channel(self.schema), hint)
 
     def _rows(self, block: str, values: Sequence[object], read: Callable[[Rows], T]) -> Ask[T]:
         def talk(tries: int) -> Talk[T]:
@@ -316,8 +348,8 @@ class Questions:
         if migration > known:
             raise SchemaTooNew(f"{where} knows {known}; upgrade it: pip install -U pgsupervisor")
 
-    def refusal(self, error: psycopg.Error, what: str) -> SupervisorError:
-        """The project's words for what the database refused."""
+    def refusal(self, error: psycopg.Error, what: str, role: str = "client") -> SupervisorError:
+        """The project's words for what the database refused; *role* of the engine's would have been let in."""
         state, text = error.sqlstate or "", str(error).strip().splitlines()[0]
         if state == "SV001":
             return UnknownWorkflow(_between_quotes(text))
@@ -331,15 +363,9 @@ class Questions:
         if state == "SV008":
             return BatchUnknown(_between_quotes(text))
         if state in ("3F000", "42883", "42P01"):
-            return SchemaMissing(
-                f"schema {self.schema!r} of the database has no tables of pgsupervisor, or older ones; "
-                f"make them: {migrations.command(self.schema)}"
-            )
+            return refusals.no_schema(self.schema)
         if state == "42501":
-            return SchemaMissing(
-                f"role {self._user!r} may not use schema {self.schema!r} ({text}); grant it the engine's role: "
-                f'GRANT {self._sql.tokens["role_client"]} TO "{self._user}"'
-            )
+            return refusals.no_right(self.schema, self._user, role, text, what)
         if state == "22023":
             return InputInvalid(what, text)
         if state == "23514" and "no partition" in text:
@@ -374,15 +400,15 @@ def is_lost(error: psycopg.Error, conn: psycopg.Connection[Any] | psycopg.AsyncC
 class Patience:
     """Whether what failed is tried again, and after what pause: a lost session's question is, for RETRY_S."""
 
-    def __init__(self, questions: Questions, what: str) -> None:
-        self._questions, self._what = questions, what
+    def __init__(self, questions: Questions, ask: Ask[Any]) -> None:
+        self._questions, self._what, self._role = questions, ask.what, ask.role
         self._give_up_at = time.monotonic() + RETRY_S
         self._pause_s = 0.02
 
     def refused(self, error: psycopg.Error, lost: bool) -> float:
         """Seconds until the next try. Raises the project's words where there is none."""
         if not lost:
-            raise self._questions.refusal(error, self._what) from None
+            raise self._questions.refusal(error, self._what, self._role) from None
         if time.monotonic() > self._give_up_at:
             raise DatabaseUnavailable(f"{self._what} had no answer for {RETRY_S:.0f} s; {_connect.unavailable(error)}") from None
         return self._pause()
@@ -435,13 +461,14 @@ class ClientCalls:
 
     def ask(self, ask: Ask[T]) -> T:
         """Ask; again on a fresh session while the old one was lost, for RETRY_S."""
-        patience = Patience(self.questions, ask.what)
+        patience = Patience(self.questions, ask)
         tries = 0
         while True:
             try:
                 conn = self._session()
                 tries += 1
-                return carry(ask.talk(tries), partial(self._rows, conn))
+                with conn.transaction(force_rollback=True) if ask.apart else nullcontext():
+                    return carry(ask.talk(tries), partial(self._rows, conn))
             except psycopg.Error as error:
                 pause_s = patience.refused(error, is_lost(error, self._conn))
                 self.close()
@@ -449,12 +476,12 @@ class ClientCalls:
                 pause_s = patience.unreachable(error, self.connected)
             time.sleep(pause_s)
 
-    def announce(self, hint: str) -> None:
-        """Tell the hosts what was started, in a transaction of its own. Never raises: they find it by themselves, too."""
+    def announce(self, announcement: Question) -> None:
+        """Tell others what was started or ended, in a transaction of its own. Never raises: they find it by themselves, too."""
         if self._conn is None or self._conn.closed:
             return
         try:
-            self._rows(self._conn, self.questions.announcement(hint))
+            self._rows(self._conn, announcement)
         except psycopg.Error as error:
             if is_lost(error, self._conn):
                 self.close()

@@ -56,13 +56,16 @@ class AsyncClientCalls:
 
     async def ask(self, ask: Ask[T]) -> T:
         """Ask; again on a fresh session while the old one was lost, for RETRY_S."""
-        patience = Patience(self.questions, ask.what)
+        patience = Patience(self.questions, ask)
         tries = 0
         while True:
             try:
                 conn = await self._session()
                 tries += 1
-                return await carry_async(ask.talk(tries), partial(self._rows, conn))
+                if not ask.apart:
+                    return await carry_async(ask.talk(tries), partial(self._rows, conn))
+                async with conn.transaction(force_rollback=True):
+                    return await carry_async(ask.talk(tries), partial(self._rows, conn))
             except psycopg.Error as error:
                 pause_s = patience.refused(error, is_lost(error, self._conn))
                 await self.close()
@@ -70,12 +73,12 @@ class AsyncClientCalls:
                 pause_s = patience.unreachable(error, self.connected)
             await asyncio.sleep(pause_s)
 
-    async def announce(self, hint: str) -> None:
-        """Tell the hosts what was started, in a transaction of its own. Never raises: they find it by themselves, too."""
+    async def announce(self, announcement: Question) -> None:
+        """Tell others what was started or ended, in a transaction of its own. Never raises: they find it by themselves, too."""
         if self._conn is None or self._conn.closed:
             return
         try:
-            await self._rows(self._conn, self.questions.announcement(hint))
+            await self._rows(self._conn, announcement)
         except psycopg.Error as error:
             if is_lost(error, self._conn):
                 await self.close()

@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from supervisor.core.errors import ReadTimeout
 from supervisor.core.filters import Filter
 from supervisor.db import filters, refusals
+from supervisor.db.client_calls import Question, Rows, Talk, carry
 from supervisor.db.statements import Sql
 
 Row = dict[str, Any]
@@ -46,15 +47,6 @@ def counts(conn: psycopg.Connection, schema: str, asked: Filter | None, *, patie
     return _filtered(conn, schema, "list_counts", asked, (), patience_s)
 
 
-def sizes(cursor: psycopg.RawCursor[Any], schema: str, asked: Filter | None) -> filters.Sizes | None:
-    """What has to be known of the live runs to find those that *asked* is about, if it is about any."""
-    if not filters.wants_sizes(asked):
-        return None
-    found = cursor.execute(Sql(schema).get("list_sizes").encode(), (filters.FEW + 1,)).fetchone()
-    assert found is not None
-    return filters.Sizes(*found.values())
-
-
 def statement(schema: str, name: str, asked: Filter | None, first: int, sizes: filters.Sizes | None = None) -> tuple[str, list[Any]]:
     """The text of block *name* with *asked* in it, whose parameters begin at number *first*, and their values."""
     sql = Sql(schema)
@@ -64,19 +56,35 @@ def statement(schema: str, name: str, asked: Filter | None, first: int, sizes: f
     return text, where.values
 
 
-def _filtered(conn: psycopg.Connection, schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], patience_s: float) -> list[Row]:
-    cursor = psycopg.RawCursor(conn, row_factory=dict_row)
-    looked_at = "all live runs" if filters.wants_sizes(asked) else "all of the history"
+def talk(schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], patience_s: float) -> Talk[Rows]:
+    """What is asked one after another to find runs that fit, in one transaction, which is to be rolled back: its settings end with it.
+
+    Raises ReadTimeout when *patience_s* were not enough.
+    """
+    yield "list_settings", (str(int(patience_s * 1000)),)
+    live = filters.wants_sizes(asked)
     try:
-        with refusals.told(conn, schema), conn.transaction():  # the settings end with it
-            cursor.execute(Sql(schema).get("list_settings").encode(), (str(int(patience_s * 1000)),))
-            text, values = statement(schema, name, asked, len(bounds) + 1, sizes(cursor, schema, asked))
-            return cursor.execute(text.encode(), (*bounds, *values)).fetchall()
+        sizes = filters.Sizes(*(yield "list_sizes", (filters.FEW + 1,))[0]) if live else None  # what has to be known of live runs to find some
+        text, values = statement(schema, name, asked, len(bounds) + 1, sizes)
+        return (yield text.encode(), (*bounds, *values))
     except psycopg.errors.QueryCanceled:
         raise ReadTimeout(
-            f"looking for such runs took longer than {patience_s:g} s, for {looked_at} had to be looked at; "
-            f"bound it in time (… AND age < 1d), or give it more (--timeout)"
+            f"looking for such runs took longer than {patience_s:g} s, for {'all live runs' if live else 'all of the history'} had to be looked at; "
+            f"bound it in time (… AND age < 1d), or give it more (--timeout, timeout=)"
         ) from None
+
+
+def _filtered(conn: psycopg.Connection, schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], patience_s: float) -> list[Row]:
+    cursor = psycopg.RawCursor(conn)
+
+    def ask(question: Question) -> Rows:
+        what, values = question
+        return cursor.execute(what if isinstance(what, bytes) else Sql(schema).get(what).encode(), values).fetchall()
+
+    with refusals.told(conn, schema), conn.transaction(force_rollback=True):
+        rows = carry(talk(schema, name, asked, bounds, patience_s), ask)
+    names = [column.name for column in cursor.description or ()]
+    return [dict(zip(names, row)) for row in rows]
 
 
 def _rows(conn: psycopg.Connection, schema: str, name: str, *values: object) -> list[Row]:

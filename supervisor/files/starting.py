@@ -175,11 +175,12 @@ class Starter:
         how = self._how.how
         if self._how.on_conflict == "reject":  # decided here, record by record: the function would refuse the whole chunk
             how["on_conflict"] = "return"
-        conflicts = self._calls.start(self._how.workflow, ids, chunk.inputs, chunk.keys, hashes, **how)
+        ended: list[bytes] = []
+        conflicts = self._calls.start(self._how.workflow, ids, chunk.inputs, chunk.keys, hashes, ended=ended, **how)
         self._hints.add(self._how.workflow, self._how.queue, len(ids) - len(conflicts), self._how.delay_s)
-        hint = self._hints.take()
-        if hint is not None:
-            self._calls.announce(hint)
+        self._hints.ended(ended)
+        for each in self._hints.announcements(self._calls.questions):
+            self._calls.announce(each)
         return ids, [each for each in conflicts if each.run_id.bytes != ids[each.at]]
 
     def _settle(self, source: Source) -> None:

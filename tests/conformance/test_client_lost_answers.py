@@ -27,7 +27,7 @@ class Forgetful(GoBetween):
 
     def _pass(self, end: socket.socket) -> None:
         if end in self._clients:
-            if self.lose and re.search(rb"start_(runs|one|and_tell)", end.recv(1 << 16, socket.MSG_PEEK)):
+            if self.lose and re.search(rb"start_(runs|one|and_tell)|replace_runs", end.recv(1 << 16, socket.MSG_PEEK)):
                 self._asking = end
         elif self._asking is not None and self._peers[end] is self._asking:
             self._close(self._asking)

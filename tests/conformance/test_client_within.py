@@ -16,8 +16,11 @@ from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 from supervisor import AsyncClient, Client, ClientInsideRun, ClientMisused, KeyExists, KeyMismatch, RunUnknown, UnknownWorkflow
+from supervisor.bench import pooler
+from supervisor.db import borrowed
 from tests.apps.asked import Doubled, asked_double, asked_failure, asked_sleeper
-from tests.conformance.client_host import Hosted, hosted as hosted
+from tests.conformance.client_host import Hosted, hosted as hosted, register
+from tests.harness import Database, Server, eventually
 
 LEVELS = [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE]
 
@@ -80,6 +83,7 @@ def test_every_verb_sees_the_transaction_and_leaves_it_open(hosted: Hosted, conn
     ended.result(timeout=20)
     with pytest.raises(Exception, match="asked to fail"):
         failed.result(timeout=20)
+    eventually(lambda: asleep.status().wait == "timer", 20)  # under one snapshot, what its worker does later is a conflict
     within = hosted.client.within(conn)
     own = within.start(asked_sleeper, 9)
     batch = within.start_many(asked_double.options(queue="nobody"), range(20), key=lambda n: f"{own.id}-{n}")
@@ -175,6 +179,63 @@ def test_a_client_that_only_ever_borrows_needs_no_database_of_its_own(hosted: Ho
     for name in ("PGSUPERVISOR_DATABASE_URL", "DATABASE_URL", "PGHOST", "PGSERVICE", "PGDATABASE", "PGPORT", "PGUSER"):
         monkeypatch.delenv(name, raising=False)
     with Client() as client, psycopg.connect(hosted.database.dsn) as conn:
+        assert client.within(conn).start(asked_double, 1).created
+
+
+@pytest.fixture
+def elsewhere(server: Server) -> Iterator[Database]:
+    """A database with the same schema and workflows."""
+    database = server.database()
+    register(database, "asked_double")
+    yield database
+    database.drop()
+
+
+def test_a_connection_to_another_database_is_refused(hosted: Hosted, elsewhere: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs would be where nobody looks for them. Asked once of each connection, by what it answers and not by how it was opened."""
+    asked: list[str] = []
+    admit = borrowed.Home.admit
+    monkeypatch.setattr(borrowed.Home, "admit", lambda home, conn, where: (asked.append(where), admit(home, conn, where))[1])
+    with Client(hosted.database.dsn) as client, psycopg.connect(elsewhere.dsn) as wrong, psycopg.connect(hosted.database.dsn) as right:
+        for act in (lambda within: within.start(asked_double, 1), lambda within: within.list(), lambda within: within.list(filter="age < 1d")):
+            with pytest.raises(ClientMisused, match=f"goes to database '{elsewhere.name}' at .*, and this client is for .*dbname={hosted.database.name}"):
+                act(client.within(wrong))
+            wrong.rollback()
+        assert elsewhere.one("select count(*) from supervisor.run") == 0
+        asked.clear()
+        for n in range(3):
+            client.within(right).start(asked_double, n)
+        client.within(right).list()
+        assert len(asked) == 1
+        wrong.execute("drop schema supervisor cascade")
+        with pytest.raises(ClientMisused, match="has no schema 'supervisor' of this version"):
+            client.within(wrong).start(asked_double, 1)
+
+
+def test_a_client_without_a_database_is_for_that_of_its_first_connection(hosted: Hosted, elsewhere: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGSUPERVISOR_DATABASE_URL", "DATABASE_URL", "PGHOST", "PGSERVICE", "PGDATABASE", "PGPORT", "PGUSER"):
+        monkeypatch.delenv(name, raising=False)
+    with Client() as client, psycopg.connect(hosted.database.dsn) as first, psycopg.connect(elsewhere.dsn) as second:
+        assert client.within(first).start(asked_double, 1).created
+        with pytest.raises(ClientMisused, match=f"'{elsewhere.name}'"):
+            client.within(second).start(asked_double, 1)
+
+
+def test_async_connections_are_looked_at_too(hosted: Hosted, elsewhere: Database) -> None:
+    async def main() -> None:
+        async with AsyncClient(hosted.database.dsn) as client, await psycopg.AsyncConnection.connect(elsewhere.dsn) as wrong:
+            with pytest.raises(ClientMisused, match=f"'{elsewhere.name}'"):
+                await client.within(wrong).start(asked_double, 1)
+            async with await psycopg.AsyncConnection.connect(hosted.database.dsn) as right:
+                assert (await client.within(right).start(asked_double, 1)).created
+
+    asyncio.run(main())
+
+
+def test_a_pooler_changes_nothing_about_where_a_connection_goes(hosted: Hosted) -> None:
+    if pooler.program() is None:
+        pytest.skip("pgbouncer is not installed: apt install pgbouncer")
+    with pooler.pooled(hosted.database.dsn) as dsn, Client(dsn) as client, psycopg.connect(hosted.database.dsn) as conn:
         assert client.within(conn).start(asked_double, 1).created
 
 

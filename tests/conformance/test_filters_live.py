@@ -54,8 +54,12 @@ class Full:
         cursor = psycopg.RawCursor(self.conn, row_factory=dict_row)
         with self.conn.transaction():
             cursor.execute(Sql().get("list_settings").encode(), ("30000",))
-            sent, values = look.statement("supervisor", "list_runs", asked, 3, look.sizes(cursor, "supervisor", asked))
-            row = cursor.execute(f"explain (analyze, timing off, format json) {sent}".encode(), (None, LIMIT, *values)).fetchone()
+            said = look.talk("supervisor", "list_runs", asked, (None, LIMIT), 30.0)
+            what, values = next(said)
+            while not isinstance(what, bytes):  # settings, sizes, and at last the statement
+                rows = cursor.execute(Sql().get(what).encode(), values).fetchall()
+                what, values = said.send([tuple(each.values()) for each in rows])
+            row = cursor.execute(b"explain (analyze, timing off, format json) " + what, values).fetchone()
         assert row is not None
         return Plan(row["QUERY PLAN"][0]["Plan"], self.index_of)
 

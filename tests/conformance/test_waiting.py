@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,11 +18,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor import Client
+from supervisor import AsyncClient, Client, RunCancelled, RunTerminated
 from supervisor.api import asking, ear
 from supervisor.bench import pooler
 from supervisor.core import awaited as hints
-from supervisor.db.statements import await_channel, done_channel
+from supervisor.db.statements import await_channel, done_channel, ended_channel
 from tests.apps import awaited
 from tests.harness import ROOT, Database, Effects, Host, HostFactory, eventually
 
@@ -157,6 +158,31 @@ def test_who_waits_while_a_client_is_closed_is_told_of_again(host: Host, client:
     assert waiting.results(within_s=20) == ["gate"]
 
 
+def test_tasks_that_wait_while_their_client_is_closed_are_told_of_again(host: Host, database: Database, effects: Effects, only_announced: None) -> None:
+    """As threads are: the ear ends with the client's sessions, and the tasks go on with another."""
+
+    async def main() -> None:
+        async with AsyncClient(database.dsn) as client:
+            run = await client.start(awaited.awaited_gate, "gate")
+            waits = asyncio.create_task(run.result(60))
+            waiter = client._waiter
+
+            async def heard(but: Any = None) -> Any:
+                async with asyncio.timeout(20):
+                    while waiter._ear is but or waiter._ear is None or not waiter._ear.hears or waiter._ear.untold or not waiter._ear._thread._session.idle:
+                        await asyncio.sleep(0.005)
+                return waiter._ear
+
+            before = await heard()
+            await client.close()
+            await heard(before)
+            effects.open("gate")
+            async with asyncio.timeout(20):
+                assert await waits == "gate"
+
+    asyncio.run(main())
+
+
 def test_every_host_announces_what_its_workers_end(hosts: HostFactory, client: Client, effects: Effects, only_announced: None) -> None:
     """A client does not know which host has its run."""
     with hosts(APP, procs=1, threads=2), hosts(APP, procs=1, threads=2):
@@ -194,9 +220,13 @@ def test_a_client_hears_only_of_what_it_awaits(host: Host, client: Client, datab
 
 
 def test_ten_thousand_awaited_runs_cost_less_than_fifty_queries_a_second(host: Host, database: Database) -> None:
+    ten_thousand_await(host, database, "tests.conformance.awaiting")
+
+
+def ten_thousand_await(host: Host, database: Database, module: str) -> None:
     """By the server's own count of transactions; and when they end, by the client's count of its questions."""
     sleeping_s = 25.0
-    words = [sys.executable, "-m", "tests.conformance.awaiting", database.dsn, str(RUNS), str(sleeping_s)]
+    words = [sys.executable, "-m", module, database.dsn, str(RUNS), str(sleeping_s)]
     process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -218,6 +248,76 @@ def test_ten_thousand_awaited_runs_cost_less_than_fifty_queries_a_second(host: H
     assert seen["wrong"] == [] and seen["left"] == 0 and seen["threads"] <= 2
     assert seen["questions_waiting"] <= 20 * seen["first_s"]
     assert seen["questions_ending"] <= 50 * (seen["last_s"] - seen["first_s"]) + asking.BURST
+
+
+def test_ten_thousand_tasks_cost_no_more_than_ten_thousand_threads(host: Host, database: Database) -> None:
+    """The same through an AsyncClient: tasks on one event loop."""
+    ten_thousand_await(host, database, "tests.conformance.awaiting_async")
+
+
+# ── ended without a worker ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def cancelled_by(act: Callable[[Any], Any]) -> Callable[[Database, Any], None]:
+    def by(database: Database, run: Any) -> None:
+        with Client(database.dsn) as other:
+            act(other)(run)
+
+    return by
+
+
+def _replaced_many(other: Client) -> Callable[[Any], Any]:
+    return lambda run: other.start_many(
+        awaited.awaited_gate.options(on_conflict="replace"), ["never", "others"], key=lambda gate: run.key if gate == "never" else "another"
+    )
+
+
+async def _by_async(dsn: str, run: Any) -> None:
+    async with AsyncClient(dsn) as other:
+        assert await other.cancel(run.id)
+
+
+ENDERS: dict[str, Callable[[Database, Any], Any]] = {
+    "a client cancels it": cancelled_by(lambda other: other.cancel),
+    "a client replaces it": cancelled_by(lambda other: lambda run: other.start(awaited.awaited_gate.options(key=run.key, on_conflict="replace"), "never")),
+    "a client replaces many": cancelled_by(_replaced_many),
+    "an async client cancels it": lambda database, run: asyncio.run(_by_async(database.dsn, run)),
+    "SQL cancels it": lambda database, run: database.sql("select supervisor.cancel(%s, notify => true)", run.id),
+    "SQL replaces it": lambda database, run: database.sql(
+        "select supervisor.start('awaited_gate', '{\"gate\": \"never\"}', %s, on_conflict => 'replace', notify => true)", run.key
+    ),
+    "the command cancels it": lambda database, run: subprocess.run(
+        [sys.executable, "-m", "supervisor", "cancel", str(run.id), "--dsn", database.dsn], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("act", ENDERS.values(), ids=ENDERS)
+def test_who_waits_hears_at_once_of_what_ends_without_a_worker(
+    host: Host, client: Client, database: Database, effects: Effects, only_announced: None, act: Callable[[Database, Any], Any]
+) -> None:
+    """No host knows of it: whoever does it says so. Without that it would be an hour here, else two seconds."""
+    run = client.start(awaited.awaited_gate.options(key="k"), "gate")
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(run.result, 60)
+        eventually(lambda: client._waiter._ear is not None and client._waiter._ear.hears and all(place.told_at for place in list(client._waiter._places)), 20)
+        act(database, run)
+        with pytest.raises((RunCancelled, RunTerminated)):
+            waits.result(20)
+    effects.open("gate")
+
+
+def test_what_a_transaction_of_the_callers_ends_is_not_announced(host: Host, client: Client, database: Database, effects: Effects) -> None:
+    """NOTIFY would lock the whole cluster until that transaction is done."""
+    run, other = client.start(awaited.awaited_gate, "gate"), client.start(awaited.awaited_gate, "gate")
+    with database.connect() as listener, psycopg.connect(database.dsn) as conn:
+        listener.execute(f'listen "{ended_channel("supervisor")}"')
+        assert client.within(conn).cancel(run)
+        conn.commit()
+        assert client.cancel(other) and not client.cancel(other)
+        heard = [each.payload for each in listener.notifies(timeout=5, stop_after=1)]
+        assert heard == hints.texts([other.id.bytes]) and list(listener.notifies(timeout=0.2)) == []
+    effects.open("gate")
 
 
 # ── hints taken away ─────────────────────────────────────────────────────────────────────────────────────────────
