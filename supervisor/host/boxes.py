@@ -29,9 +29,9 @@ class BoxRefused(SupervisorError):
 
     def __init__(self, pid: int, version: int) -> None:
         self.pid, self.version = pid, version
-        newer = "newer" if version > layout.VERSION else "older"
+        newer = "a newer" if version > layout.VERSION else "an older"
         super().__init__(
-            f"the supervisor with pid {pid} runs a {newer} pgsupervisor: its black box has layout {version}, this program reads {layout.VERSION}; "
+            f"the supervisor with pid {pid} runs {newer} pgsupervisor: its black box has layout {version}, this program reads {layout.VERSION}; "
             f"{'use its program to look at it' if version > layout.VERSION else 'restart it with the new code'}"
         )
 

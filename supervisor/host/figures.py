@@ -25,22 +25,21 @@ class Rates:
 
 def rates(before: Iterable[Box], now: Iterable[Box]) -> tuple[Rates, dict[tuple[int, int], Rates]]:
     """Of all workers together, and of each by (pid of its supervisor, number). A process that is new since *before* counts from zero."""
-    seconds = 0.0
     old = {(box.pid, process.page.number): process for box in before for process in box.workers}
     at = {box.pid: box.at_us for box in before}
     each: dict[tuple[int, int], Rates] = {}
     total, buckets = [0.0] * 5, [0] * 64
     for box in now:
         passed_s = (box.at_us - at.get(box.pid, box.started_us)) / 1e6
-        seconds = max(seconds, passed_s)
         for process in box.workers:
             if process.page.pid == 0:
                 continue
             moved, latency = _moved(old.get((box.pid, process.page.number)), process)
             each[box.pid, process.page.number] = _rates(moved, latency, passed_s)
-            total = [sum_ + one for sum_, one in zip(total, moved, strict=True)]
+            if passed_s > 0:  # each supervisor's rate over its own time: one that came later counts no less
+                total = [sum_ + one / passed_s for sum_, one in zip(total, moved, strict=True)]
             buckets = [sum_ + one for sum_, one in zip(buckets, [*latency, *[0] * (64 - len(latency))], strict=True)]
-    return _rates(total, buckets, seconds), each
+    return _rates(total, buckets, 1.0), each
 
 
 def _moved(before: Process | None, now: Process) -> tuple[list[float], list[int]]:

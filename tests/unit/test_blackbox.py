@@ -307,5 +307,9 @@ def test_rates_are_differences_of_two_looks() -> None:
     assert total.p50_ms == pytest.approx(786, rel=0.01) and each[1, 0] == total
     replaced, _ = rates(look(10, 7, 1000, 0), look(12, 8, 30, 0))
     assert replaced.steps_per_s == 15
+    # a second supervisor, which came later, takes nothing from the rate of the first
+    later = boxes.Box(2, RUN, "shop", 11_000_000, look(12, 9, 500, 0)[0].workers, 12_000_000)
+    both, each = rates(look(10, 7, 1000, 0), [*look(12, 7, 3000, 0), later])
+    assert both.steps_per_s == each[1, 0].steps_per_s + each[2, 0].steps_per_s == 1000 + 500
     nothing, _ = rates([], [])
     assert nothing.steps_per_s == 0 and nothing.p50_ms is None
