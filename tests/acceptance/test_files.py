@@ -17,9 +17,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from supervisor.api import client
 from supervisor.cli.progress import Progress
-from supervisor.files import record
 from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
 
 APP = "tests.apps.records"
@@ -413,7 +411,3 @@ def test_progress_elsewhere_is_a_line_with_rate_and_time_left(capsys: pytest.Cap
     shown.show(50_000, 250, "3 refused")
     shown.show(50_001, 251)  # too soon for another
     assert re.fullmatch(r"50,000 records, (5,000|4,\d{3})/s, 3 refused, 25%, 30 s left\n", capsys.readouterr().err)
-
-
-def test_keys_are_as_long_as_those_of_the_client() -> None:
-    assert record.KEY_MAX == client.KEY_MAX
