@@ -24,7 +24,7 @@ demo: .venv/.ready-demo     ## durable workflows over every .py file of this mac
 	@$(venv) -m supervisor demo $(ARGS)
 
 test: .venv/.ready-test     ## the whole suite, on a private PostgreSQL
-	@$(if $(ALL),PGSUPERVISOR_TEST_ALL=1 )$(venv) -m pytest $(ARGS)
+	@$(if $(ALL),PGSUPERVISOR_TEST_ALL=1 )$(venv) -m $(if $(ARGS),pytest $(ARGS),tests)
 
 bench: .venv/.ready-bench   ## benchmarks: make bench ARGS="steps --runs 50000"
 	@$(venv) -m supervisor bench $(ARGS)

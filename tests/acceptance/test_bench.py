@@ -173,6 +173,7 @@ class Outsider(threading.Thread):
         self.looks.append(Look(*row))
 
 
+@pytest.mark.alone
 def test_outside_count_agrees(server: Server) -> None:
     """Rows by SQL, WAL by its position, CPU by /proc, the clock by looks from outside: each bounds what the JSON says."""
     runs, steps, procs = 2000, 10, 2

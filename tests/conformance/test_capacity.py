@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.apps import sleepers
 from tests.conformance.conftest import Live
 
@@ -11,6 +13,7 @@ RUNS = 200
 FIGURE_S = 9.0  # seven would be perfect; one worker that takes all, with the others idle, needs 25
 
 
+@pytest.mark.alone
 def test_slow_steps_are_spread_over_all_threads_of_all_workers(live: Live) -> None:
     """200 one-second steps on 4 workers of 8 threads: no worker hoards runs that another one's thread is free for."""
     batch = live.client.start_many(sleepers.sleeping_a_second, range(RUNS))

@@ -192,7 +192,7 @@ def test_policies_for_a_key_that_names_a_run(hosted: Hosted) -> None:
         {"on_conflict": "reject"}, {"on_conflict": "ignore", "key": "k"}, {"batch": ""}, {"batch": "x" * 201}, {"batch": "a\x00b"},
         {"attributes": {"a": float("nan")}}, {"attributes": {"a": object()}}, {"attributes": {1: 2}},
     ],
-    ids=str,
+    ids=["policy without key", "unknown policy", "no batch", "long batch", "NUL", "not a number", "no JSON", "key no text"],
 )  # fmt: skip
 def test_options_that_mean_nothing_are_refused_before_anything_is_sent(hosted: Hosted, given: dict[str, Any]) -> None:
     before = hosted.runs()

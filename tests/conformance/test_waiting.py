@@ -219,6 +219,7 @@ def test_a_client_hears_only_of_what_it_awaits(host: Host, client: Client, datab
     assert [ids for ids in heard if ids is None or not set(ids) <= {waiting.runs[0].id.bytes}] == [] and len(others) == 3000
 
 
+@pytest.mark.alone
 def test_ten_thousand_awaited_runs_cost_less_than_fifty_queries_a_second(host: Host, database: Database) -> None:
     ten_thousand_await(host, database, "tests.conformance.awaiting")
 

@@ -125,6 +125,7 @@ def test_functions_of_the_schema_do_not_notify_unasked(database: Database) -> No
     assert database.sql(found, r"\.announce\(") == [("start_many",)]
 
 
+@pytest.mark.alone
 def test_a_thousand_starts_a_second_are_a_hundred_hints(database: Database, hosts: HostFactory) -> None:
     """Heard on the channel itself, from a client that starts as fast as it can, with two threads."""
     with hosts(APP):

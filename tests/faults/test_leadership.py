@@ -89,6 +89,7 @@ def test_the_next_leader_buries_the_dead_ones_workers(two: tuple[Host, Host], da
     assert second.process.poll() is None
 
 
+@pytest.mark.alone
 def test_a_clean_stop_hands_the_lead_over_at_once(two: tuple[Host, Host], database: Database) -> None:
     """A deployment stops one host after the other: nobody waits for a time-out."""
     first, second = two
