@@ -168,7 +168,11 @@ def test_a_crowd_of_parked_runs_is_a_few_lines(hosts: HostFactory, effects: Effe
         assert " × crowd (coroutine)" in text and len(text) < 5_000
         each = parked_runs(worker_of(host, "--all"))
         assert each is not None and len({run["run_id"] for run in each["runs"]}) == each["count"]
+        # they have run for a second and more by now, which thousands of task rows say; that is no work worth waiting for
         effects.open("go")
+        host.stop()
+        assert host.database.one("select count(*) from supervisor.task where owner is not null") == 0
+        assert host.database.one("select count(*) from supervisor.outcome") >= each["count"], host.log()[-1000:]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
