@@ -51,6 +51,7 @@ with Client("postgresql:///", schema="supervisor") as client:
     reveal_type(client.start_many("checkout", [1, 2]))  # R: Batch[Any]
     # asking
     reveal_type([info.run_id for info in client.list(10, workflow="checkout", status="failed")])  # R: list[UUID]
+    reveal_type(client.list(filter="status = failed AND age < 1d", timeout=5)[0].status)  # R: str
 
     client.start(checkout, "1")  # E: call-overload reportArgumentType
     client.start(checkout)  # E: call-overload reportCallIssue
@@ -60,6 +61,7 @@ with Client("postgresql:///", schema="supervisor") as client:
     client.start(book, 1)  # E: call-overload reportArgumentType
     client.start_many(checkout, 3)  # E: call-overload reportArgumentType
     client.list(limit="all")  # E: arg-type reportArgumentType
+    client.list(filter=3)  # E: arg-type reportArgumentType
     client.get(3)  # E: arg-type reportArgumentType
     receipt: str = client.start(checkout, 1).result()  # E: assignment reportAssignmentType
     run.result(timeout="1 min")  # E: arg-type reportArgumentType
