@@ -248,6 +248,101 @@ def test_on_conflict(program: Program, database: Database) -> None:
     assert database.sql("select status, count(*) from supervisor.runs group by 1 order by 1") == [("ready", 5), ("terminated", 5)]
 
 
+def statuses(database: Database) -> dict[str, list[str]]:
+    """Of every key the statuses of its runs, in the order of their starts; the last is the one that the key names."""
+    named = dict(database.sql("select key, run_id from supervisor.keys"))
+    found: dict[str, list[tuple[Any, str]]] = {}
+    for key, run_id, status in database.sql("select key, run_id, status from supervisor.runs order by run_id"):
+        found.setdefault(key, []).append((run_id, status))
+    assert {key: runs[-1][0] for key, runs in found.items()} == named
+    return {key: [status for _, status in runs] for key, runs in found.items()}
+
+
+def test_what_failed_is_started_again_when_its_record_was_mended(program: Program, hosts: HostFactory, database: Database, effects: Effects) -> None:
+    """The night's load, the morning after: the whole file again, with what was wrong put right; what completed is not executed again."""
+    records = sales(40)
+    records[3]["cents"], records[30]["cents"] = -1, 13
+    with hosts(APP):
+        path = program.write("sales.jsonl", records)
+        words = ("start", "sell", "--key-field", "id", "--batch", "monday", "--wait", "--input", path)
+        facts = program.json(*words, code=1)
+        assert facts["by_status"] == {"completed": 38, "failed": 2}
+        # the same again does not help, and changes nothing
+        facts = program.json(*words, code=1)
+        assert (facts["created"], facts["existing"], facts["by_status"]) == (0, 40, {"completed": 38, "failed": 2})
+        # mended, but the policy is to return what there is: another input of a key is a reject
+        records[3]["cents"], records[30]["cents"] = 5, 6
+        program.write(path, records)
+        facts = program.json(*words, code=1)
+        assert (facts["existing"], facts["mismatched"], facts["by_status"]) == (38, 2, {"completed": 38})
+        # restart_failed starts the two again, with their new inputs
+        facts = program.json(*words, "--on-conflict", "restart_failed")
+        assert (facts["created"], facts["existing"], facts["mismatched"], facts["by_status"]) == (2, 38, 0, {"completed": 40})
+        # and nothing when all is well
+        facts = program.json(*words, "--on-conflict", "restart_failed")
+        assert (facts["created"], facts["existing"]) == (0, 40)
+    found = statuses(database)
+    assert found.pop("3") == found.pop("30") == ["failed", "completed"] and set(map(tuple, found.values())) == {("completed",)}
+    assert effects.count("charge_sale", 3) == effects.count("charge_sale", 30) == 2 and len(effects.lines("charge_sale")) == 42
+    # the batch has all that were started in it: the mended ones at the end
+    assert [each["key"] for each in map(json.loads, program("results", "--batch", "monday")[0].splitlines())][-2:] == ["3", "30"]
+
+
+def test_restart_failed_of_what_was_ended_from_outside_and_what_lives(program: Program, database: Database) -> None:
+    """Cancelled and terminated count as failed; a run that lives is the answer, and another input of it a mismatch."""
+    path = program.write("sales.jsonl", sales(4))
+    words = ("start", "sell", "--key-field", "id", "--input", path)
+    program(*words)
+    program("cancel", "1")
+    program(*words, "--on-conflict", "replace")  # 0, 2 and 3 lived and are terminated
+    program("cancel", "3")
+    records = sales(4)
+    records[2]["cents"] = 7
+    program.write(path, records)
+    facts = program.json(*words, "--on-conflict", "restart_failed", "--rejects", "bad.jsonl", code=1)
+    assert (facts["created"], facts["existing"], facts["mismatched"]) == (1, 2, 1)
+    assert [(each["line"], each["code"]) for each in program.lines("bad.jsonl")] == [(3, "key_mismatch")]
+    assert statuses(database) == {"0": ["terminated", "ready"], "1": ["cancelled", "ready"], "2": ["terminated", "ready"], "3": ["terminated", "cancelled", "ready"]}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_key_that_is_twice_in_one_file(program: Program, database: Database, form: str) -> None:
+    """In one chunk: with the same input it is one run, with another the second is a mismatch; replace starts both and ends the first."""
+    lines = {"jsonl": [{"id": 1, "cents": 5}, {"id": 2, "cents": 6}, {"id": 1, "cents": 5}], "csv": [b"id,cents\n1,5\n2,6\n1,5\n"]}[form]
+    path = program.write(f"sales.{form}", lines)
+    words = ("start", "sell", "--key-field", "id", "--input", path)
+    facts = program.json(*words)
+    assert (facts["created"], facts["existing"]) == (2, 1)
+    facts = program.json(*words, "--on-conflict", "reject", "--rejects", "bad.jsonl", code=1)
+    assert (facts["created"], facts["rejected"]) == (0, 3)
+    facts = program.json(*words, "--on-conflict", "replace")
+    assert facts["created"] + facts["existing"] == 3
+    assert database.one("select count(*) from supervisor.task") == 2, "never two live runs of one key"
+
+
+def test_one_start_says_what_became_of_its_key(program: Program, hosts: HostFactory, database: Database) -> None:
+    """The same policies for a single start: return, reject, replace, restart_failed, in JSON and in words."""
+    words = ("start", "sell", "id=1", "--key", "k")
+    first = program.json(*words, "cents=-1")
+    assert first["created"] is True
+    again = program.json(*words, "cents=-1")
+    assert (again["run_id"], again["created"]) == (first["run_id"], False)
+    assert "named this run already" in program(*words, "cents=-1")[1]
+    said = program(*words, "cents=-1", "--on-conflict", "reject", code=1)[1]
+    assert first["run_id"] in said and len(said.splitlines()) <= 3
+    said = program(*words, "cents=5", code=1)[1]
+    assert "another input" in said and len(said.splitlines()) <= 3
+    with hosts(APP):
+        assert "cents" in program(*words, "cents=-1", "--wait", code=1)[1]
+        restarted = program.json(*words, "cents=5", "--on-conflict", "restart_failed", "--wait")
+        assert restarted["created"] is True and restarted["result"] == 10
+        kept = program.json(*words, "cents=5", "--on-conflict", "restart_failed", "--wait")
+        assert (kept["run_id"], kept["created"], kept["result"]) == (restarted["run_id"], False, 10)
+        replaced = program.json(*words, "cents=6", "--on-conflict", "replace", "--wait")
+        assert replaced["created"] is True and replaced["result"] == 12
+    assert statuses(database) == {"k": ["failed", "completed", "completed"]}
+
+
 def test_a_killed_load_is_repeated_without_a_second_run(program: Program, database: Database) -> None:
     """kill -9 in the middle of a file, then the same command: exactly one run of each record, and nothing to clean up."""
     path = program.write("sales.jsonl", sales(80_000))
