@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
 
 from supervisor.core.errors import RunUnknown, SupervisorError
-from supervisor.db import refusals
+from supervisor.db import look, refusals
 from supervisor.db.connect import unavailable
 from supervisor.db.statements import Sql
 
@@ -78,5 +77,4 @@ def one_of(key: str, named: Sequence[tuple[uuid.UUID, str]]) -> uuid.UUID:
 
 
 def _rows(conn: psycopg.Connection, sql: Sql, name: str, *values: object) -> list[Row]:
-    cursor = psycopg.RawCursor(conn, row_factory=dict_row)
-    return cursor.execute(sql.get(name).encode(), values).fetchall()
+    return look.cursor(conn).execute(sql.get(name).encode(), values).fetchall()

@@ -1,16 +1,19 @@
 """Runs by a filter, who works, and what stands in the queues, as the views show it: for `list`, `cancel --filter`, `workers`, `queues` and `top`.
 
-Reads only, formats nothing. Looking at the history is bounded: by a limit of rows and by a limit of time.
+Reads only, formats nothing. Looking at the history is bounded: by a limit of rows and by a limit of time. No row fails it: what
+is JSON to the server and can't be read here says so in its place, as in the views.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 
 from supervisor.core.errors import ReadTimeout
 from supervisor.core.filters import Filter
@@ -20,6 +23,20 @@ from supervisor.db.statements import Sql
 
 Row = dict[str, Any]
 PATIENCE_S = 30.0
+
+
+def cursor(conn: psycopg.Connection) -> psycopg.RawCursor[Row]:
+    """Rows as dicts, whatever is in their JSON."""
+    made = psycopg.RawCursor(conn, row_factory=dict_row)
+    set_json_loads(_json, made)
+    return made
+
+
+def _json(stored: str | bytes) -> Any:
+    try:
+        return json.loads(stored)
+    except RecursionError:
+        return {"unreadable": "it is nested too deep", "bytes": len(stored)}
 
 
 def workers(conn: psycopg.Connection, schema: str, host: str) -> list[Row]:
@@ -75,19 +92,19 @@ def talk(schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...
 
 
 def _filtered(conn: psycopg.Connection, schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], patience_s: float) -> list[Row]:
-    cursor = psycopg.RawCursor(conn)
+    asking = psycopg.RawCursor(conn)
+    set_json_loads(_json, asking)
 
     def ask(question: Question) -> Rows:
         what, values = question
-        return cursor.execute(what if isinstance(what, bytes) else Sql(schema).get(what).encode(), values).fetchall()
+        return asking.execute(what if isinstance(what, bytes) else Sql(schema).get(what).encode(), values).fetchall()
 
     with refusals.told(conn, schema), conn.transaction(force_rollback=True):
         rows = carry(talk(schema, name, asked, bounds, patience_s), ask)
-    names = [column.name for column in cursor.description or ()]
+    names = [column.name for column in asking.description or ()]
     return [dict(zip(names, row)) for row in rows]
 
 
 def _rows(conn: psycopg.Connection, schema: str, name: str, *values: object) -> list[Row]:
-    cursor = psycopg.RawCursor(conn, row_factory=dict_row)
     with refusals.told(conn, schema):
-        return cursor.execute(Sql(schema).get(name).encode(), values).fetchall()
+        return cursor(conn).execute(Sql(schema).get(name).encode(), values).fetchall()

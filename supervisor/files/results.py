@@ -3,13 +3,16 @@
     {"run_id":"0190…","key":"order-42","status":"completed","result":{"payment":"p-1"}}
     {"run_id":"0190…","key":"order-43","status":"failed","error":{"type":"shop.CardDeclined","message":"…"}}
 
-One page is in memory: PAGE_RUNS runs, fewer where results are large.
+One page is in memory: PAGE_RUNS runs, fewer where results are large. A line is one line of JSON whatever is stored: what can't be read
+stands in it as {"unreadable": why, "bytes": …}, as in the views, and on a terminal it is ASCII.
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,7 +59,7 @@ def write(calls: ClientCalls, batch: str, out: BinaryIO, failed_too: bool, show:
             if good or failed_too:
                 lines.append(_line(each, good))
         written.lines += len(lines)
-        out.write(b"".join(lines))
+        out.write(b"".join(_ascii(line) for line in lines) if out.isatty() else b"".join(lines))
         show(written)
     if not written.runs:
         raise BatchUnknown(batch)
@@ -76,10 +79,25 @@ def _pages(calls: ClientCalls, batch: str) -> Iterator[list[BatchResult]]:
 def _line(each: BatchResult, good: bool) -> bytes:
     told: dict[str, Any] = {"run_id": each.run_id, "key": each.key, "status": each.status}
     if good:
-        told["result"] = msgspec.Raw(each.result or b"null")
+        told["result"] = _readable(each.result or b"null")
     else:
-        told["error"] = None if each.result is None else msgspec.Raw(each.result)
+        told["error"] = None if each.result is None else _readable(each.result)
     return msgspec.json.encode(told) + b"\n"
+
+
+def _readable(stored: bytes) -> Any:
+    """JSON as it is, on one line; the words of the function as_json for what is none."""
+    try:
+        made: bytes = msgspec.json.format(stored, indent=-1)
+        made.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return {"unreadable": str(error), "bytes": len(stored)}
+    return msgspec.Raw(made)
+
+
+def _ascii(line: bytes) -> bytes:
+    """The same JSON, with nothing in it that acts on a terminal: what is not ASCII stands in texts alone."""
+    return re.sub(r"[^\n\x20-\x7e]", lambda found: "\\u007f" if found[0] == "\x7f" else json.dumps(found[0])[1:-1], line.decode()).encode()
 
 
 @contextmanager

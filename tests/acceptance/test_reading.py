@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import unicodedata
 import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +266,110 @@ def test_nothing_from_the_database_acts_on_a_terminal(database: Database, tmp_pa
     for made in said:
         text = made.stdout + made.stderr
         assert text and not any(char != "\n" and not char.isprintable() for char in text), made.args
+
+
+DEEP = b'{"a":' * 32 + b"[" * 32 + b"1" + b"]" * 32 + b"}" * 32
+LARGE = b'"' + b"x" * (2 << 20) + b'"'
+PAYLOADS = {  # what somebody may have stored: by a codec, by SQL, by a fault of the disk
+    "controls": json.dumps({HOSTILE: HOSTILE}, ensure_ascii=False).encode(), "deep": DEEP, "large": LARGE, "spaced": b'{ "a" :\n\t1\r\n}',
+    "not UTF-8": b'"\xff\x1b[2J"', "not JSON": b"\x00\x1b[31m{", "cut off": b'{"a": [1, 2', "empty": b"", "too deep": b"[" * 5000 + b"]" * 5000,
+    "no number": b"1e400", "NUL": b'"\\u0000"', "half a pair": b'"\\ud800"', "error": json.dumps({"type": "shop.Bad" + HOSTILE, "message": HOSTILE * 1000}).encode(),
+    "odd error": b'{"type": {"x": 1}, "message": ["\xc2\x9b2J", null]}', "large error": b'{"type": "shop.Bad", "message": ' + LARGE + b', "args": [' + LARGE + b"]}",
+}  # fmt: skip
+
+
+def acts_on_a_terminal(text: str) -> list[str]:
+    return [char for char in text if char != "\n" and (not char.isprintable() or unicodedata.category(char) == "Cf")]
+
+
+@pytest.fixture(scope="module")
+def hostile(server: Server) -> Iterator[Database]:
+    """Runs whose every text and payload is hostile, two for each payload: one that completed with it and one that it ended."""
+    database = server.database()
+    registered(database, HOSTILE)
+    database.sql("update supervisor.queue set name = %s", HOSTILE)
+    for name, payload in PAYLOADS.items():
+        for status in (1, 2):
+            run = started(database, HOSTILE, key=f"{name} {status} {HOSTILE}", batch=HOSTILE)
+            database.sql("update supervisor.run set input = %s, attributes = %s where run_id = %s", payload, payload, run)
+            database.sql("insert into supervisor.step values (%s, now(), now(), 0, 0, 1, 1, %s, %s, %s)", run, status, HOSTILE, payload)
+            database.sql("insert into supervisor.attempt values (%s, 1, 1, 1, now(), now(), now(), 1, %s, %s, %s)", run, HOSTILE, payload, HOSTILE)
+            if name != "deep" or status == 1:
+                database.sql("delete from supervisor.task where run_id = %s", run)
+                database.sql("insert into supervisor.outcome values (%s, now(), 1, 1, %s, %s, %s, %s)", run, status, payload, HOSTILE, payload)
+    # the one that lives: parked as poison, with a detail of the same kind
+    detail = json.dumps({"crashes": 3, "signal": HOSTILE, "exit_code": None, "step": HOSTILE, "seq": 0, "worker": 1, "pid": 1, "host": HOSTILE, "log": [HOSTILE], "traceback": HOSTILE})
+    database.sql("update supervisor.task set wait_kind = 21, ready_at = 'infinity', step = %s, seq = 0, wait_detail = %s", HOSTILE, detail)
+    yield database
+    database.drop()
+
+
+def test_list_of_hostile_rows(hostile: Database, tmp_path: Path) -> None:
+    """Every run has its line, whatever is in it; the lines stay short, and those of JSON are JSON."""
+    made = command(hostile, "list", "--limit", "100", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    lines = made.stdout.splitlines()
+    assert len(lines) == 1 + 2 * len(PAYLOADS) and max(map(len, lines)) < 500 and not acts_on_a_terminal(made.stdout + made.stderr)
+    rows = listed(hostile, "--limit", "100", folder=tmp_path)
+    assert len(rows) == 2 * len(PAYLOADS) and {row["workflow"] for row in rows} == {HOSTILE}
+    by_key = {row["key"].removesuffix(f" {HOSTILE}"): row for row in rows}
+    assert by_key["error 2"]["error"]["message"] == (HOSTILE * 1000)[:1000] and by_key["not JSON 2"]["error"] is None
+    assert by_key["controls 1"]["attributes"] == {HOSTILE: HOSTILE} and by_key["not UTF-8 1"]["attributes"]["bytes"] == 7
+    # and filters on what can't be read find what can
+    found = listed(hostile, "--limit", "100", "error ~ shop.bad", folder=tmp_path)
+    assert {row["key"].split()[0] for row in found} == {"error", "large"}
+    quoted = '"' + HOSTILE.replace('"', '\\"') + '"'
+    assert [row["key"].split()[0] for row in listed(hostile, f"attribute.{quoted} ~ e AND status = completed", folder=tmp_path)] == ["controls"]
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_show_of_hostile_rows(hostile: Database, tmp_path: Path, name: str) -> None:
+    """In words a page, in JSON all of it."""
+    for status in (1, 2):
+        key = f"{name} {status} {HOSTILE}"
+        made = command(hostile, "show", key, folder=tmp_path)
+        assert made.returncode == 0, made.stderr
+        assert not acts_on_a_terminal(made.stdout + made.stderr) and len(made.stdout) < 20_000
+        told = command(hostile, "show", key, "--json", folder=tmp_path)
+        assert told.returncode == 0, told.stderr
+        found = json.loads(told.stdout)
+        assert found["key"] == key and found["history"][0]["name"] == HOSTILE and told.stdout.isascii()
+
+
+def test_queues_and_dry_runs_of_hostile_rows(hostile: Database, tmp_path: Path) -> None:
+    for words in (("queues",), ("queues", "--json"), ("cancel", "--filter", "age < 1d"), ("cancel", "--filter", "age < 1d", "--json")):
+        made = command(hostile, *words, folder=tmp_path)
+        assert made.returncode == 0 and made.stdout and not acts_on_a_terminal(made.stdout + made.stderr)
+
+
+def test_results_of_hostile_rows(hostile: Database, tmp_path: Path) -> None:
+    """A line is a line and JSON, whatever is stored; what can't be read says so; on a terminal nothing of it acts."""
+    made = command(hostile, "results", "--batch", HOSTILE, "--failed-too", "--output", "out.jsonl", folder=tmp_path)
+    assert made.returncode == 1, "one has not ended"
+    assert not acts_on_a_terminal(made.stdout + made.stderr)
+    lines = (tmp_path / "out.jsonl").read_bytes().removesuffix(b"\n").split(b"\n")
+    assert len(lines) == 2 * len(PAYLOADS) - 1
+    told = {}
+    for line in lines:
+        row = json.loads(line)
+        name, status, _ = row["key"].rsplit(" ", 2)
+        told[name, status] = row["result"] if status == "1" else row["error"]
+    assert told["controls", "1"] == {HOSTILE: HOSTILE} and told["spaced", "2"] == {"a": 1} and len(told["large", "1"]) == 2 << 20
+    assert json.dumps(told["deep", "1"], separators=(",", ":")).encode() == DEEP
+    unreadable = {name for (name, _), value in told.items() if isinstance(value, dict) and "unreadable" in value}
+    assert unreadable == {"not UTF-8", "not JSON", "cut off", "too deep", "half a pair", "empty"}
+    here, there = pty.openpty()
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": hostile.dsn}
+    process = subprocess.Popen([sys.executable, "-m", "supervisor", "results", "--batch", HOSTILE, "--failed-too"], env=environ, stdout=there, stderr=subprocess.DEVNULL)
+    os.close(there)
+    drawn = b""
+    with suppress(OSError):  # EIO: the other end is closed
+        while part := os.read(here, 65_536):
+            drawn += part
+    os.close(here)
+    assert process.wait(60) == 1
+    assert not acts_on_a_terminal(drawn.replace(b"\r\n", b"\n").decode()) and drawn.isascii()
+    assert [json.loads(line) for line in drawn.splitlines()] == [json.loads(line) for line in lines]
 
 
 # ── show ─────────────────────────────────────────────────────────────────────────────────────────────────────────
