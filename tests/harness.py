@@ -245,10 +245,14 @@ class HostFactory:
     started: list[Host] = field(default_factory=list)
 
     def start(self, app: str, *, procs: int = 1, build: str = "", threads: int = 8, env: dict[str, str] | None = None, args: tuple[str, ...] = (),
-              own_group: bool = False) -> Host:  # fmt: skip
-        """Start a host for module *app* and return at once. own_group: in a process group that a test may signal as a whole."""
+              own_group: bool = False, before: tuple[str, ...] = ()) -> Host:  # fmt: skip
+        """Start a host for module *app* and return at once.
+
+        own_group   in a process group that a test may signal as a whole
+        before      words in front of the command, which become it
+        """
         log_path = self.folder / f"host-{next(_numbers)}.log"
-        words = [sys.executable, "-m", "supervisor", "run", "--app", app, "--procs", str(procs), "--threads", str(threads), *args]
+        words = [*before, sys.executable, "-m", "supervisor", "run", "--app", app, "--procs", str(procs), "--threads", str(threads), *args]
         environ = {
             **os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": self.database.dsn, "PGSUPERVISOR_SCHEMA": self.database.schema,
             "TEST_EFFECTS": str(self.effects.path), "PGSUPERVISOR_LOOP": build, **(env or {}),
