@@ -44,10 +44,19 @@ def server() -> Iterator[Server]:
         shutil.rmtree(made.folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def stopped_server() -> Iterator[Path]:
+    """The folder of a PostgreSQL that was started and stopped: what `own_server` is copied from."""
+    made = Server.start(Path(tempfile.mkdtemp(prefix="pgs-stopped-", dir="/tmp")))
+    made.embedded.stop()
+    yield made.folder
+    shutil.rmtree(made.folder, ignore_errors=True)
+
+
 @pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def own_server(stopped_server: Path) -> Iterator[Server]:
     """A PostgreSQL of this test's own, to be stopped, killed or restarted; fsync on."""
-    made = Server.start(Path(tempfile.mkdtemp(prefix="pgs-own-", dir="/tmp")), {"fsync": "on"})
+    made = Server.start(Path(tempfile.mkdtemp(prefix="pgs-own-", dir="/tmp")), {"fsync": "on"}, like=stopped_server)
     try:
         yield made
     finally:
