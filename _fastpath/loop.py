@@ -20,7 +20,7 @@ from supervisor._fastpath.wire import Column, Command, Returned, clock_us, id_ti
 BIG = 65536  # bytes of a result from which on the checks of size are made
 _ESCAPED_NUL = b"\\u0000"
 # kinds of command: what `step.kind` holds, and the two that have no row
-STEP, TIMER, CHILD, START = 1, 2, 3, 4
+STEP, TIMER, CHILD, START, SIGNAL = 1, 2, 3, 4, 5
 GATHER, FIRST = 10, 11
 # step.status and outcome.status
 COMPLETED, FAILED, CANCELLED = 1, 2, 3
@@ -447,7 +447,7 @@ class Loop:
         except BaseException as error:
             self.worker.finish_failed(run, error)
             return
-        if type(got) is Command and got.kind <= START and not got.done and got.run is run:
+        if type(got) is Command and got.kind < GATHER and not got.done and got.run is run:
             run.call = got
             if run.batch == 0:
                 self.ready.append(run)

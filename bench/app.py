@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor import Transaction, step, workflow
+from supervisor import Signal, Transaction, step, workflow
 
 
 class Line(msgspec.Struct):
@@ -143,6 +143,33 @@ def book(tx: Transaction, account: int) -> int:
 @workflow
 async def booking(account: int) -> int:
     return await book.aio(account)
+
+
+sent_at = Signal("sent_at", float)
+numbers = Signal("numbers", int)
+
+
+@step
+def given(at: float) -> float:
+    """Its begin is the moment at which a signal was durably given to its run."""
+    return at
+
+
+@workflow
+async def hearing(signals: int) -> int:
+    for _ in range(signals):
+        await given.aio(await sent_at.wait())
+    return signals
+
+
+@workflow
+async def adding(signals: int) -> int:
+    total = left = 0
+    async for number in numbers:
+        total, left = total + number, left + 1
+        if left == signals:
+            break
+    return total
 
 
 COUNTING: dict[tuple[str, str], Any] = {

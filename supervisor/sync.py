@@ -5,15 +5,17 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 from uuid import UUID
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 
 from supervisor._fastpath import loop as core_loop
 from supervisor.api import words
-from supervisor.api.decorators import StartOptions, Workflow, _block
+from supervisor.api.decorators import Durable, StartOptions, Workflow, _block
+from supervisor.api.signals import SignalOf, wait_command
 from supervisor.api.words import current, now, random, uuid4
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
@@ -69,4 +71,22 @@ def start(workflow: Any, *args: Any, **kwargs: Any) -> Any:
     return ChildRun(_block(words.start_command(workflow, args, kwargs)))
 
 
-__all__ = ["ChildRun", "current", "first", "gather", "now", "random", "sleep", "sleep_until", "start", "uuid4"]
+class Signal(SignalOf[T]):
+    """A named message into runs, for def workflows: `approved.wait(timeout=3600)`, `for order in orders:`."""
+
+    def wait(self, timeout: float | timedelta | None = None) -> T:
+        """Wait for the next message; *timeout* in seconds or timedelta, by the database's clock. Raises TimeoutError when none came."""
+        value: T = _block(wait_command(self, timeout))
+        return value
+
+    def aio(self, timeout: float | timedelta | None = None) -> Durable[T]:
+        """A wait to be given to `gather` or `first`."""
+        return wait_command(self, timeout)  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[T]:
+        """Every message from here on, one after the other, for ever: leave the loop to end it."""
+        while True:
+            yield self.wait()
+
+
+__all__ = ["ChildRun", "Signal", "current", "first", "gather", "now", "random", "sleep", "sleep_until", "start", "uuid4"]

@@ -65,6 +65,24 @@ SELECT {schema}.cancel($1, $2);
 -- Locks:  the rows of the workers that have them, their tasks (SKIP LOCKED), their parents' tasks.     Index:  worker_pkey, task_pkey, outcome primary key, pruned
 -- $1 uuid[] run, at most 500    $2 text reason (null: none)     Returns run, whether it was ended; false: somebody has it locked. No row for one that had ended
 SELECT c.run_id, c.cancelled FROM {schema}.cancel_many($1, $2) AS c;
+-- name: client_signal :one
+-- Send a signal to a live run. Sent again under the same id it is stored once.
+-- Locks:  the run's task.     Index:  task_pkey, message_id_idx; outcome primary key, pruned
+-- $1 uuid run    $2 text name    $3 bytea payload, JSON    $4 text id
+-- Returns whether it was stored, and who is to be told: the worker that has the run (null: none), whether the run was parked for it and is woken,
+-- workflow, queue (null: the workflow's)
+-- Raises  SV006 unknown run, SV010 it has ended (DETAIL: run_id, status, signal as JSON), 22023 name, id, payload
+SELECT s.stored, s.owner, s.woken, s.workflow, s.queue FROM {schema}.send_signal($1, $2, $3, $4) AS s;
+
+-- name: client_signal_start :one
+-- Start a run, or find the one that its key names, and send it a signal: both or neither.
+-- Locks:  as client_start, then the run's task.     Index:  as client_start and client_signal
+-- $1 text workflow    $2 uuid run    $3 bytea input    $4 text key    $5 bytea hash of the input    $6 text queue    $7 int2 priority
+-- $8 float8 delay in s    $9 bytea attributes, JSON    $10 text batch    $11 text on_conflict    $12 text name    $13 bytea payload    $14 text id
+-- Returns the run, then as client_signal
+-- Raises  as both, SV007 the key names a run with another input (DETAIL: workflow, key, run_id as JSON)
+SELECT s.run_id, s.stored, s.owner, s.woken, s.workflow, s.queue
+FROM {schema}.start_and_send($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10, $11, $12, $13, $14) AS s;
 
 -- name: client_batch_results :many
 -- A page of a batch's runs, in the order of their ids, which is that of their inputs.

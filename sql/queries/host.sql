@@ -70,6 +70,30 @@ UNION ALL
    AND (SELECT coalesce(sum(d.n), 0) >= t.wait_children OR coalesce(sum(d.failed), 0) > t.wait_failed FROM {schema}.child_done d WHERE d.parent_id = t.run_id)
  LIMIT 500);
 
+-- name: parked_on_signals :many
+-- A slice of the runs that are parked and wait for signals, and whether one is there that they were not given. Whoever sent it woke them, so
+-- none is ever found; asked for ever all the same.
+-- Locks:  none.     Index:  task_pkey, from $1 on: a scan that ends after the slice; message and consumed primary keys
+-- $1 uuid after    $2 int4 limit     Returns run, whether a signal waits for it
+SELECT p.run_id, EXISTS (
+    SELECT FROM unnest(p.wait_signals) AS w (name) JOIN {schema}.message m ON m.run_id = p.run_id AND m.kind = 1 AND m.name = w.name
+    WHERE m.n > coalesce((SELECT c.n FROM {schema}.consumed c WHERE c.run_id = p.run_id AND c.kind = 1 AND c.name = w.name
+                          ORDER BY c.run_id DESC, c.kind DESC, c.name DESC, c.n DESC LIMIT 1), 0))
+FROM (SELECT t.run_id, t.wait_signals FROM {schema}.task t
+      WHERE t.owner IS NULL AND t.wait_kind IN (11, 15) AND t.wait_signals IS NOT NULL AND t.run_id > %s ORDER BY t.run_id LIMIT %s) AS p
+ORDER BY p.run_id;
+
+-- name: wake_unheard :many
+-- Wake the runs that parked_on_signals found; one that woke meanwhile is left alone.
+-- Locks:  their task rows, ascending run_id.     Index:  task_pkey
+-- $1 uuid[] run     Returns run
+WITH theirs AS (
+    SELECT run_id FROM {schema}.task WHERE run_id = ANY (%s) AND owner IS NULL AND wait_kind IN (11, 15) AND wait_signals IS NOT NULL
+    ORDER BY run_id FOR NO KEY UPDATE)
+UPDATE {schema}.task t SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL, wait_since = clock_timestamp(), wait_children = NULL,
+    wait_failed = NULL, wait_signals = NULL
+FROM theirs WHERE t.run_id = theirs.run_id RETURNING t.run_id;
+
 -- name: anything_left :one
 -- Whether any run of these queues is live (parked for good: nondeterminism and the like do not count).
 -- Locks:  none.     Index:  none: a scan that ends at the first live run

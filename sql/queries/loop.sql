@@ -99,7 +99,8 @@ FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::int4[], $
 WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $9::int4;
 
 -- name: lock_own :exec
--- First half of parking on children: take the rows; a child that ends meanwhile waits for us or is seen by park_on_children.
+-- First half of parking on children or signals: take the rows; a child that ends, or a signal that is sent meanwhile, waits for us or is seen by
+-- park_on_children, park_on_signals.
 -- Locks:  task rows, ascending run_id.     Index:  task_pkey
 -- $1 uuid[] run, ascending    $2 int4 worker
 SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTINCT FROM $2::int4 ORDER BY run_id FOR NO KEY UPDATE;
@@ -121,6 +122,60 @@ FROM (SELECT u.*, coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed
       LEFT JOIN (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
         ON done.parent_id = u.run_id) AS p
 WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $9::int4;
+
+-- name: park_on_signals :exec
+-- The same for runs that wait for signals, beside children or a time, or for nothing else: those for which one has come become ready at once.
+-- Numbers of messages are taken under the lock of the task row, so for each run they are in the order of commits: what is after the
+-- last one that was read is all that was not read.
+-- Locks:  as lock_own, already held.     Index:  task_pkey, message primary key, child_done_parent_idx (custom plan: prunes)
+-- $1 uuid[] run    $2 text[] names, a line each    $3 text[] for each name the last number that was read, by commas
+-- $4 int4[] wait_children (null: none)    $5 int4[] wait_failed    $6 timestamptz[] wake at the latest (a timer, or infinity)
+-- $7 int4[] seq    $8 text[] step    $9 text[] detail    $10 int2[] wait_kind    $11 int4 worker
+WITH p AS MATERIALIZED (                             -- so that whether one has come is asked once, not wherever it is needed
+    SELECT u.*,
+           EXISTS (SELECT FROM unnest(string_to_array(u.names, E'\n'), string_to_array(u.afters, ',')::int8[]) AS w (name, after)
+                   JOIN {schema}.message m ON m.run_id = u.run_id AND m.kind = 1 AND m.name = w.name AND m.n > w.after
+                   WHERE m.run_id = ANY ($1::uuid[]))
+           OR u.wait_children IS NOT NULL AND (coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed, 0) > u.wait_failed) AS reached
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::int4[], $6::timestamptz[], $7::int4[], $8::text[], $9::text[], $10::int2[])
+           AS u (run_id, names, afters, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind)
+    LEFT JOIN (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
+      ON done.parent_id = u.run_id)
+UPDATE {schema}.task t
+SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
+    ready_at = CASE WHEN p.reached THEN clock_timestamp() ELSE least(p.ready_at, t.cancel_at) END,
+    wait_kind = CASE WHEN p.reached THEN 1 ELSE p.wait_kind END,
+    wait_children = CASE WHEN NOT p.reached THEN p.wait_children END,
+    wait_failed = CASE WHEN NOT p.reached THEN p.wait_failed END,
+    wait_signals = CASE WHEN NOT p.reached THEN string_to_array(p.names, E'\n') END
+FROM p WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $11::int4;
+
+-- name: insert_consumed :exec
+-- Record which messages were given to their runs, in the batch that has the rows of the waits in step.
+-- Locks:  none but the new rows.     Index:  none (insert; the primary key refuses a second consumption)
+-- $1 uuid[] run    $2 text[] name    $3 int8[] number    $4 int4[] seq of the wait
+INSERT INTO {schema}.consumed (run_id, kind, name, n, seq)
+SELECT u.run_id, 1, u.name, u.n, u.seq
+FROM (SELECT unnest($1::uuid[]) AS run_id, unnest($2::text[]) AS name, unnest($3::int8[]) AS n, unnest($4::int4[]) AS seq) AS u;
+
+-- name: read_messages :many
+-- What has come for runs in memory that wait: for each run and name the next ones after the last that was read, or consumed where nothing was
+-- read yet. At most 256 and 256 KiB of each, but one at least.
+-- Locks:  none.     Index:  message primary key, consumed primary key, pruned.
+-- $1 uuid[] run    $2 text[] name    $3 int8[] after (null: nothing was read yet)    
+-- Returns run, name, number, payload (both null: there is none), and after which number it was read
+SELECT a.run_id, a.name, m.n, m.payload, a.after
+FROM (SELECT u.run_id, u.name, coalesce(u.after, (SELECT c.n FROM {schema}.consumed c WHERE c.run_id = u.run_id AND c.run_id = ANY ($1::uuid[])
+                                                  AND c.kind = 1 AND c.name = u.name ORDER BY c.run_id DESC, c.kind DESC, c.name DESC, c.n DESC LIMIT 1), 0) AS after
+      FROM unnest($1::uuid[], $2::text[], $3::int8[]) AS u (run_id, name, after)) AS a
+LEFT JOIN LATERAL (
+    SELECT s.n, s.payload
+    FROM (SELECT r.n, r.payload, sum(length(r.payload)) OVER (ORDER BY r.n) - length(r.payload) AS before
+          FROM (SELECT m.n, m.payload FROM {schema}.message m
+                WHERE m.run_id = a.run_id AND m.run_id = ANY ($1::uuid[]) AND m.kind = 1 AND m.name = a.name AND m.n > a.after
+                ORDER BY m.run_id, m.kind, m.name, m.n LIMIT 256) AS r) AS s
+    WHERE s.before < 262144) AS m ON true
+ORDER BY m.n;
 
 -- name: insert_runs :exec
 -- Start child runs in the batch of their parent's command.
@@ -154,14 +209,15 @@ RETURNING run_id, seq, due_at, (extract(epoch FROM due_at - clock_timestamp()) *
 -- name: fire_timers :many
 -- Record the firing of timers that are due by the database's clock; a worker's clock may be wrong, so the rest stays.
 -- Locks:  timer rows.     Index:  timer_pkey
--- $1 uuid[] run    $2 int4[] seq    $3 int4[] pos    $4 text[] name    $5 int4 worker
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] pos    $4 text[] name    $5 int2[] kind    $6 int2[] status    $7 bytea[] result    $8 int4 worker
 -- Returns run, seq, fired at
 WITH fired AS (
-    DELETE FROM {schema}.timer t USING unnest($1::uuid[], $2::int4[], $3::int4[], $4::text[]) AS u (run_id, seq, pos, name)
+    DELETE FROM {schema}.timer t
+    USING unnest($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::int2[], $6::int2[], $7::bytea[]) AS u (run_id, seq, pos, name, kind, status, result)
     WHERE t.run_id = u.run_id AND t.seq = u.seq AND t.due_at <= clock_timestamp()
-    RETURNING t.run_id, t.seq, u.pos, u.name, t.due_at)
-INSERT INTO {schema}.step (run_id, started_at, ended_at, seq, pos, worker, kind, status, name)
-SELECT run_id, due_at, clock_timestamp(), seq, pos, $5::int4, 2, 1, name FROM fired
+    RETURNING t.run_id, t.seq, u.pos, u.name, u.kind, u.status, u.result, t.due_at)
+INSERT INTO {schema}.step (run_id, started_at, ended_at, seq, pos, worker, kind, status, name, result)
+SELECT run_id, due_at, clock_timestamp(), seq, pos, $8::int4, kind, status, name, result FROM fired
 RETURNING run_id, seq, ended_at;
 
 -- name: drop_timers :exec

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "supervisor.api.decorators": ("StartOptions", "Workflow", "step", "workflow"),
     "supervisor.api.words": ("ChildRun", "current", "first", "gather", "now", "random", "sleep", "sleep_until", "start", "uuid4"),
+    "supervisor.api.signals": ("Signal",),
     "supervisor.api.transaction": ("AsyncTransaction", "Transaction"),
     "supervisor.api.client": ("Client",),
     "supervisor.api.client_async": ("AsyncClient",),
@@ -16,7 +17,7 @@ _HOMES = {
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
         "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "InputInvalid", "KeyExists", "KeyMismatch",
-        "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled",
+        "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
         "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TransactionMisused", "UnknownWorkflow",
     ),
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     from supervisor.api.client_async import AsyncClient as AsyncClient
     from supervisor.api.decorators import StartOptions as StartOptions, Workflow as Workflow, step as step, workflow as workflow
     from supervisor.api.handles import AsyncBatch as AsyncBatch, AsyncRun as AsyncRun, Batch as Batch, Run as Run, RunInfo as RunInfo
+    from supervisor.api.signals import Signal as Signal
     from supervisor.api.transaction import AsyncTransaction as AsyncTransaction, Transaction as Transaction
     from supervisor.api.words import (
         ChildRun as ChildRun, current as current, first as first, gather as gather, now as now, random as random, sleep as sleep,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, FilterInvalid as FilterInvalid, InputInvalid as InputInvalid,
         KeyExists as KeyExists, KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
         PayloadRefused as PayloadRefused, PermissionMissing as PermissionMissing, ReadTimeout as ReadTimeout, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
-        RunCancelled as RunCancelled, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
+        RunCancelled as RunCancelled, RunClosed as RunClosed, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
         SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,
         StepFailed as StepFailed, StepInterrupted as StepInterrupted, StepTimeout as StepTimeout, SupervisorError as SupervisorError,
         TransactionMisused as TransactionMisused, UnknownWorkflow as UnknownWorkflow,

@@ -36,6 +36,7 @@ from supervisor.core.errors import ClientMisused, DatabaseUnavailable
 if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
     from supervisor.api.ear import Ear, Heard
+    from supervisor.api.signals import Message, SignalOf
     from supervisor.api.within import SyncConnection, Within
     from supervisor.db.borrowed import Home
     from supervisor.db.client_calls import ClientCalls, Outcome, Questions, Verb
@@ -124,6 +125,37 @@ class ClientVerbs:
         return Run(
             self._owner(), started.run_id, asked.name, asked.definition, started.key, started.created, started_at=started.at, unsure=unsure
         )
+
+    # ── signal ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @overload
+    def signal(self, run: Run[Any] | uuid.UUID | str, signal: SignalOf[T], value: T, *, id: str | None = None) -> bool: ...
+    @overload
+    def signal(self, run: Run[Any] | uuid.UUID | str, signal: str, value: Any = None, *, id: str | None = None) -> bool: ...
+    def signal(self, run: Run[Any] | uuid.UUID | str, signal: Any, value: Any = None, *, id: str | None = None) -> bool:
+        """Send a message to a live run, in the order of the calls; it is kept until the run waits for it.
+
+        signal  a Signal, whose type *value* is checked against; or a name, with any JSON value
+        id      a second message of this signal with it is not stored: then False is returned
+        Raises  RunClosed where the run has ended, RunUnknown, InputInvalid, PayloadRefused.
+        """
+        from supervisor.api.signals import message_of
+
+        return self._carry(lambda verbs: verbs.signal(id_of(run), message_of(signal, value, id)))
+
+    @overload
+    def signal_with_start(self, message: Message, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
+    @overload
+    def signal_with_start(self, message: Message, workflow: StartOptions[P, R], *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
+    @overload
+    def signal_with_start(self, message: Message, workflow: str | Named, *args: Any, **kwargs: Any) -> Run[Any]: ...
+    def signal_with_start(self, message: Message, workflow: Any, *args: Any, **kwargs: Any) -> Any:
+        """Start a run, or find the one that its key names, and send it a message: both or neither.
+
+        message  `approved.message(value, id=…)`; a run that starts finds it when it waits for it
+        Raises   as `start` and `signal`: RunClosed where the key names a run that has ended.
+        """
+        return self._run(self._carry(lambda verbs: verbs.signal_with_start(message, Asked.of(workflow), args, kwargs)))
 
     # ── ask ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -263,7 +295,7 @@ class Client(ClientVerbs):
             home.where, home.shown = self._carry(lambda verbs: verbs.home()), str(dsn)
 
     def _say_hint(self, calls: ClientCalls) -> None:
-        """Announce durable starts and ends; those that may not be announced now are told with the next ones."""
+        """Announce durable starts, signals and ends; those that may not be announced now are told with the next ones."""
         for each in self._hints.announcements(calls.questions):
             calls.announce(each)
 

@@ -24,6 +24,7 @@ from supervisor.core.errors import ClientMisused, DatabaseUnavailable
 if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
     from supervisor.api.ear import Ear, Heard
+    from supervisor.api.signals import Message, SignalOf
     from supervisor.api.within import AsyncConnection, AsyncWithin
     from supervisor.db.borrowed import Home
     from supervisor.db.client_calls import Outcome, Verb
@@ -106,6 +107,28 @@ class AsyncClientVerbs:
         return AsyncRun(
             self._owner(), started.run_id, asked.name, asked.definition, started.key, started.created, started_at=started.at, unsure=unsure
         )
+
+    # ── signal ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @overload
+    async def signal(self, run: AsyncRun[Any] | uuid.UUID | str, signal: SignalOf[T], value: T, *, id: str | None = None) -> bool: ...
+    @overload
+    async def signal(self, run: AsyncRun[Any] | uuid.UUID | str, signal: str, value: Any = None, *, id: str | None = None) -> bool: ...
+    async def signal(self, run: AsyncRun[Any] | uuid.UUID | str, signal: Any, value: Any = None, *, id: str | None = None) -> bool:
+        """Send a message to a live run; see `Client.signal`."""
+        from supervisor.api.signals import message_of
+
+        return await self._carry(lambda verbs: verbs.signal(id_of(run), message_of(signal, value, id)))
+
+    @overload
+    async def signal_with_start(self, message: Message, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncRun[R]: ...
+    @overload
+    async def signal_with_start(self, message: Message, workflow: StartOptions[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncRun[R]: ...
+    @overload
+    async def signal_with_start(self, message: Message, workflow: str | Named, *args: Any, **kwargs: Any) -> AsyncRun[Any]: ...
+    async def signal_with_start(self, message: Message, workflow: Any, *args: Any, **kwargs: Any) -> Any:
+        """Start a run, or find the one that its key names, and send it a message: both or neither; see `Client.signal_with_start`."""
+        return self._run(await self._carry(lambda verbs: verbs.signal_with_start(message, Asked.of(workflow), args, kwargs)))
 
     # ── ask ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -254,7 +277,7 @@ class AsyncClient(AsyncClientVerbs):
             home.where, home.shown = await self._carry(lambda verbs: verbs.home()), str(dsn)
 
     async def _say_hint(self, calls: AsyncClientCalls) -> None:
-        """Announce durable starts and ends; those that may not be announced now are told with the next ones."""
+        """Announce durable starts, signals and ends; those that may not be announced now are told with the next ones."""
         for each in self._hints.announcements(calls.questions):
             await calls.announce(each)
 

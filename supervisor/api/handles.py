@@ -18,8 +18,10 @@ from supervisor.core.errors import KeyMismatch
 if TYPE_CHECKING:
     from supervisor.api.client import Client
     from supervisor.api.client_async import AsyncClient
+    from supervisor.api.signals import SignalOf
 
 R = TypeVar("R")
+T = TypeVar("T")
 H = TypeVar("H")
 
 
@@ -101,6 +103,14 @@ class Run(_Handle, Generic[R]):
         result: R = self._client._result(self, timeout)
         return result
 
+    @overload
+    def signal(self, signal: SignalOf[T], value: T, *, id: str | None = None) -> bool: ...
+    @overload
+    def signal(self, signal: str, value: Any = None, *, id: str | None = None) -> bool: ...
+    def signal(self, signal: Any, value: Any = None, *, id: str | None = None) -> bool:
+        """Send it a message; see `Client.signal`. Raises RunClosed where it has ended, RunUnknown."""
+        return self._client.signal(self, signal, value, id=id)
+
     def cancel(self, reason: str | None = None) -> bool:
         """End it as cancelled, now. False where it had ended already. Raises RunUnknown."""
         return self._client.cancel(self, reason)
@@ -129,6 +139,14 @@ class AsyncRun(_Handle, Generic[R]):
         """
         result: R = await self._client._result(self, timeout)
         return result
+
+    @overload
+    async def signal(self, signal: SignalOf[T], value: T, *, id: str | None = None) -> bool: ...
+    @overload
+    async def signal(self, signal: str, value: Any = None, *, id: str | None = None) -> bool: ...
+    async def signal(self, signal: Any, value: Any = None, *, id: str | None = None) -> bool:
+        """Send it a message; see `Client.signal`. Raises RunClosed where it has ended, RunUnknown."""
+        return await self._client.signal(self, signal, value, id=id)
 
     async def cancel(self, reason: str | None = None) -> bool:
         """End it as cancelled, now. False where it had ended already. Raises RunUnknown."""

@@ -1,4 +1,4 @@
-"""Hints to the hosts that runs were started, and to who waits that runs were ended without a worker: at most 100 a second from one process.
+"""Hints to the hosts that runs were started and signals sent, and to who waits that runs were ended without a worker: at most 100 a second from one process.
 
 Decides what is said and when; saying it is the client's affair. A hint that is not sent is no loss: hosts look by
 themselves, every 20 ms while there is work and every half second when there was none, and who waits every two seconds.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PER_S, BURST = 100.0, 10.0
 DELAY_MAX_S = 1.0  # what becomes due later is seen by the hosts' own look
 KINDS_MAX = 50  # of starts in one hint; a name is at most 500 characters, a notification 8,000 bytes
+OWNERS_MAX = 500  # workers in one hint; a number has at most 10 digits
 PAYLOAD_BYTES_MAX = 7_900
 ENDED_MAX = 20_000  # ids that wait to be said; 56 notifications
 
@@ -53,6 +54,7 @@ class Hints:
         self._lock = threading.Lock()
         self._started: dict[tuple[str, str | None, float], int] = {}
         self._ended: list[bytes] = []
+        self._owners: set[int] = set()
 
     def add(self, workflow: str, queue: str | None, runs: int, delay_s: float) -> None:
         if runs > 0 and delay_s <= DELAY_MAX_S:
@@ -97,9 +99,25 @@ class Hints:
             ids, self._ended = self._ended[: awaited.IDS_MAX], self._ended[awaited.IDS_MAX :]
         return awaited.texts(ids)[0] if ids else None
 
+    def signalled(self, owner: int) -> None:
+        """A signal was sent to a run that worker *owner* has."""
+        with self._lock:
+            if len(self._owners) < OWNERS_MAX:
+                self._owners.add(owner)
+
+    def take_owners(self) -> str | None:
+        """The workers to be told of signals now, if there are any and they may be."""
+        if not self._owners or not _allowance.take(time.monotonic()):
+            return None
+        with self._lock:
+            owners, self._owners = self._owners, set()
+        return msgspec.json.encode(sorted(owners)).decode()
+
     def announcements(self, questions: Questions) -> Iterator[Question]:
         """What is to be said now, each in a transaction of its own."""
         if (hint := self.take()) is not None:
             yield questions.announcement(hint)
+        if (hint := self.take_owners()) is not None:
+            yield questions.announcement_of_signals(hint)
         while (hint := self.take_ended()) is not None:
             yield questions.announcement_of_ends(hint)

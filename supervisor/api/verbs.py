@@ -19,7 +19,8 @@ from supervisor.core.errors import ClockSkew, KeyMismatch, RunUnknown, UnknownWo
 
 if TYPE_CHECKING:
     from supervisor.api.hints import Hints
-    from supervisor.db.client_calls import Conflict, Outcome, Questions, Verb
+    from supervisor.api.signals import Message
+    from supervisor.db.client_calls import Conflict, Outcome, Questions, Sent, Verb
 
 LIST_MAX = 10_000
 LIST_S = 30.0
@@ -50,6 +51,41 @@ class Verbs:
         else:
             payload = encode_by_name(asked.name, (yield from self.parameters(asked.name)), args, kwargs)
         return (yield from self._start(asked, payload))
+
+    def signal(self, run_id: uuid.UUID, message: Message) -> Verb[bool]:
+        """Send a message to a run. False where one of its name and id was there already."""
+        sent = yield from self.questions.signal(run_id, message.name, message.payload, message.id or uuid.uuid4().hex)
+        self._tell(sent)
+        return sent.stored or message.id is None  # without an id of the caller's, what was there is its own first try
+
+    def signal_with_start(self, message: Message, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:
+        if asked.definition is not None:
+            payload = asked.definition.encode_input(args, kwargs)
+        else:
+            payload = encode_by_name(asked.name, (yield from self.parameters(asked.name)), args, kwargs)
+        key = asked.keyed()
+        given = payload, key, None if key is None else hash_of(payload), message.name, message.payload, message.id or uuid.uuid4().hex
+        (run_id,) = yield from self.questions.run_ids(1)
+        try:
+            named, sent = yield from self.questions.signal_start(asked.name, run_id, *given, **asked.how)
+        except ClockSkew:  # a clock that was set since the last measure
+            yield from self.questions.measure_anew()
+            (run_id,) = yield from self.questions.run_ids(1)
+            named, sent = yield from self.questions.signal_start(asked.name, run_id, *given, **asked.how)
+        created = named.bytes == run_id
+        if created and self._hints is not None:
+            self._hints.add(asked.name, asked.queue, 1, asked.delay_s)
+        self._tell(sent)
+        return Started(named, created, asked, key, time.monotonic() if created else 0.0)
+
+    def _tell(self, sent: Sent) -> None:
+        """Have it announced, by whoever may: to the worker that has the run, or to all that a run was woken."""
+        if self._hints is None or not sent.stored:
+            return
+        if sent.owner is not None:
+            self._hints.signalled(sent.owner)
+        elif sent.woken:
+            self._hints.add(sent.workflow, sent.queue, 1, 0.0)
 
     def start_record(self, asked: Asked, record: Any) -> Verb[Started]:
         encode = yield from self.encoder(asked)

@@ -135,6 +135,21 @@ def latency(rate: float, seconds: float, procs: str, on_loop: bool, **common: An
     _answer("latency", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 
+@bench.command("signal")
+@click.option("--rate", type=click.FloatRange(0.1, 10_000), default=100.0, show_default=True, help="Signals per second, for the times.")
+@_seconds(10.0, "How long signals are sent to a run that waits in memory; runs that wait out of it are 500 at most.")
+@_count("messages", 10_000, "Signals to one run, as many a second as there can be.")
+@_procs
+@_common
+def signals(rate: float, seconds: float, messages: int, procs: str, **common: Any) -> None:
+    """Milliseconds from a signal to its run being given it, and signals per second to one run."""
+    from supervisor.bench import signals as question
+    from supervisor.cli.run import count_procs
+
+    asked = question.Asked(rate, seconds, messages, count_procs(procs if procs == "auto" else int(procs)))
+    _answer("signal", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
 @bench.command()
 @_count("procs", 4, "Worker processes.")
 @_seconds(30.0, "How long the host is watched.")

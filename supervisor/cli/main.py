@@ -36,6 +36,7 @@ COMMANDS = {
     "list": Command("supervisor.cli.list", "list_runs", "List runs, newest first: all, or those that a filter asks for."),
     "show": Command("supervisor.cli.show", "show", "Show one run: what it does, why it waits, its steps, how it ended."),
     "cancel": Command("supervisor.cli.cancel", "cancel", "End live runs: by id, by key, or all that a filter asks for."),
+    "signal": Command("supervisor.cli.signal", "signal", "Send a message to a live run, by its id or its key."),
     "queues": Command("supervisor.cli.queues", "queues", "Show what stands in each queue."),
     "workers": Command("supervisor.cli.workers", "workers", "Show who works: hosts, processes, what each executes, the last crash."),
     "top": Command("supervisor.cli.top", "top", "Watch the workers of this host: rates, latencies, what each executes, queues."),

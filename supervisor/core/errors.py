@@ -281,6 +281,19 @@ class RunUnknown(SupervisorError):
         super().__init__(f"there is no run {which}; it was never started here, or its history was pruned")
 
 
+class RunClosed(SupervisorError):
+    """A signal was sent to a run that has ended; it was not stored."""
+
+    code = "run_closed"
+
+    def __init__(self, run_id: object, status: str, signal: str) -> None:
+        self.run_id, self.status, self.signal = run_id, status, signal
+        super().__init__(
+            f"run {run_id} has ended ({status}), so signal {signal!r} was not stored: nobody would ever read it; "
+            f"start another run (signal_with_start does both), or see how it ended: python -m supervisor show {run_id}"
+        )
+
+
 class BatchUnknown(SupervisorError):
     """No start has ever named that batch."""
 

@@ -32,6 +32,8 @@ from supervisor.core.errors import (
     DatabaseUnavailable,
     InputInvalid,
     KeyExists,
+    KeyMismatch,
+    RunClosed,
     RunUnknown,
     SchemaTooNew,
     SchemaTooOld,
@@ -43,7 +45,7 @@ from supervisor.core.version import VERSION
 from supervisor.db import connect as _connect
 from supervisor.db import migrations, refusals
 from supervisor.db.packed import add_dumpers, pack_byteas, pack_texts, pack_uuids
-from supervisor.db.statements import Sql, ended_channel, migration_files, wake_channel
+from supervisor.db.statements import Sql, ended_channel, migration_files, signal_channel, wake_channel
 
 OFFSET_FRESH_S = 60.0  # a clock of 500 ppm drifts 30 ms in that time; ids may be 60 s off
 RETRY_S = 10.0  # how long a lost database is tried for before the caller is told
@@ -134,6 +136,16 @@ class Found(NamedTuple):
     attempt: int | None
     created_at: datetime
     ended_at: datetime | None
+
+
+class Sent(NamedTuple):
+    """What became of a signal. `owner`: the worker that has the run; `woken`: it was parked for the signal."""
+
+    stored: bool
+    owner: int | None
+    woken: bool
+    workflow: str
+    queue: str | None
 
 
 class Questions:
@@ -305,6 +317,54 @@ class Questions:
 
         return Ask(talk, f"cancel of run {run_id}", writes=True)
 
+    def signal(self, run_id: uuid.UUID, name: str, payload: bytes, message_id: str) -> Ask[Sent]:
+        """Send a signal. Raises RunUnknown, RunClosed. Sent again under the same id when the session is lost, so it is stored once."""
+
+        def talk(tries: int) -> Talk[Sent]:
+            rows = yield "client_signal", (run_id, name, payload, message_id)
+            return Sent(*rows[0])
+
+        return Ask(talk, f"signal {name!r} to run {run_id}", writes=True)
+
+    def signal_start(
+        self,
+        workflow: str,
+        run_id: bytes,
+        payload: bytes,
+        key: str | None,
+        input_hash: bytes | None,
+        name: str,
+        message: bytes,
+        message_id: str,
+        *,
+        queue: str | None = None,
+        priority: int = 5,
+        delay_s: float = 0.0,
+        attributes: bytes | None = None,
+        batch: str | None = None,
+        on_conflict: str = "return",
+    ) -> Ask[tuple[uuid.UUID, Sent]]:
+        """Start a run, or find the one that *key* names, and send it a signal. Raises as `start` and `signal`, and KeyMismatch.
+
+        Repeated under the same ids when the session is lost: where the first try had arrived its run is there, and so is its signal.
+        """
+        made = uuid.UUID(bytes=run_id)
+        values = (
+            workflow, made, payload, key, input_hash, queue, priority, float(delay_s), attributes, batch, on_conflict, name, message, message_id,
+        )  # fmt: skip
+
+        def talk(tries: int) -> Talk[tuple[uuid.UUID, Sent]]:
+            try:
+                rows = yield "client_signal_start", values
+            except psycopg.Error as error:
+                if tries == 1 or not _met_itself(error):
+                    raise
+                rows = yield "client_signal", (made, name, message, message_id)
+                return made, Sent(*rows[0])
+            return rows[0][0], Sent(*rows[0][1:])
+
+        return Ask(talk, f"start of {workflow!r} with signal {name!r}", writes=True)
+
     def parameters(self, workflow: str) -> Ask[bytes | None]:
         """A workflow's parameters as JSON, None for a name that no worker ever registered."""
         return self._rows("client_parameters", (workflow,), lambda rows: rows[0][0])
@@ -312,6 +372,10 @@ class Questions:
     def announcement(self, hint: str) -> Question:
         """What tells the hosts what was started."""
         return "announce_starts", (wake_channel(self.schema), hint)
+
+    def announcement_of_signals(self, hint: str) -> Question:
+        """What tells the hosts which workers have runs to which signals were sent."""
+        return "announce_starts", (signal_channel(self.schema), hint)
 
     def announcement_of_ends(self, hint: str) -> Question:
         """What tells who waits what was ended."""
@@ -358,6 +422,12 @@ class Questions:
         if state == "SV005":
             named = json.loads(error.diag.message_detail or "{}")
             return KeyExists(named["workflow"], named["key"], uuid.UUID(named["run_id"]))
+        if state == "SV007":
+            named = json.loads(error.diag.message_detail or "{}")
+            return KeyMismatch(named["workflow"], named["key"], uuid.UUID(named["run_id"]))
+        if state == "SV010":
+            closed = json.loads(error.diag.message_detail or "{}")
+            return RunClosed(uuid.UUID(closed["run_id"]), closed["status"], closed["signal"])
         if state == "SV006":
             return RunUnknown(error.diag.message_detail or "")
         if state == "SV008":
@@ -477,7 +547,7 @@ class ClientCalls:
             time.sleep(pause_s)
 
     def announce(self, announcement: Question) -> None:
-        """Tell others what was started or ended, in a transaction of its own. Never raises: they find it by themselves, too."""
+        """Tell others what was started, sent or ended, in a transaction of its own. Never raises: they find it by themselves, too."""
         if self._conn is None or self._conn.closed:
             return
         try:

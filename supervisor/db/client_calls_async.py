@@ -74,7 +74,7 @@ class AsyncClientCalls:
             await asyncio.sleep(pause_s)
 
     async def announce(self, announcement: Question) -> None:
-        """Tell others what was started or ended, in a transaction of its own. Never raises: they find it by themselves, too."""
+        """Tell others what was started, sent or ended, in a transaction of its own. Never raises: they find it by themselves, too."""
         if self._conn is None or self._conn.closed:
             return
         try:

@@ -81,6 +81,11 @@ def wake_channel(schema: str) -> str:
     return f"{schema}_wake"
 
 
+def signal_channel(schema: str) -> str:
+    """The channel on which senders name workers that have the runs to which signals were sent."""
+    return f"{schema}_signal"
+
+
 def await_channel(schema: str) -> str:
     """The channel on which clients say which runs they await."""
     return f"{schema}_await"

@@ -27,15 +27,18 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "insert_children_done": (UUID, INT4, INT4),
     "release": (UUID, TIMESTAMPTZ, INT2, TEXT, INT4, TEXT, INT4, INT2),
     "park_on_children": (UUID, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2),
+    "park_on_signals": (UUID, TEXT, TEXT, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2),
+    "insert_consumed": (UUID, TEXT, INT8, INT4),
     "publish": (UUID, INT2, INT4, TEXT, INT4, TIMESTAMPTZ),
-    "fire_timers": (UUID, INT4, INT4, TEXT),
+    "fire_timers": (UUID, INT4, INT4, TEXT, INT2, INT2, BYTEA),
     "wake_parents": (UUID,),
     "look_at_parked": (UUID,),
 }
-WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "fire_timers", "publish"})
 NOBODYS = ("wake_parents", "look_at_parked")  # of runs that are not in this worker's memory
 # The generic plans of `publish` and `release` compare every row with every other (9,000 in one statement took 25 s): many small ones instead.
 JOINED_ROWS_MAX = 64  # 2 ms of the server's; a statement more costs 0.1 ms
+WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish"})
+PARKINGS = ("park_on_children", "park_on_signals")
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
 
 
@@ -79,7 +82,7 @@ class Batch:
             out += [("plan_custom", None), ("look_at_parked", self._encoded("look_at_parked", worker)), ("plan_generic", None)]
         if self.steps is not None:
             out.append(("insert_steps" if len(self.steps) == PLAIN_COLUMNS else "insert_mixed_steps", [*self.steps, worker]))
-        for name in ("insert_attempts", "insert_timers", "insert_runs", "drop_timers"):
+        for name in ("insert_attempts", "insert_timers", "insert_runs", "insert_consumed", "drop_timers"):
             if name in self.rare:
                 out.append((name, self._encoded(name, worker)))
         if "publish" in self.rare:
@@ -90,10 +93,12 @@ class Batch:
             out.append(("insert_children_done", encode_rows(RARE_OIDS["insert_children_done"], self._children_done())))
         if "release" in self.rare:
             out += self._sliced("release", worker)
-        if "park_on_children" in self.rare:
-            ids = encode_rows((UUID,), sorted((row[0],) for _, row in self.rare["park_on_children"]))
+        parkings = [name for name in PARKINGS if name in self.rare]
+        if parkings:
+            ids = encode_rows((UUID,), sorted((row[0],) for name in parkings for _, row in self.rare[name]))
             out += [("lock_own", [*ids, worker]), ("plan_custom", None)]
-            out += [("park_on_children", self._encoded("park_on_children", worker)), ("plan_generic", None)]
+            out += [(name, self._encoded(name, worker)) for name in parkings]
+            out.append(("plan_generic", None))
         if "fire_timers" in self.rare:
             out.append(("fire_timers", self._encoded("fire_timers", worker)))
         if self.wake_workflows is not None:

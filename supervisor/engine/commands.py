@@ -28,6 +28,7 @@ from supervisor.engine.batch import INFINITY, Batch
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.replay import Kid, Past, check
+from supervisor.engine.signals import Listening, until
 
 log = logging.getLogger("pgsupervisor.engine")
 
@@ -37,6 +38,7 @@ STEP_RUNNING = 8
 STAY_BESIDE_CHILDREN_S = 0.02  # nobody tells a run in memory that its child has ended
 BACKOFF, TIMER, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 14, 15, 19, 20, 22, 23
 CANCELLED, TERMINATED = 3, 4  # outcome.status: ended from outside
+BACKOFF, TIMER, SIGNAL, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 11, 14, 15, 19, 20, 22, 23
 DURABLE_WORD = {
     "sleep": "sleep(seconds)", "gather": "gather(…)", "wait": "gather(…) or first(…)", "TaskGroup": "gather(…)", "timeout": "@step(timeout=…) or first(…)",
     "timeout_at": "@step(timeout=…) or first(…)", "wait_for": "@step(timeout=…) or first(…)", "create_task": "gather(…)", "ensure_future": "gather(…)",
@@ -64,15 +66,22 @@ class Commands:
         self.transactions = transactions
         self._workflow_ids = workflow_ids
         self._new_id = new_id
-        self._pump = pump
+        self.pump = pump
         self._time = asyncio.get_running_loop()
         self._context = copy_context()  # of no step: what is called later must not inherit the one that happened to end just now
         self.group = OffCpu()
         self.failures = 0  # tries that raised
         self.with_children: set[Any] = set()
         self.watchdog: Any = None
+        self.signals: Any = None
         self.green = green
         self.close_green = close_green
+
+    def time(self) -> float:
+        return self._time.time()
+
+    def call_later(self, in_s: float, act: Callable[..., None], *args: Any) -> None:
+        self._time.call_later(in_s, act, *args, context=self._context)
 
     # ── begin ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -85,6 +94,8 @@ class Commands:
             self._begin_timer(run, cmd)
         elif kind == core.CHILD:
             self._begin_child(run, cmd)
+        elif kind == core.SIGNAL:
+            self.signals.begin(run, cmd)
         else:
             self._start_child(run, cmd)
 
@@ -102,10 +113,10 @@ class Commands:
             cmd.extra = "begun"
             now = self.loop.now_us()
             self.batch.add("insert_attempts", run.id, (run.id, cmd.seq, cmd.attempt, 2, step.name, None, None, now, None, None))
-            self._again_after_ack(run, cmd)
+            self.again_after_ack(run, cmd)
         elif info.transactional:
             if run.batch != 0:
-                self._again_after_ack(run, cmd)
+                self.again_after_ack(run, cmd)
             else:
                 run.in_tx = True
                 run.executing += 1
@@ -114,7 +125,7 @@ class Commands:
             run.executing += 1
             cmd.extra = self.executors.begin(run, cmd)
 
-    def _again_after_ack(self, run: Any, cmd: Any) -> None:
+    def again_after_ack(self, run: Any, cmd: Any) -> None:
         self.loop.touch(run)
         run.fresh = [*(run.fresh or []), cmd]
 
@@ -139,15 +150,15 @@ class Commands:
         run.timers = True
         if isinstance(waiting, Waiting):
             if waiting.fire and run.batch == 0:
-                self.batch.add("fire_timers", run.id, (run.id, cmd.seq, run.pos, cmd.step.name))
+                self.batch.add("fire_timers", run.id, (run.id, cmd.seq, run.pos, cmd.step.name, core.TIMER, core.COMPLETED, None))
                 self.loop.touch(run)
                 run.in_tx = True
             elif waiting.fire:
-                self._again_after_ack(run, cmd)
+                self.again_after_ack(run, cmd)
             return
         remaining = run.past.timers_us.pop(cmd.seq, None) if run.past is not None else None
         if remaining is not None:
-            self._arm(run, cmd, remaining, self.loop.now_us() + remaining)
+            self.arm(run, cmd, remaining, self.loop.now_us() + remaining)
             return
         how, us = waiting
         self.batch.add("insert_timers", run.id, (run.id, cmd.seq, us if how == "for" else 0, us if how == "until" else None))
@@ -159,10 +170,14 @@ class Commands:
             run = self.loop.live.get(run_id)
             cmd = run.open.get(seq) if run is not None and run.open is not None else None
             if cmd is not None:
-                self._arm(run, cmd, in_us, due_us)
+                self.arm(run, cmd, in_us, due_us)
 
-    def _arm(self, run: Any, cmd: Any, in_us: int, due_us: int) -> None:
-        cmd.extra = Waiting(due_us, self._time.time() + max(in_us / 1e6, 0.0))
+    def arm(self, run: Any, cmd: Any, in_us: int, due_us: int) -> None:
+        due_at = self._time.time() + max(in_us / 1e6, 0.0)
+        if cmd.kind == core.SIGNAL:
+            cmd.extra.arm(due_us, due_at)
+        else:
+            cmd.extra = Waiting(due_us, due_at)
         self._watch(run, cmd)
 
     def _watch(self, run: Any, cmd: Any) -> None:
@@ -176,18 +191,21 @@ class Commands:
     def _due(self, run: Any, cmd: Any) -> None:
         if run.gone or cmd.done:
             return
+        if cmd.kind == core.SIGNAL:
+            self.signals.due(run, cmd)
+            return
         if cmd.kind == core.TIMER:
             cmd.extra.fire = True
         else:
             cmd.extra = None
-        self._later(run, cmd)
+        self.later(run, cmd)
 
-    def _later(self, run: Any, cmd: Any) -> None:
+    def later(self, run: Any, cmd: Any) -> None:
         """Begin *cmd* (again) as soon as its run has nothing in flight."""
         run.fresh = [*(run.fresh or []), cmd]
         if run.batch == 0 and not run.in_tx:
             self.loop.ready.append(run)
-        self._pump()
+        self.pump()
 
     def timers_fired(self, asked: list[tuple[bytes, int]], fired: dict[tuple[bytes, int], int]) -> None:
         """Acknowledged: which of the timers asked for did fire; the database's clock was behind for the others."""
@@ -201,11 +219,14 @@ class Commands:
                 continue
             ended = fired.get((run_id, seq))
             if ended is None:
-                self._arm(run, cmd, 5000, cmd.extra.due_us)
+                self.arm(run, cmd, 5000, cmd.extra.due_us)
                 continue
             run.pos += 1
             run.now_us = ended
-            self.loop.deliver(run, cmd, None, None)
+            if cmd.kind == core.SIGNAL:
+                self.signals.timed_out(run, cmd)
+            else:
+                self.loop.deliver(run, cmd, None, None)
 
     # ── children ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -236,7 +257,7 @@ class Commands:
     def child_seen(self, run: Any, cmd: Any) -> None:
         """A child was seen to have ended while its parent is in memory."""
         if not run.gone and not cmd.done:
-            self._later(run, cmd)
+            self.later(run, cmd)
 
     def _insert_child(self, run: Any, cmd: Any) -> bytes:
         start = cmd.step
@@ -286,7 +307,7 @@ class Commands:
         if call.published and not run.gone:
             self.batch.add("publish", run.id, (run.id, None, None, None, None, None))
         self.loop.completions.append((run, cmd, value, error, call.started, ended))
-        self._pump()
+        self.pump()
 
     def publish_slow(self) -> None:
         """Name the steps that have been running for more than a second, so that SQL answers what their runs do."""
@@ -376,6 +397,8 @@ class Commands:
             self.executors.give_up(cmd.extra)
         elif cmd.kind == core.TIMER:
             self.batch.add("drop_timers", run.id, (run.id, cmd.seq))
+        elif cmd.kind == core.SIGNAL:
+            self.signals.dropped(run, cmd)
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -384,30 +407,38 @@ class Commands:
         if not run.open or run.in_tx or self.watchdog.holds(run):
             return
         waits = sorted(run.open.items())
-        dues = [cmd.extra for _, cmd in waits if isinstance(cmd.extra, Waiting)]
+        dues = [cmd for _, cmd in waits if isinstance(cmd.extra, Waiting) or isinstance(cmd.extra, Listening) and cmd.extra.due_us > 0]
         children = [cmd for _, cmd in waits if cmd.kind == core.CHILD]
-        if len(dues) + len(children) < len(waits):
+        signals = [cmd for _, cmd in waits if cmd.kind == core.SIGNAL]
+        if sum(cmd.kind != core.SIGNAL for cmd in dues) + len(children) + len(signals) < len(waits):
+            return
+        if not all(isinstance(cmd.extra, Listening) and cmd.extra.settled() for cmd in signals):
             return
         stay_s = STAY_BESIDE_CHILDREN_S if children else STAY_S
-        if dues and min(due.due_at for due in dues) - self._time.time() <= stay_s:
-            for _, cmd in waits:
-                if isinstance(cmd.extra, Waiting):
-                    self._watch(run, cmd)
+        if dues and min(cmd.extra.due_at for cmd in dues) - self._time.time() <= stay_s:
+            for cmd in dues:
+                self._watch(run, cmd)
             return
-        self._leave(run, waits, dues, children)
+        if signals and not children and self.signals.stays(run, signals):
+            return
+        self._leave(run, waits, dues, children, signals)
 
-    def _leave(self, run: Any, waits: list[tuple[int, Any]], dues: list[Waiting], children: list[Any]) -> None:
+    def _leave(self, run: Any, waits: list[tuple[int, Any]], dues: list[Any], children: list[Any], signals: list[Any]) -> None:
         seq, cmd = waits[0]
-        ready_at = min((due.due_us for due in dues), default=INFINITY)
-        kinds = {CHILD if cmd.kind == core.CHILD else BACKOFF if cmd.kind == core.STEP else TIMER for _, cmd in waits}
+        ready_at = min((due.extra.due_us for due in dues), default=INFINITY)
+        kinds = {_WAIT_KINDS[cmd.kind] for _, cmd in waits}
         kind = kinds.pop() if len(kinds) == 1 else ANY_OF
-        detail = json.dumps({"waits_for": [f"{_KIND_WORDS[cmd.kind]} {cmd.step.name} at seq {at}" for at, cmd in waits[:5]], "of": len(waits)})
-        if children:
-            target, failed = self._wake_at(run, waits, children)
-            row: Row = (run.id, target, failed, ready_at, seq, cmd.step.name, detail, kind)
+        facts: dict[str, Any] = {"waits_for": [f"{_KIND_WORDS[cmd.kind]} {cmd.step.name} at seq {at}" for at, cmd in waits[:5]], "of": len(waits)}
+        target, failed = self._wake_at(run, waits, children) if children else (None, None)
+        if signals:
+            facts |= {"signals": sorted({cmd.step.name for cmd in signals})[:5], "until": until(signals)}
+            row: Row = (run.id, *self.signals.parking(run, signals), target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind)
+            self.batch.add("park_on_signals", run.id, row)
+        elif children:
+            row = (run.id, target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind)
             self.batch.add("park_on_children", run.id, row)
         else:
-            row = (run.id, ready_at, kind, detail, seq, cmd.step.name, cmd.attempt, 1)
+            row = (run.id, ready_at, kind, json.dumps(facts), seq, cmd.step.name, cmd.attempt, 1)
             self.batch.add("release", run.id, row)
         self._goes(run)
 
@@ -458,7 +489,8 @@ class Commands:
         return AsyncioInWorkflow(f"workflow code awaited {what}; a replay can't answer it: use the durable words (sleep, gather, first), or put it into a step")
 
 
-_KIND_WORDS = {core.STEP: "retry of", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of"}
+_KIND_WORDS = {core.STEP: "retry of", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of", core.SIGNAL: "signal"}
+_WAIT_KINDS = {core.STEP: BACKOFF, core.TIMER: TIMER, core.CHILD: CHILD, core.SIGNAL: SIGNAL}
 
 
 def _of_child(kid: Kid, workflow: str) -> SupervisorError:

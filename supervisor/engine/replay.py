@@ -22,7 +22,7 @@ from supervisor.core.errors import ReplayMismatch
 _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i").unpack
 _i8 = struct.Struct(">q").unpack
-KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run"}
+KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run", core.SIGNAL: "wait for signal"}
 
 
 @dataclass
@@ -60,6 +60,8 @@ class Past:
     begun: dict[int, int] = field(default_factory=dict)  # seq → try whose start is durable (at_most_once)
     timers_us: dict[int, int] = field(default_factory=dict)
     kids: dict[int, Kid] = field(default_factory=dict)
+    boxes: dict[str, Any] = field(default_factory=dict)  # signals: name → messages that were read (engine/signals.py)
+    staying: bool = False  # it waits in memory for now, and is asked again
 
 
 def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
@@ -154,6 +156,8 @@ def _value(command: Any, record: Record, make_child: Any) -> Any:
     if record.kind == core.CHILD:
         workflow = command.extra[2] if command.extra else command.step.workflow
         return workflow.decode_result(record.result)
+    if record.kind == core.SIGNAL:
+        return command.step.decode(record.result)
     if command.step.shape is None:
         command.step.settle()
     return command.step.shape.decode(record.result)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 POLL_BUSY_S, POLL_IDLE_S, BUSY_FOR_S = 0.02, 0.5, 10.0
+SIGNALLED = 1 << 32  # what is written to the eventfd of a worker that has runs to which signals were sent; 1 says that there may be work
 SILENT_S = 2.0  # a parent whose last answered pulse is older looks no more
 _moment = struct.Struct("=d")
 _PLACE = 2 * _moment.size

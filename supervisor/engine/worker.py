@@ -38,7 +38,8 @@ from supervisor.engine.endings import Notes
 from supervisor.engine.executors import Executors
 from supervisor.engine.processes import Processes
 from supervisor.engine.reading import Look, Reading, Reads
-from supervisor.engine.rest import Board, Rest, Seat
+from supervisor.engine.rest import SIGNALLED, Board, Rest, Seat
+from supervisor.engine.signals import Letters, Signals
 from supervisor.engine.transactional import Transactions
 from supervisor.engine.visibility import OnThisThread, loop_hidden
 from supervisor.engine.watchdog import Detached, Watchdog
@@ -47,7 +48,8 @@ log = logging.getLogger("pgsupervisor.worker")
 
 HOT = (
     "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "finish", "insert_children_done", "lock_parents", "wake_parents", "look_at_parked",
-    "release", "lock_own", "park_on_children", "insert_runs", "insert_timers", "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
+    "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers", "fire_timers", "drop_timers",
+    "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
     "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
 )  # fmt: skip
 GROUP_MAX = 2500  # runs executed between two sends
@@ -211,6 +213,7 @@ class Worker:
     def forget_asked(self) -> None:
         """What was asked of a session that is lost will not be answered."""
         self.reading.forget_asked()
+        self.signals.forget_asked()
         self._claims_in_flight = self._asked_in_flight = 0
         self.rest.lost()
         self.trouble = None
@@ -219,6 +222,7 @@ class Worker:
         """Adopted: there is a session again."""
         self._watch()
         self._say(ready=True)
+        self.signals.look()
         self._schedule()
 
     def _make_parts(self, workflow_ids: dict[str, int], queue_ids: dict[str, int], offset_us: int, cell: int) -> None:
@@ -236,6 +240,7 @@ class Worker:
         commands.append(self.commands)
         self.loop = Loop(self.commands, options.loop_slot or Slot(bytearray(SLOT_BYTES), 0), offset_us)
         self.commands.loop = self.loop
+        self.signals = self.commands.signals = Signals(self)
         self.watchdog = self.commands.watchdog = Watchdog(self.loop, self.commands, self._schedule, self._walk_again, self._leave)
         self.transactions.clock = self.loop.now_us
         self.transactions.slot = options.page.tx_slot if options.page is not None else None
@@ -262,10 +267,14 @@ class Worker:
             self._schedule()
 
     def _nudged(self) -> None:
+        told = 0
         with suppress(BlockingIOError):
-            os.eventfd_read(self.options.nudge_fd)
-        self.rest.nudged()
-        self._schedule()
+            told = os.eventfd_read(self.options.nudge_fd)
+        if told >= SIGNALLED:
+            self.signals.look()
+        if told % SIGNALLED:
+            self.rest.nudged()
+            self._schedule()
 
     def _stop(self) -> None:
         if self._end is not None and not self._end.done():
@@ -313,6 +322,8 @@ class Worker:
             self._send(batch)
         if self.reading.waiting and not self.held:
             self.reading.next()
+        if not self.held:
+            self.signals.ask()
         if loop.ready and self.pipeline.waiting < 2:
             self._schedule()
         elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.active:
@@ -445,6 +456,8 @@ class Worker:
             self.reading.answered(batch, answer)
         elif isinstance(batch, Look):
             self.reading.looked(batch, answer)
+        elif isinstance(batch, Letters):
+            self.signals.answered(batch, answer)
         elif isinstance(batch, Own):
             self.adoption.told(batch, answer)
         elif isinstance(answer, Refused):
@@ -528,6 +541,8 @@ class Worker:
             self._parents.update(row[0] for _, row in batch.rare["insert_children_done"])
         if "park_on_children" in batch.rare:
             self._parked.update(row[0] for _, row in batch.rare["park_on_children"])
+        if "park_on_signals" in batch.rare:
+            self._parked.update(row[0] for _, row in batch.rare["park_on_signals"] if row[3] is not None)  # for children, too
         if "insert_children_done" in batch.rare or "insert_runs" in batch.rare:
             self.rest.nudged()  # children, or the parents that go on: nobody announces them
 

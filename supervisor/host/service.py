@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor.core import registry
 from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable, DefinitionError
 from supervisor.db.host_calls import HostCalls
-from supervisor.db.statements import await_channel, done_channel, wake_channel
+from supervisor.db.statements import await_channel, done_channel, signal_channel, wake_channel
 from supervisor.engine.endings import Endings
 from supervisor.engine.main import Birth, work
 from supervisor.engine.rest import Board
@@ -75,6 +75,7 @@ class Service:
         wakeups = Wakeups(self._board, lambda: parent.children.values(), options.threads, options.queues, self._workflows)
         leadership.look(wakeups.asks, wakeups.told)
         leadership.listen(wake_channel(options.schema), wakeups.heard)
+        leadership.listen(signal_channel(options.schema), wakeups.signalled)
         parent.add(wakeups)
         self._endings = Endings(parent.options.slots)
         parent.keep_fds.append(self._endings.fd)

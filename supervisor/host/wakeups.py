@@ -25,6 +25,7 @@ SOON_S = 1.0  # what becomes due within that is waited for; there is another loo
 DEPTH = 64  # entries that a pulse looks at in each queue and priority
 LOOK_ALL_THE_SAME_S = 10.0  # a claim also wakes what only a worker knows of: runs whose code was missing
 DUE_SLACK_S = 0.001  # a claim before the due time finds nothing
+_owners = msgspec.json.Decoder(list[int]).decode  # numbers of workers
 _hints = msgspec.json.Decoder(list[tuple[str, str | None, int, float]]).decode  # workflow, queue if it is not the workflow's, runs, delay in s
 
 
@@ -113,6 +114,16 @@ class Wakeups:
             self._seen_at = now
             if not self._wake(self._enough(runs), now):
                 self._nudge_any(now)
+
+    def signalled(self, payload: str) -> None:
+        """Signals were sent to runs that these workers have; those of other hosts are not here."""
+        try:
+            owners = set(_owners(payload))
+        except (msgspec.DecodeError, msgspec.ValidationError):  # whoever may connect may notify
+            return
+        for child in self._children():
+            if child.ready and child.born is not None and child.born.worker_id in owners:
+                child.signalled()
 
     def _serves(self, workflow: str, queue: str | None) -> bool:
         """Whether such a run may be for us; the name of a queue that a start chose is known only where ours were chosen too."""

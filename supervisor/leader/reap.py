@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection
+from uuid import UUID
 
 from supervisor.core.errors import DatabaseUnavailable
 from supervisor.leader.burial import Burials, Dead, release
@@ -16,8 +17,11 @@ from supervisor.leader.talk import Ask, Talk
 
 log = logging.getLogger("pgsupervisor.reaper")
 
+FIRST = UUID(int=0)
+
 LOCK_FREE_S = 1.0  # a sign of life that is missing for so long is believed
 SERVER_YOUNG_S = 5.0  # after its start all are missing at once
+SLICE = 500  # runs that wait for signals and are looked at each time
 LOOK_S = 5.0  # what a crash swallowed (a release, a wake-up) is found within that
 
 
@@ -30,6 +34,7 @@ class Reap:
         self._fence: tuple[str, tuple[int]] = ("as_leader", (0,))
         self._next_look = 0.0
         self._looking = False
+        self._signals_after = FIRST
 
     def begin(self, term: int) -> None:
         """A term begins: nothing that an earlier one saw counts."""
@@ -47,7 +52,7 @@ class Reap:
                 self._burials.begin(self._found(worker_id), _nothing, _say)
         if now >= self._next_look and not self._looking:
             self._next_look, self._looking = now + LOOK_S, True
-            self._burials.begin(forgotten(self._fence), self._looked, self._looked)
+            self._burials.begin(self._all_forgotten(), self._looked, self._looked)
 
     def _found(self, worker_id: int) -> Talk:
         for boot, pid, host in (yield Ask("lost_worker", (worker_id,))):
@@ -56,6 +61,10 @@ class Reap:
                 Dead(worker_id, f"pgsupervisor: worker {boot.hex[:8]}", "its session is gone", older_s=LOCK_FREE_S, first=self._fence),
                 lambda freed, took_s: log.warning("worker %d (pid %d on %s) has lost its session: %d claims given back", worker_id, pid, host, freed),
             )
+
+    def _all_forgotten(self) -> Talk:
+        yield from forgotten(self._fence)
+        self._signals_after = yield from unheard(self._fence, self._signals_after)
 
     def _looked(self, _: object) -> None:
         self._looking = False
@@ -78,6 +87,16 @@ def forgotten(fence: tuple[str, tuple[int]]) -> Talk:
     if parents:
         woken = yield Ask("wake_forgotten", (parents,), fence)
         log.info("%d parents woken whose children have ended", len(woken))
+
+
+def unheard(fence: tuple[str, tuple[int]], after: UUID) -> Talk:
+    """Runs that are parked although a signal that they wait for is there, in the next slice; returns where the one after it begins."""
+    found = yield Ask("parked_on_signals", (after, SLICE))
+    runs = [run_id for run_id, unread in found if unread]
+    if runs:
+        woken = yield Ask("wake_unheard", (runs,), fence)
+        log.warning("%d runs woken that had not heard their signals", len(woken))
+    return found[-1][0] if len(found) == SLICE else FIRST
 
 
 def _nothing(_: object) -> None:

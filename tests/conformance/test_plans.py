@@ -27,7 +27,7 @@ BATCH = 500  # runs that a statement is asked about
 WORKER, BOOT = 77, uuid.UUID(int=7)
 SQL = Sql()
 NO_PLAN = {"plan_custom", "plan_generic"}  # SET has none
-CUSTOM = {"wake_parents", "look_at_parked", "park_on_children"} | {
+CUSTOM = {"wake_parents", "look_at_parked", "park_on_children", "park_on_signals"} | {
     name for name in HOT if name.startswith("read_")
 }  # sent between plan_custom and plan_generic
 
@@ -56,6 +56,8 @@ _FILL = (
     "insert into supervisor.outcome (run_id, ended_at, worker, steps, status) select id, now(), 77, 3, 1 from made where n % 10 > 4",
     "insert into supervisor.child select id, 4, id from made",
     "insert into supervisor.child_done select id, 5, 0 from made",
+    "insert into supervisor.message select id, 1, n, now(), 'go', null, '1' from made",
+    "insert into supervisor.consumed select id, 1, n, 6, 'go' from made",
     "insert into supervisor.timer select id, 5, now() - interval '1 s' from made",
 )
 
@@ -166,9 +168,14 @@ ARGUMENTS = {
     "release": lambda p: [p.owned, _same("infinity"), _same(10), _same(None), _same(1), _same("s"), _same(1), _same(1), WORKER],
     "lock_own": lambda p: [p.owned, WORKER],
     "park_on_children": lambda p: [p.owned, _same(9), _same(0), _same("infinity"), _same(1), _same("s"), _same(None), _same(14), WORKER],
+    "park_on_signals": lambda p: [
+        p.owned, _same("go"), _same("1000000"), _same(9), _same(0), _same("infinity"), _same(1), _same("go"), _same(None), _same(11), WORKER,
+    ],
+    "insert_consumed": lambda p: [p.owned, _same("go"), _same(1000000), _same(7)],
+    "read_messages": lambda p: [p.owned, _same("go"), _same(None)],
     "insert_runs": lambda p: [p.fresh, _same(500), _same(None), _same(5), _same("{}"), p.owned, _same(9), _same(0)],
     "insert_timers": lambda p: [p.owned, _same(9), _same(1000), _same(None)],
-    "fire_timers": lambda p: [p.owned, _same(5), _same(9), _same("timer"), WORKER],
+    "fire_timers": lambda p: [p.owned, _same(5), _same(9), _same("timer"), _same(2), _same(1), _same(None), WORKER],
     "drop_timers": lambda p: [p.owned, _same(5)],
     "publish": lambda p: [p.owned, _same(8), _same(9), _same("s"), _same(1), _same("now"), WORKER],
     "wake_code_missing": lambda p: [[900]],
@@ -288,6 +295,7 @@ def test_without_a_custom_plan_a_read_would_touch_all_partitions(prepared: Prepa
             "read_attempts": "attempt",
             "read_children": "child",
             "read_outcomes": "outcome",
+            "read_messages": "message",
         }[name]
         count = (
             "select count(*) from pg_locks l join pg_inherits i on i.inhrelid = l.relation"
