@@ -20,14 +20,15 @@ from tests.harness import Database
 
 
 class Forgetful(GoBetween):
-    """Loses the answers to so many starts, which the server has committed by then, and the connection with them."""
+    """Loses the answers to so many starts, or whatever *asks* is in, which the server has committed by then, and the connection with them."""
 
+    asks = rb"start_(runs|one|and_tell)|replace_runs"
     lose = lost = 0
     _asking: socket.socket | None = None
 
     def _pass(self, end: socket.socket) -> None:
         if end in self._clients:
-            if self.lose and re.search(rb"start_(runs|one|and_tell)|replace_runs", end.recv(1 << 16, socket.MSG_PEEK)):
+            if self.lose and re.search(self.asks, end.recv(1 << 16, socket.MSG_PEEK)):
                 self._asking = end
         elif self._asking is not None and self._peers[end] is self._asking:
             self._close(self._asking)

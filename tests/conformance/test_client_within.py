@@ -39,6 +39,11 @@ def known(hosted: Hosted, *runs: Any) -> int:
     return hosted.runs(f"run_id in ({','.join(repr(str(run.id)) for run in runs)})")
 
 
+def sent(hosted: Hosted, *runs: Any) -> list[Any]:
+    """What these runs were sent."""
+    return [value for (value,) in hosted.database.sql("select payload from supervisor.signals where run_id = any(%s) order by n", [run.id for run in runs])]
+
+
 # ── psycopg ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -280,6 +285,7 @@ def test_sqlalchemy_connection_and_session(hosted: Hosted, level: str) -> None:
         from sqlalchemy.orm import Session
 
         client = hosted.client
+        asleep = client.start(asked_sleeper, 1)
         with engine.connect() as conn:
             first = client.within(conn).start(asked_double, 1)  # the first statement of the connection: it begins as any other would
             assert conn.in_transaction()
@@ -301,6 +307,10 @@ def test_sqlalchemy_connection_and_session(hosted: Hosted, level: str) -> None:
             session.rollback()
         with Session(engine) as session, session.begin():
             fourth = client.within(session).start(asked_double, 4)
+            client.within(session).signal(asleep, "sent", 1)
+        with Session(engine) as session:
+            client.within(session).signal(asleep, "sent", 2)  # closed without a commit
+        assert sent(hosted, asleep) == [1]
         assert known(hosted, first, second, third, fourth) == 4
         assert known(hosted, dropped, taken_back, lost, other) == 0
         assert fourth.result(timeout=20).twice == 8
@@ -343,6 +353,12 @@ def test_async_sqlalchemy(hosted: Hosted) -> None:
                 await session.commit()
                 await client.within(session).cancel(await client.within(session).start(asked_sleeper, 2))
                 await session.rollback()
+                asleep = await client.start(asked_sleeper, 2)
+                await client.within(session).signal(asleep, "sent", 3)
+                await session.commit()
+                await client.within(session).signal(asleep, "sent", 4)
+                await session.rollback()
+                assert sent(hosted, asleep) == [3]
             assert known(hosted, first, second) == 2 and known(hosted, dropped) == 0
             assert (await second).twice == 4
         await engine.dispose()
@@ -375,6 +391,13 @@ def test_django(hosted: Hosted) -> None:
             with pytest.raises(KeyMismatch), transaction.atomic():
                 client.within(connection).start(asked_double.options(key="dj"), 2)
                 client.within(connection).start(asked_double.options(key="dj"), 3)
+        asleep = client.start(asked_sleeper, 1)
+        with transaction.atomic():
+            client.within(connection).signal(asleep, "sent", 5)
+            with pytest.raises(ZeroDivisionError), transaction.atomic():
+                client.within(connection).signal(asleep, "sent", 6)
+                _ = 1 / 0
+        assert sent(hosted, asleep) == [5]
         assert kept.result(timeout=20).twice == 2 and known(hosted, kept, taken_back) == 1
         with pytest.raises(ClientMisused, match=r"transaction\.atomic"):
             client.within(connection).start(asked_double, 1)
