@@ -3,7 +3,7 @@
 python -m supervisor bench signal --rate 100 [--seconds 10] [--messages 10000] [--procs 2]
 
 Four questions, by a sender in another process: to a run that waits in memory; to runs that wait out of it, one signal each; the same by SQL
-that announces nothing, twice a second; and as many as possible to one run, from several clients. A time ends when the run's next
+that announces nothing, twice a second, so that hosts look every 20 ms; and as many as possible to one run, from several clients. A time ends when the run's next
 step begins, which is after the signal's consumption is durable. Sender, workers and server are on one machine with one clock.
 """
 
@@ -115,8 +115,6 @@ def _parked(client: Client, place: Place, runs: int, rate: float, *, announced: 
             if time.monotonic() > give_up_at:
                 raise BenchInvalid("the runs do not wait")
             time.sleep(0.05)
-        if not announced:
-            time.sleep(11.0)  # hosts look every 20 ms for 10 s after they have seen work
         began = time.time() + 0.1
         for n, run in enumerate(batch):
             _wait_until(began + n / rate)

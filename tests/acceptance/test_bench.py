@@ -30,6 +30,7 @@ KEYS = {
     "start": ["runs_per_s"],
     "tx": ["tx_per_s"],
     "latency": ["p50_ms", "p99_ms", "max_ms", "start_p50_ms"],
+    "signal": ["memory_p50_ms", "memory_p99_ms", "parked_p50_ms", "parked_p99_ms", "silent_p50_ms", "silent_max_ms", "to_one_per_s"],
     "idle": ["queries_per_s", "cpu_percent"],
     "spread": ["seconds", "least_seconds"],
     "recover": [
@@ -65,6 +66,7 @@ def answer(process: subprocess.Popen[str]) -> tuple[Any, str]:
         pytest.param("start", ["--runs", "50", "--pooled"], [], marks=needs_pgbouncer),
         ("latency", ["--rate", "40", "--seconds", "1", "--procs", "2"], []),
         ("latency", ["--rate", "40", "--seconds", "1", "--procs", "2", "--async"], []),
+        ("signal", ["--rate", "40", "--seconds", "0.1", "--messages", "50", "--procs", "2"], []),
         ("idle", ["--seconds", "1", "--procs", "2"], []),
         ("spread", ["--runs", "10", "--procs", "2"], []),
         ("recover", ["--kills", "1"], []),
