@@ -14,7 +14,7 @@ from supervisor.core.ids import RunIds
 from supervisor.db import migrations, partitions
 from supervisor.db.statements import ROLES, MigrationFile, Sql, migration_files
 
-VIEWS = ("runs", "steps", "attempts", "waits", "queues", "workers", "throughput", "errors", "batches", "failures", "keys", "children", "started")
+VIEWS = ("runs", "steps", "attempts", "waits", "queues", "workers", "throughput", "errors", "batches", "failures", "keys", "children", "started", "signals")
 SCHEMAS = ("mig", 'We"ird')
 
 
@@ -197,6 +197,30 @@ def test_runs_and_callers_from_before_the_client_functions_go_on(conn, monkeypat
     assert [] == conn.execute(eight, ("after",)).fetchall()
     assert [True] == [matches for _, _, matches in conn.execute(eight, ("before",)).fetchall()]
     assert (2, None) == conn.execute("SELECT count(*), max(batch) FROM mig.runs").fetchone()
+
+
+def test_runs_from_before_messages_may_be_sent_some(conn, monkeypatch):
+    """Partitions of messages are made for every partition of runs that there is, also those that nobody makes ahead any more."""
+    before = next(each.number for each in migration_files() if each.name == "signals") - 1
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "migration_files", lambda: migration_files()[:before])
+        migrations.migrate(conn, "mig")
+    conn.execute("INSERT INTO mig.queue (name) VALUES ('default')")
+    conn.execute("INSERT INTO mig.workflow (name, queue) SELECT 'checkout', id FROM mig.queue")
+    for table in ("run", "outcome"):
+        conn.execute(
+            f"CREATE TABLE mig.{table}_20200101 PARTITION OF mig.{table} "
+            "FOR VALUES FROM ('016f5e66-e800-0000-0000-000000000000') TO ('016f8273-3000-0000-0000-000000000000')"
+        )
+    old = uuid.UUID("016f5e66-e800-7000-8000-000000000000")
+    conn.execute("INSERT INTO mig.run (run_id, workflow, queue, prio, input) VALUES (%s, 1, 1, 5, '{}')", (old,))
+    conn.execute("INSERT INTO mig.task (run_id, ready_at, queue, workflow) VALUES (%s, 'infinity', 1, 1)", (old,))
+    migrations.migrate(conn, "mig")
+    assert conn.execute("SELECT mig.signal(%s, 'go', '1')", (old,)).fetchone() == (True,)
+    assert conn.execute("SELECT tableoid::regclass::text FROM mig.message").fetchall() == [("mig.message_20200101",)]
+    same = "SELECT count(*), count(distinct split_part(relname, '_', 2)) FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid WHERE i.inhparent = %s::regclass"
+    counts = {table: conn.execute(same, (f"mig.{table}",)).fetchone() for table in ("run", "message", "consumed")}
+    assert counts["run"] == counts["message"] == counts["consumed"]
 
 
 def test_a_lock_that_is_not_to_be_had_is_tried_for_again(database, conn, monkeypatch):

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from supervisor import Client, DefinitionError, InputInvalid, OutsideWorkflow, PayloadRefused, Run, RunClosed, RunUnknown, Signal
+from supervisor.engine import signals
 from tests.apps import letters
 from tests.conformance.conftest import Live
 from tests.harness import ROOT, eventually
@@ -186,6 +187,17 @@ def test_first_of_a_signal_and_a_step_that_executes(live: Live, build: str) -> N
         assert run.result(timeout=20) == ["number", 3]
     finally:
         live.effects.open(f"never_{build}")
+
+
+def test_a_run_in_memory_finds_what_nobody_announced(live: Live, build: str) -> None:
+    """Sent by SQL: within half a second, also while a step of the run executes."""
+    run = live.start(letters.beside_a_step, f"silent_{build}")
+    waits(live, run)
+    live.database.sql("select supervisor.signal(%s, 'numbers', '3')", run.id)
+    try:
+        assert run.result(timeout=10 * signals.LOOK_S + 2.5) == ["number", 3]
+    finally:
+        live.effects.open(f"silent_{build}")
 
 
 def test_first_of_a_signal_and_a_child(live: Live, build: str) -> None:
