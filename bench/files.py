@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from supervisor.api.asked import Named
 from supervisor.bench import app, harness
 from supervisor.bench.harness import BenchInvalid, Place, Places, Say
 from supervisor.db.client_calls import ClientCalls
@@ -27,7 +28,6 @@ from supervisor.db.connect import resolve_dsn
 from supervisor.files.record import Rules
 from supervisor.files.rejects import Rejects
 from supervisor.files.source import Source, format_of
-from supervisor.api.asked import Named
 from supervisor.files.starting import Starter
 
 SHOWN = ("records_per_s", "client_cpu_us_per_record", "wal_bytes_per_record")

@@ -12,11 +12,11 @@ from supervisor.cli.output import duration, plain, print_json, say, table
 from supervisor.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from supervisor.api.asked import Named
     from supervisor.db.client_calls import ClientCalls
     from supervisor.files.awaiting import Ended
     from supervisor.files.rejects import Rejects
     from supervisor.files.source import Source
-    from supervisor.api.asked import Named
     from supervisor.files.starting import Starter, Tally
 
 EXIT_NEGATIVE, EXIT_TIMEOUT, EXIT_INTERRUPTED = 1, 124, 130

@@ -18,8 +18,8 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
-from datetime import datetime
 from contextlib import nullcontext
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
