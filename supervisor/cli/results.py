@@ -50,7 +50,7 @@ def results(batch: str, path: str, failed_too: bool, dsn: str | None, schema: st
     if as_json:
         print_json({name: getattr(written, name) for name in written.__struct_fields__})
     else:
-        left_out = "" if failed_too or not written.failed else f" ({written.failed:,} others ended otherwise: --failed-too)"
+        left_out = "" if failed_too or not written.failed else f" ({written.failed:,} other{'s' * (written.failed != 1)} ended otherwise: --failed-too)"
         say(plain(f"{written.lines:,} results of {written.runs:,} runs of batch {batch}{left_out}"))
         if written.live:
             say(f"{written.live:,} runs have not ended yet")
