@@ -32,6 +32,7 @@ def test_a_run_in_memory_hears_of_a_clients_signal_at_once(live: Live) -> None:
 def test_a_run_with_an_executing_step_hears_too(live: Live, build: str) -> None:
     run = live.start(hinted.hinted_beside, f"held_{build}")
     listens(live, run)
+    live.until(lambda: run.status().wait == "step_running", 20)  # so it has asked for messages long ago
     live.database.sql("select pg_notify('supervisor_signal', 'no json'), pg_notify('supervisor_signal', '[99999]'), pg_notify('supervisor_signal', '{}')")
     run.signal(hinted.calls, 1)
     assert run.result(timeout=20) == ["call", 1]
