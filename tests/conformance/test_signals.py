@@ -363,8 +363,8 @@ def test_show_names_the_command_that_frees_the_run_and_it_does(live: Live, build
 
 def test_signals_nobody_waited_for_can_be_seen(live: Live) -> None:
     run = live.start(letters.collects, 1)
-    run.signal(letters.numbers, 1)
     run.signal(letters.others, "unread", id="u")
+    run.signal(letters.numbers, 1)  # with which it ends
     run.result(timeout=20)
     rows = live.database.sql("select name, id, payload, seq from supervisor.signals where run_id = %s and name = 'others'", run.id)
     assert rows == [("others", "u", "unread", None)]
