@@ -107,6 +107,11 @@ class Batch:
             out.append(("claim", [*self.claim, worker]))
         return out
 
+    def parked_on_children(self) -> list[bytes]:
+        """Runs that are parked here and wait for children, perhaps beside signals."""
+        beside = (row[0] for _, row in self.rare.get("park_on_signals", ()) if row[3] is not None)
+        return [*(row[0] for _, row in self.rare.get("park_on_children", ())), *beside]
+
     def _encoded(self, name: str, worker: bytes) -> list[bytes]:
         rows = encode_rows(RARE_OIDS[name], self._sorted(name))
         return [*rows, worker] if name in WITH_WORKER else rows

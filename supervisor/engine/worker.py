@@ -539,10 +539,7 @@ class Worker:
             endings.note(batch.outcomes[0])
         if "insert_children_done" in batch.rare:
             self._parents.update(row[0] for _, row in batch.rare["insert_children_done"])
-        if "park_on_children" in batch.rare:
-            self._parked.update(row[0] for _, row in batch.rare["park_on_children"])
-        if "park_on_signals" in batch.rare:
-            self._parked.update(row[0] for _, row in batch.rare["park_on_signals"] if row[3] is not None)  # for children, too
+        self._parked.update(batch.parked_on_children())
         if "insert_children_done" in batch.rare or "insert_runs" in batch.rare:
             self.rest.nudged()  # children, or the parents that go on: nobody announces them
 
