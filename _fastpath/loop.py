@@ -26,7 +26,7 @@ GATHER, FIRST = 10, 11
 COMPLETED, FAILED, CANCELLED = 1, 2, 3
 TIMED_OUT = 5
 # where this thread is
-OUTSIDE, IN_ASYNC, IN_SYNC, INERT = 0, 1, 2, 3
+OUTSIDE, IN_ASYNC, IN_SYNC, INERT, READING = 0, 1, 2, 3, 4
 
 UUID, INT4, INT2, TEXT, BYTEA, TIMESTAMPTZ, INT8, FLOAT8 = 2950, 23, 21, 25, 17, 1184, 20, 701  # type oids, fixed in PostgreSQL's catalogue
 
@@ -38,13 +38,23 @@ _run: Any = None
 
 
 def mode() -> int:
-    """Whether this thread is inside workflow code: 0 outside, 1 async workflow, 2 def workflow, 3 leaving memory."""
+    """Whether this thread is inside workflow code: 0 outside, 1 async workflow, 2 def workflow, 3 leaving memory, 4 in a query's handler."""
     return _mode if _mode != OUTSIDE and thread_id() == _thread else OUTSIDE
 
 
 def current_run() -> Any:
     """The run whose workflow code is executing on this thread, or None."""
     return _run if mode() != OUTSIDE else None
+
+
+def read_only(run: Any, fn: Any, args: tuple[Any, ...]) -> Any:
+    """Call a handler of a query in the name of *run*: no command can be made meanwhile."""
+    global _mode, _run
+    _mode, _run = READING, run
+    try:
+        return fn(*args)
+    finally:
+        _mode, _run = OUTSIDE, None
 
 
 def new_command(kind: int, step: Any, args: tuple[Any, ...], takes_seq: bool = True) -> Any:
@@ -128,8 +138,8 @@ class Aio:
         where = _mode
         if where == OUTSIDE or thread_id() != _thread:
             return self.step.outside_aio(args, kwargs)
-        if where == INERT:
-            raise GeneratorExit
+        if where >= INERT:
+            return self.step.misplaced(where)
         return _command(self.step, args, kwargs)
 
 

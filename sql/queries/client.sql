@@ -92,6 +92,32 @@ FROM {schema}.start_and_send($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_cat
 -- Raises  SV008 unknown batch
 SELECT b.run_id, b.key, b.status, b.result, b.ended_at FROM {schema}.batch_results($1, $2, $3) AS b;
 
+-- name: client_published :many
+-- Ask what a run has published, the last value of each key.
+-- Locks:  none.     Index:  publication primary key, run primary key, pruned
+-- $1 uuid run    $2 text key (null: all)     Returns key, value, published_at
+-- Raises  SV006 unknown run
+SELECT p.key, p.value, p.published_at FROM {schema}.published_values($1, $2) AS p;
+
+-- name: client_ask_query :one
+-- Ask a run what its handler answers. A host answers when this is committed.
+-- Locks:  none but the new row; rows of queries whose time is over, SKIP LOCKED.     Index:  run primary key, pruned; workflow_pkey, query_pkey
+-- $1 uuid id    $2 uuid run    $3 text name    $4 bytea argument, JSON (null: none)    $5 float8 s until nobody waits any more     Returns its workflow
+-- Raises  SV006 unknown run
+SELECT {schema}.ask_query($1, $2, $3, $4, $5);
+
+-- name: client_query_answer :many
+-- Look for the answer.
+-- Locks:  none.     Index:  query_pkey
+-- $1 uuid id     Returns status (null: not yet), answer or error, whether a host has taken it; no row when it is not waited for any more
+SELECT a.status, a.reply, a.taken FROM {schema}.query_answer($1) AS a;
+
+-- name: client_forget_query :one
+-- Remove a query and its answer.
+-- Locks:  its row.     Index:  query_pkey
+-- $1 uuid id
+SELECT {schema}.forget_query($1);
+
 -- name: client_outcomes :many
 -- Ask how runs ended, those that have.
 -- Locks:  none.     Index:  outcome primary key, pruned

@@ -39,6 +39,15 @@ SELECT u.run_id, u.seq, u.n, u.kind, u.started_at, u.ended_at, u.next_retry_at, 
 FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::text[], $6::bytea[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
   AS u (run_id, seq, n, kind, name, error, fingerprint, started_at, ended_at, next_retry_at);
 
+-- name: insert_published :exec
+-- Record what runs have published, in the batch of what led to it. A replay may repeat the last of it: the rows are there then.
+-- Locks:  none but the new rows.     Index:  none (insert; the primary key is looked at)
+-- $1 uuid[] run    $2 text[] key    $3 int4[] pos    $4 bytea[] value    $5 timestamptz[] published at
+INSERT INTO {schema}.publication (run_id, key, pos, value, published_at)
+SELECT u.run_id, u.key, u.pos, u.value, u.published_at
+FROM unnest($1::uuid[], $2::text[], $3::int4[], $4::bytea[], $5::timestamptz[]) AS u (run_id, key, pos, value, published_at)
+ON CONFLICT (run_id, key, pos) DO NOTHING;
+
 -- name: finish :exec
 -- End runs: their task rows go, their outcomes come, all of the batch or none (SV003 if one was not this worker's any more).
 -- Counting what went instead of joining it with what comes spares a hash join and a wide tuple store: 5.5 -> 4.1 us a run.

@@ -36,6 +36,12 @@ FROM {schema}.attempts WHERE run_id = $1 ORDER BY seq, n LIMIT $2;
 SELECT c.seq, r.run_id, r.workflow, r.key, r.status, r.wait, r.step, r.created_at, r.ended_at
 FROM {schema}.children AS c JOIN {schema}.runs AS r ON r.run_id = c.run_id WHERE c.parent_id = $1 ORDER BY c.seq LIMIT $2;
 
+-- name: show_published :many
+-- What one run has published, the last value of each key.
+-- Locks:  none.     Index:  publication primary key, pruned
+-- $1 uuid run
+SELECT key, value, published_at, pos FROM {schema}.published WHERE run_id = $1 ORDER BY key;
+
 -- name: show_same_key :many
 -- The runs of every workflow that a key names.
 -- Locks:  none.     Index:  run_key primary key

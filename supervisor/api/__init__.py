@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "supervisor.api.decorators": ("StartOptions", "Workflow", "step", "workflow"),
-    "supervisor.api.words": ("ChildRun", "current", "first", "gather", "now", "random", "sleep", "sleep_until", "start", "uuid4"),
+    "supervisor.api.words": ("ChildRun", "current", "first", "gather", "now", "publish", "random", "sleep", "sleep_until", "start", "uuid4"),
     "supervisor.api.signals": ("Signal",),
     "supervisor.api.transaction": ("AsyncTransaction", "Transaction"),
     "supervisor.api.client": ("Client",),
     "supervisor.api.client_async": ("AsyncClient",),
     "supervisor.api.handles": ("AsyncBatch", "AsyncRun", "Batch", "Run", "RunInfo"),
+    "supervisor.api.queries": ("Query",),
     "supervisor.core.retry": ("Retry",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
         "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "InputInvalid", "KeyExists", "KeyMismatch",
-        "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
+        "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "QueryFailed", "QueryReadOnly", "QueryTooLong", "QueryUnknown", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
         "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TransactionMisused", "UnknownWorkflow",
     ),
@@ -29,10 +30,12 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     from supervisor.api.client_async import AsyncClient as AsyncClient
     from supervisor.api.decorators import StartOptions as StartOptions, Workflow as Workflow, step as step, workflow as workflow
     from supervisor.api.handles import AsyncBatch as AsyncBatch, AsyncRun as AsyncRun, Batch as Batch, Run as Run, RunInfo as RunInfo
+    from supervisor.api.queries import Query as Query
     from supervisor.api.signals import Signal as Signal
     from supervisor.api.transaction import AsyncTransaction as AsyncTransaction, Transaction as Transaction
     from supervisor.api.words import (
-        ChildRun as ChildRun, current as current, first as first, gather as gather, now as now, random as random, sleep as sleep,
+        ChildRun as ChildRun, current as current, first as first, gather as gather, now as now, publish as publish,
+        random as random, sleep as sleep,
         sleep_until as sleep_until, start as start, uuid4 as uuid4,
     )  # fmt: skip
     from supervisor.core.context import Current as Current
@@ -40,7 +43,8 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, ConfigInvalid as ConfigInvalid,
         DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, FilterInvalid as FilterInvalid, InputInvalid as InputInvalid,
         KeyExists as KeyExists, KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
-        PayloadRefused as PayloadRefused, PermissionMissing as PermissionMissing, ReadTimeout as ReadTimeout, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
+        PayloadRefused as PayloadRefused, PermissionMissing as PermissionMissing, QueryFailed as QueryFailed, QueryReadOnly as QueryReadOnly, QueryTooLong as QueryTooLong,
+        QueryUnknown as QueryUnknown, ReadTimeout as ReadTimeout, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
         RunCancelled as RunCancelled, RunClosed as RunClosed, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
         SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,
         StepFailed as StepFailed, StepInterrupted as StepInterrupted, StepTimeout as StepTimeout, SupervisorError as SupervisorError,

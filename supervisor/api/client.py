@@ -36,6 +36,7 @@ from supervisor.core.errors import ClientMisused, DatabaseUnavailable
 if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
     from supervisor.api.ear import Ear, Heard
+    from supervisor.api.queries import Query
     from supervisor.api.signals import Message, SignalOf
     from supervisor.api.within import SyncConnection, Within
     from supervisor.db.borrowed import Home
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+A = TypeVar("A")
+Q = TypeVar("Q")
+
+QUERY_TIMEOUT_S = 20.0
 
 
 class ClientVerbs:
@@ -172,6 +177,10 @@ class ClientVerbs:
         """End a live run as cancelled, now; its children go on. False where it had ended already. Raises RunUnknown."""
         return self._carry(lambda verbs: verbs.cancel(id_of(run), reason))
 
+    def published(self, run: Run[Any] | uuid.UUID | str) -> Mapping[str, Any]:
+        """What a run has published, the last value of each key, as plain JSON values. Raises RunUnknown."""
+        return self._carry(lambda verbs: verbs.published(id_of(run)))
+
     def parameters(self, workflow: str) -> Sequence[Mapping[str, Any]]:
         """What a registered workflow takes: name and required of each parameter. Raises UnknownWorkflow."""
         return self._carry(lambda verbs: verbs.parameters(workflow))
@@ -252,6 +261,25 @@ class Client(ClientVerbs):
         """The result of a run by its id, as plain JSON values unless its workflow is imported here; see `Run.result`."""
         return self.get(id_of(run)).result(timeout)
 
+    @overload
+    def query(self, run: Run[Any] | uuid.UUID | str, query: Query[None, Q], /, *, timeout: float = ...) -> Q: ...
+    @overload
+    def query(self, run: Run[Any] | uuid.UUID | str, query: Query[A, Q], argument: A, /, *, timeout: float = ...) -> Q: ...
+    @overload
+    def query(self, run: Run[Any] | uuid.UUID | str, query: str, /, *arguments: Any, timeout: float = ...) -> Any: ...
+    def query(self, run: Run[Any] | uuid.UUID | str, query: Any, /, *arguments: Any, timeout: float = QUERY_TIMEOUT_S) -> Any:
+        """Ask a run what its handler of *query* answers, where its history stands; by a name, the answer is plain JSON values.
+
+        A host that has its code replays the history and executes nothing; the run itself does not notice, and need not live.
+        Raises RunUnknown, QueryUnknown, QueryFailed with the error as `__cause__`, TimeoutError.
+        """
+        from supervisor.api.queries import Inquiry
+        from supervisor.db.client_calls import carry
+
+        self._ready()
+        inquiry = Inquiry(id_of(run), query, arguments, timeout)
+        return carry(inquiry.talk(), self._pause_or_carry)
+
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _owner(self) -> Client:
@@ -274,6 +302,11 @@ class Client(ClientVerbs):
             result = self._opened.carry(make(self._verbs()))
             self._say_hint(self._opened)
             return result
+
+    def _pause_or_carry(self, asked: Any) -> Any:
+        if isinstance(asked, float):
+            return time.sleep(asked)
+        return self._carry(asked)
 
     def _new_calls(self, purpose: str) -> ClientCalls:
         from supervisor.db import connect
@@ -329,6 +362,9 @@ class Client(ClientVerbs):
 
     def _status(self, run: Run[Any]) -> RunInfo:
         return self._carry(lambda verbs: verbs.status(run.id, run._unsure))
+
+    def _published(self, run: Run[Any], key: str, kind: Any) -> Any:
+        return self._carry(lambda verbs: verbs.published_value(run.id, key, kind))
 
     def _result(self, run: Run[Any], timeout: float | None) -> Any:
         if run._unsure:  # nobody may wait for ever for what was rolled back

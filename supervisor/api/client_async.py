@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from supervisor.api.asked import Asked, Named, chunk_of, id_of, refuse_inside_run, registered, value_of
-from supervisor.api.client import check_process, questions_of
+from supervisor.api.client import QUERY_TIMEOUT_S, check_process, questions_of
 from supervisor.api.handles import AsyncBatch, AsyncRun, RunInfo
 from supervisor.api.hints import Hints
 from supervisor.api.verbs import LIST_S, Started, Verbs
@@ -24,6 +24,7 @@ from supervisor.core.errors import ClientMisused, DatabaseUnavailable
 if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
     from supervisor.api.ear import Ear, Heard
+    from supervisor.api.queries import Query
     from supervisor.api.signals import Message, SignalOf
     from supervisor.api.within import AsyncConnection, AsyncWithin
     from supervisor.db.borrowed import Home
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+A = TypeVar("A")
+Q = TypeVar("Q")
 
 CHUNK_RUNS = 1_000  # runs per transaction of start_many: their encoding holds the event loop for about 2 ms
 
@@ -145,6 +148,10 @@ class AsyncClientVerbs:
         """End a live run as cancelled, now; its children go on. False where it had ended already. Raises RunUnknown."""
         return await self._carry(lambda verbs: verbs.cancel(id_of(run), reason))
 
+    async def published(self, run: AsyncRun[Any] | uuid.UUID | str) -> Mapping[str, Any]:
+        """What a run has published, the last value of each key, as plain JSON values. Raises RunUnknown."""
+        return await self._carry(lambda verbs: verbs.published(id_of(run)))
+
     async def parameters(self, workflow: str) -> Sequence[Mapping[str, Any]]:
         """What a registered workflow takes: name and required of each parameter. Raises UnknownWorkflow."""
         return await self._carry(lambda verbs: verbs.parameters(workflow))
@@ -229,6 +236,25 @@ class AsyncClient(AsyncClientVerbs):
         """The result of a run by its id, as plain JSON values unless its workflow is imported here; see `AsyncRun.result`."""
         return await (await self.get(id_of(run))).result(timeout)
 
+    @overload
+    async def query(self, run: AsyncRun[Any] | uuid.UUID | str, query: Query[None, Q], /, *, timeout: float = ...) -> Q: ...
+    @overload
+    async def query(self, run: AsyncRun[Any] | uuid.UUID | str, query: Query[A, Q], argument: A, /, *, timeout: float = ...) -> Q: ...
+    @overload
+    async def query(self, run: AsyncRun[Any] | uuid.UUID | str, query: str, /, *arguments: Any, timeout: float = ...) -> Any: ...
+    async def query(self, run: AsyncRun[Any] | uuid.UUID | str, query: Any, /, *arguments: Any, timeout: float = QUERY_TIMEOUT_S) -> Any:
+        """Ask a run what its handler of *query* answers, where its history stands; by a name, the answer is plain JSON values.
+
+        A host that has its code replays the history and executes nothing; the run itself does not notice, and need not live.
+        Raises RunUnknown, QueryUnknown, QueryFailed with the error as `__cause__`, TimeoutError.
+        """
+        from supervisor.api.queries import Inquiry
+        from supervisor.db.client_calls_async import carry_async
+
+        self._ready()
+        inquiry = Inquiry(id_of(run), query, arguments, timeout)
+        return await carry_async(inquiry.talk(), self._pause_or_carry)
+
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _owner(self) -> AsyncClient:
@@ -256,6 +282,11 @@ class AsyncClient(AsyncClientVerbs):
             result = await self._opened.carry(make(self._verbs()))
             await self._say_hint(self._opened)
             return result
+
+    async def _pause_or_carry(self, asked: Any) -> Any:
+        if isinstance(asked, float):
+            return await asyncio.sleep(asked)
+        return await self._carry(asked)
 
     def _new_calls(self, purpose: str) -> AsyncClientCalls:
         from supervisor.db import connect
@@ -285,6 +316,9 @@ class AsyncClient(AsyncClientVerbs):
 
     async def _status(self, run: AsyncRun[Any]) -> RunInfo:
         return await self._carry(lambda verbs: verbs.status(run.id, run._unsure))
+
+    async def _published(self, run: AsyncRun[Any], key: str, kind: Any) -> Any:
+        return await self._carry(lambda verbs: verbs.published_value(run.id, key, kind))
 
     async def _result(self, run: AsyncRun[Any], timeout: float | None) -> Any:
         self._ready()

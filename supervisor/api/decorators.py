@@ -16,7 +16,7 @@ from supervisor._fastpath import loop as core_loop
 from supervisor.api.asked import Asked, How, OnConflict, encode_attributes, refuse_inside_run
 from supervisor.api.transaction import AsyncTransaction, Transaction
 from supervisor.core import codec, registry
-from supervisor.core.errors import ClientMisused, DefinitionError, OutsideWorkflow
+from supervisor.core.errors import ClientMisused, DefinitionError, OutsideWorkflow, QueryReadOnly
 from supervisor.core.parameters import Input, hints, named_parameters
 from supervisor.core.retry import ONCE, Retry, seconds
 
@@ -87,6 +87,8 @@ class _StepBase(core_loop.Step):
     def misplaced(self, where: int) -> Any:
         if where == core_loop.INERT:
             raise GeneratorExit
+        if where == core_loop.READING:
+            raise QueryReadOnly(f"step {self.name}")
         if where == core_loop.IN_ASYNC:
             raise DefinitionError(f"step {self.name} is a def step; in an async def workflow write: await {self.fn.__name__}.aio(…)")
         raise DefinitionError(f"step {self.name} is an async def step; in a def workflow write: {self.fn.__name__}.sync(…)")
@@ -269,6 +271,8 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
             return self.fn(*args, **kwargs)  # type: ignore[no-any-return]
         if where == core_loop.INERT:
             raise GeneratorExit
+        if where == core_loop.READING:
+            raise QueryReadOnly(f"child run {self.name}")
         if where == core_loop.IN_SYNC:
             raise DefinitionError(f"workflow {self.name}: in a def workflow write: {self.fn.__name__}.sync(…)")
         return _child(self.options(), args, kwargs)  # type: ignore[no-any-return]
@@ -304,6 +308,8 @@ class ChildStart:
 
 def _child(options: StartOptions[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], kind: int = core_loop.CHILD) -> Any:
     workflow = options.workflow
+    if core_loop.mode() == core_loop.READING:
+        raise QueryReadOnly(f"child run {workflow.name}")
     payload = workflow.encode_input(args, kwargs)
     return core_loop.new_command(kind, ChildStart(workflow, options, payload, workflow.name, workflow.name.encode()), ())
 

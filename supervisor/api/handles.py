@@ -18,10 +18,13 @@ from supervisor.core.errors import KeyMismatch
 if TYPE_CHECKING:
     from supervisor.api.client import Client
     from supervisor.api.client_async import AsyncClient
+    from supervisor.api.queries import Query
     from supervisor.api.signals import SignalOf
 
 R = TypeVar("R")
 T = TypeVar("T")
+A = TypeVar("A")
+Q = TypeVar("Q")
 H = TypeVar("H")
 
 
@@ -104,6 +107,24 @@ class Run(_Handle, Generic[R]):
         return result
 
     @overload
+    def published(self, key: str) -> Any: ...
+    @overload
+    def published(self, key: str, kind: type[T]) -> T | None: ...
+    def published(self, key: str, kind: Any = Any) -> Any:
+        """What it has last published under *key*, as a *kind* (else as plain JSON values); None where it has not. Raises RunUnknown."""
+        return self._client._published(self, key, kind)
+
+    @overload
+    def query(self, query: Query[None, Q], /, *, timeout: float = ...) -> Q: ...
+    @overload
+    def query(self, query: Query[A, Q], argument: A, /, *, timeout: float = ...) -> Q: ...
+    @overload
+    def query(self, query: str, /, *arguments: Any, timeout: float = ...) -> Any: ...
+    def query(self, query: Any, /, *arguments: Any, **options: float) -> Any:
+        """Ask it what its handler of *query* answers; see `Client.query`."""
+        return self._client.query(self.id, query, *arguments, **options)
+
+    @overload
     def signal(self, signal: SignalOf[T], value: T, *, id: str | None = None) -> bool: ...
     @overload
     def signal(self, signal: str, value: Any = None, *, id: str | None = None) -> bool: ...
@@ -139,6 +160,24 @@ class AsyncRun(_Handle, Generic[R]):
         """
         result: R = await self._client._result(self, timeout)
         return result
+
+    @overload
+    async def published(self, key: str) -> Any: ...
+    @overload
+    async def published(self, key: str, kind: type[T]) -> T | None: ...
+    async def published(self, key: str, kind: Any = Any) -> Any:
+        """What it has last published under *key*, as a *kind* (else as plain JSON values); None where it has not. Raises RunUnknown."""
+        return await self._client._published(self, key, kind)
+
+    @overload
+    async def query(self, query: Query[None, Q], /, *, timeout: float = ...) -> Q: ...
+    @overload
+    async def query(self, query: Query[A, Q], argument: A, /, *, timeout: float = ...) -> Q: ...
+    @overload
+    async def query(self, query: str, /, *arguments: Any, timeout: float = ...) -> Any: ...
+    async def query(self, query: Any, /, *arguments: Any, **options: float) -> Any:
+        """Ask it what its handler of *query* answers; see `Client.query`."""
+        return await self._client.query(self.id, query, *arguments, **options)
 
     @overload
     async def signal(self, signal: SignalOf[T], value: T, *, id: str | None = None) -> bool: ...

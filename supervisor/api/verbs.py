@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from supervisor.api.asked import Asked, Chunk, Parameters, encode_by_name, encodes, hash_of, record_encoder
+from supervisor.api.asked import KEY_MAX, Asked, Chunk, Parameters, check_text, encode_by_name, encodes, hash_of, record_encoder
 from supervisor.api.handles import RunInfo
+from supervisor.core import codec
 from supervisor.core.errors import ClockSkew, KeyMismatch, RunUnknown, UnknownWorkflow
 
 if TYPE_CHECKING:
     from supervisor.api.hints import Hints
     from supervisor.api.signals import Message
-    from supervisor.db.client_calls import Conflict, Outcome, Questions, Sent, Verb
+    from supervisor.db.client_calls import Conflict, Outcome, QueryStanding, Questions, Sent, Verb
 
 LIST_MAX = 10_000
 LIST_S = 30.0
@@ -185,6 +186,28 @@ class Verbs:
 
     def outcomes(self, ids: Sequence[bytes]) -> Verb[list[Outcome]]:
         return (yield from self.questions.outcomes(ids))
+
+    def published(self, run_id: uuid.UUID) -> Verb[dict[str, Any]]:
+        found = yield from self.questions.published(run_id)
+        return {key: msgspec.json.decode(value) for key, value in found}
+
+    def published_value(self, run_id: uuid.UUID, key: str, kind: Any) -> Verb[Any]:
+        """The value of one key as a *kind*; None where the run has not published it."""
+        check_text("published", "key", key, KEY_MAX)
+        found = yield from self.questions.published(run_id, key)
+        return codec.Shape(kind, f"published value {key!r}").decode(found[0][1]) if found else None
+
+    def ask_query(self, query_id: uuid.UUID, run_id: uuid.UUID, name: str, payload: bytes | None, within_s: float) -> Verb[str]:
+        return (yield from self.questions.ask_query(query_id, run_id, name, payload, within_s))
+
+    def tell_of_query(self, workflow: str) -> Verb[None]:
+        return (yield from self.questions.tell_of_query(workflow))
+
+    def query_answer(self, query_id: uuid.UUID) -> Verb[QueryStanding | None]:
+        return (yield from self.questions.query_answer(query_id))
+
+    def forget_query(self, query_id: uuid.UUID) -> Verb[None]:
+        return (yield from self.questions.forget_query(query_id))
 
     def outcome_now(self, run_id: uuid.UUID, within: str) -> Verb[Outcome]:
         """How a run ended. Raises TimeoutError that says where it is when it has not; *within* says by when that was wanted."""

@@ -11,9 +11,11 @@ from uuid import UUID
 
 from supervisor._fastpath import loop as core_loop
 from supervisor._fastpath.wire import Command
+from supervisor.api.asked import check_text
 from supervisor.api.decorators import Durable, StartOptions, Workflow, _child
+from supervisor.core import codec, context
 from supervisor.core.context import Current, current
-from supervisor.core.errors import DefinitionError, OutsideWorkflow
+from supervisor.core.errors import DefinitionError, OutsideWorkflow, QueryReadOnly
 from supervisor.core.retry import seconds
 
 P = ParamSpec("P")
@@ -24,6 +26,7 @@ T3 = TypeVar("T3")
 T4 = TypeVar("T4")
 
 EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
+PUBLISHED_KEY_MAX = 200
 
 
 class _Named:
@@ -46,12 +49,14 @@ def inside_run() -> bool:
     return core_loop.mode() != core_loop.OUTSIDE
 
 
-def _inside(word: str) -> Any:
+def _inside(word: str, *, reads: bool = False) -> Any:
     run = core_loop.current_run()
     if run is None:
         raise OutsideWorkflow(f"{word} means something inside a workflow only; it was called outside of one")
     if core_loop.mode() == core_loop.INERT:
         raise GeneratorExit
+    if core_loop.mode() == core_loop.READING and not reads:
+        raise QueryReadOnly(word)
     return run
 
 
@@ -157,7 +162,7 @@ def start(workflow: Any, *args: Any, **kwargs: Any) -> Any:
 
 def now() -> datetime:
     """The run's time: when the last thing it was given happened, by the database's clock. The same in a replay."""
-    run = _inside("now()")
+    run = _inside("now()", reads=True)
     return EPOCH_2000 + timedelta(microseconds=run.now_us)
 
 
@@ -175,4 +180,15 @@ def uuid4() -> UUID:
     return UUID(int=random().getrandbits(128), version=4)
 
 
-__all__ = ["ChildRun", "Current", "current", "first", "gather", "inside_run", "now", "random", "sleep", "sleep_until", "start", "uuid4"]
+def publish(key: str, value: Any) -> None:
+    """Let others read *value* under *key*, while the run lives and after: `run.published("key")`, the view `published`, `show`.
+
+    Workflow code says it, without await; it is readable once what led to it is durable. The last value of a key counts,
+    and a replay writes none of them again. Raises InputInvalid for the key, PayloadRefused for the value.
+    """
+    run = _inside("publish(…)")
+    check_text("publish", "key", key, PUBLISHED_KEY_MAX)
+    context.loop.published(run, key, codec.encode(value, f"publish({key!r})"))
+
+
+__all__ = ["ChildRun", "Current", "current", "first", "gather", "inside_run", "now", "publish", "random", "sleep", "sleep_until", "start", "uuid4"]

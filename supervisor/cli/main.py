@@ -35,6 +35,7 @@ COMMANDS = {
     "results": Command("supervisor.cli.results", "results", "Write the results of a batch, in the order of its input."),
     "list": Command("supervisor.cli.list", "list_runs", "List runs, newest first: all, or those that a filter asks for."),
     "show": Command("supervisor.cli.show", "show", "Show one run: what it does, why it waits, its steps, how it ended."),
+    "query": Command("supervisor.cli.query", "query", "Ask a run what its handler answers, by a replay of its history."),
     "cancel": Command("supervisor.cli.cancel", "cancel", "End live runs: by id, by key, or all that a filter asks for."),
     "signal": Command("supervisor.cli.signal", "signal", "Send a message to a live run, by its id or its key."),
     "queues": Command("supervisor.cli.queues", "queues", "Show what stands in each queue."),

@@ -51,12 +51,12 @@ def _as_json(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def short_json(value: object) -> str:
+def short_json(value: object, shown_max: int = JSON_SHOWN_MAX) -> str:
     """JSON for a person's eyes: one line, cut."""
     if value is None:
         return "null"
     text = json.dumps(value, default=_as_json, ensure_ascii=False)
-    return plain(text if len(text) <= JSON_SHOWN_MAX else text[: JSON_SHOWN_MAX - 1] + "…")
+    return plain(text if len(text) <= shown_max else text[: shown_max - 1] + "…")
 
 
 def duration(seconds: float | None) -> str:

@@ -18,21 +18,23 @@ if TYPE_CHECKING:
     Seen = tuple[History, list[dict[str, Any]]]  # and what of it executes on this host
 
 CHILDREN_SHOWN = 20
+STATE_SHOWN_MAX = 4 << 20  # characters: whatever a value may hold
 
 
 @click.command("show")
 @click.argument("run", metavar="RUN|KEY")
 @click.option("--logs", "show_logs", is_flag=True, help="Show its log lines instead, from the log directory of this host; with --json as JSON lines.")
 @click.option("--log-dir", metavar="DIR", help="Where the workers of this host log to  [env: PGSUPERVISOR_LOG_DIR].")
+@click.option("--state", is_flag=True, help="Show what it has published instead, whole; with --json as one object by key.")
 @watch.option
 @watch.interval
 @options.dsn
 @options.schema
 @options.as_json
 def show(
-    run: str, show_logs: bool, log_dir: str | None, watching: bool, interval: float, dsn: str | None, schema: str | None, as_json: bool
+    run: str, show_logs: bool, log_dir: str | None, state: bool, watching: bool, interval: float, dsn: str | None, schema: str | None, as_json: bool
 ) -> None:
-    """Show one run, by its id or its key: what it does, why it waits, its steps, its children, how it ended.
+    """Show one run, by its id or its key: what it does, why it waits, what it has published, its steps, its children, how it ended.
 
     With --watch until it has ended.
     """
@@ -50,12 +52,26 @@ def show(
             found = history.read(conn, name, run)
         return found, _executing(found)
 
-    if watching:
+    if state:
+        if watching:
+            raise click.UsageError("--watch shows the run itself, with what it has published; leave --state out")
+        _show_state(look()[0], as_json)
+    elif watching:
         watch.watch(watch.Watched(look, _text, lambda seen: [("run", _as_object(seen))], lambda seen: seen[0].wait is None), interval, as_json)
     elif as_json:
         print_json(_as_object(look()))
     else:
         click.echo(_text(look()))
+
+
+def _show_state(found: History, as_json: bool) -> None:
+    """What it has published, not shortened: one value per key."""
+    if as_json:
+        print_json({each["key"]: each["value"] for each in found.published})
+    elif found.published:
+        click.echo("\n".join(f"{plain(each['key'])} = {short_json(each['value'], STATE_SHOWN_MAX)}" for each in found.published))
+    else:
+        say(f"run {found.run['run_id']} has published nothing")
 
 
 def _show_logs(run: str, log_dir: str | None, dsn: str | None, schema: str | None, as_json: bool) -> None:
@@ -104,7 +120,8 @@ def _executing(found: History) -> list[dict[str, Any]]:
 
 def _as_object(seen: Seen) -> dict[str, Any]:
     found, executing = seen
-    return {**found.run, "why": found.wait, "executing": executing, "history": found.steps, "attempts": found.attempts, "children": found.children}
+    facts = {"why": found.wait, "executing": executing, "published": found.published, "history": found.steps}
+    return {**found.run, **facts, "attempts": found.attempts, "children": found.children}
 
 
 def _text(seen: Seen) -> str:
@@ -116,7 +133,7 @@ def _text(seen: Seen) -> str:
     if run["parent_id"]:
         facts.append(f"child of {run['parent_id']} (seq {run['parent_seq']})")
     lines += [", ".join(facts), f"input {short_json(run['input'])}"]
-    return "\n".join([*lines, *_steps(found), *_children(found)])
+    return "\n".join([*lines, *_published(found), *_steps(found), *_children(found)])
 
 
 def _now(found: History, executing: list[dict[str, Any]]) -> list[str]:
@@ -164,6 +181,13 @@ def _outcome(run: dict[str, Any]) -> list[str]:
     elif run["error"] is not None:
         lines.append(f"error {_error(run['error'])}")
     return lines
+
+
+def _published(found: History) -> list[str]:
+    if not found.published:
+        return []
+    rows = [(each["key"], short_json(each["value"]), ago(each["published_at"])) for each in found.published]
+    return ["", table(("published", "value", "when"), rows)]
 
 
 def _steps(found: History) -> list[str]:

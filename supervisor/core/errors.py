@@ -224,6 +224,48 @@ class ReplayMismatch(SupervisorError):
         )
 
 
+# ── queries ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class QueryFailed(SupervisorError):
+    """A run could not answer a query; `__cause__` is what its handler, or the replay, raised, rebuilt."""
+
+    code = "query_failed"
+
+    def __init__(self, run_id: object, name: str, why: str) -> None:
+        self.run_id, self.name, self.why = run_id, name, why
+        super().__init__(f"run {run_id} did not answer query {name!r}: {why}")
+
+
+class QueryUnknown(SupervisorError):
+    """The run has no handler of that name, as far as it has come."""
+
+    code = "query_unknown"
+
+    def __init__(self, run_id: object, name: str, known: list[str]) -> None:
+        self.run_id, self.name, self.known = run_id, name, known
+        super().__init__(
+            f"run {run_id} has no handler for query {name!r} where it stands (it has: {', '.join(known) or 'none'}); "
+            f"check the name, or let the workflow name its handler before it first waits"
+        )
+
+
+class QueryReadOnly(SupervisorError):
+    """A query's handler asked for something that only a run may do."""
+
+    code = "query_read_only"
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        super().__init__(f"{word} in a query's handler: it answers from what the run holds, and can't do or record anything; do it in the workflow")
+
+
+class QueryTooLong(SupervisorError):
+    """The history is longer than a query may replay."""
+
+    code = "query_too_long"
+
+
 # ── how a run ended, as its waiter sees it ───────────────────────────────────────────────────────────────────────
 
 

@@ -8,6 +8,7 @@ from supervisor.core.errors import DefinitionError
 
 _workflows: dict[str, Any] = {}
 _steps: list[Any] = []
+_queries: list[Any] = []
 
 
 def register(workflow: Any) -> None:
@@ -36,6 +37,15 @@ def register_step(step: Any) -> None:
 def steps() -> list[Any]:
     """All registered steps, in the order of their definition."""
     return list(_steps)
+
+
+def register_query(query: Any) -> None:
+    _queries.append(query)
+
+
+def queries() -> list[Any]:
+    """All queries that the app has defined."""
+    return list(_queries)
 
 
 def settle() -> None:

@@ -45,7 +45,7 @@ from supervisor.core.version import VERSION
 from supervisor.db import connect as _connect
 from supervisor.db import migrations, refusals
 from supervisor.db.packed import add_dumpers, pack_byteas, pack_texts, pack_uuids
-from supervisor.db.statements import Sql, ended_channel, migration_files, signal_channel, wake_channel
+from supervisor.db.statements import Sql, ended_channel, migration_files, query_channel, signal_channel, wake_channel
 
 OFFSET_FRESH_S = 60.0  # a clock of 500 ppm drifts 30 ms in that time; ids may be 60 s off
 RETRY_S = 10.0  # how long a lost database is tried for before the caller is told
@@ -136,6 +136,14 @@ class Found(NamedTuple):
     attempt: int | None
     created_at: datetime
     ended_at: datetime | None
+
+
+class QueryStanding(NamedTuple):
+    """status: 1 answered, 2 failed, None not yet; taken: by a host."""
+
+    status: int | None
+    reply: bytes
+    taken: bool
 
 
 class Sent(NamedTuple):
@@ -316,6 +324,25 @@ class Questions:
             return bool(rows[0][0])
 
         return Ask(talk, f"cancel of run {run_id}", writes=True)
+
+    def published(self, run_id: uuid.UUID, key: str | None = None) -> Ask[list[tuple[str, bytes]]]:
+        """What a run has published, the last value of each key, or of *key*. Raises RunUnknown."""
+        return self._rows("client_published", (run_id, key), lambda rows: [(row[0], row[1]) for row in rows])
+
+    def ask_query(self, query_id: uuid.UUID, run_id: uuid.UUID, name: str, payload: bytes | None, within_s: float) -> Ask[str]:
+        """Put a question to a run; its workflow. Raises RunUnknown."""
+        return self._rows("client_ask_query", (query_id, run_id, name, payload, within_s), lambda rows: str(rows[0][0]))
+
+    def query_answer(self, query_id: uuid.UUID) -> Ask[QueryStanding | None]:
+        """How it stands; None when the database does not know it any more."""
+        return self._rows("client_query_answer", (query_id,), lambda rows: QueryStanding(*rows[0]) if rows else None)
+
+    def forget_query(self, query_id: uuid.UUID) -> Ask[None]:
+        return self._rows("client_forget_query", (query_id,), lambda rows: None)
+
+    def tell_of_query(self, workflow: str) -> Ask[None]:
+        """Tell the hosts that a run of *workflow* was asked something. A statement of its own, after the question is durable."""
+        return self._rows("announce_starts", (query_channel(self.schema), workflow), lambda rows: None)
 
     def signal(self, run_id: uuid.UUID, name: str, payload: bytes, message_id: str) -> Ask[Sent]:
         """Send a signal. Raises RunUnknown, RunClosed. Sent again under the same id when the session is lost, so it is stored once."""

@@ -27,7 +27,7 @@ Row = dict[str, Any]
 class History:
     """`run` is a row of runs, `wait` of waits (None once it ended), `steps` and `attempts` rows of theirs, at most 10,000.
 
-    `children` are the runs that it started, at most 1,000.
+    `children` are the runs that it started, at most 1,000. `published` is what it published, the last value of each key.
     """
 
     run: Row
@@ -35,6 +35,7 @@ class History:
     steps: Sequence[Row]
     attempts: Sequence[Row]
     children: Sequence[Row] = ()
+    published: Sequence[Row] = ()
 
 
 def read(conn: psycopg.Connection, schema: str, which: str) -> History:
@@ -47,9 +48,10 @@ def read(conn: psycopg.Connection, schema: str, which: str) -> History:
             wait = _rows(conn, sql, "show_wait", run_id)
             steps, attempts = (_rows(conn, sql, name, run_id, ROWS_MAX) for name in ("show_steps", "show_attempts"))
             children = _rows(conn, sql, "show_children", run_id, CHILDREN_MAX)
+            published = _rows(conn, sql, "show_published", run_id)
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
-    return History(run, wait[0] if wait else None, steps, attempts, children)
+    return History(run, wait[0] if wait else None, steps, attempts, children, published)
 
 
 def _run(conn: psycopg.Connection, sql: Sql, which: str) -> Row:

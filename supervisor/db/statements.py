@@ -81,6 +81,11 @@ def wake_channel(schema: str) -> str:
     return f"{schema}_wake"
 
 
+def query_channel(schema: str) -> str:
+    """The channel on which clients say that they have asked runs of a workflow."""
+    return f"{schema}_query"
+
+
 def signal_channel(schema: str) -> str:
     """The channel on which senders name workers that have the runs to which signals were sent."""
     return f"{schema}_signal"

@@ -21,6 +21,7 @@ OUTCOME_OIDS = (UUID, INT2, INT4, BYTEA, FLOAT8)
 # statement → types of its columns, in the order in which they are sent; those with the worker's id as last parameter
 RARE_OIDS: dict[str, tuple[int, ...]] = {
     "insert_attempts": (UUID, INT4, INT4, INT2, TEXT, BYTEA, TEXT, TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ),
+    "insert_published": (UUID, TEXT, INT4, BYTEA, TIMESTAMPTZ),
     "insert_timers": (UUID, INT4, INT8, TIMESTAMPTZ),
     "insert_runs": (UUID, INT4, TEXT, INT2, BYTEA, UUID, INT4, INT8),
     "drop_timers": (UUID, INT4),
@@ -49,6 +50,7 @@ class Batch:
     runs      runs with something in it; leaving: those that are to leave memory when it is durable
     steps     parameters of insert_steps, outcomes: of finish, both without the worker's id
     rare      statement → [(run in memory, row)]
+    published what runs have published: (run, key) → the row; of what one batch would write twice the last is enough
     wake_workflows   parameters of wake_code_missing, now and then
     claim     parameters of the claim that rides along, or None; asked: how many it may bring
     tries     how often it was refused by trouble of the session that may be a row's fault after all
@@ -60,6 +62,7 @@ class Batch:
     steps: list[bytes] | None = None
     outcomes: list[bytes] | None = None
     rare: dict[str, list[tuple[bytes, Row]]] = field(default_factory=dict)
+    published: dict[tuple[bytes, str], Row] = field(default_factory=dict)
     wake_workflows: list[bytes] | None = None
     claim: list[bytes] | None = None
     asked: int = 0
@@ -85,6 +88,8 @@ class Batch:
         for name in ("insert_attempts", "insert_timers", "insert_runs", "insert_consumed", "drop_timers"):
             if name in self.rare:
                 out.append((name, self._encoded(name, worker)))
+        if self.published:
+            out.append(("insert_published", encode_rows(RARE_OIDS["insert_published"], self.published.values())))
         if "publish" in self.rare:
             out += self._sliced("publish", worker)
         if self.outcomes is not None:
@@ -161,6 +166,7 @@ class Batch:
             steps=_rows_of(self.steps, STEP_OIDS, mine),
             outcomes=_rows_of(self.outcomes, OUTCOME_OIDS, mine),
         )
+        part.published = {which: row for which, row in self.published.items() if mine(which[0])}
         for name, rows in self.rare.items():
             kept = [entry for entry in rows if mine(entry[0])]
             if kept:

@@ -285,7 +285,8 @@ class Commands:
         self.loop.record(run, cmd, core.COMPLETED, msgspec.json.encode(text), now, now)
         self.loop.deliver(run, cmd, self.make_child(cmd, text), None)
 
-    def make_child(self, cmd: Any, run_id: str) -> ChildRun[Any]:
+    @staticmethod
+    def make_child(cmd: Any, run_id: str) -> ChildRun[Any]:
         return ChildRun(UUID(run_id), cmd.step.workflow, cmd.seq)
 
     def _child_ended(self, run: Any, cmd: Any, kid: Kid, workflow: Any) -> None:
@@ -297,6 +298,27 @@ class Commands:
         encoded = codec.encode_error(_of_child(kid, workflow.name))
         self.loop.record(run, cmd, core.FAILED, encoded, now, now)
         self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
+
+    # ── what runs publish ────────────────────────────────────────────────────────────────────────────────────────
+
+    def published(self, run: Any, key: str, value: bytes) -> None:
+        """Workflow code has something to be read by others. It becomes durable with what led to it: the row rides in the same batch."""
+        row = (run.id, key, run.pos, value, self.loop.now_us())
+        if run.history is None:
+            self._publish(run, row)
+        else:  # a replay: it is durable, unless nothing was delivered after it
+            self._past(run).published[key] = row
+
+    def publish_again(self, run: Any) -> None:
+        """After a replay: what followed the last recorded delivery may have been lost with the worker. If it was not, nothing is written."""
+        for row in run.past.published.values():
+            self._publish(run, row)
+        run.past.published = {}
+
+    def _publish(self, run: Any, row: Row) -> None:
+        self.batch.published[run.id, row[1]] = row
+        self.loop.bytes_now += len(row[3])
+        self.loop.touch(run)
 
     # ── ends of attempts ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -481,7 +503,8 @@ class Commands:
         log.error("%s", error)
         self.park(run, NONDETERMINISM, {"seq": error.seq, "expected": error.expected, "found": error.found, "error": str(error)})
 
-    def misuse(self, got: Any) -> BaseException:
+    @staticmethod
+    def misuse(got: Any) -> BaseException:
         """The error for something awaited that is no durable command."""
         if isinstance(got, Command):
             return AsyncioInWorkflow(f"a command of another run was awaited ({got.step.name}); a run can only await what it called itself")

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from supervisor.core.errors import DatabaseUnavailable, Fenced
-from supervisor.engine import nursery, stacks
+from supervisor.engine import answering, nursery, stacks
 from supervisor.engine.forked import leave
 from supervisor.engine.responder import Responder
 from supervisor.engine.worker import Worker, WorkerOptions
@@ -49,6 +49,8 @@ def work(options: WorkerOptions, birth: Birth) -> int:
     """Run one worker in this process until it is stopped; returns the exit code."""
     if nursery.wanted():  # the app is imported, and there are no threads, sessions, event loop yet, nor the box, into which only this process may write
         options.nursery = nursery.start(close=birth.fds)
+    if answering.wanted() and options.hints_fd >= 0:
+        answering.start(options.dsn, options.schema, options.hints_fd, close=(*birth.fds, *nursery_fds(options.nursery)))
     page = options.page = birth.blackbox.move_in(birth.number)
 
     def told(worker_id: int, application_name: str, ready: bool) -> None:
@@ -72,6 +74,10 @@ def work(options: WorkerOptions, birth: Birth) -> int:
     finally:
         page.ends()  # by itself: no step is to blame
     return _exit_code(birth.number, None, worker.unfit)
+
+
+def nursery_fds(made: Any) -> tuple[int, ...]:
+    return (made.control.fileno(),) if made is not None else ()
 
 
 def _exit_code(number: int, error: BaseException | None, unfit: bool) -> int:

@@ -129,6 +129,7 @@ class Reading:
             run.history = None
             commands.mismatch(run, ReplayMismatch(uuid.UUID(bytes=run.id), run.pos, "a result that this code can read", f"{type(error).__name__}: {error}"))
             return
+        commands.publish_again(run)
         if run.end is not None:
             end, run.end = run.end, None
             loop.finish(run, *end)
@@ -136,4 +137,5 @@ class Reading:
         for cmd in fresh:
             cmd.redelivered = run.resumed == 2
         run.fresh = fresh
-        loop.ready.append(run)
+        if run.batch == 0:
+            loop.ready.append(run)

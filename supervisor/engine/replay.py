@@ -60,6 +60,7 @@ class Past:
     begun: dict[int, int] = field(default_factory=dict)  # seq → try whose start is durable (at_most_once)
     timers_us: dict[int, int] = field(default_factory=dict)
     kids: dict[int, Kid] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)  # in the replay, after the last delivery so far: key → row
     boxes: dict[str, Any] = field(default_factory=dict)  # signals: name → messages that were read (engine/signals.py)
     staying: bool = False  # it waits in memory for now, and is asked again
 
@@ -110,6 +111,8 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     if run.end is None:
         loop.drive(run, [(None, core.ASK)])
     for record in past.records:
+        if past.published:
+            past.published = {}  # it was in the batch of this record, or in one before
         _redeliver(loop, run, record, make_child)
     run.history = None
     return [] if run.end is not None else [run.open[seq] for seq in sorted(run.open)]

@@ -36,6 +36,13 @@ class OnThisThread:
             return self._stuck(thread_id())
         return self._loop.current or core.current_run()
 
+    def published(self, run: Any, key: str, value: bytes) -> None:
+        """Workflow code on this thread has published something."""
+        self._loop.worker.published(run, key, value)
+
+    def handles(self, run: Any, query: Any, handler: Any) -> None:
+        """Workflow code has a handler for a query. It is of no use here: queries are answered elsewhere (answering.py)."""
+
     def leaves_memory(self) -> bool:
         """Whether workflow code on this thread is being unwound, which executes nothing."""
         return core.mode() == core.INERT

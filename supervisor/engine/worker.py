@@ -47,9 +47,9 @@ from supervisor.engine.watchdog import Detached, Watchdog
 log = logging.getLogger("pgsupervisor.worker")
 
 HOT = (
-    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "finish", "insert_children_done", "lock_parents", "wake_parents", "look_at_parked",
-    "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers", "fire_timers", "drop_timers",
-    "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
+    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "finish", "insert_children_done", "lock_parents", "wake_parents",
+    "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
+    "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
     "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
 )  # fmt: skip
 GROUP_MAX = 2500  # runs executed between two sends
@@ -83,6 +83,7 @@ class WorkerOptions:
     supervisor_id: uuid.UUID = field(default_factory=uuid.uuid4)
     number: int = 0
     nudge_fd: int = -1  # an eventfd that the parent writes when there may be work
+    hints_fd: int = -1  # an eventfd that the parent writes when a query may be open
     seat: Seat = field(default_factory=lambda: Board(1).seat(0))
     endings: Notes | None = None  # where the parent reads which runs ended
     loop_slot: Any = None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from supervisor.core import registry
 from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable, DefinitionError
 from supervisor.db.host_calls import HostCalls
-from supervisor.db.statements import await_channel, done_channel, signal_channel, wake_channel
+from supervisor.db.statements import await_channel, done_channel, query_channel, signal_channel, wake_channel
 from supervisor.engine.endings import Endings
 from supervisor.engine.main import Birth, work
 from supervisor.engine.rest import Board
@@ -82,6 +84,9 @@ class Service:
         awaited = Awaited(self._endings, lambda tokens, texts, said: leadership.say([done_channel(options.schema, each) for each in tokens], texts, said))
         leadership.listen(await_channel(options.schema), awaited.heard)
         parent.add(awaited)
+        self._queries = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        parent.keep_fds.append(self._queries)
+        leadership.listen(query_channel(options.schema), self._asked)
         self._calls = HostCalls(options.dsn, options.schema)
         self._failed_before = 0
         self._checked = False
@@ -112,7 +117,14 @@ class Service:
         worker = WorkerOptions(options.dsn, options.schema, options.queues, options.threads, options.in_flight, options.drain_timeout_s)
         worker.seat = self._board.seat(birth.number)
         worker.endings = self._endings.of(birth.number)
+        worker.hints_fd = self._queries
         return work(worker, birth)
+
+    def _asked(self, workflow: str) -> None:
+        """A client has asked a run of that workflow something: one of the keepers of engine/answering.py reads this."""
+        if workflow in self._workflows():
+            with suppress(BlockingIOError):
+                os.eventfd_write(self._queries, 1)
 
     def _workflows(self) -> list[str]:
         """Names of the workflows that the workers run, as soon as one of them has said so."""

@@ -19,3 +19,4 @@ def partitions(term: int) -> Talk:
     ((made,),) = yield Ask("make_partitions", (DAYS_AHEAD,), ("as_leader", (term,)))
     if made:
         log.info("made %d tables for the days ahead", made)
+    yield Ask("drop_queries", (), ("as_leader", (term,)))  # of requesters that went away while no host was there to answer

@@ -14,7 +14,7 @@ from supervisor.core.ids import RunIds
 from supervisor.db import migrations, partitions
 from supervisor.db.statements import ROLES, MigrationFile, Sql, migration_files
 
-VIEWS = ("runs", "steps", "attempts", "waits", "queues", "workers", "throughput", "errors", "batches", "failures", "keys", "children", "started", "signals")
+VIEWS = ("runs", "steps", "attempts", "waits", "queues", "workers", "throughput", "errors", "batches", "failures", "keys", "children", "started", "signals", "published")
 SCHEMAS = ("mig", 'We"ird')
 
 
@@ -197,6 +197,28 @@ def test_runs_and_callers_from_before_the_client_functions_go_on(conn, monkeypat
     assert [] == conn.execute(eight, ("after",)).fetchall()
     assert [True] == [matches for _, _, matches in conn.execute(eight, ("before",)).fetchall()]
     assert (2, None) == conn.execute("SELECT count(*), max(batch) FROM mig.runs").fetchone()
+
+
+def test_runs_that_live_when_publications_come_can_publish(conn, monkeypatch):
+    """Their partitions were made before: old ones, those of today, and those ahead, also ones that are cut otherwise than today's."""
+    before = next(at for at, file in enumerate(migration_files()) if file.name == "published")
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "migration_files", lambda: migration_files()[:before])
+        migrations.migrate(conn, "mig")
+    for table in ("run", "step", "attempt", "outcome"):
+        ends = "FROM (mig.id_floor('2020-03-01')) TO (mig.id_floor('2020-03-03'))"
+        conn.execute(f"CREATE TABLE mig.{table}_20200301 PARTITION OF mig.{table} FOR VALUES {ends}")
+    bounds = "SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = %s::regclass ORDER BY c.relname"
+    migrations.migrate(conn, "mig")
+    assert conn.execute(bounds, ("mig.run",)).fetchall() == conn.execute(bounds, ("mig.publication",)).fetchall()
+    publish = "INSERT INTO mig.publication (run_id, key, pos, value, published_at) VALUES (mig.id_floor(%s), 'k', 0, '1', now())"
+    for born in ("2020-03-02", "now"):
+        conn.execute(publish, (born,))
+    assert 2 == conn.execute("SELECT count(*) FROM mig.published").fetchone()[0]
+    made = dict(conn.execute("SELECT p.name, (SELECT count(*) FROM pg_inherits i WHERE i.inhparent = format('mig.%I', p.name)::regclass) FROM mig.partitioned() p"))
+    partitions.ensure(conn, Sql("mig"), days_ahead=30)
+    more = dict(conn.execute("SELECT p.name, (SELECT count(*) FROM pg_inherits i WHERE i.inhparent = format('mig.%I', p.name)::regclass) FROM mig.partitioned() p"))
+    assert made.keys() >= {"run", "step", "publication"} and len({more[name] - made[name] for name in made}) == 1, "all are made ahead alike"
 
 
 def test_runs_from_before_messages_may_be_sent_some(conn, monkeypatch):

@@ -29,7 +29,7 @@ declare
     low timestamptz := date_bin('7 days', clock_timestamp() - interval '2 minutes', '2020-01-01 00:00:00+00');
     one text;
 begin
-    foreach one in array array['run', 'step', 'attempt', 'outcome', 'child', 'child_done'] loop
+    foreach one in array array['run', 'step', 'attempt', 'outcome', 'child', 'child_done', 'publication'] loop
         execute format('create table supervisor.%I partition of supervisor.%I for values from (%L) to (%L)', one || '_old', one,
                        supervisor.id_floor(low - interval '7 days'), supervisor.id_floor(low));
     end loop;

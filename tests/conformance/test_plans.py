@@ -160,6 +160,7 @@ ARGUMENTS = {
     "insert_attempts": lambda p: [
         p.owned, _same(9), _same(1), _same(1), _same("s"), _same("{}"), _same("f"), _same("now"), _same("now"), _same(None), WORKER,
     ],
+    "insert_published": lambda p: [p.owned, _same("k"), _same(9), _same("1"), _same("now")],
     "finish": lambda p: [p.owned, _same(1), _same(3), _same("1"), _same(1.8e9), WORKER],
     "insert_children_done": lambda p: [p.parents, _same(1), _same(0)],
     "lock_parents": lambda p: [p.parents],

@@ -17,7 +17,8 @@ from supervisor.leader.look import NOTHING
 from tests.harness import Database, drive, eventually
 
 DAY = 86_400.0
-TABLES = ("run", "step", "attempt", "outcome", "child", "child_done", "message", "consumed")
+TABLES = ("run", "step", "attempt", "outcome", "child", "child_done", "message", "consumed", "publication")
+ALL = len(TABLES)
 
 # two partitions of a week each, as they were made at their time: 100 and 60 days ago
 _PARTITIONS = """
@@ -123,7 +124,7 @@ def test_nothing_is_dropped_by_default(history: History, lead: Any) -> None:
     """Nobody may lose history that he did not ask to lose."""
     history.run(100, 1)
     lead(None).turn_ended()
-    assert (len(TABLES), len(TABLES)) == (history.there(100), history.there(60))
+    assert (ALL, ALL) == (history.there(100), history.there(60))
 
 
 def test_what_is_older_goes_with_its_keys_and_the_rest_stays(history: History, lead: Any) -> None:
@@ -133,7 +134,7 @@ def test_what_is_older_goes_with_its_keys_and_the_rest_stays(history: History, l
         history.run(100, n, key=f"old-{n}" if n % 2 else None)
     kept = history.run(60, 1, key="young")
     lead(90).until(lambda: history.there(100) == 0)
-    assert len(TABLES) == history.attached(60) and [(kept,)] == database.sql("select run_id from supervisor.run")
+    assert ALL == history.attached(60) and [(kept,)] == database.sql("select run_id from supervisor.run")
     assert [("young",)] == database.sql("select key from supervisor.run_key")
     eventually(lambda: not database.sql("select 1 from supervisor.retired"), 5)
 
@@ -241,7 +242,7 @@ def test_a_partition_that_somebody_needs_stays_whole(history: History, lead: Any
         parent, child, days = history.run(100, 1, live=True), history.run(60, 1), 60
         history.database.sql("insert into supervisor.child values (%s, 3, %s)", parent, child)
     lead(30).turn_ended()
-    assert (len(TABLES), len(TABLES)) == (history.there(days), history.attached(days))
+    assert (ALL, ALL) == (history.there(days), history.attached(days))
 
 
 def test_a_run_that_came_back_to_life_meanwhile_keeps_its_partition(history: History, lead: Any) -> None:
@@ -251,7 +252,7 @@ def test_a_run_that_came_back_to_life_meanwhile_keeps_its_partition(history: His
     low, high = database.sql("select supervisor.id_floor(low), supervisor.id_floor(high) from old where days = 100")[0]
     database.sql("insert into supervisor.retired (suffix, low, high) values (%s, %s, %s)", history.suffix[100], low, high)  # decided, then it came
     lead(None).until(lambda: not database.sql("select 1 from supervisor.retired"))
-    assert len(TABLES) == history.attached(100)
+    assert ALL == history.attached(100)
     assert [(run_id,)] == database.sql("select run_id from supervisor.step where run_id = %s", run_id)
 
 
@@ -270,8 +271,8 @@ def test_an_interrupted_detach_is_finished(history: History, lead: Any) -> None:
         led = lead(None)
         led.until(lambda: led.leadership.term == 1)
         reader.execute("rollback")
-    led.until(lambda: history.attached(100) == len(TABLES) - 1)
-    assert len(TABLES) == history.there(100), "it is finished, and nobody asked for it to be dropped"
+    led.until(lambda: history.attached(100) == ALL - 1)
+    assert ALL == history.there(100), "it is finished, and nobody asked for it to be dropped"
 
 
 def test_a_reader_of_the_history_holds_a_drop_up_and_no_worker(history: History, lead: Any) -> None:
@@ -288,7 +289,7 @@ def test_a_reader_of_the_history_holds_a_drop_up_and_no_worker(history: History,
         for n in range(20):
             writer.execute("insert into supervisor.step values (supervisor.new_id(), now(), now(), 0, 0, 1, 1, 1, 's', '1')")
             led.until(lambda: True)
-        assert len(TABLES) == history.there(100)
+        assert ALL == history.there(100)
         reader.execute("rollback")
     led.until(lambda: history.there(100) == 0)
 
@@ -303,7 +304,7 @@ def test_who_does_not_own_the_tables_drops_nothing_and_says_so(history: History,
         led = Led(Database(database.server, database.name, psycopg.conninfo.make_conninfo(database.dsn, user=role)), 90)
         led.turn_ended()
         led.close()
-        assert len(TABLES) == history.attached(100)
+        assert ALL == history.attached(100)
         assert "retention: the tables belong to role" in caplog.text and role in caplog.text
     finally:
         database.sql(f"drop owned by {role}; drop role {role}")
