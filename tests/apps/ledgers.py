@@ -237,7 +237,7 @@ MISCHIEF: dict[str, tuple[Callable[[Any], Any], str]] = {
         _sql(*(f"create temp table {name}" for name in ("step (like supervisor.step)", "worker (id int)", "ledger (like evil.ledger)"))),
         OK,
     ),
-    "temporary_on_commit_drop": (_sql("create temp table step (like supervisor.step) on commit drop"), OK),
+    "temporary_on_commit_drop": (_sql("create temp table task (like supervisor.task) on commit drop"), OK),
     "unlock_all": (_sql("select pg_advisory_unlock_all()"), OK),
     "discard": (_sql("discard all"), MISUSED),
     "deallocate": (_sql("deallocate all"), MISUSED),
