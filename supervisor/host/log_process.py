@@ -8,6 +8,7 @@ The log process ends when its writers are gone, or at once after its parent: it 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import mmap
@@ -101,6 +102,15 @@ class Pipe:
         """Write no more. What comes later is counted as dropped."""
         os.close(self.writing)
         self.writing = -1
+
+    def count_unread(self) -> None:
+        """When nobody will read any more: what is still in it was dropped. Of a writer that lives on it takes one pipe full."""
+        unread = 0
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(PIPE_BYTES // READ_BYTES + 1):
+                unread += os.read(self.reading, READ_BYTES).count(b"\n")
+        dropped, said = self.tally()
+        _tally.pack_into(self._tallies, self._at, dropped + unread, said)
 
     def tally(self) -> tuple[int, int]:
         """How many records were dropped, and how many of them have been said."""
@@ -230,6 +240,7 @@ class LogProcess:
             os.close(self._pidfd)
             self._pidfd = -1
         for pipe in self._pipes.values():
+            pipe.count_unread()
             os.close(pipe.reading)
         unsaid = sum(dropped - said for dropped, said in (pipe.tally() for pipe in self._pipes.values()))
         if unsaid:

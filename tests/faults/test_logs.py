@@ -357,6 +357,18 @@ def test_a_worker_more_than_at_first_is_heard_too(tmp_path: Path) -> None:
     assert process.dropped == 0
 
 
+def test_what_no_log_process_read_is_counted_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is dead or too slow when its parent ends: what is left in the pipes is lost, and not in silence."""
+    process = LogProcess(LogOptions(str(tmp_path), writers=2))
+    process.start()
+    os.kill(process.pid, signal.SIGKILL)
+    eventually(lambda: gone(process.pid), 20)
+    for number in (0, 1, 1):
+        process.handler_for(number).handle(logging.makeLogRecord({"msg": f"from {number}", "levelname": "INFO"}))
+    process.close()
+    assert process.dropped == 3 and "3 log records were dropped" in caplog.text
+
+
 def test_a_full_disk_costs_lines_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The log process stays, complains once where it still can, and counts."""
 
