@@ -6,7 +6,8 @@
 -- What operators do with many runs at once: find live ones by what they wait for, end all that fit, forget batches with their runs.
 
 -- ── live runs by what they wait for ──────────────────────────────────────────────────────────────────────────
--- In place of the index of one reason, one of all: a run is in it while it is parked for one, so neither a start nor a claim nor an end touches it.
+-- In place of the index of one reason, one of all: a run is in it while it is parked for one, so neither a start nor a claim, a wake-up or an end
+-- pays for it; parking costs 10 to 13 us of the server's time instead of 8.
 -- wait_kind stood in an index's predicate before, so nothing that was a HOT update is none now.
 DROP INDEX {schema}.task_code_missing_idx;
 CREATE INDEX task_wait_idx ON {schema}.task (wait_kind, run_id) WHERE wait_kind > 1;
