@@ -290,6 +290,10 @@ ENDERS: dict[str, Callable[[Database, Any], Any]] = {
     "the command cancels it": lambda database, run: subprocess.run(
         [sys.executable, "-m", "supervisor", "cancel", str(run.id), "--dsn", database.dsn], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
     ),
+    "the command cancels all that fit": lambda database, run: subprocess.run(
+        [sys.executable, "-m", "supervisor", "cancel", "--filter", f"key = {run.key}", "--yes", "--dsn", database.dsn],
+        cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
+    ),
 }  # fmt: skip
 
 
