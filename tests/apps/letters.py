@@ -132,13 +132,13 @@ async def beside_a_step(gate_name: str) -> list[Any]:
 
 
 @workflow
-async def gated_kid(name: str) -> str:
+async def lettered_kid(name: str) -> str:
     return await gate(name)
 
 
 @workflow
 async def beside_a_child(gate_name: str) -> list[Any]:
-    winner, value = await first(kid=gated_kid(gate_name), number=numbers.wait())
+    winner, value = await first(kid=lettered_kid(gate_name), number=numbers.wait())
     return [winner, value]
 
 
@@ -171,5 +171,5 @@ def misplaced() -> int:
 
 
 @workflow
-async def one_step(n: int) -> int:
+async def lettered_step(n: int) -> int:
     return await doubled.aio(n)

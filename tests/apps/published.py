@@ -37,7 +37,7 @@ def published_tx(tx: Any, value: int) -> int:
 
 
 @workflow
-async def tells(run: str) -> str:
+async def tells_state(run: str) -> str:
     publish("standing", Standing(0, 3))
     publish("stage", "begun")
     for done in range(3):

@@ -33,7 +33,7 @@ def has_begun(live: Live, run: Any) -> bool:
 def test_what_a_run_publishes_is_read_while_it_lives_and_after(live: Live) -> None:
     """In Python with a type or without, in SQL by the view and by the function."""
     gate = uuid.uuid4().hex
-    run = live.start(app.tells, gate)
+    run = live.start(app.tells_state, gate)
     live.until(lambda: run.published("standing") == {"done": 3, "of": 3}, 20)
     assert run.published("standing", app.Standing) == app.Standing(3, 3)
     assert run.published("stage") == "begun"
@@ -103,7 +103,7 @@ def test_a_client_may_read_what_runs_publish_and_a_viewer_the_view(live: Live) -
 # ── with what led to it, and once ────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("workflow", [app.tells, app.tells_def], ids=["async", "def"])
+@pytest.mark.parametrize("workflow", [app.tells_state, app.tells_def], ids=["async", "def"])
 def test_a_replay_writes_nothing_again(live: Live, workflow: Any) -> None:
     """The same rows by the same transactions: nothing is written twice, however often a run is brought back."""
     gate = uuid.uuid4().hex
@@ -140,7 +140,7 @@ def test_what_was_lost_with_the_worker_is_published_by_the_replay(live: Live, wh
 def test_what_was_published_before_a_recorded_delivery_is_not_looked_at(live: Live) -> None:
     """A replay costs one row per key of what followed the last delivery, not one of all that a run ever published."""
     gate = uuid.uuid4().hex
-    run = live.start(app.tells, gate)
+    run = live.start(app.tells_state, gate)
     live.until(lambda: run.published("standing") == {"done": 3, "of": 3}, 20)
     live.database.sql("delete from supervisor.publication where run_id = %s", run.id)
     live.kill()

@@ -243,7 +243,7 @@ def test_a_signal_that_does_not_fit_its_type_is_an_error_at_the_waits_line(live:
 
 
 def test_a_closed_run_and_an_unknown_one_are_told_apart_and_nothing_is_stored(live: Live) -> None:
-    run = live.start(letters.one_step, 1)
+    run = live.start(letters.lettered_step, 1)
     run.result(timeout=20)
     with pytest.raises(RunClosed, match="completed") as closed:
         run.signal(letters.approved, letters.Approval("x"))
