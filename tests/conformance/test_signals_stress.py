@@ -82,7 +82,7 @@ def test_a_message_that_woke_nobody_is_found_by_the_sweep(live: Live) -> None:
     parked(live, run)
     database: Any = live.database
     database.sql("insert into supervisor.message (run_id, kind, n, name, payload) values (%s, 1, nextval('supervisor.message_n'), 'pings', '7')", run.id)
-    assert run.result(timeout=60) == [7]
+    assert run.result(timeout=200) == [7]
     assert f"1 {SWEPT}" in live.host.log()
 
 
