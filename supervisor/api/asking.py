@@ -114,7 +114,7 @@ class Asking:
 
     def answered(self, due: Sequence[Place], ended: Mapping[bytes, Outcome], asked_at: float, now: float) -> tuple[list[Place], list[bytes]]:
         """Returns who has an outcome now, and runs that the hosts are to be told of."""
-        if not any(self._is_near(place, now) for place in due):
+        if len(self.places) > FEW or not any(self._is_near(place, now) for place in due):
             self._rest_until = now + (now - asked_at)  # at most half of the time is spent with asking
         done = [place for run_id, outcome in ended.items() for place in self._end(run_id, outcome, now)]
         slow: list[bytes] = []
@@ -165,8 +165,8 @@ class Asking:
         self._fresh_s = min(max(self._fresh_s * (SOONER if place.asked == 1 else LATER), FRESH_S), FRESH_MAX_S)
 
     def _is_near(self, place: Place, now: float) -> bool:
-        """Whether it is likely to end this moment, and few are waited for: then it is asked about again without a pause."""
-        return len(self.places) <= FEW and place.asked <= NEAR_ASKS and now - place.started_at < QUICK_S
+        """Whether it is likely to end this moment: then, where few are waited for, it is asked about again without a pause."""
+        return place.asked <= NEAR_ASKS and now - place.started_at < QUICK_S
 
     def _allowed_at(self, now: float) -> float:
         per_s = max(PER_S_MIN, PER_S_AND_RUN / max(1, len(self.places)))
@@ -176,7 +176,7 @@ class Asking:
 
     def _pause_s(self, place: Place, now: float) -> float:
         waited_s = now - place.since
-        if self._is_near(place, now):
+        if len(self.places) <= FEW and self._is_near(place, now):
             return 0.0
         if place.told_at and self.hears and self._missed < MISSED_MAX:
             return min(max(waited_s, TOLD_PAUSE_MIN_S), TOLD_PAUSE_MAX_S)
