@@ -6,15 +6,14 @@ python -m tests.conformance.awaiting_async DSN RUNS SECONDS
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from supervisor import AsyncClient
 from tests.apps import awaited
+from tests.conformance.awaiting import say
 
 TIMEOUT_S = 120.0
 
@@ -50,12 +49,7 @@ async def main(dsn: str, runs: int, seconds: float) -> None:
         await asyncio.gather(*tasks)
         waiter = client._waiter
         left = len(waiter._places) + len(waiter._ear.awaited if waiter._ear is not None else ())
-    first_s, last_s = min(ended) - waiting_at, max(ended) - waiting_at
-    print(json.dumps({
-        "wrong": wrong[:5], "left": left, "threads": threading.active_count(), "first_s": first_s, "last_s": last_s,
-        "questions_waiting": sum(1 for at in asked if waiting_at < at < min(ended)),
-        "questions_ending": sum(1 for at in asked if min(ended) <= at),
-    }))  # fmt: skip
+    say(waiting_at, asked, ended, wrong, left)
 
 
 if __name__ == "__main__":
