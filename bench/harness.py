@@ -19,6 +19,8 @@ import signal
 import statistics
 import struct
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -41,6 +43,7 @@ from supervisor.host.service import Service, ServiceOptions
 
 MUST_BE_ON = ("fsync", "full_page_writes", "synchronous_commit", "autovacuum")
 POLL_S, POLL_NEAR_S = 0.02, 0.005  # between looks at `task`; the second when nine tenths of the steps have begun
+TURN_S = 0.1  # of the parent's loop, where nothing is to be done meanwhile
 STUCK_S = 60.0  # no run ended for so long: it will not end
 CLOCKS = timedelta(milliseconds=5)  # by how much two measures of the database's clock may differ
 SESSIONS_GONE_S = 10.0  # backends of ended workers count their commits as they exit
@@ -148,8 +151,7 @@ def _furnish(place: Place) -> None:
     with place.connect() as conn:
         migrations.migrate(conn, place.schema)
     with workers_of(place, 1) as workers:
-        while not all(child.ready for child in workers.parent.children.values()):
-            workers.step(1.0)
+        workers.wait_ready()
 
 
 @contextmanager
@@ -265,6 +267,31 @@ class _Workers(Service):
             raise BenchInvalid(f"a worker ended with code {self.deaths[0]} while it was measured; see its words above")
         if not going_on or self.parent.stopping:
             raise KeyboardInterrupt
+
+    def wait_ready(self) -> None:
+        """Until every worker has a session and claims."""
+        while not all(child.ready for child in self.parent.children.values()):
+            self.step(TURN_S)
+
+    def asked_by(self, module: str, told: object) -> Any:
+        """What another process answers, `python -m` *module*, while the parent goes on; told and answered as JSON by its standard streams.
+
+        A connection string is no matter for an argument. Raises BenchInvalid where it fails.
+        """
+        with tempfile.TemporaryFile("w+") as words, tempfile.TemporaryFile("w+") as answer:
+            json.dump(told, words)
+            words.seek(0)
+            sender = subprocess.Popen([sys.executable, "-m", module], stdin=words, stdout=answer)
+            try:
+                while sender.poll() is None:
+                    self.step(TURN_S)
+            finally:
+                sender.kill()
+                sender.wait()
+            if sender.returncode != 0:
+                raise BenchInvalid(f"the sender ended with {sender.returncode}; see its words above")
+            answer.seek(0)
+            return json.load(answer)
 
     @property
     def begun(self) -> int:

@@ -50,8 +50,7 @@ def measure(places: Places, asked: Asked, repeats: int, say: Say) -> list[dict[s
 
 def _once(place: Place, asked: Asked) -> dict[str, float]:
     with place.connect() as conn, harness.workers_of(place, asked.procs) as workers:
-        while not all(child.ready for child in workers.parent.children.values()):
-            workers.step(TURN_S)
+        workers.wait_ready()
         _let_work(workers, SETTLE_S)
         pids = [pid for (pid,) in conn.execute(_SESSIONS).fetchall()]
         queries, cpu_s, server_cpu_s, began = _count(conn), _cpu_s(workers), _server_cpu_s(pids), time.monotonic()

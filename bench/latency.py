@@ -8,10 +8,6 @@ commit, the wake-up, the claim's commit, the step, its commit with the outcome, 
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +15,6 @@ from supervisor.bench import app, harness
 from supervisor.bench.harness import BenchInvalid, Place, Places, Say
 
 WARM_RUNS = 100  # a step is run inline after 50 quick calls in a worker
-TURN_S = 0.1
 SHOWN = ("p50_ms", "p99_ms", "max_ms", "start_p50_ms")
 
 
@@ -47,22 +42,9 @@ def measure(places: Places, asked: Asked, repeats: int, say: Say) -> list[dict[s
 
 def _once(place: Place, asked: Asked) -> dict[str, list[float]]:
     told = {"dsn": place.dsn, "schema": place.schema, "warm": WARM_RUNS, "runs": asked.runs, "rate": asked.rate, "on_loop": asked.on_loop}
-    with harness.workers_of(place, asked.procs) as workers, tempfile.TemporaryFile("w+") as words, tempfile.TemporaryFile("w+") as answer:
-        while not all(child.ready for child in workers.parent.children.values()):
-            workers.step(TURN_S)
-        json.dump(told, words)
-        words.seek(0)
-        sender = subprocess.Popen([sys.executable, "-m", "supervisor.bench.sender"], stdin=words, stdout=answer)
-        try:
-            while sender.poll() is None:
-                workers.step(TURN_S)
-        finally:
-            sender.kill()
-            sender.wait()
-        if sender.returncode != 0:
-            raise BenchInvalid(f"the sender ended with {sender.returncode}; see its words above")
-        answer.seek(0)
-        seen: dict[str, list[float]] = json.load(answer)
+    with harness.workers_of(place, asked.procs) as workers:
+        workers.wait_ready()
+        seen: dict[str, list[float]] = workers.asked_by("supervisor.bench.sender", told)
     with place.connect() as conn:
         _check(conn, place, asked)
     return seen

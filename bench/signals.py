@@ -10,9 +10,7 @@ step begins, which is after the signal's consumption is durable. Sender, workers
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,7 +20,6 @@ from supervisor.api.client import Client
 from supervisor.bench import app, harness
 from supervisor.bench.harness import BenchInvalid, Place, Places, Say
 
-TURN_S = 0.1
 CLIENTS = 4  # that send to one run
 SILENT_RATE, SILENT_MAX = 2.0, 20
 TIMEOUT_S = 120.0
@@ -52,22 +49,9 @@ def measure(places: Places, asked: Asked, repeats: int, say: Say) -> list[dict[s
 
 
 def _once(place: Place, asked: Asked) -> dict[str, float]:
-    with harness.workers_of(place, asked.procs) as workers, tempfile.TemporaryFile("w+") as words, tempfile.TemporaryFile("w+") as answer:
-        while not all(child.ready for child in workers.parent.children.values()):
-            workers.step(TURN_S)
-        json.dump({"dsn": place.dsn, "schema": place.schema, **asdict(asked)}, words)
-        words.seek(0)
-        sender = subprocess.Popen([sys.executable, "-m", "supervisor.bench.signals"], stdin=words, stdout=answer)
-        try:
-            while sender.poll() is None:
-                workers.step(TURN_S)
-        finally:
-            sender.kill()
-            sender.wait()
-        if sender.returncode != 0:
-            raise BenchInvalid(f"the sender ended with {sender.returncode}; see its words above")
-        answer.seek(0)
-        figures: dict[str, float] = json.load(answer)
+    with harness.workers_of(place, asked.procs) as workers:
+        workers.wait_ready()
+        figures: dict[str, float] = workers.asked_by("supervisor.bench.signals", {"dsn": place.dsn, "schema": place.schema, **asdict(asked)})
         return figures
 
 
