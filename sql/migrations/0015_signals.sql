@@ -51,12 +51,31 @@ COMMENT ON COLUMN {schema}.task.wait_signals IS
     'Signals that a parked run waits for; counts only while wait_kind is 11 (signal) or 15 (any_of): nobody else clears it';
 
 -- ── partitions ───────────────────────────────────────────────────────────────────────────────────────────────
--- The list of partitioned tables stands here alone; a later one replaces this function.
+-- The history's tables from the catalogue, so that one which a later file adds is made, measured and dropped with the others.
 CREATE OR REPLACE FUNCTION {schema}.partitioned() RETURNS TABLE (name text, id text)
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-AS $$ VALUES ('run', 'run_id'), ('step', 'run_id'), ('attempt', 'run_id'), ('outcome', 'run_id'), ('child', 'parent_id'), ('child_done', 'parent_id'),
-             ('message', 'run_id'), ('consumed', 'run_id') $$;
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.relname::text, a.attname::text
+    FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]
+    WHERE c.relnamespace = {schema_literal}::regnamespace AND p.partstrat = 'r' AND p.partnatts = 1 AND a.atttypid = 'uuid'::regtype
+    ORDER BY c.relname
+$$;
+COMMENT ON FUNCTION {schema}.partitioned() IS 'Internal: the history''s tables and the column that cuts them';
 
+-- CREATE and ATTACH, never PARTITION OF: see 0002.
+CREATE FUNCTION {schema}.make_partition(p_name text, p_id text, p_suffix text, p_low uuid, p_high uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('CREATE TABLE {schema}.%I (LIKE {schema}.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE, '
+                   'CONSTRAINT born CHECK (%I >= %L AND %I < %L)) WITH (autovacuum_vacuum_insert_threshold = -1)',
+                   p_name || '_' || p_suffix, p_name, p_id, p_low, p_id, p_high);
+    EXECUTE format('ALTER TABLE {schema}.%I ATTACH PARTITION {schema}.%I FOR VALUES FROM (%L) TO (%L)', p_name, p_name || '_' || p_suffix, p_low, p_high);
+    EXECUTE format('ALTER TABLE {schema}.%I DROP CONSTRAINT born', p_name || '_' || p_suffix);
+END $$;
+COMMENT ON FUNCTION {schema}.make_partition(text, text, text, uuid, uuid) IS 'Internal: make one partition of one of the history''s tables';
+
+-- As in 0002, but for the list of tables.
 CREATE OR REPLACE FUNCTION {schema}.make_partitions(until timestamptz) RETURNS int4
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -75,15 +94,9 @@ BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, -2);   -- two that make the same partition would collide
     WHILE low < until LOOP
         suffix := to_char(low AT TIME ZONE 'UTC', 'YYYYMMDD');
-        FOR parent IN SELECT * FROM {schema}.partitioned() LOOP
+        FOR parent IN SELECT p.name, p.id FROM {schema}.partitioned() AS p LOOP
             CONTINUE WHEN to_regclass(format('%s.%I', {schema_literal}, parent.name || '_' || suffix)) IS NOT NULL;
-            EXECUTE format('CREATE TABLE {schema}.%I (LIKE {schema}.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE, '
-                           'CONSTRAINT born CHECK (%I >= %L AND %I < %L)) WITH (autovacuum_vacuum_insert_threshold = -1)',
-                           parent.name || '_' || suffix, parent.name,
-                           parent.id, {schema}.id_floor(low), parent.id, {schema}.id_floor(low + width));
-            EXECUTE format('ALTER TABLE {schema}.%I ATTACH PARTITION {schema}.%I FOR VALUES FROM (%L) TO (%L)',
-                           parent.name, parent.name || '_' || suffix, {schema}.id_floor(low), {schema}.id_floor(low + width));
-            EXECUTE format('ALTER TABLE {schema}.%I DROP CONSTRAINT born', parent.name || '_' || suffix);
+            PERFORM {schema}.make_partition(parent.name, parent.id, suffix, {schema}.id_floor(low), {schema}.id_floor(low + width));
             made := made + 1;
         END LOOP;
         low := low + width;
@@ -91,6 +104,7 @@ BEGIN
     RETURN made;
 END $$;
 
+-- As in 0006, but for the list of tables.
 CREATE OR REPLACE FUNCTION {schema}.renew_statistics() RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -109,16 +123,25 @@ BEGIN
     RETURN v_table;
 END $$;
 
--- Runs that are here already may be sent messages too.
-DO $$
+-- For a table that a file adds: runs that are here already were born in partitions that exist.
+CREATE FUNCTION {schema}.make_partitions_of(p_name text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE one record;
 BEGIN
-    FOR one IN SELECT p.name || substr(c.relname, length('run') + 1) AS made, p.name AS parent, pg_get_expr(c.relpartbound, c.oid) AS bounds
-               FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid, (VALUES ('message'), ('consumed')) AS p (name)
-               WHERE i.inhparent = '{schema}.run'::regclass LOOP
-        EXECUTE format('CREATE TABLE {schema}.%I PARTITION OF {schema}.%I %s WITH (autovacuum_vacuum_insert_threshold = -1)', one.made, one.parent, one.bounds);
+    PERFORM pg_advisory_xact_lock({lock_class}, -2);
+    FOR one IN
+        SELECT t.id, substr(c.relname, length('run_') + 1) AS suffix, b.bound[1]::uuid AS low, b.bound[2]::uuid AS high
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN {schema}.partitioned() AS t ON t.name = p_name
+        CROSS JOIN LATERAL (SELECT regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''(.*)''\) TO \(''(.*)''\)') AS bound) b
+        WHERE i.inhparent = '{schema}.run'::regclass AND b.bound IS NOT NULL
+    LOOP
+        PERFORM {schema}.make_partition(p_name, one.id, one.suffix, one.low, one.high);
     END LOOP;
 END $$;
+COMMENT ON FUNCTION {schema}.make_partitions_of(text) IS 'Internal: give a new one of the history''s tables a partition beside each of run';
+
+SELECT {schema}.make_partitions_of('message'), {schema}.make_partitions_of('consumed');
 
 -- ── send ─────────────────────────────────────────────────────────────────────────────────────────────────────
 -- Custom plan: prunes.
@@ -183,7 +206,7 @@ AS $$
 BEGIN
     IF length(p_payload::text) > 2097152 THEN
         RAISE EXCEPTION 'signal "%" has % bytes of JSON, more than 2097152', p_name, length(p_payload::text) USING ERRCODE = '22023';
-    ELSIF jsonb_path_exists(p_payload, 'strict $.**{64} ? (@.type() == "object" || @.type() == "array")') THEN
+    ELSIF {schema}.too_deep(p_payload) THEN
         RAISE EXCEPTION 'signal "%" is nested deeper than 64 levels', p_name USING ERRCODE = '22023';
     END IF;
     RETURN convert_to(coalesce(p_payload, 'null')::text, 'UTF8');
