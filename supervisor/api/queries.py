@@ -16,6 +16,7 @@ import msgspec
 
 from supervisor.core import codec, context, registry
 from supervisor.core.errors import DatabaseUnavailable, DefinitionError, InputInvalid, QueryFailed, QueryUnknown
+from supervisor.core.registry import NAME_MAX, is_name
 
 if TYPE_CHECKING:
     from supervisor.api.verbs import Verbs
@@ -26,8 +27,7 @@ R = TypeVar("R")
 Asking: TypeAlias = "Callable[[Verbs], Verb[Any]]"
 Talk: TypeAlias = "Generator[Asking | float, Any, Any]"  # verbs to be carried, and seconds to be waited
 
-NAME_MAX = 200
-TIMEOUT_S, TIMEOUT_MAX_S = 20.0, 3600.0
+TIMEOUT_MAX_S = 3600.0
 HINT_EVERY_S = 1.0  # a hint may be lost, and who answers may die
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.002, 0.1
 ANSWERED = 1
@@ -46,7 +46,7 @@ class Query(Generic[A, R]):
     @overload
     def __init__(self, name: str, returns: type[R], takes: type[A]) -> None: ...
     def __init__(self, name: str, returns: Any = Any, takes: Any = None) -> None:
-        if not isinstance(name, str) or not 0 < len(name) <= NAME_MAX or not name.isprintable():
+        if not is_name(name):
             raise DefinitionError(f"Query({name!r}): give a name of 1 to {NAME_MAX} printable characters")
         self.name, self.takes = name, takes
         self.answer = codec.Shape(returns, f"the handler of query {name}")

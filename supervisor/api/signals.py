@@ -15,11 +15,11 @@ from supervisor.api.decorators import Durable
 from supervisor.api.words import _inside
 from supervisor.core import codec
 from supervisor.core.errors import DefinitionError, InputInvalid, ResultInvalid
+from supervisor.core.registry import NAME_MAX, is_name
 from supervisor.core.retry import seconds
 
 T = TypeVar("T")
 
-NAME_MAX = 200
 ID_MAX = 500
 
 
@@ -42,7 +42,7 @@ class SignalOf(Generic[T]):
     def __init__(self, name: str, type: type[T]) -> None: ...
     def __init__(self, name: str, type: Any = Any) -> None:
         """A signal of that *name* (1 to 200 printable characters) whose messages are values of *type*; any JSON without one."""
-        if not isinstance(name, str) or not 0 < len(name) <= NAME_MAX or not name.isprintable():
+        if not is_name(name):
             raise DefinitionError(f"Signal({name!r}): give a name of 1 to {NAME_MAX} printable characters")
         self.name = name
         self.wire_name = name.encode()
@@ -118,7 +118,7 @@ def message_of(signal: SignalOf[Any] | str | Message, value: Any, id: str | None
         return signal
     if isinstance(signal, SignalOf):
         return signal.message(value, id=id)
-    if not isinstance(signal, str) or not 0 < len(signal) <= NAME_MAX or not signal.isprintable():
+    if not is_name(signal):
         raise InputInvalid("signal", f"{signal!r} is none: give a Signal, or a name of 1 to {NAME_MAX} printable characters")
     return Message(signal, codec.encode(value), checked_id(signal, id))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from supervisor.api.hints import Hints
     from supervisor.api.signals import Message
     from supervisor.db.client_calls import Conflict, Outcome, QueryStanding, Questions, Sent, Verb
+
+T = TypeVar("T")
 
 LIST_MAX = 10_000
 LIST_S = 30.0
@@ -47,11 +49,21 @@ class Verbs:
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:
+        return (yield from self._start(asked, (yield from self._input(asked, args, kwargs))))
+
+    def _input(self, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[bytes]:
         if asked.definition is not None:
-            payload = asked.definition.encode_input(args, kwargs)
-        else:
-            payload = encode_by_name(asked.name, (yield from self.parameters(asked.name)), args, kwargs)
-        return (yield from self._start(asked, payload))
+            payload: bytes = asked.definition.encode_input(args, kwargs)
+            return payload
+        return encode_by_name(asked.name, (yield from self.parameters(asked.name)), args, kwargs)
+
+    def _by_the_clock(self, start: Callable[[], Verb[T]]) -> Verb[T]:
+        """Start under ids of the database's time; once more, with ids anew, where the clock was set since the last measure."""
+        try:
+            return (yield from start())
+        except ClockSkew:
+            yield from self.questions.measure_anew()
+            return (yield from start())
 
     def signal(self, run_id: uuid.UUID, message: Message) -> Verb[bool]:
         """Send a message to a run. False where one of its name and id was there already."""
@@ -60,19 +72,15 @@ class Verbs:
         return sent.stored or message.id is None  # without an id of the caller's, what was there is its own first try
 
     def signal_with_start(self, message: Message, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:
-        if asked.definition is not None:
-            payload = asked.definition.encode_input(args, kwargs)
-        else:
-            payload = encode_by_name(asked.name, (yield from self.parameters(asked.name)), args, kwargs)
+        payload = yield from self._input(asked, args, kwargs)
         key = asked.keyed()
         given = payload, key, None if key is None else hash_of(payload), message.name, message.payload, message.id or uuid.uuid4().hex
-        (run_id,) = yield from self.questions.run_ids(1)
-        try:
-            named, sent = yield from self.questions.signal_start(asked.name, run_id, *given, **asked.how)
-        except ClockSkew:  # a clock that was set since the last measure
-            yield from self.questions.measure_anew()
+
+        def start() -> Verb[tuple[bytes, uuid.UUID, Sent]]:
             (run_id,) = yield from self.questions.run_ids(1)
-            named, sent = yield from self.questions.signal_start(asked.name, run_id, *given, **asked.how)
+            return (run_id, *(yield from self.questions.signal_start(asked.name, run_id, *given, **asked.how)))
+
+        run_id, named, sent = yield from self._by_the_clock(start)
         created = named.bytes == run_id
         if created and self._hints is not None:
             self._hints.add(asked.name, asked.queue, 1, asked.delay_s)
@@ -104,11 +112,7 @@ class Verbs:
         if key is None and asked.batch is None and asked.attributes is None:
             return (yield from self._start_one(asked, payload))
         chunk = Chunk([payload]) if key is None else Chunk([payload], [key], [hash_of(payload)])
-        try:
-            ids, conflicts = yield from self.start_chunk(asked, chunk)
-        except ClockSkew:  # a clock that was set since the last measure
-            yield from self.questions.measure_anew()
-            ids, conflicts = yield from self.start_chunk(asked, chunk)
+        ids, conflicts = yield from self._by_the_clock(lambda: self.start_chunk(asked, chunk))
         run_id = uuid.UUID(bytes=ids[0])
         if conflicts:
             if not conflicts[0].matches:
@@ -117,11 +121,7 @@ class Verbs:
         return Started(run_id, True, asked, key, time.monotonic())
 
     def _start_one(self, asked: Asked, payload: bytes) -> Verb[Started]:
-        try:
-            run_id = yield from self._told(asked, payload)
-        except ClockSkew:
-            yield from self.questions.measure_anew()
-            run_id = yield from self._told(asked, payload)
+        run_id = yield from self._by_the_clock(lambda: self._told(asked, payload))
         return Started(uuid.UUID(bytes=run_id), True, asked, None, time.monotonic())
 
     def _told(self, asked: Asked, payload: bytes) -> Verb[bytes]:

@@ -6,9 +6,16 @@ from typing import Any
 
 from supervisor.core.errors import DefinitionError
 
+NAME_MAX = 200  # of a signal, of a query
+
 _workflows: dict[str, Any] = {}
 _steps: list[Any] = []
 _queries: list[Any] = []
+
+
+def is_name(name: object) -> bool:
+    """Whether a signal or a query may be named so."""
+    return isinstance(name, str) and 0 < len(name) <= NAME_MAX and name.isprintable()
 
 
 def register(workflow: Any) -> None:

@@ -24,7 +24,7 @@ from supervisor._fastpath.wire import SLOT_BYTES, Slot
 from supervisor.core import codec, context, registry
 from supervisor.core.errors import DatabaseUnavailable, QueryTooLong, QueryUnknown
 from supervisor.engine.commands import Commands
-from supervisor.engine.forked import die_with, leave
+from supervisor.engine.forked import die_with, fork_apart, leave
 from supervisor.engine.green import close_green, green
 from supervisor.engine.replay import Past, Record, check, replay
 
@@ -52,22 +52,14 @@ def start(dsn: str, schema: str, hints: int, close: Iterable[int] = ()) -> int:
     The calling process must be single-threaded."""
     registry.settle()
     worker = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            for fd in set(close) - {hints}:
-                os.close(fd)
-            die_with(worker, signal.SIGKILL)
-            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
-                signal.signal(name, signal.SIG_IGN)
-            _Keeper(dsn, schema, hints).tend()
-        except BaseException:  # noqa: BLE001 - whatever it was, it must not run the worker's code
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    return pid
+
+    def keep() -> None:
+        die_with(worker, signal.SIGKILL)
+        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+            signal.signal(name, signal.SIG_IGN)
+        _Keeper(dsn, schema, hints).tend()
+
+    return fork_apart(set(close) - {hints}, keep, 1)
 
 
 # ── the keeper ───────────────────────────────────────────────────────────────────────────────────────────────────

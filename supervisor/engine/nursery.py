@@ -25,7 +25,7 @@ import msgspec
 
 from supervisor.core import codec, context, registry
 from supervisor.core.context import executing
-from supervisor.engine.forked import die_with, leave
+from supervisor.engine.forked import die_with, fork_apart, leave
 
 MESSAGE_MAX = 4096
 length = struct.Struct(">i")
@@ -85,19 +85,12 @@ def start(close: Iterable[int] = ()) -> Nursery:
     registry.settle()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     worker = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            ours.close()
-            for fd in close:
-                os.close(fd)
-            _tend(theirs, worker)
-        except BaseException:  # noqa: BLE001 - whatever it was, it must not run the worker's code
-            traceback.print_exc()
-        finally:
-            os._exit(0)
+
+    def tend() -> None:
+        ours.close()
+        _tend(theirs, worker)
+
+    pid = fork_apart(close, tend, 0)
     theirs.close()
     ours.setblocking(False)
     return Nursery(pid, ours)
