@@ -36,7 +36,6 @@ STAY_S = 1.0  # a run that waits no longer than this stays in memory: leaving an
 PUBLISH_AFTER_US = 1_000_000  # a step that runs longer is named in its run's task row
 STEP_RUNNING = 8
 STAY_BESIDE_CHILDREN_S = 0.02  # nobody tells a run in memory that its child has ended
-BACKOFF, TIMER, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 14, 15, 19, 20, 22, 23
 CANCELLED, TERMINATED = 3, 4  # outcome.status: ended from outside
 BACKOFF, TIMER, SIGNAL, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 11, 14, 15, 19, 20, 22, 23
 DURABLE_WORD = {
