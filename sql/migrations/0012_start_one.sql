@@ -1,7 +1,7 @@
 -- deploy: pre            older clients call start_runs, which stays; nothing older reads what is new
 -- lock:   none
 -- undo:   DROP PROCEDURE {schema}.start_and_tell(text, uuid, bytea, text, int2, interval, text, text);
---         DROP FUNCTION {schema}.start_one(text, uuid, bytea, text, int2, interval)
+--         DROP FUNCTION {schema}.start_one(text, uuid, bytea, text, int2, interval); DROP FUNCTION {schema}.outcomes_soon(uuid[], interval)
 --
 -- One start at a time, where somebody waits for its result: of start_runs what a single run without key, batch and
 -- attributes needs (1.3 -> 1.0 ms of a client's time after a pause of 9 ms, when nothing is in the caches), and the
@@ -57,11 +57,32 @@ END $$;
 COMMENT ON PROCEDURE {schema}.start_and_tell(text, uuid, bytea, text, int2, interval, text, text) IS
     'Internal: start_one, its commit, and in a second transaction the announcement to the hosts';
 
+-- SECURITY DEFINER: as outcomes. Who asks about a run that is about to end would ask again and again, 0.8 ms each time; this looks 10 us apart
+-- whether its task is still there, with the snapshots of single statements, and answers 0.3 ms sooner on the mean (bench latency).
+CREATE FUNCTION {schema}.outcomes_soon(p_ids uuid[], p_patience interval)
+RETURNS TABLE (run_id uuid, status text, result bytea, ended_at timestamptz)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off   -- whatever task held when it was planned
+AS $$
+DECLARE v_until timestamptz := clock_timestamp() + least(p_patience, interval '2 ms');
+BEGIN
+    LOOP
+        RETURN QUERY SELECT * FROM {schema}.outcomes(p_ids);
+        EXIT WHEN FOUND OR clock_timestamp() >= v_until;
+        WHILE clock_timestamp() < v_until LOOP
+            EXIT WHEN (SELECT count(*) FROM {schema}.task t WHERE t.run_id = ANY (p_ids)) < cardinality(p_ids);
+        END LOOP;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION {schema}.outcomes_soon(uuid[], interval) IS
+    'Internal: how those of the given runs ended that have ended; of none, waits for the first of them for up to 2 ms';
+
 DO $$
 DECLARE one record;
 BEGIN
     FOR one IN SELECT r.rolname FROM pg_roles r WHERE r.rolname IN ({role_worker_literal}, {role_client_literal}, {role_operator_literal}) LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION {schema}.start_one(text, uuid, bytea, text, int2, interval) TO %I', one.rolname);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION {schema}.outcomes_soon(uuid[], interval) TO %I', one.rolname);
         EXECUTE format('GRANT EXECUTE ON PROCEDURE {schema}.start_and_tell(text, uuid, bytea, text, int2, interval, text, text) TO %I', one.rolname);
     END LOOP;
 END $$;

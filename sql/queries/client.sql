@@ -124,6 +124,12 @@ SELECT {schema}.forget_query($1);
 -- $1 uuid[] run     Returns run, status, result or error, ended_at
 SELECT o.run_id, o.status, o.result, o.ended_at FROM {schema}.outcomes($1) AS o;
 
+-- name: client_outcomes_soon :many
+-- The same of few that are likely to end this moment: the answer waits for the first of them.
+-- Locks:  none.     Index:  task_pkey; outcome primary key, pruned
+-- $1 uuid[] run    $2 float8 s to wait, at most 0.002     Returns as client_outcomes
+SELECT o.run_id, o.status, o.result, o.ended_at FROM {schema}.outcomes_soon($1, pg_catalog.make_interval(secs => $2)) AS o;
+
 -- name: client_find :many
 -- Ask about runs, newest first: those of the ids, or of the key, or all.
 -- Locks:  none.     Index:  run primary key, pruned by ids or read backwards; run_key primary key

@@ -1,7 +1,8 @@
 """Asking: of all runs that one client waits for, about which is the database asked, and when?
 
 Decides and does nothing else: no thread, no session, no clock. A run that was started just now is first asked about when quick runs
-of late had ended: a question before that is answered in vain, and in the way of those who do the work. Then it is asked about at a tenth
+of late had ended: a question before that is answered in vain, and in the way of those who do the work. While few wait for such runs the database
+answers when the first of them has ended, within a moment. Then it is asked about at a tenth
 of the time that it has been waited for, from 0.3 ms apart: a quick run's result is late by the time of a question, a slow one's by at most a tenth. Where
 hosts announce what ends, a run that was told to them is asked about when they say so, and else more and more rarely.
 """
@@ -21,9 +22,9 @@ PACE = 0.1
 PAUSE_MIN_S, PAUSE_MAX_S, PAUSE_MAX_MANY_S = 0.0003, 0.2, 1.0
 PAUSE_PER_RUN_S = 0.0001  # the longest pause of a tenth of a thousandth of a second for each that is waited for, within those bounds
 TOLD_PAUSE_MIN_S, TOLD_PAUSE_MAX_S = 0.1, 2.0  # where an ending is announced
-FRESH_S, FRESH_MAX_S = 0.0008, 0.005  # within that after its start a run is first asked about
-QUICK_S = 0.01  # one that ended within that says something about the next one
-SOONER, LATER = 0.94, 1.06  # half of the first questions are to be answered
+QUICK_S = 0.01  # a run that ended within that after its start says something about the next one
+USUAL_S, STEP = 0.0016, 0.04  # after its start the first is expected to be found; by how much one moves what is expected of the next
+EARLY, FRESH_S = 0.5, 0.0008  # when a run is first asked about: before it usually ends, for the database waits; not within that after its start
 NEAR_ASKS, FEW = 3, 8
 TOGETHER_S = 0.0005  # who is to be asked about that soon is asked about now
 IDS_MAX, MANY = 1000, 100
@@ -61,14 +62,14 @@ class Asking:
         self._numbers = count()
         self._rest_until = 0.0
         self._tokens, self._tokens_at = BURST, 0.0
-        self._fresh_s = FRESH_S  # how long after its start a run is first asked about
+        self._usual_s = USUAL_S  # after their start quick runs of late were found
         self._missed = 0  # outcomes that should have been announced and were not, one after another
 
     # ── who waits ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def add(self, run_id: bytes, now: float, started_at: float, stir: Any) -> Place:
         """Somebody begins to wait. A run that was started just now is not asked about at once."""
-        place = Place(run_id, now, started_at, max(now, started_at + self._fresh_s), stir)
+        place = Place(run_id, now, started_at, max(now, started_at + self._fresh_s()), stir)
         self.places.add(place)
         self._by_run.setdefault(run_id, []).append(place)
         self._plan(place, place.ask_at)
@@ -105,6 +106,11 @@ class Asking:
                 due.append(entry[2])
         self._tokens -= 1.0
         return due
+
+    def patience_s(self, due: Sequence[Place], now: float) -> float:
+        """How long the answer to a question about these may wait for the first of them to end."""
+        near = 0 < len(self.places) <= FEW and all(self._is_near(place, now) for place in due)
+        return self._usual_s if near else 0.0
 
     def put_back(self, due: Iterable[Place], now: float) -> None:
         """There was no answer about these."""
@@ -159,10 +165,14 @@ class Asking:
         return place.ask_at == at and place.outcome is None and place in self.places
 
     def _learn(self, place: Place, now: float) -> None:
-        """It has just been found: was the first question too early?"""
-        if place.started_at + self._fresh_s < place.since or now - place.started_at > QUICK_S:
-            return
-        self._fresh_s = min(max(self._fresh_s * (SOONER if place.asked == 1 else LATER), FRESH_S), FRESH_MAX_S)
+        """It has just been found."""
+        took_s = now - place.started_at
+        if took_s <= QUICK_S:
+            self._usual_s *= 1 + STEP if took_s > self._usual_s else 1 - STEP  # so that half take longer, whatever the slow ones take
+
+    def _fresh_s(self) -> float:
+        """How long after its start a run is first asked about."""
+        return max(FRESH_S, EARLY * self._usual_s)
 
     def _is_near(self, place: Place, now: float) -> bool:
         """Whether it is likely to end this moment: then, where few are waited for, it is asked about again without a pause."""

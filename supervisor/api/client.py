@@ -376,11 +376,11 @@ class Client(ClientVerbs):
             outcome = self._carry(lambda verbs: verbs.outcome_now(run.id, f"within {timeout:g} s"))
         return value_of(outcome, run.workflow, run._definition)
 
-    def _outcomes(self, ids: Sequence[bytes]) -> Sequence[Outcome]:
+    def _outcomes(self, ids: Sequence[bytes], patience_s: float) -> Sequence[Outcome]:
         """What the one that asks for all asks: on the client's session, on another as soon as threads have met at that."""
         if self._alone and self._lock.acquire(blocking=False):
             try:
-                return self._carry(lambda verbs: verbs.outcomes(ids))
+                return self._carry(lambda verbs: verbs.outcomes(ids, patience_s))
             finally:
                 self._lock.release()
         self._alone = False
@@ -389,14 +389,14 @@ class Client(ClientVerbs):
             if self._apart is None:
                 self._apart = self._new_calls("waiter")
             try:
-                outcomes = self._apart.carry(self._verbs().outcomes(ids))
+                outcomes = self._apart.carry(self._verbs().outcomes(ids, patience_s))
             except DatabaseUnavailable:
                 if self._apart.connected:
                     raise
             else:
                 self._say_hint(self._apart)
                 return outcomes
-        return self._carry(lambda verbs: verbs.outcomes(ids))  # no second session is to be had
+        return self._carry(lambda verbs: verbs.outcomes(ids, patience_s))  # no second session is to be had
 
 
 def questions_of(schema: str | None) -> Questions:

@@ -331,23 +331,23 @@ class AsyncClient(AsyncClientVerbs):
             outcome = await self._carry(lambda verbs: verbs.outcome_now(run.id, f"within {timeout:g} s"))
         return value_of(outcome, run.workflow, run._definition)
 
-    async def _outcomes(self, ids: Sequence[bytes]) -> Sequence[Outcome]:
+    async def _outcomes(self, ids: Sequence[bytes], patience_s: float) -> Sequence[Outcome]:
         """What the task that asks for all asks: on the client's session, on another as soon as tasks have met at that."""
         if self._alone and not self._lock.locked():
-            return await self._carry(lambda verbs: verbs.outcomes(ids))
+            return await self._carry(lambda verbs: verbs.outcomes(ids, patience_s))
         self._alone = False
         async with self._apart_lock:
             if self._apart is None:
                 self._apart = self._new_calls("waiter")
             try:
-                outcomes = await self._apart.carry(self._verbs().outcomes(ids))
+                outcomes = await self._apart.carry(self._verbs().outcomes(ids, patience_s))
             except DatabaseUnavailable:
                 if self._apart.connected:
                     raise
             else:
                 await self._say_hint(self._apart)
                 return outcomes
-        return await self._carry(lambda verbs: verbs.outcomes(ids))  # no second session is to be had
+        return await self._carry(lambda verbs: verbs.outcomes(ids, patience_s))  # no second session is to be had
 
 
 # ── the client that `await workflow.start.aio(…)` uses ───────────────────────────────────────────────────────────

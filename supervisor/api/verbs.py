@@ -184,8 +184,8 @@ class Verbs:
     def home(self) -> Verb[str]:
         return (yield from self.questions.home())
 
-    def outcomes(self, ids: Sequence[bytes]) -> Verb[list[Outcome]]:
-        return (yield from self.questions.outcomes(ids))
+    def outcomes(self, ids: Sequence[bytes], patience_s: float = 0.0) -> Verb[list[Outcome]]:
+        return (yield from self.questions.outcomes(ids, patience_s))
 
     def published(self, run_id: uuid.UUID) -> Verb[dict[str, Any]]:
         found = yield from self.questions.published(run_id)

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class Waiter:
     """Threads of one client that wait.
 
-    ask   brings the outcomes of those of the given runs that have ended
+    ask   brings the outcomes of those of the given runs that have ended; where none has, its answer may wait for so many seconds
     ear   makes the ear, which calls what it is given; without one all is found by asking
     """
 
-    def __init__(self, ask: Callable[[Sequence[bytes]], Sequence[Outcome]], ear: Callable[[Heard], Ear] | None = None) -> None:
+    def __init__(self, ask: Callable[[Sequence[bytes], float], Sequence[Outcome]], ear: Callable[[Heard], Ear] | None = None) -> None:
         self._ask, self._make_ear = ask, ear
         self._lock = threading.Lock()
         self._asking = Asking()
@@ -88,12 +88,13 @@ class Waiter:
             pause_s = self._asking.next_at(asked_at) - asked_at
             self._asleep_until = asked_at + pause_s
             due = self._asking.take(asked_at) if pause_s <= 0 else []
+            patience_s = self._asking.patience_s(due, asked_at)
         if pause_s > 0:
             place.stir.wait(pause_s if left_s is None else min(pause_s, left_s))
             place.stir.clear()
             return
         try:
-            ended = {outcome.run_id.bytes: outcome for outcome in self._ask(list({each.run_id for each in due}))}
+            ended = {outcome.run_id.bytes: outcome for outcome in self._ask(list({each.run_id for each in due}), patience_s)}
         except BaseException:
             with self._lock:
                 self._asking.put_back(due, time.monotonic())

@@ -41,11 +41,11 @@ class _Stir:
 class AsyncWaiter:
     """Tasks of one client that wait.
 
-    ask   brings the outcomes of those of the given runs that have ended
+    ask   brings the outcomes of those of the given runs that have ended; where none has, its answer may wait for so many seconds
     ear   makes the ear, which calls what it is given; without one all is found by asking
     """
 
-    def __init__(self, ask: Callable[[Sequence[bytes]], Awaitable[Sequence[Outcome]]], ear: Callable[[Heard], Ear] | None = None) -> None:
+    def __init__(self, ask: Callable[[Sequence[bytes], float], Awaitable[Sequence[Outcome]]], ear: Callable[[Heard], Ear] | None = None) -> None:
         self._ask, self._make_ear = ask, ear
         self._asking = Asking()
         self._places = self._asking.places
@@ -110,8 +110,9 @@ class AsyncWaiter:
             await self._sleep(self._asleep_until - asked_at)
             return True
         due = self._asking.take(asked_at)
+        patience_s = self._asking.patience_s(due, asked_at)
         try:
-            ended = {outcome.run_id.bytes: outcome for outcome in await self._ask(list({place.run_id for place in due}))}
+            ended = {outcome.run_id.bytes: outcome for outcome in await self._ask(list({place.run_id for place in due}), patience_s)}
         except Exception as error:  # noqa: BLE001 - whoever waits raises it
             for place in due:
                 place.stir.fail(error)

@@ -277,9 +277,10 @@ class Questions:
         rows = yield "client_start", (packed[0], *arrays, pack_byteas([hashes[at] for at in keyed]), *packed[5:10], "return")
         return [Conflict(keyed[n - 1], run_id, matches) for n, run_id, matches in rows]
 
-    def outcomes(self, ids: Sequence[bytes]) -> Ask[list[Outcome]]:
-        """How those of *ids* ended that have ended."""
-        return self._rows("client_outcomes", (pack_uuids(ids),), lambda rows: [Outcome(*row) for row in rows])
+    def outcomes(self, ids: Sequence[bytes], patience_s: float = 0.0) -> Ask[list[Outcome]]:
+        """How those of *ids* ended that have ended; of none, the database waits for the first of them for *patience_s*, at most 2 ms."""
+        block, more = ("client_outcomes_soon", (patience_s,)) if patience_s > 0 else ("client_outcomes", ())
+        return self._rows(block, (pack_uuids(ids), *more), lambda rows: [Outcome(*row) for row in rows])
 
     def batch_results(self, batch: str, after: uuid.UUID | None, limit: int) -> Ask[list[BatchResult]]:
         """The next *limit* runs of a batch after run *after*, in the order of their input, those too that have not ended."""

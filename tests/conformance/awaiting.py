@@ -27,9 +27,9 @@ def main(dsn: str, runs: int, seconds: float) -> None:
     with Client(dsn) as client:
         ask = client._waiter._ask
 
-        def counted(ids: Sequence[bytes]) -> Any:
+        def counted(ids: Sequence[bytes], patience_s: float) -> Any:
             asked.append(time.monotonic())
-            return ask(ids)
+            return ask(ids, patience_s)
 
         client._waiter._ask = counted
 

@@ -408,7 +408,7 @@ def test_behind_a_pooler_results_are_found_by_asking_less_and_less(host: Host, d
     with Client(pooled) as client:
         asked: list[float] = []
         ask = client._waiter._ask
-        client._waiter._ask = lambda ids: (asked.append(time.monotonic()), ask(ids))[1]
+        client._waiter._ask = lambda *about: (asked.append(time.monotonic()), ask(*about))[1]
         waiting = Waiting(client, effects, ["gate"])
         eventually(lambda: client._waiter._ear is not None and client._waiter._ear.deaf, 20)
         eventually(lambda: client._waiter._ear is not None and client._waiter._ear._thread is None, 20, "its thread has ended")
