@@ -32,6 +32,7 @@ class Pipeline:
     """A session for batches. `sent` counts Syncs, so that a test can count them against the wire.
 
     broken   why the session is of no use any more, or None. Nobody knows then what became of what was not answered.
+    heard    payloads of notifications, where the session listens
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
@@ -42,6 +43,7 @@ class Pipeline:
         self._results: list[Any] = []
         self._refused: Refused | None = None
         self.broken: str | None = None
+        self.heard: list[bytes] = []
         self.sent = 0
 
     def prepare(self, name: str, text: str) -> None:
@@ -108,6 +110,8 @@ class Pipeline:
                     answered.append(self._answer())
                 else:
                     self._keep(result)
+            while (notified := pgconn.notifies()) is not None:
+                self.heard.append(notified.extra)
         except psycopg.Error as error:
             self.broken = f"the session is lost: {' '.join(str(error).split())}"
         if pgconn.status == pq.ConnStatus.BAD and self.broken is None:

@@ -19,7 +19,7 @@ import psycopg
 from supervisor.core.errors import DatabaseUnavailable, Fenced
 from supervisor.db.connect import connect
 from supervisor.db.pipeline import Pipeline
-from supervisor.db.statements import Sql
+from supervisor.db.statements import Sql, identifier, wake_channel
 
 GONE_S, LOOK_S = 5.0, 0.01  # how long a session that was told to end is waited for, and how often it is looked at
 
@@ -136,6 +136,7 @@ class WorkerCalls:
             pipeline = Pipeline(self._conn)
             for name in statements:
                 pipeline.prepare(name, self._sql.get(name))
+            pipeline.prepare("hear", f"LISTEN {identifier(wake_channel(self._sql.schema))}")
             pipeline.enter()
             return pipeline
 

@@ -8,20 +8,34 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
+import msgspec
+
 POLL_BUSY_S, POLL_IDLE_S, BUSY_FOR_S = 0.02, 0.5, 10.0
-SIGNALLED = 1 << 32  # what is written to the eventfd of a worker that has runs to which signals were sent; 1 says that there may be work
+# what is written to a worker's eventfd: there may be work; runs that it has were sent signals; from now on it is to hear for itself what is started
+NUDGED, SIGNALLED, HEAR = 1, 1 << 32, 1 << 48
 SILENT_S = 2.0  # a parent whose last answered pulse is older looks no more
 _moment = struct.Struct("=d")
 _PLACE = 2 * _moment.size
+_hints = msgspec.json.Decoder(list[tuple[str, str | None, int, float]]).decode  # workflow, queue if it is not the workflow's, runs, delay in s
+
+
+def read_hints(payload: str | bytes, queues: Collection[str], workflows: Collection[str]) -> list[tuple[int, float]]:
+    """What an announcement of starts holds for whoever serves these *queues* (none: those of the workflows) and *workflows*: runs, delay in s."""
+    try:
+        hints = _hints(payload)
+    except (msgspec.DecodeError, msgspec.ValidationError):  # whoever may connect may notify
+        return []
+    # the name of a queue that a start chose is known only where ours were chosen too
+    return [(n, delay_s) for workflow, queue, n, delay_s in hints if (queue in queues if queue is not None and queues else workflow in workflows)]
 
 
 class Board:
     """Moments by the monotonic clock, which all processes of a machine share. Made before the forks.
 
-    At first when the parent's last pulse was answered; then for each worker since when it waits (0: it does not), and
+    At first when the parent's last pulse was answered; then for each worker since when it waits (negative: when it ceased to), and
     when it last found something. Each has one writer, and a moment is written at once: nobody locks.
     """
 
@@ -41,7 +55,11 @@ class Board:
 
     def waits_since(self, number: int) -> float:
         """Since when that worker waits; 0 while it works or claims."""
-        return self._read(_moment.size + _PLACE * number)
+        return max(0.0, self._read(_moment.size + _PLACE * number))
+
+    def ceased_at(self, number: int) -> float:
+        """When that worker last ceased to wait; 0 while it waits."""
+        return max(0.0, -self._read(_moment.size + _PLACE * number))
 
     def found_at(self) -> float:
         """When any worker last found something."""
@@ -59,14 +77,14 @@ class Seat:
 
     def __init__(self, memory: mmap.mmap, at: int) -> None:
         self._memory, self._at = memory, at
-        self.works()
+        self.works(0.0)
         self.found(0.0)
 
     def waits(self, now_s: float) -> None:
         _moment.pack_into(self._memory, self._at, now_s)
 
-    def works(self) -> None:
-        _moment.pack_into(self._memory, self._at, 0.0)
+    def works(self, now_s: float) -> None:
+        _moment.pack_into(self._memory, self._at, -now_s)
 
     def found(self, now_s: float) -> None:
         _moment.pack_into(self._memory, self._at + _moment.size, now_s)
@@ -102,12 +120,12 @@ class Rest:
         """A claim is sent."""
         self._told = False
         self._cancel()
-        self._seat.works()
+        self._seat.works(self._clock())
 
     def lost(self) -> None:
         """A claim was refused, or the session is lost, and with it perhaps a claim: another one follows as soon as one can be sent."""
         self._cancel()
-        self._seat.works()
+        self._seat.works(self._clock())
         self.nudged()
 
     def answered(self, count: int, asked: int) -> None:
@@ -127,7 +145,7 @@ class Rest:
 
     def stop(self) -> None:
         """No claim follows."""
-        self._seat.works()
+        self._seat.works(self._clock())
         self._cancel()
 
     def _cancel(self) -> None:

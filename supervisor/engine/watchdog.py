@@ -7,7 +7,14 @@ in a thread. When it returns, its result goes to `loop.completions` and the even
 What makes it right: a body runs inline only inside of `Loop.execute`, where nothing else is half done, so the frames of the
 stuck thread are given up by an exception (`Detached`) and never touch the loop again. Between the two threads `Loop.current`
 decides, under the interpreter's lock. It leans on asyncio's `_run_once`, `_ready` and the readers' handles, which have been
-the same in every CPython from 3.7 on; tests/conformance/test_watchdog.py would notice.
+the same in every CPython from 3.7 on; tests/conformance/test_watchdog.py would notice. What may run while a thread is stuck must not
+need a context that it is inside of: the pump runs in a copy, the readers' handles get new ones. If the thread that stands in is stuck as well,
+the next watchdog takes over from it.
+
+A `def` workflow that is to go on meanwhile waits (`Watchdog.away`): most calls that are late are late by a moment. Then those at rest are given
+back with what they have recorded, and replayed on the thread that has the loop. A step of theirs that executes is never begun a second time: the
+run stays until it has ended and its row is durable. Runs begun on the thread that stood in are given back when it ends. A greenlet is
+unwound by its own thread, inert; that of a thread that ended stuck is kept, never unwound.
 """
 
 from __future__ import annotations

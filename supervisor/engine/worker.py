@@ -16,7 +16,6 @@ import struct
 import uuid
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +37,8 @@ from supervisor.engine.endings import Notes
 from supervisor.engine.executors import Executors
 from supervisor.engine.processes import Processes
 from supervisor.engine.reading import Look, Reading, Reads
-from supervisor.engine.rest import SIGNALLED, Board, Rest, Seat
+from supervisor.engine.nudges import Nudges
+from supervisor.engine.rest import Board, Rest, Seat
 from supervisor.engine.signals import Letters, Signals
 from supervisor.engine.transactional import Transactions
 from supervisor.engine.visibility import OnThisThread, loop_hidden
@@ -111,6 +111,7 @@ class Worker:
         self.statements = (*HOT, *ASKED)
         self.capacity = max(1, options.threads)
         self.reading = Reading(self)
+        self.nudges = Nudges(self)
         self.repairs: deque[Batch] = deque()
         self.held = False
         self.trouble: DatabaseUnavailable | None = None
@@ -141,7 +142,7 @@ class Worker:
         self._be_born()
         self._watch()
         if self.options.nudge_fd >= 0:
-            self._time.add_reader(self.options.nudge_fd, self._nudged)
+            self._time.add_reader(self.options.nudge_fd, self.nudges.read)
         self._look_at_slow()
         self._schedule()
         try:
@@ -223,6 +224,7 @@ class Worker:
         """Adopted: there is a session again."""
         self._watch()
         self._say(ready=True)
+        self.nudges.hear()
         self.signals.look()
         self._schedule()
 
@@ -265,16 +267,6 @@ class Worker:
             self._draining = True
             self.rest.stop()
             self._time.call_later(self.options.drain_timeout_s, self._stop)
-            self._schedule()
-
-    def _nudged(self) -> None:
-        told = 0
-        with suppress(BlockingIOError):
-            told = os.eventfd_read(self.options.nudge_fd)
-        if told >= SIGNALLED:
-            self.signals.look()
-        if told % SIGNALLED:
-            self.rest.nudged()
             self._schedule()
 
     def _stop(self) -> None:
@@ -448,11 +440,15 @@ class Worker:
             log.exception("worker %d: an answer could not be processed", self.id)
             self.fail(error)
             return
+        if pipeline.heard:
+            self.nudges.heard(pipeline)
         if pipeline.broken is not None or self.trouble is not None:
             self.adoption.lose(self.trouble or DatabaseUnavailable(pipeline.broken))
         self._pump()
 
     def _answered(self, batch: Any, answer: Any) -> None:
+        if batch is None:  # it listens, or does without
+            return
         if isinstance(batch, Reads):
             self.reading.answered(batch, answer)
         elif isinstance(batch, Look):

@@ -23,7 +23,7 @@ from supervisor.core.errors import ConfigInvalid, DefinitionError
 from supervisor.engine.forked import die_with, leave
 from supervisor.engine.main import Birth
 from supervisor.engine.responder import release
-from supervisor.engine.rest import SIGNALLED
+from supervisor.engine.rest import HEAR, NUDGED, SIGNALLED
 from supervisor.host.titles import set_title
 
 if TYPE_CHECKING:
@@ -130,11 +130,15 @@ class Child:
 
     def wake(self) -> None:
         """Say that there may be work. Never blocks, and says it once to a worker that has not looked yet."""
-        os.eventfd_write(self.nudge, 1)
+        os.eventfd_write(self.nudge, NUDGED)
 
     def signalled(self) -> None:
         """Say that signals were sent to runs that it has."""
         os.eventfd_write(self.nudge, SIGNALLED)
+
+    def hear(self) -> None:
+        """Tell it to hear for itself what clients start, as long as it lives."""
+        os.eventfd_write(self.nudge, HEAR)
 
     def kill(self, number: int) -> None:
         """Send it a signal; it is not reaped yet, so the pid is its own."""

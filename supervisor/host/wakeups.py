@@ -3,7 +3,8 @@
 A part of the parent's loop without a session of its own: the look rides on the pulse of the leadership, whose session
 `ears` hears for us. Owns who is nudged when. Hints and nothing more: a worker whose parent
 is silent looks for itself, and a nudge that finds nothing costs one claim. Of idle workers as few are woken as have
-enough threads for what there is.
+enough threads for what there is. One worker hears what clients announce on its own session, 0.3 ms sooner than through
+us (bench latency): of what it hears while it waits, that one is not nudged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from supervisor.engine.rest import BUSY_FOR_S, POLL_BUSY_S, Board
+from supervisor.engine.rest import BUSY_FOR_S, POLL_BUSY_S, Board, read_hints
 
 if TYPE_CHECKING:
     from supervisor.host.children import Child
@@ -25,8 +26,8 @@ SOON_S = 1.0  # what becomes due within that is waited for; there is another loo
 DEPTH = 64  # entries that a pulse looks at in each queue and priority
 LOOK_ALL_THE_SAME_S = 10.0  # a claim also wakes what only a worker knows of: runs whose code was missing
 DUE_SLACK_S = 0.001  # a claim before the due time finds nothing
+HEARD_S = 0.002  # who hears for itself and ceased to wait within that has heard what we have just heard
 _owners = msgspec.json.Decoder(list[int]).decode  # numbers of workers
-_hints = msgspec.json.Decoder(list[tuple[str, str | None, int, float]]).decode  # workflow, queue if it is not the workflow's, runs, delay in s
 
 
 class Wakeups:
@@ -53,6 +54,7 @@ class Wakeups:
         self._seen_at = -math.inf  # when work was last heard of, or found
         self._nudged_at: dict[int, float] = {}
         self._nudges = itertools.count()
+        self._ear: Child | None = None  # the worker that hears for itself
 
     # ── the loop's side ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -97,23 +99,21 @@ class Wakeups:
 
     def heard(self, payload: str) -> None:
         """A client has announced starts."""
-        try:
-            hints = _hints(payload)
-        except (msgspec.DecodeError, msgspec.ValidationError):  # whoever may connect may notify
-            return
         now = time.monotonic()
         runs = 0
-        for workflow, queue, n, delay_s in hints:
-            if not self._serves(workflow, queue):
-                continue
+        for n, delay_s in read_hints(payload, self._queues, self._workflows()):
             if delay_s > 0:
                 self._due_at = min(self._due_at, now + delay_s + DUE_SLACK_S)
             else:
                 runs += n
         if runs > 0:
             self._seen_at = now
-            if not self._wake(self._enough(runs), now):
+            itself = self._heard_itself(now)
+            workers = self._enough(runs) - (itself is not None)
+            if workers > 0 and not self._wake(workers, now, itself) and itself is None:
                 self._nudge_any(now)
+            if self._ear is None:
+                self._give_ear()
 
     def signalled(self, payload: str) -> None:
         """Signals were sent to runs that these workers have; those of other hosts are not here."""
@@ -125,19 +125,35 @@ class Wakeups:
             if child.ready and child.born is not None and child.born.worker_id in owners:
                 child.signalled()
 
-    def _serves(self, workflow: str, queue: str | None) -> bool:
-        """Whether such a run may be for us; the name of a queue that a start chose is known only where ours were chosen too."""
-        if queue is not None and self._queues:
-            return queue in self._queues
-        return workflow in self._workflows()
+    def _heard_itself(self, now: float) -> Child | None:
+        """The worker that has heard of this as we have, and claims. One that waits and has not looked since it last heard something may be stuck."""
+        ear = self._ear
+        if ear is None or ear.leaving or not ear.ready or ear not in self._children():
+            self._ear = None
+            return None
+        since = self._board.waits_since(ear.number)
+        if not since:
+            return ear if now - self._board.ceased_at(ear.number) < HEARD_S else None
+        if self._nudged_at.get(ear.number, 0.0) >= since:
+            return None
+        self._nudged_at[ear.number] = now
+        self._poll_at = now + POLL_BUSY_S
+        return ear
+
+    def _give_ear(self) -> None:
+        """Let the worker that was nudged last hear for itself; one is enough, for PostgreSQL wakes every session that listens."""
+        ready = [child for child in self._children() if child.ready and not child.leaving]
+        if ready:
+            self._ear = max(ready, key=lambda child: self._nudged_at.get(child.number, 0.0))
+            self._ear.hear()
 
     # ── nudging ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _enough(self, runs: int) -> int:
         return max(1, math.ceil(runs / self._threads))
 
-    def _wake(self, workers: int, now: float) -> int:
-        """Nudge so many of those that wait; returns how many there were.
+    def _wake(self, workers: int, now: float, besides: Child | None = None) -> int:
+        """Nudge so many of those that wait, not *besides*; returns how many there were.
 
         First who began to wait last: its code and data are warm, and the others may go on resting. Who was nudged and has
         not looked since may be stuck, and comes last.
@@ -146,7 +162,7 @@ class Wakeups:
         waiting: list[tuple[bool, float, int, Child]] = []
         for child in self._children():
             since = self._board.waits_since(child.number)
-            if since and child.ready and not child.leaving:
+            if since and child.ready and not child.leaving and child is not besides:
                 nudged = self._nudged_at.get(child.number, 0.0)
                 waiting.append((nudged >= since, nudged if nudged >= since else -since, child.number, child))
         for *_, number, child in sorted(waiting)[:workers]:

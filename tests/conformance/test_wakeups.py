@@ -84,6 +84,28 @@ def test_behind_a_silent_parent_workers_look_for_themselves(database: Database, 
         os.kill(host.pid, signal.SIGCONT)
 
 
+def test_a_worker_hears_for_itself_what_clients_start(database: Database, host: Host) -> None:
+    """The parent's turn costs a quick run a tenth of its time. It stands still here, and looked a moment ago, so that no worker looks for itself."""
+    with Client(database.dsn) as client:
+        eventually(lambda: ears(database), 20)
+        assert client.start(apps_plain.one_step, 0).result(timeout=20) == 1  # whoever was nudged for it hears from now on
+
+        def heard() -> bool:
+            eventually(lambda: client.start(apps_plain.one_step, 1).result(timeout=20) == 2, 20)
+            os.kill(host.pid, signal.SIGSTOP)
+            try:
+                run, began = client.start(apps_plain.one_step, 2), time.monotonic()
+                return run.result(timeout=20) == 3 and time.monotonic() - began < rest.SILENT_S / 4
+            finally:
+                os.kill(host.pid, signal.SIGCONT)
+
+        eventually(heard, 30)
+        # when it dies another one hears in its place
+        for pid in host.worker_pids():
+            host.kill_worker(pid)
+        eventually(heard, 60)
+
+
 def test_garbage_on_the_channel_harms_nobody(database: Database, host: Host) -> None:
     """Whoever may connect may notify."""
     eventually(lambda: ears(database), 20)
@@ -163,9 +185,13 @@ class Idle:
     ready: bool = True
     leaving: bool = False
     nudges: int = 0
+    hears: int = 0
 
     def wake(self) -> None:
         self.nudges += 1
+
+    def hear(self) -> None:
+        self.hears += 1
 
 
 def test_a_hint_wakes_as_few_as_can_do_it() -> None:
@@ -184,8 +210,8 @@ def test_a_hint_wakes_as_few_as_can_do_it() -> None:
 
     assert woken('[["known", null, 1, 0.0]]') == [15], "who began to rest last is warm"
     assert woken('[["unknown", null, 1, 0.0]]') == []
-    assert woken('[["known", null, 9, 0.0]]') == [14, 15]
-    assert len(woken('[["known", null, 5000, 0.0]]')) == 16
+    assert woken('[["known", null, 9, 0.0]]') == [14], "the one that was woken hears for itself since"
+    assert len(woken('[["known", null, 5000, 0.0]]')) == 15
     # one that was nudged and has not looked since may be stuck: the next hint goes to another
     seats[15].waits(1.0)
     workers[14].leaving = True
@@ -194,9 +220,37 @@ def test_a_hint_wakes_as_few_as_can_do_it() -> None:
     # nobody waits, but a claim under way may have been too early: one is told to send another
     for number, seat in enumerate(seats):
         workers[number].nudges = 0
-        seat.works()
+        seat.works(1.0)
     told.heard('[["known", null, 1, 0.0]]')
     assert sum(worker.nudges for worker in workers) == 1
+
+
+def test_who_hears_for_itself_is_not_nudged_beside() -> None:
+    """A second worker would look for the one run that the first one has claimed already."""
+    board = rest.Board(3)
+    workers = [Idle(number) for number in range(3)]
+    seats = [board.seat(number) for number in range(3)]
+    told: Any = wakeups.Wakeups(board, lambda: workers, 8, (), lambda: ["known"])  # type: ignore[arg-type, return-value]
+
+    def nudged(n: int = 1) -> list[int]:
+        before = [worker.nudges for worker in workers]
+        told.heard(f'[["known", null, {n}, 0.0]]')
+        return [worker.number for worker, nudges in zip(workers, before, strict=True) if worker.nudges > nudges]
+
+    for seat in seats:
+        seat.waits(time.monotonic())
+    (ear,) = nudged()
+    assert [worker.number for worker in workers if worker.hears] == [ear], "who was nudged first hears"
+    seats[ear].waits(time.monotonic())
+    assert nudged() == [] and nudged() != [], "who has heard and not looked since may be stuck"
+    seats[ear].waits(time.monotonic())
+    assert ear not in nudged(9) and workers[ear].hears == 1, "for many runs others are nudged as well"
+    seats[ear].works(time.monotonic())
+    assert nudged() == [], "it has just begun to look"
+    seats[ear].works(time.monotonic() - 2 * wakeups.HEARD_S)
+    assert nudged() not in ([], [ear]), "it has work for longer"
+    workers[ear].leaving = True
+    assert ear not in nudged() and sum(worker.hears for worker in workers) == 2, "another one hears in its place"
 
 
 def test_a_nudge_during_a_claim_sends_another() -> None:
@@ -281,7 +335,7 @@ def test_a_waiter_that_is_interrupted_hands_its_turn_on() -> None:
     asked: list[Any] = []
     broken = threading.Event()
 
-    def ask(ids: Any) -> list[Any]:
+    def ask(ids: Any, patience_s: float) -> list[Any]:
         asked.append(threading.get_ident())
         if not broken.is_set():
             broken.set()
