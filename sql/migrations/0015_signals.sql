@@ -245,6 +245,44 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$ SELECT s.stored, s.owner, s.woken, s.workflow, s.queue FROM {schema}.send(p_run, 1::int2, p_name, p_payload, p_id) AS s $$;
 COMMENT ON FUNCTION {schema}.send_signal(uuid, text, bytea, text) IS 'signal for programs: an encoded payload, and who is to be told';
 
+-- A transaction that commits only once all earlier commits are on the disk, on the standbys too where they count: it writes something, for
+-- nothing else makes a commit wait. Readers of the log see an empty message of the name pgsupervisor.
+CREATE FUNCTION {schema}.wait_for_disk() RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    PERFORM pg_logical_emit_message(true, 'pgsupervisor', '');
+END $$;
+COMMENT ON FUNCTION {schema}.wait_for_disk() IS 'Internal: have this transaction''s commit wait until it, and all that was committed before, is on the disk';
+
+-- A procedure, for it commits in between: senders to one run stand in line for its task row, and the lock should not outlast the wait for the disk. So
+-- the message is committed first, and others may see it; then its announcement, see 0012; then all waits for the disk together, with other senders'.
+-- What is seen of a message before it is safe is not safe before it either: the log is one. All names are qualified and there is no operator.
+CREATE PROCEDURE {schema}.signal_and_tell(
+    p_run uuid, p_name text, p_payload bytea, p_id text, p_signal_channel text, p_wake_channel text,
+    INOUT stored boolean, INOUT owner int4, INOUT woken boolean, INOUT workflow text, INOUT queue text)
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    SELECT s.stored, s.owner, s.woken, s.workflow, s.queue INTO stored, owner, woken, workflow, queue FROM {schema}.send_signal(p_run, p_name, p_payload, p_id) AS s;
+    PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
+    COMMIT;
+    IF stored AND owner IS NOT NULL AND p_signal_channel IS NOT NULL THEN
+        PERFORM pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify(p_signal_channel, pg_catalog.json_build_array(owner)::text);
+        COMMIT;
+    ELSIF stored AND woken AND p_wake_channel IS NOT NULL THEN
+        PERFORM pg_catalog.set_config('synchronous_commit', 'off', true),
+                pg_catalog.pg_notify(p_wake_channel, pg_catalog.json_build_array(pg_catalog.json_build_array(workflow, queue, 1, 0.0))::text);
+        COMMIT;
+    END IF;
+    PERFORM {schema}.wait_for_disk();
+END $$;
+COMMENT ON PROCEDURE {schema}.signal_and_tell(uuid, text, bytea, text, text, text, boolean, int4, boolean, text, text) IS
+    'Internal: send_signal, its commit, in a second transaction the announcement to the hosts, and in a third the wait for the disk';
+
 -- ── start and send ───────────────────────────────────────────────────────────────────────────────────────────
 -- SECURITY DEFINER: as start_runs and send_signal, both or neither.
 CREATE FUNCTION {schema}.start_and_send(
@@ -367,9 +405,10 @@ BEGIN
     FOR one IN SELECT g.what, r.rolname FROM (VALUES
         ('SELECT ON {schema}.message, {schema}.consumed', ARRAY[worker]),
         ('INSERT ON {schema}.consumed', ARRAY[worker]),
-        ('EXECUTE ON FUNCTION {schema}.signal(uuid, text, jsonb, text, boolean), {schema}.send_signal(uuid, text, bytea, text), '
+        ('EXECUTE ON FUNCTION {schema}.signal(uuid, text, jsonb, text, boolean), {schema}.send_signal(uuid, text, bytea, text), {schema}.wait_for_disk(), '
          '{schema}.start_and_send(text, uuid, bytea, text, bytea, text, int2, interval, bytea, text, text, text, bytea, text), '
          '{schema}.signal_with_start(text, text, jsonb, jsonb, text, text, text, int4, interval, jsonb, text, text, boolean)', ARRAY[worker, client, operator]),
+        ('EXECUTE ON PROCEDURE {schema}.signal_and_tell(uuid, text, bytea, text, text, text, boolean, int4, boolean, text, text)', ARRAY[worker, client, operator]),
         ('SELECT ON {schema}.signals', ARRAY[worker, viewer, operator])
     ) AS g (what, roles) JOIN pg_roles r ON r.rolname = ANY (g.roles) LOOP
         EXECUTE format('GRANT %s TO %I', one.what, one.rolname);

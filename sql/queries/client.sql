@@ -74,6 +74,13 @@ SELECT c.run_id, c.cancelled FROM {schema}.cancel_many($1, $2) AS c;
 -- Raises  SV006 unknown run, SV010 it has ended (DETAIL: run_id, status, signal as JSON), 22023 name, id, payload
 SELECT s.stored, s.owner, s.woken, s.workflow, s.queue FROM {schema}.send_signal($1, $2, $3, $4) AS s;
 
+-- name: client_signal_told :one
+-- The same, and when it has committed the hosts are told, in a transaction of its own; the answer comes when all is on the disk. Fails within a transaction.
+-- Locks:  the run's task, not while it waits for the disk; the cluster's queue of notifications, after that     Index:  as client_signal
+-- $1 to $4 as client_signal    $5 text channel of signals    $6 text channel of starts, for a run that was woken (null: nobody is told)
+-- Returns, raises  as client_signal; 54000 after the signal's commit when the cluster's queue of notifications is full, 57014 before or after it
+CALL {schema}.signal_and_tell($1, $2, $3, $4, $5, $6, NULL::pg_catalog.bool, NULL::pg_catalog.int4, NULL::pg_catalog.bool, NULL::pg_catalog.text, NULL::pg_catalog.text);
+
 -- name: client_signal_start :one
 -- Start a run, or find the one that its key names, and send it a signal: both or neither.
 -- Locks:  as client_start, then the run's task.     Index:  as client_start and client_signal

@@ -70,6 +70,10 @@ class Hints:
         self.add(workflow, queue, 1, delay_s)
         return self._taken()
 
+    def may(self) -> bool:
+        """Whether what is done now may be announced with it."""
+        return _allowance.take(time.monotonic())
+
     def take(self) -> str | None:
         """The hint to be sent now, if there is one and it may be sent."""
         if not self._started or not _allowance.take(time.monotonic()):

@@ -67,8 +67,10 @@ class Verbs:
 
     def signal(self, run_id: uuid.UUID, message: Message) -> Verb[bool]:
         """Send a message to a run. False where one of its name and id was there already."""
-        sent = yield from self.questions.signal(run_id, message.name, message.payload, message.id or uuid.uuid4().hex)
-        self._tell(sent)
+        tell = None if self._hints is None else self._hints.may()
+        sent = yield from self.questions.signal(run_id, message.name, message.payload, message.id or uuid.uuid4().hex, tell)
+        if not tell:
+            self._tell(sent)
         return sent.stored or message.id is None  # without an id of the caller's, what was there is its own first try
 
     def signal_with_start(self, message: Message, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:

@@ -50,7 +50,7 @@ from supervisor.db.statements import Sql, ended_channel, migration_files, query_
 OFFSET_FRESH_S = 60.0  # a clock of 500 ppm drifts 30 ms in that time; ids may be 60 s off
 RETRY_S = 10.0  # how long a lost database is tried for before the caller is told
 PAUSE_MAX_S = 1.0
-MAYBE_STARTED = ("54000", "57014")  # no room for the announcement, or somebody's patience ended: before or after the start's commit
+MAYBE_DONE = ("54000", "57014")  # no room for the announcement, or somebody's patience ended: before or after the commit of what is announced
 
 if TYPE_CHECKING:
     from supervisor.core.filters import Filter
@@ -254,7 +254,7 @@ class Questions:
                 else:
                     yield "client_start_one", values
             except psycopg.Error as error:
-                if told and error.sqlstate in MAYBE_STARTED:
+                if told and error.sqlstate in MAYBE_DONE:
                     yield from talk(2)
                 elif tries == 1 or not _met_itself(error):
                     raise
@@ -345,11 +345,24 @@ class Questions:
         """Tell the hosts that a run of *workflow* was asked something. A statement of its own, after the question is durable."""
         return self._rows("announce_starts", (query_channel(self.schema), workflow), lambda rows: None)
 
-    def signal(self, run_id: uuid.UUID, name: str, payload: bytes, message_id: str) -> Ask[Sent]:
-        """Send a signal. Raises RunUnknown, RunClosed. Sent again under the same id when the session is lost, so it is stored once."""
+    def signal(self, run_id: uuid.UUID, name: str, payload: bytes, message_id: str, tell: bool | None) -> Ask[Sent]:
+        """Send a signal. Raises RunUnknown, RunClosed. Sent again under the same id when the session is lost, so it is stored once.
+
+        tell   whether the hosts are told of it in the same round trip; None in a transaction of the caller's, where nothing may be committed
+        """
+        values = (run_id, name, payload, message_id)
+        channels = (signal_channel(self.schema), wake_channel(self.schema)) if tell else (None, None)
 
         def talk(tries: int) -> Talk[Sent]:
-            rows = yield "client_signal", (run_id, name, payload, message_id)
+            if tell is None or tries > 1:
+                rows = yield "client_signal", values
+                return Sent(*rows[0])
+            try:
+                rows = yield "client_signal_told", (*values, *channels)
+            except psycopg.Error as error:
+                if error.sqlstate not in MAYBE_DONE:
+                    raise
+                rows = yield "client_signal", values
             return Sent(*rows[0])
 
         return Ask(talk, f"signal {name!r} to run {run_id}", writes=True)

@@ -26,7 +26,8 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "cancel_many(uuid[], text)",
     "replace_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text)",
     "cancel(uuid, text, boolean)", "home()", "result(uuid)", "outcomes(uuid[])", "outcomes_soon(uuid[], interval)", "find_runs(uuid[], text, text, text, uuid, integer)", "batch_results(text, uuid, integer)",
-    "signal(uuid, text, jsonb, text, boolean)", "send_signal(uuid, text, bytea, text)",
+    "signal(uuid, text, jsonb, text, boolean)", "send_signal(uuid, text, bytea, text)", "wait_for_disk()",
+    "signal_and_tell(uuid, text, bytea, text, text, text, boolean, integer, boolean, text, text)",
     "signal_with_start(text, text, jsonb, jsonb, text, text, text, integer, interval, jsonb, text, text, boolean)",
     "start_and_send(text, uuid, bytea, text, bytea, text, smallint, interval, bytea, text, text, text, bytea, text)",
     "start_one(text, uuid, bytea, text, smallint, interval)", "start_and_tell(text, uuid, bytea, text, smallint, interval, text, text)",
@@ -192,14 +193,23 @@ def test_what_a_later_migration_adds_is_denied_to_all(peopled: Database, monkeyp
         assert held(peopled, role) == may
 
 
+def called(database: Database, procedure: str) -> set[str]:
+    """What the body of a procedure calls; no operator of its caller's."""
+    body = database.one("select prosrc from pg_proc where oid = %s::regprocedure and not prosecdef", procedure)
+    assert not set("=<>+-*/%|&~!^") & set(body)
+    return set(re.findall(r"[\w.\"]+(?=\s*\()", body))
+
+
 def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     """A caller's search_path, or a temporary table of his, must not decide what a function of the owner's reads."""
     loose = "select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and not coalesce(proconfig @> array['search_path=pg_catalog, pg_temp'], false) and prosqlbody is null"
-    commits = "supervisor.start_and_tell(text,uuid,bytea,text,smallint,interval,text,text)"  # so it can have none: all it says is qualified, with its caller's rights
-    assert peopled.sql(loose) == [(commits,)]
-    body = peopled.one("select prosrc from pg_proc where oid = %s::regprocedure and not prosecdef", commits)
-    assert re.findall(r"[\w.\"]+(?=\s*\()", body) == ['"supervisor".start_one', "pg_catalog.set_config", "pg_catalog.pg_notify"]
-    assert not set("=<>+-*/%|&~!^") & set(body), "an operator of its caller's"
+    # those that commit can have none: all they say is qualified, with their callers' rights
+    assert {name.partition("(")[0]: called(peopled, name) for (name,) in peopled.sql(loose)} == {
+        "supervisor.start_and_tell": {'"supervisor".start_one', "pg_catalog.set_config", "pg_catalog.pg_notify"},
+        "supervisor.signal_and_tell": {
+            '"supervisor".send_signal', "pg_catalog.set_config", "pg_catalog.pg_notify", "pg_catalog.json_build_array", '"supervisor".wait_for_disk',
+        },
+    }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
         "start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send cancel cancel_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query retry queue_id make_partitions renew_statistics".split()

@@ -43,7 +43,7 @@ def way(post: Database) -> Iterator[Forgetful]:
 
 def test_a_signal_whose_answer_is_lost_is_stored_once(post: Database, way: Forgetful) -> None:
     """Repeated under the id that the caller gave, or under one of the client's; and the caller is told that it was stored."""
-    way.asks = b"send_signal"
+    way.asks = rb"send_signal|signal_and_tell"
     with Client(way.dsn) as client:
         run = client.start(letters.collects, 5)
         for n, message_id in ((1, None), (2, "mine"), (3, None)):
@@ -66,7 +66,7 @@ def test_a_start_with_a_signal_whose_answer_is_lost_is_one_of_each(post: Databas
         async with AsyncClient(way.dsn) as aclient:
             way.lose = 1
             run = await aclient.signal_with_start(letters.numbers.message(1), letters.collects, 5)
-            way.asks, way.lose = b"send_signal", 1
+            way.asks, way.lose = rb"send_signal|signal_and_tell", 1
             assert await run.signal(letters.numbers, 2) and way.lost == 7
             assert stored(post, run) == [1, 2]
 

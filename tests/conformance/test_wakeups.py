@@ -143,7 +143,7 @@ def test_no_worker_and_no_start_notifies_within_its_transaction() -> None:
 def test_functions_of_the_schema_do_not_notify_unasked(database: Database) -> None:
     """The same for what is called inside of others' transactions: starts, the fence, triggers. `notify => true` asks for it."""
     found = "select proname from pg_proc where pronamespace = 'supervisor'::regnamespace and prosrc ~* %s"
-    assert database.sql(found + " order by 1", r"pg_notify|\mnotify\s+\w+\s*(,|;)") == [("announce",), ("announce_ends",), ("announce_signal",), ("start_and_tell",)]
+    assert database.sql(found + " order by 1", r"pg_notify|\mnotify\s+\w+\s*(,|;)") == [("announce",), ("announce_ends",), ("announce_signal",), ("signal_and_tell",), ("start_and_tell",)]
     assert database.sql(found + " order by 1", r"\.announce\(") == [("announce_signal",), ("start_many",)]
     assert database.sql(found + " order by 1", r"\.announce_signal\(") == [("signal",), ("signal_with_start",)]
     assert database.sql(found + " order by 1", r"\.announce_ends\(") == [("cancel",), ("start_many",)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor import Client
 from tests.faults.load import Load, dice
 from tests.harness import Database, Effects, HostFactory, Server
 
@@ -43,3 +44,19 @@ def test_restart_of_the_server_in_mode_immediate(load: Load, own_server: Server,
     assert host.log().count(" goes on as worker ") >= restarts, "no restart hit anything: the test has shown nothing"
     assert host.process.poll() is None, f"the host did not outlive the restarts:\n{host.log()[-2000:]}"
     host.stop()
+
+
+def test_what_was_acknowledged_survives_a_crash_in_the_next_moment(crashing: Database, own_server: Server) -> None:
+    """Senders to one run share a wait for the disk; a signal is acknowledged after it. Here nothing but a commit brings anything to the disk."""
+    with own_server.connect() as conn:
+        conn.autocommit = True
+        conn.execute("alter system set wal_writer_delay = '10s'")
+        conn.execute("select pg_reload_conf()")
+    crashing.sql("insert into supervisor.queue (name) values ('q')")
+    crashing.sql("insert into supervisor.workflow (name, queue) select 'never_runs', id from supervisor.queue")
+    with Client(crashing.dsn) as client:
+        run = client.start("never_runs")
+        for n in range(6):
+            assert client.signal(run, "numbers", n)
+            own_server.embedded.restart("immediate")
+            assert crashing.one("select count(*) from supervisor.message where run_id = %s", run.id) == n + 1
