@@ -36,15 +36,15 @@ FD_MAX = 65_536
 READ_BYTES = 65_536
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-Load = Callable[[Birth], tuple[list[str], bool]]
+Load = Callable[[Birth], tuple[list[str], list[str]]]
 Work = Callable[[Birth], int]
 
 
 class Loaded(msgspec.Struct, tag=True):
-    """The app is imported: its workflows, and whether it has transactional steps, which take a second session."""
+    """The app is imported: its workflows, and for what a worker of it opens sessions."""
 
     workflows: list[str]
-    transactional: bool
+    sessions: list[str]
 
 
 class NotLoaded(msgspec.Struct, tag=True):
@@ -209,14 +209,14 @@ def _load(birth: Birth, pipe: _Pipe, load: Load | None) -> int:
     if load is None:
         return 0
     try:
-        workflows, transactional = load(birth)
+        workflows, sessions = load(birth)
     except (ConfigInvalid, DefinitionError) as error:
         pipe.tell(NotLoaded(error.code, str(error)))
         return EXIT_BROKEN
     except BaseException as error:  # noqa: BLE001 - SystemExit too: an app that exits when it is imported is no app
         pipe.tell(NotLoaded("", _told(error)))
         return EXIT_BROKEN
-    pipe.tell(Loaded(workflows, transactional))
+    pipe.tell(Loaded(workflows, sessions))
     return 0
 
 

@@ -103,13 +103,14 @@ class Service:
         self.parent.keep = process.keep
         return process
 
-    def _load_app(self, birth: Birth) -> tuple[list[str], bool]:
-        """In a worker: import the app, resolve its annotations, say what it has."""
+    def _load_app(self, birth: Birth) -> tuple[list[str], list[str]]:
+        """In a worker: import the app, resolve its annotations, say what it has and what it opens sessions for."""
         assert self._load is not None
         logs.in_worker(birth.number, self._log)
         self._load()
         registry.settle()
-        return sorted(registry.workflows()), any(step.info.transactional for step in registry.steps())
+        transactional = any(step.info.transactional for step in registry.steps())
+        return sorted(registry.workflows()), ["loop", *["transactional steps"] * transactional, *["queries"] * bool(registry.queries())]
 
     def _work(self, birth: Birth) -> int:
         logs.in_worker(birth.number, self._log)  # again: the app may have brought handlers
@@ -146,7 +147,7 @@ class Service:
     def _run(self) -> int:
         parent, until_empty = self.parent, self.options.until_empty
         room = Room(*self._calls.connections())
-        check_room(room, self.options.procs, False)
+        check_room(room, self.options.procs)
         parent.on_loaded.append(lambda loaded: self._on_loaded(loaded, room))
         if until_empty:
             self._failed_before = self._calls.failed_runs()
@@ -170,7 +171,7 @@ class Service:
             return
         self._checked = True
         try:
-            check_room(room, self.options.procs, loaded.transactional)
+            check_room(room, self.options.procs, loaded.sessions)
         except ConfigInvalid as error:
             self._no_room = error
             self.parent.stop(fast=True)

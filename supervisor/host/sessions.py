@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from supervisor.core.errors import ConfigInvalid
@@ -22,13 +23,13 @@ class Room:
         return max(0, self.most - self.reserved - self.used)
 
 
-def check_room(room: Room, procs: int, transactional: bool) -> None:
-    """Raise ConfigInvalid with the sum, and what to lower, where *procs* workers do not fit. transactional: each needs a second session."""
-    each = 2 if transactional else 1
+def check_room(room: Room, procs: int, sessions: Sequence[str] = ("loop",)) -> None:
+    """Raise ConfigInvalid with the sum, and what to lower, where *procs* workers do not fit. sessions: what each has one for, if only at times."""
+    each = len(sessions)
     wanted = procs * each + PARENT_SESSIONS
     if wanted <= room.left:
         return
-    kind = "2 (loop, transactional steps)" if transactional else "1 (loop)"
+    kind = f"{each} ({', '.join(sessions)})"
     fits = (room.left - PARENT_SESSIONS) // each
     lower = f"lower --procs to {fits}, end sessions of others" if fits >= 1 else "not even one worker fits: end sessions of others"
     raise ConfigInvalid(
