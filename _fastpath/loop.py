@@ -21,6 +21,7 @@ BIG = 65536  # bytes of a result from which on the checks of size are made
 _ESCAPED_NUL = b"\\u0000"
 # kinds of command: what `step.kind` holds, and the two that have no row
 STEP, TIMER, CHILD, START, SIGNAL = 1, 2, 3, 4, 5
+HANDLED, UPDATE = 8, 9
 GATHER, FIRST = 10, 11
 # step.status and outcome.status
 COMPLETED, FAILED, CANCELLED = 1, 2, 3
@@ -171,12 +172,12 @@ class Run:
 
 
 class Fiber:
-    """A branch of gather or first that is a coroutine of its own."""
+    """A branch of gather or first that is a coroutine of its own, or the handler of an update, which belongs to no group."""
 
     def __init__(self, coro: Any, group: Any, index: int) -> None:
         self.coro = coro
         self.group = group  # the Command of the group it belongs to
-        self.index = index
+        self.index = index  # of a handler: the seq at which its update was accepted
         self.waits = None
         self.ended = False
 
@@ -197,7 +198,7 @@ class Group:
 class Loop:
     """Runs in memory, and the batch that is being built.
 
-    worker    what decides the rest: begin(run, cmd), failed(run, cmd, error, started, ended), ended(run), dropped(run, cmd)
+    worker    what decides the rest: begin(run, cmd), failed(run, cmd, error, started, ended), ended(run), dropped(run, cmd), updated, handled
     ready     runs whose next command may begin: claimed, or acknowledged
     runs      runs with rows in the batch being built; finished: those of them that ended
     """
@@ -516,7 +517,7 @@ class Loop:
         later, run.later = run.later, None
         for completion in later or ():
             self.complete(*completion)
-        if run.gone or run.in_tx:
+        if run.gone or run.in_tx or run.batch != 0:  # what was just recorded has to be durable before anything more begins
             return
         fresh, run.fresh = run.fresh, None
         self.fresh = fresh
@@ -546,6 +547,8 @@ class Loop:
             if run.later is None:
                 run.later = []
             run.later.append((run, cmd, value, error, started, ended))
+        elif cmd.kind == UPDATE:
+            self.worker.updated(run, cmd)
         elif error is not None:
             self.worker.failed(run, cmd, error, started, ended)
         else:
@@ -679,6 +682,9 @@ class Loop:
             return
         fiber.ended = True
         group_cmd = fiber.group
+        if group_cmd is None:
+            self.worker.handled(run, fiber, value, error)
+            return
         group_cmd.extra.fibers -= 1
         if group_cmd.extra.settled:
             self._close_group(run, group_cmd, work)

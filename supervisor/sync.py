@@ -11,6 +11,7 @@ from supervisor._fastpath import loop as core_loop
 from supervisor.api import words
 from supervisor.api.decorators import Durable, StartOptions, Workflow, _block
 from supervisor.api.signals import SignalOf, wait_command
+from supervisor.api.updates import handlers_command
 from supervisor.api.words import current, now, publish, random, uuid4
 
 P = ParamSpec("P")
@@ -89,4 +90,9 @@ class Signal(SignalOf[T]):
             yield self.wait()
 
 
-__all__ = ["ChildRun", "Signal", "current", "first", "gather", "now", "publish", "random", "sleep", "sleep_until", "start", "uuid4"]
+def handlers_finished() -> None:
+    """Wait until every update that was sent to the run so far is answered."""
+    _block(handlers_command())
+
+
+__all__ = ["ChildRun", "Signal", "current", "first", "gather", "handlers_finished", "now", "publish", "random", "sleep", "sleep_until", "start", "uuid4"]

@@ -91,6 +91,30 @@ CALL {schema}.signal_and_tell($1, $2, $3, $4, $5, $6, NULL::pg_catalog.bool, NUL
 SELECT s.run_id, s.stored, s.owner, s.woken, s.workflow, s.queue
 FROM {schema}.start_and_send($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10, $11, $12, $13, $14) AS s;
 
+-- name: client_send_update :one
+-- Send an update to a live run. Sent again under the same id it is the same update.
+-- Locks:  the run's task.     Index:  task_pkey, update_request_pkey; update_accepted and outcome primary keys, pruned
+-- $1 uuid run    $2 text name    $3 bytea argument, JSON    $4 text id
+-- Returns  as client_signal
+-- Raises  SV006 unknown run, SV010 it has ended (DETAIL: run_id, status, update as JSON), 22023 name, id, argument
+SELECT s.stored, s.owner, s.woken, s.workflow, s.queue FROM {schema}.send_update($1, $2, $3, $4) AS s;
+
+-- name: client_update_start :one
+-- Start a run, or find the one that its key names, and send it an update: both or neither.
+-- Locks:  as client_start, then the run's task.     Index:  as client_start and client_send_update
+-- $1 to $14 as client_signal_start
+-- Returns the run, then as client_signal
+-- Raises  as both, SV007 the key names a run with another input (DETAIL: workflow, key, run_id as JSON)
+SELECT s.run_id, s.stored, s.owner, s.woken, s.workflow, s.queue
+FROM {schema}.start_and_update($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10, $11, $12, $13, $14) AS s;
+
+-- name: client_update_standing :many
+-- Ask how an update stands.
+-- Locks:  none.     Index:  update_request_pkey; update_accepted, update_done and outcome primary keys, pruned
+-- $1 uuid run    $2 text name    $3 text id     Returns stage, answer or error, how the run ended; no row when the run knows of none
+-- Raises  SV006 unknown run
+SELECT s.stage, s.reply, s.run_status FROM {schema}.update_standing($1, $2, $3) AS s;
+
 -- name: client_batch_results :many
 -- A page of a batch's runs, in the order of their ids, which is that of their inputs.
 -- Locks:  none.     Index:  run_batch_idx, outcome primary key, pruned; task_pkey

@@ -181,3 +181,9 @@ SELECT n, last FROM {schema}.drop_batches(%s, %s, %s);
 -- Locks:  ACCESS EXCLUSIVE on the detached tables, which nobody else finds.     Index:  none
 -- $1 text suffix     Returns how many tables
 SELECT {schema}.drop_detached(%s);
+
+-- name: drop_updates :one
+-- Remove updates that were rejected an hour ago, and those whose runs have ended.
+-- Locks:  rows of update_request, SKIP LOCKED.     Index:  none: the table holds what nobody has taken yet
+-- Returns how many
+SELECT {schema}.drop_updates();

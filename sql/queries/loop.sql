@@ -186,6 +186,52 @@ LEFT JOIN LATERAL (
     WHERE s.before < 262144) AS m ON true
 ORDER BY m.n;
 
+-- name: look_at_updates :many
+-- What was sent to runs that this worker has, in the order of arrival: 256 and 4 MiB at most, but one at least. The table holds what nobody has
+-- taken yet, so it is all but empty.
+-- Locks:  none.     Index:  update_request_open_idx, task_pkey
+-- $1 int4 worker     Returns run, number, name, id, argument
+SELECT s.run_id, s.n, s.name, s.id, s.payload
+FROM (SELECT r.*, sum(length(r.payload)) OVER (ORDER BY r.n) - length(r.payload) AS before
+      FROM (SELECT q.run_id, q.n, q.name, q.id, q.payload
+            FROM {schema}.update_request q JOIN {schema}.task t ON t.run_id = q.run_id
+            WHERE q.rejected_at IS NULL AND t.owner IS NOT DISTINCT FROM $1::int4 ORDER BY q.n LIMIT 256) AS r) AS s
+WHERE s.before < 4194304;
+
+-- name: accept_updates :exec
+-- Move requests into the history, in the batch that has their rows in step. Nobody but a run's owner takes them.
+-- Locks:  the requests.     Index:  update_request_pkey
+-- $1 uuid[] run    $2 text[] name    $3 text[] id    $4 int4[] seq
+WITH taken AS (
+    DELETE FROM {schema}.update_request q USING unnest($1::uuid[], $2::text[], $3::text[], $4::int4[]) AS u (run_id, name, id, seq)
+    WHERE q.run_id = u.run_id AND q.name = u.name AND q.id = u.id
+    RETURNING q.run_id, q.n, q.sent_at, u.seq, q.name, q.id)
+INSERT INTO {schema}.update_accepted (run_id, n, sent_at, seq, name, id) SELECT run_id, n, sent_at, seq, name, id FROM taken;
+
+-- name: reject_updates :exec
+-- Note why requests were refused; that is all that is left of them, for an hour. Repeated, it changes nothing.
+-- Locks:  the requests.     Index:  update_request_pkey
+-- $1 uuid[] run    $2 text[] name    $3 text[] id    $4 bytea[] error
+UPDATE {schema}.update_request q SET rejected_at = clock_timestamp(), error = u.error
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[]) AS u (run_id, name, id, error)
+WHERE q.run_id = u.run_id AND q.name = u.name AND q.id = u.id AND q.rejected_at IS NULL;
+
+-- name: insert_update_ends :exec
+-- Record how handlers of updates ended, in the batch of what led to it. A replay may repeat the last of it: the rows are there then.
+-- Locks:  none but the new rows.     Index:  none (insert; the primary key is looked at)
+-- $1 uuid[] run    $2 int4[] seq    $3 int2[] status    $4 bytea[] result    $5 timestamptz[] ended
+INSERT INTO {schema}.update_done (run_id, seq, status, result, ended_at)
+SELECT u.run_id, u.seq, u.status, u.result, u.ended_at
+FROM unnest($1::uuid[], $2::int4[], $3::int2[], $4::bytea[], $5::timestamptz[]) AS u (run_id, seq, status, result, ended_at)
+ON CONFLICT (run_id, seq) DO NOTHING;
+
+-- name: wake_updated :exec
+-- The parker's part in not leaving a run asleep that was sent an update while its parking was not committed: a look with a newer snapshot,
+-- in a transaction after its own. Who sends after that sees that the run is parked.
+-- Locks:  task rows of those that are woken, ascending run_id.     Index:  task_pkey, update_request_pkey
+-- $1 uuid[] run
+SELECT {schema}.wake_updated($1::uuid[]);
+
 -- name: insert_runs :exec
 -- Start child runs in the batch of their parent's command.
 -- Locks:  none but the new rows.     Index:  workflow_pkey

@@ -42,6 +42,12 @@ FROM {schema}.children AS c JOIN {schema}.runs AS r ON r.run_id = c.run_id WHERE
 -- $1 uuid run
 SELECT key, value, published_at, pos FROM {schema}.published WHERE run_id = $1 ORDER BY key;
 
+-- name: show_updates :many
+-- The updates that were sent to one run, in the order of arrival.
+-- Locks:  none.     Index:  update_accepted, step, update_done, outcome primary keys, pruned; update_request_pkey
+-- $1 uuid run    $2 int4 limit
+SELECT n, name, id, stage, sent_at, accepted_at, ended_at, seq, payload, result, error FROM {schema}.updates WHERE run_id = $1 ORDER BY n LIMIT $2;
+
 -- name: show_same_key :many
 -- The runs of every workflow that a key names.
 -- Locks:  none.     Index:  run_key primary key

@@ -14,6 +14,7 @@ _HOMES = {
     "supervisor.api.client_async": ("AsyncClient",),
     "supervisor.api.handles": ("AsyncBatch", "AsyncRun", "Batch", "Run", "RunInfo"),
     "supervisor.api.queries": ("Query",),
+    "supervisor.api.updates": ("AsyncUpdateHandle", "Update", "UpdateHandle", "handlers_finished"),
     "supervisor.core.retry": ("Retry",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
@@ -21,6 +22,7 @@ _HOMES = {
         "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "QueryFailed", "QueryReadOnly", "QueryTooLong", "QueryUnknown", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
         "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TransactionMisused", "UnknownWorkflow",
+        "UpdateFailed", "UpdateRejected", "UpdateUnfinished", "UpdateUnknown",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -33,6 +35,9 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     from supervisor.api.queries import Query as Query
     from supervisor.api.signals import Signal as Signal
     from supervisor.api.transaction import AsyncTransaction as AsyncTransaction, Transaction as Transaction
+    from supervisor.api.updates import (
+        AsyncUpdateHandle as AsyncUpdateHandle, Update as Update, UpdateHandle as UpdateHandle, handlers_finished as handlers_finished,
+    )  # fmt: skip
     from supervisor.api.words import (
         ChildRun as ChildRun, current as current, first as first, gather as gather, now as now, publish as publish,
         random as random, sleep as sleep,
@@ -48,7 +53,8 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         RunCancelled as RunCancelled, RunClosed as RunClosed, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
         SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,
         StepFailed as StepFailed, StepInterrupted as StepInterrupted, StepTimeout as StepTimeout, SupervisorError as SupervisorError,
-        TransactionMisused as TransactionMisused, UnknownWorkflow as UnknownWorkflow,
+        TransactionMisused as TransactionMisused, UnknownWorkflow as UnknownWorkflow, UpdateFailed as UpdateFailed, UpdateRejected as UpdateRejected,
+        UpdateUnfinished as UpdateUnfinished, UpdateUnknown as UpdateUnknown,
     )  # fmt: skip
     from supervisor.core.retry import Retry as Retry
 else:

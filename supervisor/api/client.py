@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from supervisor.api.asked import (
     CHUNK_RUNS,
@@ -36,8 +36,9 @@ from supervisor.core.errors import ClientMisused, DatabaseUnavailable
 if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
     from supervisor.api.ear import Ear, Heard
-    from supervisor.api.queries import Query
+    from supervisor.api.queries import Query, Talk
     from supervisor.api.signals import Message, SignalOf
+    from supervisor.api.updates import Sooner, Update, UpdateHandle, UpdateMessage, WaitFor
     from supervisor.api.within import SyncConnection, Within
     from supervisor.db.borrowed import Home
     from supervisor.db.client_calls import ClientCalls, Outcome, Questions, Verb
@@ -160,7 +161,32 @@ class ClientVerbs:
         message  `approved.message(value, id=…)`; a run that starts finds it when it waits for it
         Raises   as `start` and `signal`: RunClosed where the key names a run that has ended.
         """
-        return self._run(self._carry(lambda verbs: verbs.signal_with_start(message, Asked.of(workflow), args, kwargs)))
+        return self._run(self._carry(lambda verbs: verbs.send_with_start("signal", message, Asked.of(workflow), args, kwargs)))
+
+    # ── update ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @overload
+    def update_with_start(self, message: UpdateMessage[Q], workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> UpdateHandle[Q]: ...
+    @overload
+    def update_with_start(self, message: UpdateMessage[Q], workflow: StartOptions[P, R], *args: P.args, **kwargs: P.kwargs) -> UpdateHandle[Q]: ...
+    @overload
+    def update_with_start(self, message: UpdateMessage[Q], workflow: str | Named, *args: Any, **kwargs: Any) -> UpdateHandle[Q]: ...
+    def update_with_start(self, message: UpdateMessage[Q], workflow: Any, *args: Any, **kwargs: Any) -> UpdateHandle[Q]:
+        """Start a run, or find the one that its key names, and send it an update: both or neither.
+
+        message  `reserve.message(value, id=…)`; the handle's `result()` waits for the answer, `accepted()` for the acceptance
+        Raises   as `start`; RunClosed where the key names a run that has ended.
+        """
+        from supervisor.api.updates import UpdateHandle
+
+        started = self._carry(lambda verbs: verbs.send_with_start("update", message, Asked.of(workflow), args, kwargs))
+        return UpdateHandle(self._owner(), started.run_id, message, self._unsure)
+
+    def _sent(self, run: Run[Any] | uuid.UUID | str, message: UpdateMessage[Q]) -> UpdateHandle[Q]:
+        from supervisor.api.updates import UpdateHandle
+
+        self._carry(lambda verbs: verbs.update(id_of(run), message))
+        return UpdateHandle(self._owner(), id_of(run), message, self._unsure)
 
     # ── ask ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -274,11 +300,38 @@ class Client(ClientVerbs):
         Raises RunUnknown, QueryUnknown, QueryFailed with the error as `__cause__`, TimeoutError.
         """
         from supervisor.api.queries import Inquiry
-        from supervisor.db.client_calls import carry
 
-        self._ready()
-        inquiry = Inquiry(id_of(run), query, arguments, timeout)
-        return carry(inquiry.talk(), self._pause_or_carry)
+        return self._talk(Inquiry(id_of(run), query, arguments, timeout).talk())
+
+    @overload
+    def update(self, run: Run[Any] | uuid.UUID | str, update: Update[None, Q], /, *, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Q: ...
+    @overload
+    def update(self, run: Run[Any] | uuid.UUID | str, update: Update[A, Q], value: A, /, *, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Q: ...
+    @overload
+    def update(self, run: Run[Any] | uuid.UUID | str, update: Update[None, Q], /, *, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> UpdateHandle[Q]: ...
+    @overload
+    def update(self, run: Run[Any] | uuid.UUID | str, update: Update[A, Q], value: A, /, *, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> UpdateHandle[Q]: ...
+    @overload
+    def update(self, run: Run[Any] | uuid.UUID | str, update: str, /, *arguments: Any, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Any: ...
+    @overload
+    def update(self, run: Run[Any] | uuid.UUID | str, update: str, /, *arguments: Any, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> UpdateHandle[Any]: ...
+    def update(
+        self, run: Run[Any] | uuid.UUID | str, update: Any, /, *arguments: Any, id: str | None = None, wait_for: WaitFor = "completed", timeout: float | None = None
+    ) -> Any:
+        """Send an update to a live run and wait until its handler has ended: what that returned. By a name, plain JSON values.
+
+        id        the same id is the same update: it runs once, and who repeats it is given the same answer
+        wait_for  "accepted" returns a handle when the run has accepted it, durably, "admitted" when it is stored
+        timeout   seconds to wait; None: for ever, which is at most until the run ends
+        Raises    UpdateRejected with the validator's error as `__cause__`, UpdateUnknown where the run has no such handler, UpdateFailed with
+                  the handler's, UpdateUnfinished and RunClosed where the run has ended, RunUnknown, InputInvalid, PayloadRefused, TimeoutError.
+        """
+        from supervisor.api.updates import update_message
+
+        handle = self._sent(run, update_message(update, arguments, id))
+        if wait_for == "completed":
+            return handle.result(timeout)
+        return handle if wait_for == "admitted" else handle.accepted(timeout)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -302,6 +355,13 @@ class Client(ClientVerbs):
             result = self._opened.carry(make(self._verbs()))
             self._say_hint(self._opened)
             return result
+
+    def _talk(self, talk: Talk) -> Any:
+        """Ask and pause as *talk* says."""
+        from supervisor.db.client_calls import carry
+
+        self._ready()
+        return carry(talk, self._pause_or_carry)
 
     def _pause_or_carry(self, asked: Any) -> Any:
         if isinstance(asked, float):

@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from supervisor.api.asked import Asked, Named, chunk_of, id_of, refuse_inside_run, registered, value_of
 from supervisor.api.client import QUERY_TIMEOUT_S, check_process, questions_of
@@ -24,8 +24,9 @@ from supervisor.core.errors import ClientMisused, DatabaseUnavailable
 if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
     from supervisor.api.ear import Ear, Heard
-    from supervisor.api.queries import Query
+    from supervisor.api.queries import Query, Talk
     from supervisor.api.signals import Message, SignalOf
+    from supervisor.api.updates import Sooner, Update, AsyncUpdateHandle, UpdateMessage, WaitFor
     from supervisor.api.within import AsyncConnection, AsyncWithin
     from supervisor.db.borrowed import Home
     from supervisor.db.client_calls import Outcome, Verb
@@ -131,7 +132,32 @@ class AsyncClientVerbs:
     async def signal_with_start(self, message: Message, workflow: str | Named, *args: Any, **kwargs: Any) -> AsyncRun[Any]: ...
     async def signal_with_start(self, message: Message, workflow: Any, *args: Any, **kwargs: Any) -> Any:
         """Start a run, or find the one that its key names, and send it a message: both or neither; see `Client.signal_with_start`."""
-        return self._run(await self._carry(lambda verbs: verbs.signal_with_start(message, Asked.of(workflow), args, kwargs)))
+        return self._run(await self._carry(lambda verbs: verbs.send_with_start("signal", message, Asked.of(workflow), args, kwargs)))
+
+    # ── update ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @overload
+    async def update_with_start(self, message: UpdateMessage[Q], workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncUpdateHandle[Q]: ...
+    @overload
+    async def update_with_start(self, message: UpdateMessage[Q], workflow: StartOptions[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncUpdateHandle[Q]: ...
+    @overload
+    async def update_with_start(self, message: UpdateMessage[Q], workflow: str | Named, *args: Any, **kwargs: Any) -> AsyncUpdateHandle[Q]: ...
+    async def update_with_start(self, message: UpdateMessage[Q], workflow: Any, *args: Any, **kwargs: Any) -> AsyncUpdateHandle[Q]:
+        """Start a run, or find the one that its key names, and send it an update: both or neither.
+
+        message  `reserve.message(value, id=…)`; the handle's `result()` waits for the answer, `accepted()` for the acceptance
+        Raises   as `start`; RunClosed where the key names a run that has ended.
+        """
+        from supervisor.api.updates import AsyncUpdateHandle
+
+        started = await self._carry(lambda verbs: verbs.send_with_start("update", message, Asked.of(workflow), args, kwargs))
+        return AsyncUpdateHandle(self._owner(), started.run_id, message, self._unsure)
+
+    async def _sent(self, run: AsyncRun[Any] | uuid.UUID | str, message: UpdateMessage[Q]) -> AsyncUpdateHandle[Q]:
+        from supervisor.api.updates import AsyncUpdateHandle
+
+        await self._carry(lambda verbs: verbs.update(id_of(run), message))
+        return AsyncUpdateHandle(self._owner(), id_of(run), message, self._unsure)
 
     # ── ask ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -249,11 +275,38 @@ class AsyncClient(AsyncClientVerbs):
         Raises RunUnknown, QueryUnknown, QueryFailed with the error as `__cause__`, TimeoutError.
         """
         from supervisor.api.queries import Inquiry
-        from supervisor.db.client_calls_async import carry_async
 
-        self._ready()
-        inquiry = Inquiry(id_of(run), query, arguments, timeout)
-        return await carry_async(inquiry.talk(), self._pause_or_carry)
+        return await self._talk(Inquiry(id_of(run), query, arguments, timeout).talk())
+
+    @overload
+    async def update(self, run: AsyncRun[Any] | uuid.UUID | str, update: Update[None, Q], /, *, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Q: ...
+    @overload
+    async def update(self, run: AsyncRun[Any] | uuid.UUID | str, update: Update[A, Q], value: A, /, *, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Q: ...
+    @overload
+    async def update(self, run: AsyncRun[Any] | uuid.UUID | str, update: Update[None, Q], /, *, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> AsyncUpdateHandle[Q]: ...
+    @overload
+    async def update(self, run: AsyncRun[Any] | uuid.UUID | str, update: Update[A, Q], value: A, /, *, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> AsyncUpdateHandle[Q]: ...
+    @overload
+    async def update(self, run: AsyncRun[Any] | uuid.UUID | str, update: str, /, *arguments: Any, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Any: ...
+    @overload
+    async def update(self, run: AsyncRun[Any] | uuid.UUID | str, update: str, /, *arguments: Any, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> AsyncUpdateHandle[Any]: ...
+    async def update(
+        self, run: AsyncRun[Any] | uuid.UUID | str, update: Any, /, *arguments: Any, id: str | None = None, wait_for: WaitFor = "completed", timeout: float | None = None
+    ) -> Any:
+        """Send an update to a live run and wait until its handler has ended: what that returned. By a name, plain JSON values.
+
+        id        the same id is the same update: it runs once, and who repeats it is given the same answer
+        wait_for  "accepted" returns a handle when the run has accepted it, durably, "admitted" when it is stored
+        timeout   seconds to wait; None: for ever, which is at most until the run ends
+        Raises    UpdateRejected with the validator's error as `__cause__`, UpdateUnknown where the run has no such handler, UpdateFailed with
+                  the handler's, UpdateUnfinished and RunClosed where the run has ended, RunUnknown, InputInvalid, PayloadRefused, TimeoutError.
+        """
+        from supervisor.api.updates import update_message
+
+        handle = await self._sent(run, update_message(update, arguments, id))
+        if wait_for == "completed":
+            return await handle.result(timeout)
+        return handle if wait_for == "admitted" else await handle.accepted(timeout)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -282,6 +335,13 @@ class AsyncClient(AsyncClientVerbs):
             result = await self._opened.carry(make(self._verbs()))
             await self._say_hint(self._opened)
             return result
+
+    async def _talk(self, talk: Talk) -> Any:
+        """Ask and pause as *talk* says."""
+        from supervisor.db.client_calls_async import carry_async
+
+        self._ready()
+        return await carry_async(talk, self._pause_or_carry)
 
     async def _pause_or_carry(self, asked: Any) -> Any:
         if isinstance(asked, float):

@@ -9,7 +9,7 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import msgspec
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from supervisor.api.client_async import AsyncClient
     from supervisor.api.queries import Query
     from supervisor.api.signals import SignalOf
+    from supervisor.api.updates import AsyncUpdateHandle, Sooner, Update, UpdateHandle
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -132,6 +133,22 @@ class Run(_Handle, Generic[R]):
         """Send it a message; see `Client.signal`. Raises RunClosed where it has ended, RunUnknown."""
         return self._client.signal(self, signal, value, id=id)
 
+    @overload
+    def update(self, update: Update[None, Q], /, *, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Q: ...
+    @overload
+    def update(self, update: Update[A, Q], value: A, /, *, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Q: ...
+    @overload
+    def update(self, update: Update[None, Q], /, *, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> UpdateHandle[Q]: ...
+    @overload
+    def update(self, update: Update[A, Q], value: A, /, *, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> UpdateHandle[Q]: ...
+    @overload
+    def update(self, update: str, /, *arguments: Any, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Any: ...
+    @overload
+    def update(self, update: str, /, *arguments: Any, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> UpdateHandle[Any]: ...
+    def update(self, update: Any, /, *arguments: Any, **options: Any) -> Any:
+        """Send it an update and wait for what its handler returns, or, with `wait_for="accepted"`, until it has accepted it; see `Client.update`."""
+        return self._client.update(self.id, update, *arguments, **options)
+
     def cancel(self, reason: str | None = None) -> bool:
         """End it as cancelled, now. False where it had ended already. Raises RunUnknown."""
         return self._client.cancel(self, reason)
@@ -186,6 +203,22 @@ class AsyncRun(_Handle, Generic[R]):
     async def signal(self, signal: Any, value: Any = None, *, id: str | None = None) -> bool:
         """Send it a message; see `Client.signal`. Raises RunClosed where it has ended, RunUnknown."""
         return await self._client.signal(self, signal, value, id=id)
+
+    @overload
+    async def update(self, update: Update[None, Q], /, *, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Q: ...
+    @overload
+    async def update(self, update: Update[A, Q], value: A, /, *, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Q: ...
+    @overload
+    async def update(self, update: Update[None, Q], /, *, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> AsyncUpdateHandle[Q]: ...
+    @overload
+    async def update(self, update: Update[A, Q], value: A, /, *, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> AsyncUpdateHandle[Q]: ...
+    @overload
+    async def update(self, update: str, /, *arguments: Any, id: str | None = ..., wait_for: Literal["completed"] = ..., timeout: float | None = ...) -> Any: ...
+    @overload
+    async def update(self, update: str, /, *arguments: Any, id: str | None = ..., wait_for: Sooner, timeout: float | None = ...) -> AsyncUpdateHandle[Any]: ...
+    async def update(self, update: Any, /, *arguments: Any, **options: Any) -> Any:
+        """Send it an update and wait for what its handler returns, or, with `wait_for="accepted"`, until it has accepted it; see `Client.update`."""
+        return await self._client.update(self.id, update, *arguments, **options)
 
     async def cancel(self, reason: str | None = None) -> bool:
         """End it as cancelled, now. False where it had ended already. Raises RunUnknown."""

@@ -21,7 +21,8 @@ from supervisor.core.errors import ClockSkew, KeyMismatch, RunUnknown, UnknownWo
 if TYPE_CHECKING:
     from supervisor.api.hints import Hints
     from supervisor.api.signals import Message
-    from supervisor.db.client_calls import Conflict, Outcome, QueryStanding, Questions, Sent, Verb
+    from supervisor.api.updates import UpdateMessage
+    from supervisor.db.client_calls import Conflict, Outcome, QueryStanding, Questions, Sent, UpdateStanding, Verb, What
 
 T = TypeVar("T")
 
@@ -73,14 +74,18 @@ class Verbs:
             self._tell(sent)
         return sent.stored or message.id is None  # without an id of the caller's, what was there is its own first try
 
-    def signal_with_start(self, message: Message, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:
+    def update(self, run_id: uuid.UUID, message: UpdateMessage[Any]) -> Verb[None]:
+        """Send an update to a run; one of its name and id that is there already is the same."""
+        self._tell((yield from self.questions.update(run_id, message.name, message.payload, message.id)))
+
+    def send_with_start(self, what: What, message: Message | UpdateMessage[Any], asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:
         payload = yield from self._input(asked, args, kwargs)
         key = asked.keyed()
         given = payload, key, None if key is None else hash_of(payload), message.name, message.payload, message.id or uuid.uuid4().hex
 
         def start() -> Verb[tuple[bytes, uuid.UUID, Sent]]:
             (run_id,) = yield from self.questions.run_ids(1)
-            return (run_id, *(yield from self.questions.signal_start(asked.name, run_id, *given, **asked.how)))
+            return (run_id, *(yield from self.questions.send_start(what, asked.name, run_id, *given, **asked.how)))
 
         run_id, named, sent = yield from self._by_the_clock(start)
         created = named.bytes == run_id
@@ -204,6 +209,9 @@ class Verbs:
 
     def tell_of_query(self, workflow: str) -> Verb[None]:
         return (yield from self.questions.tell_of_query(workflow))
+
+    def update_standing(self, run_id: uuid.UUID, name: str, update_id: str) -> Verb[UpdateStanding | None]:
+        return (yield from self.questions.update_standing(run_id, name, update_id))
 
     def query_answer(self, query_id: uuid.UUID) -> Verb[QueryStanding | None]:
         return (yield from self.questions.query_answer(query_id))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from supervisor.api.asked import CHUNK_RUNS, Asked, chunk_of, id_of, registered, value_of
 from supervisor.api.client import ClientVerbs
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from supervisor.api.client import Client
     from supervisor.api.client_async import AsyncClient
     from supervisor.api.handles import AsyncRun, Batch, Run
+    from supervisor.api.updates import AsyncUpdateHandle, Update, UpdateHandle
     from supervisor.db.client_calls import Verb
 
 T = TypeVar("T")
+A = TypeVar("A")
+Q = TypeVar("Q")
 SyncConnection: TypeAlias = Any  # psycopg.Connection, SQLAlchemy Connection or Session, Django's connection: looked at, not imported
 AsyncConnection: TypeAlias = Any  # psycopg.AsyncConnection, SQLAlchemy AsyncConnection or AsyncSession
 
@@ -47,6 +50,18 @@ class Within(ClientVerbs):
         outcome = self._carry(lambda verbs: verbs.outcome_now(run_id, WHEN))
         name, definition = _known(run) or _found(self.status(run_id).workflow)
         return value_of(outcome, name, definition)
+
+    @overload
+    def update(self, run: Run[Any] | uuid.UUID | str, update: Update[None, Q], /, *, id: str | None = None) -> UpdateHandle[Q]: ...
+    @overload
+    def update(self, run: Run[Any] | uuid.UUID | str, update: Update[A, Q], value: A, /, *, id: str | None = None) -> UpdateHandle[Q]: ...
+    @overload
+    def update(self, run: Run[Any] | uuid.UUID | str, update: str, /, *arguments: Any, id: str | None = None) -> UpdateHandle[Any]: ...
+    def update(self, run: Run[Any] | uuid.UUID | str, update: Any, /, *arguments: Any, id: str | None = None) -> UpdateHandle[Any]:
+        """Send an update, which reaches the run when the caller commits; the handle waits for its answer after that. Raises as `Client.update`."""
+        from supervisor.api.updates import update_message
+
+        return self._sent(run, update_message(update, arguments, id))
 
     def _owner(self) -> Client:
         return self._client
@@ -89,6 +104,18 @@ class AsyncWithin(AsyncClientVerbs):
         outcome = await self._carry(lambda verbs: verbs.outcome_now(run_id, WHEN))
         name, definition = _known(run) or _found((await self.status(run_id)).workflow)
         return value_of(outcome, name, definition)
+
+    @overload
+    async def update(self, run: AsyncRun[Any] | uuid.UUID | str, update: Update[None, Q], /, *, id: str | None = None) -> AsyncUpdateHandle[Q]: ...
+    @overload
+    async def update(self, run: AsyncRun[Any] | uuid.UUID | str, update: Update[A, Q], value: A, /, *, id: str | None = None) -> AsyncUpdateHandle[Q]: ...
+    @overload
+    async def update(self, run: AsyncRun[Any] | uuid.UUID | str, update: str, /, *arguments: Any, id: str | None = None) -> AsyncUpdateHandle[Any]: ...
+    async def update(self, run: AsyncRun[Any] | uuid.UUID | str, update: Any, /, *arguments: Any, id: str | None = None) -> AsyncUpdateHandle[Any]:
+        """Send an update, which reaches the run when the caller commits; the handle waits for its answer after that. Raises as `AsyncClient.update`."""
+        from supervisor.api.updates import update_message
+
+        return await self._sent(run, update_message(update, arguments, id))
 
     def _owner(self) -> AsyncClient:
         return self._client

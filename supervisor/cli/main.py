@@ -38,6 +38,7 @@ COMMANDS = {
     "query": Command("supervisor.cli.query", "query", "Ask a run what its handler answers, by a replay of its history."),
     "cancel": Command("supervisor.cli.cancel", "cancel", "End live runs: by id, by key, or all that a filter asks for."),
     "signal": Command("supervisor.cli.signal", "signal", "Send a message to a live run, by its id or its key."),
+    "update": Command("supervisor.cli.update", "update", "Send a request to a live run, and wait for its answer."),
     "queues": Command("supervisor.cli.queues", "queues", "Show what stands in each queue."),
     "workers": Command("supervisor.cli.workers", "workers", "Show who works: hosts, processes, what each executes, the last crash."),
     "top": Command("supervisor.cli.top", "top", "Watch the workers of this host: rates, latencies, what each executes, queues."),

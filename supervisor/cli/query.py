@@ -29,7 +29,7 @@ def query(run: str, name: str, json_value: str | None, timeout: float, dsn: str 
     """
     arguments = [] if json_value is None else [_parsed(json_value)]
     with options.client(dsn, schema) as client:
-        answer = client.query(_id_of(client, run), name, *arguments, timeout=timeout)
+        answer = client.query(id_of(client, run), name, *arguments, timeout=timeout)
     if as_json:
         print_json(answer)
     else:
@@ -43,7 +43,7 @@ def _parsed(text: str) -> Any:
         raise click.UsageError(f"--json-value is no JSON: {error}") from None
 
 
-def _id_of(client: Any, which: str) -> UUID:
+def id_of(client: Any, which: str) -> UUID:
     """Its id; else, for ids make good keys, the run that the key names."""
     from supervisor.core.errors import RunUnknown, SupervisorError
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Seen = tuple[History, list[dict[str, Any]]]  # and what of it executes on this host
 
-CHILDREN_SHOWN = 20
+CHILDREN_SHOWN = UPDATES_SHOWN = 20
 STATE_SHOWN_MAX = 4 << 20  # characters: whatever a value may hold
 
 
@@ -34,7 +34,7 @@ STATE_SHOWN_MAX = 4 << 20  # characters: whatever a value may hold
 def show(
     run: str, show_logs: bool, log_dir: str | None, state: bool, watching: bool, interval: float, dsn: str | None, schema: str | None, as_json: bool
 ) -> None:
-    """Show one run, by its id or its key: what it does, why it waits, what it has published, its steps, its children, how it ended.
+    """Show one run, by its id or its key: what it does, why it waits, what it has published, its updates, steps and children, how it ended.
 
     With --watch until it has ended.
     """
@@ -120,7 +120,7 @@ def _executing(found: History) -> list[dict[str, Any]]:
 
 def _as_object(seen: Seen) -> dict[str, Any]:
     found, executing = seen
-    facts = {"why": found.wait, "executing": executing, "published": found.published, "history": found.steps}
+    facts = {"why": found.wait, "executing": executing, "published": found.published, "updates": found.updates, "history": found.steps}
     return {**found.run, **facts, "attempts": found.attempts, "children": found.children}
 
 
@@ -133,7 +133,7 @@ def _text(seen: Seen) -> str:
     if run["parent_id"]:
         facts.append(f"child of {run['parent_id']} (seq {run['parent_seq']})")
     lines += [", ".join(facts), f"input {short_json(run['input'])}"]
-    return "\n".join([*lines, *_published(found), *_steps(found), *_children(found)])
+    return "\n".join([*lines, *_published(found), *_updates(found), *_steps(found), *_children(found)])
 
 
 def _now(found: History, executing: list[dict[str, Any]]) -> list[str]:
@@ -188,6 +188,19 @@ def _published(found: History) -> list[str]:
         return []
     rows = [(each["key"], short_json(each["value"]), ago(each["published_at"])) for each in found.published]
     return ["", table(("published", "value", "when"), rows)]
+
+
+def _updates(found: History) -> list[str]:
+    """What was sent to it and answered, the last ones."""
+    if not found.updates:
+        return []
+    rows = [
+        (each["seq"], each["name"], each["id"], each["stage"], ago(each["sent_at"]), short_json(each["payload"]),
+         _error(each["error"]) if each["error"] is not None else short_json(each["result"]) if each["stage"] == "completed" else "-")
+        for each in found.updates[-UPDATES_SHOWN:]
+    ]  # fmt: skip
+    more = [f"and {len(found.updates) - UPDATES_SHOWN} before these: view updates"] if len(found.updates) > UPDATES_SHOWN else []
+    return ["", table(("seq", "update", "id", "stage", "sent", "argument", "answer"), rows), *more]
 
 
 def _steps(found: History) -> list[str]:

@@ -251,19 +251,71 @@ class QueryUnknown(SupervisorError):
 
 
 class QueryReadOnly(SupervisorError):
-    """A query's handler asked for something that only a run may do."""
+    """A query's handler, or an update's validator, asked for something that only a run may do."""
 
     code = "query_read_only"
 
     def __init__(self, word: str) -> None:
         self.word = word
-        super().__init__(f"{word} in a query's handler: it answers from what the run holds, and can't do or record anything; do it in the workflow")
+        super().__init__(
+            f"{word} in a query's handler or an update's validator: it answers from what the run holds, and can't do or record anything; "
+            f"do it in the workflow, or in the update's handler"
+        )
 
 
 class QueryTooLong(SupervisorError):
     """The history is longer than a query may replay."""
 
     code = "query_too_long"
+
+
+# ── updates ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class UpdateRejected(SupervisorError):
+    """A run refused an update before it was accepted, and nothing of it is in the history; `__cause__` is what its validator raised, rebuilt."""
+
+    code = "update_rejected"
+
+    def __init__(self, run_id: object, name: str, why: str) -> None:
+        self.run_id, self.name, self.why = run_id, name, why
+        super().__init__(f"run {run_id} rejected update {name!r}: {why}; it changed nothing and left no trace in the run's history")
+
+
+class UpdateUnknown(SupervisorError):
+    """The run has no handler of that name, as far as it has come."""
+
+    code = "update_unknown"
+
+    def __init__(self, run_id: object, name: str, known: list[str]) -> None:
+        self.run_id, self.name, self.known = run_id, name, known
+        super().__init__(
+            f"run {run_id} has no handler for update {name!r} where it stands (it has: {', '.join(known) or 'none'}); "
+            f"check the name, or let the workflow name its handler before it first waits"
+        )
+
+
+class UpdateFailed(SupervisorError):
+    """The handler of an accepted update raised; `__cause__` is its error, rebuilt. The run went on."""
+
+    code = "update_failed"
+
+    def __init__(self, run_id: object, name: str, why: str) -> None:
+        self.run_id, self.name, self.why = run_id, name, why
+        super().__init__(f"run {run_id} accepted update {name!r} and its handler failed: {why}")
+
+
+class UpdateUnfinished(SupervisorError):
+    """The run ended while the handler of an accepted update was under way: the handler was given up, and no answer will come."""
+
+    code = "update_unfinished"
+
+    def __init__(self, run_id: object, name: str, status: str) -> None:
+        self.run_id, self.name, self.status = run_id, name, status
+        super().__init__(
+            f"run {run_id} ended ({status}) before its handler of update {name!r} did, so there is no answer; "
+            f"a workflow waits for its handlers with `await handlers_finished()`: python -m supervisor show {run_id}"
+        )
 
 
 # ── how a run ended, as its waiter sees it ───────────────────────────────────────────────────────────────────────
@@ -324,15 +376,16 @@ class RunUnknown(SupervisorError):
 
 
 class RunClosed(SupervisorError):
-    """A signal was sent to a run that has ended; it was not stored."""
+    """A signal or an update was sent to a run that has ended, and never reached it; `signal` or `update` is its name."""
 
     code = "run_closed"
 
-    def __init__(self, run_id: object, status: str, signal: str) -> None:
-        self.run_id, self.status, self.signal = run_id, status, signal
+    def __init__(self, run_id: object, status: str, signal: str | None = None, update: str | None = None) -> None:
+        self.run_id, self.status, self.signal, self.update = run_id, status, signal, update
+        what = f"signal {signal!r} was not stored: nobody would ever read it" if update is None else f"update {update!r} was not accepted"
         super().__init__(
-            f"run {run_id} has ended ({status}), so signal {signal!r} was not stored: nobody would ever read it; "
-            f"start another run (signal_with_start does both), or see how it ended: python -m supervisor show {run_id}"
+            f"run {run_id} has ended ({status}), so {what}; "
+            f"start another run ({'signal' if update is None else 'update'}_with_start does both), or see how it ended: python -m supervisor show {run_id}"
         )
 
 

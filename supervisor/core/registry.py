@@ -6,7 +6,7 @@ from typing import Any
 
 from supervisor.core.errors import DefinitionError
 
-NAME_MAX = 200  # of a signal, of a query
+NAME_MAX = 200  # of a signal, of a query, of an update
 
 _workflows: dict[str, Any] = {}
 _steps: list[Any] = []
@@ -14,7 +14,7 @@ _queries: list[Any] = []
 
 
 def is_name(name: object) -> bool:
-    """Whether a signal or a query may be named so."""
+    """Whether a signal, a query or an update may be named so."""
     return isinstance(name, str) and 0 < len(name) <= NAME_MAX and name.isprintable()
 
 

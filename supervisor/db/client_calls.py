@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -50,6 +50,8 @@ from supervisor.db.statements import Sql, ended_channel, migration_files, query_
 OFFSET_FRESH_S = 60.0  # a clock of 500 ppm drifts 30 ms in that time; ids may be 60 s off
 RETRY_S = 10.0  # how long a lost database is tried for before the caller is told
 PAUSE_MAX_S = 1.0
+What = Literal["signal", "update"]
+SENDS = {"signal": ("client_signal", "client_signal_start"), "update": ("client_send_update", "client_update_start")}  # alone, with a start
 MAYBE_DONE = ("54000", "57014")  # no room for the announcement, or somebody's patience ended: before or after the commit of what is announced
 
 if TYPE_CHECKING:
@@ -146,8 +148,16 @@ class QueryStanding(NamedTuple):
     taken: bool
 
 
+class UpdateStanding(NamedTuple):
+    """stage: admitted, accepted, completed, failed, rejected, unfinished, closed; reply: the answer or the error; run_status: how the run ended."""
+
+    stage: str
+    reply: bytes | None
+    run_status: str | None
+
+
 class Sent(NamedTuple):
-    """What became of a signal. `owner`: the worker that has the run; `woken`: it was parked for the signal."""
+    """What became of a signal or an update. `owner`: the worker that has the run; `woken`: it was parked."""
 
     stored: bool
     owner: int | None
@@ -345,6 +355,19 @@ class Questions:
         """Tell the hosts that a run of *workflow* was asked something. A statement of its own, after the question is durable."""
         return self._rows("announce_starts", (query_channel(self.schema), workflow), lambda rows: None)
 
+    def update_standing(self, run_id: uuid.UUID, name: str, update_id: str) -> Ask[UpdateStanding | None]:
+        """How an update stands; None when the run knows of none with that id. Raises RunUnknown."""
+        return self._rows("client_update_standing", (run_id, name, update_id), lambda rows: UpdateStanding(*rows[0]) if rows else None)
+
+    def update(self, run_id: uuid.UUID, name: str, payload: bytes, update_id: str) -> Ask[Sent]:
+        """Send an update. Raises RunUnknown, RunClosed. Sent again under the same id when the session is lost: it is the same update."""
+
+        def talk(tries: int) -> Talk[Sent]:
+            rows = yield "client_send_update", (run_id, name, payload, update_id)
+            return Sent(*rows[0])
+
+        return Ask(talk, f"update {name!r} to run {run_id}", writes=True)
+
     def signal(self, run_id: uuid.UUID, name: str, payload: bytes, message_id: str, tell: bool | None) -> Ask[Sent]:
         """Send a signal. Raises RunUnknown, RunClosed. Sent again under the same id when the session is lost, so it is stored once.
 
@@ -367,8 +390,9 @@ class Questions:
 
         return Ask(talk, f"signal {name!r} to run {run_id}", writes=True)
 
-    def signal_start(
+    def send_start(
         self,
+        what: What,
         workflow: str,
         run_id: bytes,
         payload: bytes,
@@ -385,9 +409,9 @@ class Questions:
         batch: str | None = None,
         on_conflict: str = "return",
     ) -> Ask[tuple[uuid.UUID, Sent]]:
-        """Start a run, or find the one that *key* names, and send it a signal. Raises as `start` and `signal`, and KeyMismatch.
+        """Start a run, or find the one that *key* names, and send it a signal or an update. Raises as `start` and `signal`, and KeyMismatch.
 
-        Repeated under the same ids when the session is lost: where the first try had arrived its run is there, and so is its signal.
+        Repeated under the same ids when the session is lost: where the first try had arrived its run is there, and so is its message.
         """
         made = uuid.UUID(bytes=run_id)
         values = (
@@ -396,15 +420,15 @@ class Questions:
 
         def talk(tries: int) -> Talk[tuple[uuid.UUID, Sent]]:
             try:
-                rows = yield "client_signal_start", values
+                rows = yield SENDS[what][1], values
             except psycopg.Error as error:
                 if tries == 1 or not _met_itself(error):
                     raise
-                rows = yield "client_signal", (made, name, message, message_id)
+                rows = yield SENDS[what][0], (made, name, message, message_id)
                 return made, Sent(*rows[0])
             return rows[0][0], Sent(*rows[0][1:])
 
-        return Ask(talk, f"start of {workflow!r} with signal {name!r}", writes=True)
+        return Ask(talk, f"start of {workflow!r} with {what} {name!r}", writes=True)
 
     def parameters(self, workflow: str) -> Ask[bytes | None]:
         """A workflow's parameters as JSON, None for a name that no worker ever registered."""
@@ -468,7 +492,7 @@ class Questions:
             return KeyMismatch(named["workflow"], named["key"], uuid.UUID(named["run_id"]))
         if state == "SV010":
             closed = json.loads(error.diag.message_detail or "{}")
-            return RunClosed(uuid.UUID(closed["run_id"]), closed["status"], closed["signal"])
+            return RunClosed(uuid.UUID(closed["run_id"]), closed["status"], closed.get("signal"), closed.get("update"))
         if state == "SV006":
             return RunUnknown(error.diag.message_detail or "")
         if state == "SV008":

@@ -18,7 +18,7 @@ from supervisor.db.connect import unavailable
 from supervisor.db.statements import Sql
 
 ROWS_MAX = 10_000
-CHILDREN_MAX = 1_000
+CHILDREN_MAX = UPDATES_MAX = 1_000
 
 Row = dict[str, Any]
 
@@ -27,7 +27,8 @@ Row = dict[str, Any]
 class History:
     """`run` is a row of runs, `wait` of waits (None once it ended), `steps` and `attempts` rows of theirs, at most 10,000.
 
-    `children` are the runs that it started, at most 1,000. `published` is what it published, the last value of each key.
+    `children` are the runs that it started, at most 1,000. `published` is what it published, the last value of each key. `updates` are the
+    updates that were sent to it, at most 1,000.
     """
 
     run: Row
@@ -36,6 +37,7 @@ class History:
     attempts: Sequence[Row]
     children: Sequence[Row] = ()
     published: Sequence[Row] = ()
+    updates: Sequence[Row] = ()
 
 
 def read(conn: psycopg.Connection, schema: str, which: str) -> History:
@@ -49,9 +51,10 @@ def read(conn: psycopg.Connection, schema: str, which: str) -> History:
             steps, attempts = (_rows(conn, sql, name, run_id, ROWS_MAX) for name in ("show_steps", "show_attempts"))
             children = _rows(conn, sql, "show_children", run_id, CHILDREN_MAX)
             published = _rows(conn, sql, "show_published", run_id)
+            updates = _rows(conn, sql, "show_updates", run_id, UPDATES_MAX)
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
-    return History(run, wait[0] if wait else None, steps, attempts, children, published)
+    return History(run, wait[0] if wait else None, steps, attempts, children, published, updates)
 
 
 def _run(conn: psycopg.Connection, sql: Sql, which: str) -> Row:

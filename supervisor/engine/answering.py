@@ -26,7 +26,8 @@ from supervisor.core.errors import DatabaseUnavailable, QueryTooLong, QueryUnkno
 from supervisor.engine.commands import Commands
 from supervisor.engine.forked import die_with, fork_apart, leave
 from supervisor.engine.green import close_green, green
-from supervisor.engine.replay import Past, Record, check, replay
+from supervisor.engine import handlers
+from supervisor.engine.replay import Past, Record, check, handling_of, replay
 
 if TYPE_CHECKING:
     from supervisor.db.answer_calls import AnswerCalls, Asked, Started
@@ -255,8 +256,9 @@ class Reader:
         run = core.Run(run_id.bytes, registry.find(started.workflow))
         run.key = started.key.encode() if started.key is not None else None
         records = [Record(seq, kind, status, name.encode(), result, ended) for seq, kind, status, name, result, ended in steps]
+        run.past = Past(input=started.input, records=records)
         try:
-            replay(self.loop, run, Past(input=started.input, records=records), Commands.make_child)
+            replay(self.loop, run, run.past, Commands.make_child)
         except BaseException:
             self.forget(run)
             raise
@@ -274,10 +276,17 @@ class Reader:
     def finish_failed(self, run: Any, error: BaseException) -> None:
         self.loop.finish(run, core.FAILED, codec.encode_error(error))
 
+    def handled(self, run: Any, fiber: Any, value: Any, error: BaseException | None) -> None:
+        """Who sent the update was told when the run did this."""
+        handlers.ended(run, handling_of(run), fiber, value, error, 0)
+
     # what workflow code says (see core.context)
 
     def handles(self, run: Any, query: Any, handler: Any) -> None:
         self.handlers[query.name] = (query, handler)
+
+    def handles_update(self, run: Any, update: Any, handler: Any, validator: Any) -> None:
+        handling_of(run).named[update.name] = (update, handler, validator)
 
     def published(self, run: Any, key: str, value: bytes) -> None:
         """It was published when the run did this."""

@@ -30,6 +30,9 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "park_on_children": (UUID, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2),
     "park_on_signals": (UUID, TEXT, TEXT, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2),
     "insert_consumed": (UUID, TEXT, INT8, INT4),
+    "insert_update_ends": (UUID, INT4, INT2, BYTEA, TIMESTAMPTZ),
+    "accept_updates": (UUID, TEXT, TEXT, INT4),
+    "reject_updates": (UUID, TEXT, TEXT, BYTEA),
     "publish": (UUID, INT2, INT4, TEXT, INT4, TIMESTAMPTZ),
     "fire_timers": (UUID, INT4, INT4, TEXT, INT2, INT2, BYTEA),
     "wake_parents": (UUID,),
@@ -85,7 +88,7 @@ class Batch:
             out += [("plan_custom", None), ("look_at_parked", self._encoded("look_at_parked", worker)), ("plan_generic", None)]
         if self.steps is not None:
             out.append(("insert_steps" if len(self.steps) == PLAIN_COLUMNS else "insert_mixed_steps", [*self.steps, worker]))
-        for name in ("insert_attempts", "insert_timers", "insert_runs", "insert_consumed", "drop_timers"):
+        for name in ("insert_attempts", "insert_timers", "insert_runs", "insert_consumed", "insert_update_ends", "drop_timers"):
             if name in self.rare:
                 out.append((name, self._encoded(name, worker)))
         if self.published:
@@ -106,6 +109,9 @@ class Batch:
             out.append(("plan_generic", None))
         if "fire_timers" in self.rare:
             out.append(("fire_timers", self._encoded("fire_timers", worker)))
+        for name in ("accept_updates", "reject_updates"):  # after the task rows: whoever sends one locks both in that order
+            if name in self.rare:
+                out.append((name, self._encoded(name, worker)))
         if self.wake_workflows is not None:
             out.append(("wake_code_missing", self.wake_workflows))
         if self.claim is not None:

@@ -73,6 +73,7 @@ class Commands:
         self.with_children: set[Any] = set()
         self.watchdog: Any = None
         self.signals: Any = None
+        self.updates: Any = None
         self.green = green
         self.close_green = close_green
 
@@ -95,6 +96,8 @@ class Commands:
             self._begin_child(run, cmd)
         elif kind == core.SIGNAL:
             self.signals.begin(run, cmd)
+        elif kind == core.HANDLED:
+            self.updates.begin(run, cmd)
         else:
             self._start_child(run, cmd)
 
@@ -319,6 +322,14 @@ class Commands:
         self.loop.bytes_now += len(row[3])
         self.loop.touch(run)
 
+    # ── updates ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def updated(self, run: Any, cmd: Any) -> None:
+        self.updates.updated(run, cmd)
+
+    def handled(self, run: Any, fiber: Any, value: Any, error: BaseException | None) -> None:
+        self.updates.handled(run, fiber, value, error)
+
     # ── ends of attempts ─────────────────────────────────────────────────────────────────────────────────────────
 
     def ended_call(self, call: Call, value: Any, error: BaseException | None, ended: int) -> None:
@@ -427,7 +438,9 @@ class Commands:
         """Nothing of this run executes or is in flight: stay for a short wait, else leave memory."""
         if not run.open or run.in_tx or self.watchdog.holds(run):
             return
-        waits = sorted(run.open.items())
+        waits = sorted((seq, cmd) for seq, cmd in run.open.items() if cmd.kind != core.HANDLED)  # that waits for other commands
+        if not waits or run.past is not None and run.past.handling is not None and not run.past.handling.looked:
+            return
         dues = [cmd for _, cmd in waits if isinstance(cmd.extra, Waiting) or isinstance(cmd.extra, Listening) and cmd.extra.due_us > 0]
         children = [cmd for _, cmd in waits if cmd.kind == core.CHILD]
         signals = [cmd for _, cmd in waits if cmd.kind == core.SIGNAL]
@@ -443,6 +456,12 @@ class Commands:
         if signals and not children and self.signals.stays(run, signals):
             return
         self._leave(run, waits, dues, children, signals)
+
+    def rest(self, run: Any) -> None:
+        """Have it asked whether anything of it is left to do."""
+        if not run.gone and run.batch == 0 and not run.in_tx:
+            self.loop.ready.append(run)
+            self.pump()
 
     def _leave(self, run: Any, waits: list[tuple[int, Any]], dues: list[Any], children: list[Any], signals: list[Any]) -> None:
         seq, cmd = waits[0]

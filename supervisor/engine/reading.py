@@ -130,6 +130,7 @@ class Reading:
             commands.mismatch(run, ReplayMismatch(uuid.UUID(bytes=run.id), run.pos, "a result that this code can read", f"{type(error).__name__}: {error}"))
             return
         commands.publish_again(run)
+        self._worker.updates.end_again(run)
         if run.end is not None:
             end, run.end = run.end, None
             loop.finish(run, *end)
@@ -137,5 +138,6 @@ class Reading:
         for cmd in fresh:
             cmd.redelivered = run.resumed == 2
         run.fresh = fresh
+        self._worker.updates.resumed(run)
         if run.batch == 0:
             loop.ready.append(run)

@@ -17,12 +17,14 @@ import msgspec
 
 from supervisor._fastpath import loop as core
 from supervisor.core.codec import decode_error, brief
-from supervisor.core.errors import ReplayMismatch
+from supervisor.core.errors import InputInvalid, ReplayMismatch
+from supervisor.engine.handlers import Handling, give
 
 _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i").unpack
 _i8 = struct.Struct(">q").unpack
 KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run", core.SIGNAL: "wait for signal"}
+KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers"}
 
 
 @dataclass
@@ -62,7 +64,18 @@ class Past:
     kids: dict[int, Kid] = field(default_factory=dict)
     published: dict[str, Any] = field(default_factory=dict)  # in the replay, after the last delivery so far: key → row
     boxes: dict[str, Any] = field(default_factory=dict)  # signals: name → messages that were read (engine/signals.py)
+    handling: Handling | None = None  # of updates, where the run takes any
     staying: bool = False  # it waits in memory for now, and is asked again
+
+
+def handling_of(run: Any) -> Handling:
+    """What *run* has of updates."""
+    if run.past is None:
+        run.past = Past()
+    if run.past.handling is None:
+        run.past.handling = Handling()
+    handling: Handling = run.past.handling
+    return handling
 
 
 def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
@@ -113,6 +126,8 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     for record in past.records:
         if past.published:
             past.published = {}  # it was in the batch of this record, or in one before
+        if past.handling is not None and past.handling.ended:
+            past.handling.ended = {}
         _redeliver(loop, run, record, make_child)
     run.history = None
     return [] if run.end is not None else [run.open[seq] for seq in sorted(run.open)]
@@ -134,6 +149,9 @@ def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
         return
     if run.end is not None:
         raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _ending(run.end))
+    if record.kind == core.UPDATE:
+        _redeliver_update(loop, run, record)
+        return
     command = run.open.get(record.seq)
     if command is None:
         raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _instead(run))
@@ -150,8 +168,24 @@ def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
         loop.deliver(run, command, value, None)
 
 
+def _redeliver_update(loop: Any, run: Any, record: Record) -> None:
+    handling, name = handling_of(run), record.name.decode("utf-8", "replace")
+    if name not in handling.named or record.seq != run.seq:
+        found = f"another command at its place (the next is seq {run.seq})" if name in handling.named else "no handler of that name"
+        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), found)
+    assert record.result is not None
+    run.seq += 1
+    run.pos += 1
+    run.now_us = record.ended
+    try:
+        give(loop, run, handling, record.seq, name, record.result)
+    except InputInvalid as error:
+        wanted = f"an argument of {record} that this code can read"
+        raise ReplayMismatch(UUID(bytes=run.id), record.seq, wanted, brief(error)) from error
+
+
 def _value(command: Any, record: Record, make_child: Any) -> Any:
-    if record.kind == core.TIMER:
+    if record.kind in (core.TIMER, core.HANDLED):
         return None
     assert record.result is not None
     if record.kind == core.START:

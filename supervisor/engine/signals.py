@@ -259,13 +259,7 @@ class Signals:
             else:
                 rests = rests or not before
         if rests:
-            self._rest(run)
-
-    def _rest(self, run: Any) -> None:
-        """Have it asked whether anything of it is left to do."""
-        if not run.gone and run.batch == 0 and not run.in_tx:
-            self._worker.loop.ready.append(run)
-            self._worker.commands.pump()
+            self._worker.commands.rest(run)
 
     def forget_asked(self) -> None:
         """What was asked will not be answered: the session is gone. With the next one all are asked about."""
@@ -287,7 +281,7 @@ class Signals:
 
     def _stayed(self, run: Any) -> None:
         run.past.staying = False
-        self._rest(run)
+        self._worker.commands.rest(run)
 
     def parking(self, run: Any, waits: Iterable[Any]) -> tuple[str, str]:
         """Names that the run waits for, and the last number read of each, as `park_on_signals` takes them."""

@@ -43,6 +43,10 @@ class OnThisThread:
     def handles(self, run: Any, query: Any, handler: Any) -> None:
         """Workflow code has a handler for a query. It is of no use here: queries are answered elsewhere (answering.py)."""
 
+    def handles_update(self, run: Any, update: Any, handler: Any, validator: Any) -> None:
+        """Workflow code on this thread takes an update."""
+        self._loop.worker.updates.handles(run, update, handler, validator)
+
     def leaves_memory(self) -> bool:
         """Whether workflow code on this thread is being unwound, which executes nothing."""
         return core.mode() == core.INERT

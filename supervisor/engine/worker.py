@@ -41,6 +41,7 @@ from supervisor.engine.nudges import Nudges
 from supervisor.engine.rest import Board, Rest, Seat
 from supervisor.engine.signals import Letters, Signals
 from supervisor.engine.transactional import Transactions
+from supervisor.engine.updates import Left, Requests, Updates
 from supervisor.engine.visibility import OnThisThread, loop_hidden
 from supervisor.engine.watchdog import Detached, Watchdog
 
@@ -49,8 +50,8 @@ log = logging.getLogger("pgsupervisor.worker")
 HOT = (
     "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "finish", "insert_children_done", "lock_parents", "wake_parents",
     "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
-    "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
-    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
+    "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim",
+    "plan_custom", "plan_generic", "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
 )  # fmt: skip
 GROUP_MAX = 2500  # runs executed between two sends
 EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for the group to be full
@@ -108,7 +109,7 @@ class Worker:
         self.options = options
         self.origin = Origin(uuid.uuid4(), socket.gethostname(), os.getpid(), options.supervisor_id)
         self.id = self.first_id = 0
-        self.statements = (*HOT, *ASKED)
+        self.statements = (*HOT, *ASKED, "wake_updated")
         self.capacity = max(1, options.threads)
         self.reading = Reading(self)
         self.nudges = Nudges(self)
@@ -120,9 +121,7 @@ class Worker:
         self._wake_missing_at = 0.0
         self._claims_in_flight = self._asked_in_flight = 0
         self._steps_before = self._calls_before = 0
-        self._in_threads = False
-        self._draining = False
-        self._pump_due = False
+        self._in_threads = self._draining = self._pump_due = False
         self._walking: list[Run] = []
         self.unfit = False  # half of its threads are lost: another process is to take its place
         self._writing = False
@@ -192,7 +191,7 @@ class Worker:
         self.identity, self.application_name = identity, application_name
         self.id = identity.id
         self._fence = identity.fence()
-        self._worker_param = self._fence[0]
+        self.worker_param = self._fence[0]
         self.transactions.go_on(identity)
 
     def new_server(self, offset_us: int) -> None:
@@ -216,6 +215,7 @@ class Worker:
         """What was asked of a session that is lost will not be answered."""
         self.reading.forget_asked()
         self.signals.forget_asked()
+        self.updates.forget_asked()
         self._claims_in_flight = self._asked_in_flight = 0
         self.rest.lost()
         self.trouble = None
@@ -226,6 +226,7 @@ class Worker:
         self._say(ready=True)
         self.nudges.hear()
         self.signals.look()
+        self.updates.look()
         self._schedule()
 
     def _make_parts(self, workflow_ids: dict[str, int], queue_ids: dict[str, int], offset_us: int, cell: int) -> None:
@@ -244,6 +245,9 @@ class Worker:
         self.loop = Loop(self.commands, options.loop_slot or Slot(bytearray(SLOT_BYTES), 0), offset_us)
         self.commands.loop = self.loop
         self.signals = self.commands.signals = Signals(self)
+        self.updates = self.commands.updates = Updates(self)
+        self._askers: dict[Any, Any] = {Reads: self.reading.answered, Look: self.reading.looked, Letters: self.signals.answered, Own: self.adoption.told}
+        self._askers |= dict.fromkeys((Requests, Left), self.updates.answered)
         self.watchdog = self.commands.watchdog = Watchdog(self.loop, self.commands, self._schedule, self._walk_again, self._leave)
         self.transactions.clock = self.loop.now_us
         self.transactions.slot = options.page.tx_slot if options.page is not None else None
@@ -317,6 +321,7 @@ class Worker:
             self.reading.next()
         if not self.held:
             self.signals.ask()
+            self.updates.ask()
         if loop.ready and self.pipeline.waiting < 2:
             self._schedule()
         elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.active:
@@ -379,12 +384,10 @@ class Worker:
         if self._time.time() >= self._wake_missing_at and not self._draining:
             self._wake_missing_at = self._time.time() + WAKE_MISSING_S
             batch.wake_workflows = self._known_workflows
-        for parent in self._parents:
-            batch.add("wake_parents", parent, (parent,))
-        self._parents.clear()
-        for parked in self._parked:
-            batch.add("look_at_parked", parked, (parked,))
-        self._parked.clear()
+        for statement, ids in (("wake_parents", self._parents), ("look_at_parked", self._parked)):
+            for run_id in ids:
+                batch.add(statement, run_id, (run_id,))
+            ids.clear()
         batch.asked = self._claim_size(at_rest=batch.empty() and not self.loop.ready and not self.pipeline.waiting)
         if batch.asked:
             batch.claim = self.claims.params(batch.asked, self._time.time())
@@ -402,7 +405,7 @@ class Worker:
 
     def _send(self, batch: Batch) -> None:
         batch.sent_at = self._time.time()
-        self.ask(batch, batch.statements(self._fence, self._worker_param))
+        self.ask(batch, batch.statements(self._fence, self.worker_param))
 
     def ask(self, token: Any, statements: list[Any]) -> None:
         """Send statements under one Sync; what comes back is given to `_answered` with *token*."""
@@ -449,14 +452,9 @@ class Worker:
     def _answered(self, batch: Any, answer: Any) -> None:
         if batch is None:  # it listens, or does without
             return
-        if isinstance(batch, Reads):
-            self.reading.answered(batch, answer)
-        elif isinstance(batch, Look):
-            self.reading.looked(batch, answer)
-        elif isinstance(batch, Letters):
-            self.signals.answered(batch, answer)
-        elif isinstance(batch, Own):
-            self.adoption.told(batch, answer)
+        asker = self._askers.get(type(batch))
+        if asker is not None:
+            asker(batch, answer)
         elif isinstance(answer, Refused):
             self._refused(batch, answer)
         else:
@@ -529,6 +527,7 @@ class Worker:
     def settled(self, batch: Batch) -> None:
         """*batch* is durable: its runs go on, have ended, or leave memory."""
         for run in batch.leaving:
+            self.updates.left(run)
             self.loop.evict(run)
         self.loop.acknowledge(batch.runs, batch.finished)
         endings = self.options.endings

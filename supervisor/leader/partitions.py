@@ -20,3 +20,4 @@ def partitions(term: int) -> Talk:
     if made:
         log.info("made %d tables for the days ahead", made)
     yield Ask("drop_queries", (), ("as_leader", (term,)))  # of requesters that went away while no host was there to answer
+    yield Ask("drop_updates", (), ("as_leader", (term,)))

@@ -85,13 +85,24 @@ def lasting(before: dict[int, float], missing: Collection[int], now: float, serv
 def forgotten(fence: tuple[str, tuple[int]]) -> Talk:
     """Tasks whose owner is dead, parents whose children have ended: whoever forgot them."""
     found = yield Ask("forgotten")
-    for owner in [owner for owner, _ in found if owner is not None]:
+    for owner in [owner for owner, *_ in found if owner is not None]:
         freed = yield from release(owner, None, fence)
         log.info("worker %d: %d forgotten claims given back", owner, freed)
-    parents = [run_id for _, run_id in found if run_id is not None]
+    parents = [run_id for _, run_id, *_ in found if run_id is not None]
     if parents:
         woken = yield Ask("wake_forgotten", (parents,), fence)
         log.info("%d parents woken whose children have ended", len(woken))
+    yield from _unanswered([(run_id, owner) for *_, run_id, owner in found if run_id is not None], fence)
+
+
+def _unanswered(updated: list[tuple[UUID, int | None]], fence: tuple[str, tuple[int]]) -> Talk:
+    """Runs that were sent updates a while ago and have not looked at them: wake those that are parked, tell the workers that have the others."""
+    parked, owners = [run_id for run_id, owner in updated if owner is None], sorted({owner for _, owner in updated if owner is not None})
+    if parked:
+        woken = yield Ask("wake_unupdated", (parked,), fence)
+        log.info("%d runs woken that had not looked at their updates", len(woken))
+    if owners:
+        yield Ask("tell_updated", (owners,))
 
 
 def unheard(fence: tuple[str, tuple[int]], after: UUID) -> Talk:
