@@ -54,7 +54,7 @@ cdef class Group:
 
 cdef class Loop:
     cdef public:
-        object worker, current
+        object worker, current, cause
         dict live
         unsigned long thread
         list runs, ready, fresh

@@ -21,6 +21,7 @@ BIG = 65536  # bytes of a result from which on the checks of size are made
 _ESCAPED_NUL = b"\\u0000"
 # kinds of command: what `step.kind` holds, and the two that have no row
 STEP, TIMER, CHILD, START, SIGNAL = 1, 2, 3, 4, 5
+CANCEL = 9  # the delivery of a cancellation: a row of a run, no command of its code
 GATHER, FIRST = 10, 11
 # step.status and outcome.status
 COMPLETED, FAILED, CANCELLED = 1, 2, 3
@@ -215,6 +216,7 @@ class Loop:
         self.slow_us = 5000
         self.steps_total = 0
         self.current: Any = None
+        self.cause: Any = None  # while a run is interrupted: the error that everything of it is given, a fresh one each
         self.fresh: Any = None  # what resume_general is beginning
         self.live: dict[bytes, Any] = {}
         self.ready: list[Any] = []
@@ -496,7 +498,7 @@ class Loop:
         self.bytes_now += len(encoded)
         self.touch(run)
         self.finished.append(run)
-        if run.timers or run.parent is not None or run.executing or run.open:
+        if run.timers or run.parent is not None or run.past is not None or run.executing or run.open:
             self.worker.ended(run, status)
         run.gone = True
         if run.fibers is not None:
@@ -723,12 +725,12 @@ class Loop:
                     member.coro.close()
                     member.group.extra.fibers -= 1
                 elif member.waits.done:  # answered, and in *work* already: the cancellation takes the place of the answer
-                    member.waits.error = asyncio.CancelledError()
+                    member.waits.error = self._cancelled()
                 elif member.waits.kind >= GATHER:  # its own branches unwind first; then it is woken by the group
                     self._cancel(run, member.waits, work)
                 else:
                     self._cancel(run, member.waits, work)
-                    member.waits.error = asyncio.CancelledError()
+                    member.waits.error = self._cancelled()
                     member.waits.done = True
                     work.append((member, ASK))
         elif member.done:
@@ -736,20 +738,57 @@ class Loop:
         elif member.kind >= GATHER:
             unwinding = member.extra.settled  # its members were cancelled already: their `finally` is not cut short
             member.extra.settled = True
-            member.extra.outcome = (None, asyncio.CancelledError())
+            member.extra.outcome = (None, self._cancelled())
             if not unwinding:
                 for inner in member.extra.members:
                     self._cancel(run, inner, work)
             self._close_group(run, member, work)
         elif run.open is not None and run.open.pop(member.seq, None) is not None:
             member.done = True
-            member.error = asyncio.CancelledError()
+            member.error = self._cancelled()
             if run.history is not None:
                 run.dropped.add(member.seq)
-            else:
-                now = self.now_us()
+            else:  # at the moment of what cancelled it, which a replay gives the run as its time
                 self.worker.dropped(run, member)
-                self.record(run, member, CANCELLED, None, now, now)
+                self.record(run, member, CANCELLED, None, run.now_us, run.now_us)
+
+    def _cancelled(self) -> BaseException:
+        return asyncio.CancelledError() if self.cause is None else self.cause.again()
+
+    def interrupt(self, run: Any, cause: Any, mark: Any) -> bool:
+        """The run is cancelled: what its root awaits ends with an error like *cause*, and all that is open below it. False where it awaits nothing now.
+
+        mark    the command that stands for it in the history, with the encoded cause as value; None in a replay
+        """
+        if run.call is not None:
+            run.open = {run.call.seq: run.call}
+            run.call = None
+        awaited = self._awaited(run)
+        if awaited is None:
+            return False
+        if mark is not None:
+            mark.seq = run.seq
+            now = self.now_us()
+            self.record(run, mark, COMPLETED, mark.value, now, now)
+        run.seq += 1
+        work: list[Any] = []
+        self.cause = cause
+        try:
+            self._cancel(run, awaited, work)
+        finally:
+            self.cause = None
+        if awaited.kind < GATHER:
+            work.append((None, ASK))
+        self.drive(run, work)
+        return True
+
+    def _awaited(self, run: Any) -> Any:
+        """What the root awaits: whatever is open leads up to it."""
+        for cmd in (run.open or {}).values():
+            while cmd.waiter is not None:
+                cmd = cmd.waiter.group if type(cmd.waiter) is Fiber else cmd.waiter[0]
+            return cmd
+        return None
 
     # ── leaving memory ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -60,15 +60,23 @@ FROM lost WHERE t.run_id = lost.run_id RETURNING t.run_id;
 
 -- name: forgotten :many
 -- Level-triggered: tasks whose owner is dead, whoever forgot them; and parents parked on children whose count is reached, which
--- a worker left that died between its commit and the wake-up. One statement, for it is asked for ever.
--- Locks:  none.     Index:  none on owner: a scan of task, every five seconds; worker_pkey; task_children_idx, child_done_parent_idx
--- Returns dead worker or null, parked run or null
-SELECT DISTINCT t.owner, NULL::uuid FROM {schema}.task t JOIN {schema}.worker w ON w.id = t.owner WHERE w.dead_at IS NOT NULL
+-- a worker left that died between its commit and the wake-up; and cancelled runs that the engine has put aside. One statement, for it is asked for ever.
+-- Locks:  none.     Index:  none on owner: a scan of task, every five seconds; worker_pkey; task_children_idx, child_done_parent_idx; task_wait_idx
+-- Returns dead worker or null, parent or null, run that was put aside or null
+SELECT DISTINCT t.owner, NULL::uuid, NULL::uuid FROM {schema}.task t JOIN {schema}.worker w ON w.id = t.owner WHERE w.dead_at IS NOT NULL
 UNION ALL
-(SELECT NULL, t.run_id FROM {schema}.task t
+(SELECT NULL, t.run_id, NULL FROM {schema}.task t
  WHERE t.owner IS NULL AND t.wait_children IS NOT NULL
    AND (SELECT coalesce(sum(d.n), 0) >= t.wait_children OR coalesce(sum(d.failed), 0) > t.wait_failed FROM {schema}.child_done d WHERE d.parent_id = t.run_id)
- LIMIT 500);
+ LIMIT 500)
+UNION ALL
+(SELECT NULL, NULL, t.run_id FROM {schema}.task t WHERE t.wait_kind BETWEEN 19 AND 23 AND t.owner IS NULL AND t.cancel_to IS NOT NULL LIMIT 500);
+
+-- name: end_wedged :one
+-- End those of them as cancelled: no code of theirs can run any more.
+-- Locks:  their task rows, SKIP LOCKED, their parents', their children's.     Index:  task_pkey, outcome and child primary keys, pruned
+-- $1 uuid[] run     Returns how many
+SELECT {schema}.end_wedged(%s);
 
 -- name: parked_on_signals :many
 -- A slice of the runs that are parked and wait for signals, and whether one is there that they were not given. Whoever sent it woke them, so

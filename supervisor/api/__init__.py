@@ -15,6 +15,7 @@ _HOMES = {
     "supervisor.api.handles": ("AsyncBatch", "AsyncRun", "Batch", "Run", "RunInfo"),
     "supervisor.api.queries": ("Query",),
     "supervisor.core.retry": ("Retry",),
+    "supervisor.core.cancelled": ("Cancelled",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
         "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "InputInvalid", "KeyExists", "KeyMismatch",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         random as random, sleep as sleep,
         sleep_until as sleep_until, start as start, uuid4 as uuid4,
     )  # fmt: skip
+    from supervisor.core.cancelled import Cancelled as Cancelled
     from supervisor.core.context import Current as Current
     from supervisor.core.errors import (
         AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, ConfigInvalid as ConfigInvalid,

@@ -42,6 +42,7 @@ class _Named:
 SLEEP = _Named("sleep")
 GATHERED = _Named("gather")
 FIRST_OF = _Named("first")
+CANCELLATION = _Named("cancellation")
 
 
 def inside_run() -> bool:

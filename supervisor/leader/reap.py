@@ -85,13 +85,17 @@ def lasting(before: dict[int, float], missing: Collection[int], now: float, serv
 def forgotten(fence: tuple[str, tuple[int]]) -> Talk:
     """Tasks whose owner is dead, parents whose children have ended: whoever forgot them."""
     found = yield Ask("forgotten")
-    for owner in [owner for owner, _ in found if owner is not None]:
+    for owner in [owner for owner, _, _ in found if owner is not None]:
         freed = yield from release(owner, None, fence)
         log.info("worker %d: %d forgotten claims given back", owner, freed)
-    parents = [run_id for _, run_id in found if run_id is not None]
+    parents = [run_id for _, run_id, _ in found if run_id is not None]
     if parents:
         woken = yield Ask("wake_forgotten", (parents,), fence)
         log.info("%d parents woken whose children have ended", len(woken))
+    aside = [run_id for _, _, run_id in found if run_id is not None]
+    if aside:
+        ended = yield Ask("end_wedged", (aside,), fence)
+        log.info("%d cancelled runs ended that the engine had put aside", ended[0][0])
 
 
 def unheard(fence: tuple[str, tuple[int]], after: UUID) -> Talk:
