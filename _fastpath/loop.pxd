@@ -48,7 +48,7 @@ cdef class Fiber:
 cdef class Group:
     cdef public:
         list members, results
-        object names, outcome
+        object names, outcome, held
         int remaining, fibers
         bint settled, failed
 

@@ -22,7 +22,7 @@ _ESCAPED_NUL = b"\\u0000"
 # kinds of command: what `step.kind` holds, and the two that have no row
 STEP, TIMER, CHILD, START, SIGNAL = 1, 2, 3, 4, 5
 CANCEL = 9  # the delivery of a cancellation: a row of a run, no command of its code
-GATHER, FIRST = 10, 11
+GATHER, FIRST, SHIELD = 10, 11, 12
 # step.status and outcome.status
 COMPLETED, FAILED, CANCELLED = 1, 2, 3
 TIMED_OUT = 5
@@ -193,6 +193,7 @@ class Group:
         self.fibers = 0  # branches whose coroutine has not ended; the group waits for them
         self.settled = self.failed = False
         self.outcome = None
+        self.held: Any = None  # of a shield: the cancellation that waits for its end
 
 
 class Loop:
@@ -695,6 +696,9 @@ class Loop:
             self._settle_group(run, group_cmd, None, error, work)
         elif group_cmd.kind == FIRST:
             self._settle_group(run, group_cmd, (group.names[index], value), None, work)
+        elif group_cmd.kind == SHIELD:  # what it shields, or its timer
+            late = TimeoutError(f"what was shielded did not end within {group.names} s") if index else None
+            self._settle_group(run, group_cmd, value, late, work)
         else:
             group.results[index] = value
             group.remaining -= 1
@@ -714,6 +718,9 @@ class Loop:
         group = group_cmd.extra
         if group.fibers == 0 and not group_cmd.done:
             group_cmd.value, group_cmd.error = group.outcome
+            if group.held is not None:
+                group.held.__cause__ = group_cmd.error
+                group_cmd.error = group.held
             group_cmd.done = True
             self._wake(run, group_cmd, group_cmd.waiter, work)
 
@@ -735,6 +742,8 @@ class Loop:
                     work.append((member, ASK))
         elif member.done:
             return
+        elif member.kind == SHIELD:
+            self._hold(member.extra)
         elif member.kind >= GATHER:
             unwinding = member.extra.settled  # its members were cancelled already: their `finally` is not cut short
             member.extra.settled = True
@@ -751,6 +760,14 @@ class Loop:
             else:  # at the moment of what cancelled it, which a replay gives the run as its time
                 self.worker.dropped(run, member)
                 self.record(run, member, CANCELLED, None, run.now_us, run.now_us)
+
+    def _hold(self, group: Any) -> None:
+        """Nothing inside of a shield is cancelled: who awaits it is told when it has ended."""
+        inside = group.members[0]
+        if group.held is None:
+            group.held = self._cancelled()
+        if type(inside) is not Command and type(inside) is not Fiber:  # it never began
+            inside.close()
 
     def _cancelled(self) -> BaseException:
         return asyncio.CancelledError() if self.cause is None else self.cause.again()

@@ -43,7 +43,7 @@ BACKOFF, TIMER, SIGNAL, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP,
 DURABLE_WORD = {
     "sleep": "sleep(seconds)", "gather": "gather(…)", "wait": "gather(…) or first(…)", "TaskGroup": "gather(…)", "timeout": "@step(timeout=…) or first(…)",
     "timeout_at": "@step(timeout=…) or first(…)", "wait_for": "@step(timeout=…) or first(…)", "create_task": "gather(…)", "ensure_future": "gather(…)",
-    "to_thread": "a def step, called with .aio", "run_in_executor": "a def step, called with .aio", "shield": "a step", "Event": "a step",
+    "to_thread": "a def step, called with .aio", "run_in_executor": "a def step, called with .aio", "shield": "shield(…)", "Event": "a step",
     "get_running_loop": "a step", "Queue": "a step", "Lock": "a step", "open_connection": "a step",
 }  # fmt: skip
 
@@ -124,7 +124,7 @@ class Commands:
                 self.transactions.submit(run, cmd)
         else:
             run.executing += 1
-            cmd.extra = self.executors.begin(run, cmd)
+            self.executors.begin(run, cmd)
 
     def again_after_ack(self, run: Any, cmd: Any) -> None:
         self.loop.touch(run)

@@ -23,9 +23,9 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
     "start_many(text, jsonb[], text[], text, integer, interval, jsonb, text, text, boolean)",
-    "cancel_many(uuid[], text)",
+    "cancel_many(uuid[], text, text)", "cancel_tree(uuid[], text, text)", "terminate(uuid, text, boolean, text)", "terminate_many(uuid[], text, text)",
     "replace_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text)",
-    "cancel(uuid, text, boolean)", "home()", "result(uuid)", "outcomes(uuid[])", "find_runs(uuid[], text, text, text, uuid, integer)", "batch_results(text, uuid, integer)",
+    "cancel(uuid, text, boolean, text)", "home()", "result(uuid)", "outcomes(uuid[])", "find_runs(uuid[], text, text, text, uuid, integer)", "batch_results(text, uuid, integer)",
     "signal(uuid, text, jsonb, text, boolean)", "send_signal(uuid, text, bytea, text)",
     "signal_with_start(text, text, jsonb, jsonb, text, text, text, integer, interval, jsonb, text, text, boolean)",
     "start_and_send(text, uuid, bytea, text, bytea, text, smallint, interval, bytea, text, text, text, bytea, text)",
@@ -203,5 +203,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     assert not set("=<>+-*/%|&~!^") & set(body), "an operator of its caller's"
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send cancel cancel_many home result outcomes find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query retry queue_id make_partitions renew_statistics close_children end_wedged".split()
+        "start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send cancel cancel_many cancel_tree terminate terminate_many home result outcomes find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query retry queue_id make_partitions renew_statistics close_children end_wedged".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"
