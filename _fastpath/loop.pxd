@@ -48,13 +48,13 @@ cdef class Fiber:
 cdef class Group:
     cdef public:
         list members, results
-        object names, outcome
+        object names, outcome, held
         int remaining, fibers
         bint settled, failed
 
 cdef class Loop:
     cdef public:
-        object worker, current
+        object worker, current, cause
         dict live
         unsigned long thread
         list runs, ready, fresh

@@ -21,8 +21,9 @@ BIG = 65536  # bytes of a result from which on the checks of size are made
 _ESCAPED_NUL = b"\\u0000"
 # kinds of command: what `step.kind` holds, and the two that have no row
 STEP, TIMER, CHILD, START, SIGNAL = 1, 2, 3, 4, 5
+CANCEL = 7  # the delivery of a cancellation: a row of a run, no command of its code
 HANDLED, UPDATE = 8, 9
-GATHER, FIRST = 10, 11
+GATHER, FIRST, SHIELD = 10, 11, 12
 # step.status and outcome.status
 COMPLETED, FAILED, CANCELLED = 1, 2, 3
 TIMED_OUT = 5
@@ -193,6 +194,7 @@ class Group:
         self.fibers = 0  # branches whose coroutine has not ended; the group waits for them
         self.settled = self.failed = False
         self.outcome = None
+        self.held: Any = None  # of a shield: the cancellation that waits for its end
 
 
 class Loop:
@@ -216,6 +218,7 @@ class Loop:
         self.slow_us = 5000
         self.steps_total = 0
         self.current: Any = None
+        self.cause: Any = None  # while a run is interrupted: the error that everything of it is given, a fresh one each
         self.fresh: Any = None  # what resume_general is beginning
         self.live: dict[bytes, Any] = {}
         self.ready: list[Any] = []
@@ -497,7 +500,7 @@ class Loop:
         self.bytes_now += len(encoded)
         self.touch(run)
         self.finished.append(run)
-        if run.timers or run.parent is not None or run.executing or run.open:
+        if run.timers or run.parent is not None or run.past is not None or run.executing or run.open:
             self.worker.ended(run, status)
         run.gone = True
         if run.fibers is not None:
@@ -699,6 +702,9 @@ class Loop:
             self._settle_group(run, group_cmd, None, error, work)
         elif group_cmd.kind == FIRST:
             self._settle_group(run, group_cmd, (group.names[index], value), None, work)
+        elif group_cmd.kind == SHIELD:  # what it shields, or its timer
+            late = TimeoutError(f"what was shielded did not end within {group.names} s") if index else None
+            self._settle_group(run, group_cmd, value, late, work)
         else:
             group.results[index] = value
             group.remaining -= 1
@@ -718,6 +724,9 @@ class Loop:
         group = group_cmd.extra
         if group.fibers == 0 and not group_cmd.done:
             group_cmd.value, group_cmd.error = group.outcome
+            if group.held is not None:
+                group.held.__cause__ = group_cmd.error
+                group_cmd.error = group.held
             group_cmd.done = True
             self._wake(run, group_cmd, group_cmd.waiter, work)
 
@@ -729,33 +738,81 @@ class Loop:
                     member.coro.close()
                     member.group.extra.fibers -= 1
                 elif member.waits.done:  # answered, and in *work* already: the cancellation takes the place of the answer
-                    member.waits.error = asyncio.CancelledError()
+                    member.waits.error = self._cancelled()
                 elif member.waits.kind >= GATHER:  # its own branches unwind first; then it is woken by the group
                     self._cancel(run, member.waits, work)
                 else:
                     self._cancel(run, member.waits, work)
-                    member.waits.error = asyncio.CancelledError()
+                    member.waits.error = self._cancelled()
                     member.waits.done = True
                     work.append((member, ASK))
         elif member.done:
             return
+        elif member.kind == SHIELD:
+            self._hold(member.extra)
         elif member.kind >= GATHER:
             unwinding = member.extra.settled  # its members were cancelled already: their `finally` is not cut short
             member.extra.settled = True
-            member.extra.outcome = (None, asyncio.CancelledError())
+            member.extra.outcome = (None, self._cancelled())
             if not unwinding:
                 for inner in member.extra.members:
                     self._cancel(run, inner, work)
             self._close_group(run, member, work)
         elif run.open is not None and run.open.pop(member.seq, None) is not None:
             member.done = True
-            member.error = asyncio.CancelledError()
+            member.error = self._cancelled()
             if run.history is not None:
                 run.dropped.add(member.seq)
-            else:
-                now = self.now_us()
+            else:  # at the moment of what cancelled it, which a replay gives the run as its time
                 self.worker.dropped(run, member)
-                self.record(run, member, CANCELLED, None, now, now)
+                self.record(run, member, CANCELLED, None, run.now_us, run.now_us)
+
+    def _hold(self, group: Any) -> None:
+        """Nothing inside of a shield is cancelled: who awaits it is told when it has ended."""
+        inside = group.members[0]
+        if group.held is None:
+            group.held = self._cancelled()
+        if type(inside) is not Command and type(inside) is not Fiber:  # it never began
+            inside.close()
+
+    def _cancelled(self) -> BaseException:
+        return asyncio.CancelledError() if self.cause is None else self.cause.again()
+
+    def interrupt(self, run: Any, cause: Any, mark: Any) -> bool:
+        """The run is cancelled: what its root awaits ends with an error like *cause*, and all that is open below it. False where it awaits nothing now.
+
+        mark    the command that stands for it in the history, with the encoded cause as value; None in a replay
+        """
+        if run.call is not None:
+            run.open = {run.call.seq: run.call}
+            run.call = None
+        awaited = self._awaited(run)
+        if awaited is None:
+            return False
+        if mark is not None:
+            mark.seq = run.seq
+            now = self.now_us()
+            self.record(run, mark, COMPLETED, mark.value, now, now)
+        run.seq += 1
+        work: list[Any] = []
+        self.cause = cause
+        try:
+            self._cancel(run, awaited, work)
+        finally:
+            self.cause = None
+        if awaited.kind < GATHER:
+            work.append((None, ASK))
+        self.drive(run, work)
+        return True
+
+    def _awaited(self, run: Any) -> Any:
+        """What the root awaits: whatever is open leads up to it, but for what the handler of an update awaits."""
+        for cmd in (run.open or {}).values():
+            while cmd is not None and cmd.waiter is not None:
+                cmd = cmd.waiter.group if type(cmd.waiter) is Fiber else cmd.waiter[0]
+            if cmd is not None:
+                return cmd
+        return None
 
     # ── leaving memory ───────────────────────────────────────────────────────────────────────────────────────────
 

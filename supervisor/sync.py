@@ -51,6 +51,11 @@ def first(**awaitables: Awaitable[Any]) -> tuple[str, Any]:
     return _block(words.first(**awaitables))  # type: ignore[no-any-return]
 
 
+def shield(awaitable: Awaitable[T1], *, timeout: float | timedelta | None = words.SHIELD_S) -> T1:
+    """Let it come to its end though the run is cancelled: `shield(release.aio(order), timeout=30)`. Raises TimeoutError when the time is over."""
+    return _block(words.shield_command(awaitable, timeout))  # type: ignore[no-any-return]
+
+
 class ChildRun(Generic[R]):
     """A child run that was started; `child.result()` waits for it."""
 
@@ -95,4 +100,4 @@ def handlers_finished() -> None:
     _block(handlers_command())
 
 
-__all__ = ["ChildRun", "Signal", "current", "first", "gather", "handlers_finished", "now", "publish", "random", "sleep", "sleep_until", "start", "uuid4"]
+__all__ = ["ChildRun", "Signal", "current", "first", "gather", "handlers_finished", "now", "publish", "random", "shield", "sleep", "sleep_until", "start", "uuid4"]

@@ -53,18 +53,36 @@ SELECT {schema}.start_one($1, $2, $3, $4, $5::pg_catalog.int2, pg_catalog.make_i
 -- Raises  as client_start_one; 54000 after the start's commit when the cluster's queue of notifications is full, 57014 before or after it
 CALL {schema}.start_and_tell($1, $2, $3, $4, $5::pg_catalog.int2, pg_catalog.make_interval(secs => $6), $7, $8);
 
--- name: client_cancel :one
--- End a run as cancelled, at once and whoever has it.
--- Locks:  the row of the worker that has it, its task, its parent's task.     Index:  worker_pkey, task_pkey, outcome primary key, pruned
--- $1 uuid run    $2 text reason (null: none)     Returns whether it was live
--- Raises  SV006 unknown run
-SELECT {schema}.cancel($1, $2);
+-- name: client_cancel :many
+-- Ask that a run, and all below it, be cancelled.
+-- Locks:  its task, then those below it, level by level.     Index:  task_pkey, child, cancellation and outcome primary keys, pruned
+-- $1 uuid run    $2 text reason (null: none)    $3 text actor (null: the role that logged in)
+-- Returns run, whether it has ended already, else the worker that has it (null: none, it was woken), workflow, queue (null: the workflow's);
+-- no row for one that had ended or was cancelled before
+-- Raises  SV006 unknown run, 22023 reason, actor
+SELECT c.run_id, c.ended, c.owner, c.workflow, c.queue FROM {schema}.cancel_tree(ARRAY[$1::pg_catalog.uuid], $2, $3) AS c;
 
 -- name: client_cancel_many :many
--- End runs as cancelled, those that nobody else has locked.
--- Locks:  the rows of the workers that have them, their tasks (SKIP LOCKED), their parents' tasks.     Index:  worker_pkey, task_pkey, outcome primary key, pruned
--- $1 uuid[] run, at most 500    $2 text reason (null: none)     Returns run, whether it was ended; false: somebody has it locked. No row for one that had ended
-SELECT c.run_id, c.cancelled FROM {schema}.cancel_many($1, $2) AS c;
+-- The same for many, those that nobody else has locked; rows for those that are given alone.
+-- Locks:  their tasks (SKIP LOCKED), then those below them.     Index:  task_pkey, child, cancellation and outcome primary keys, pruned
+-- $1 uuid[] run, at most 500    $2 text reason (null: none)    $3 text actor
+-- Returns run, whether it is cancelled (false: somebody has it locked), then as client_cancel
+SELECT c.run_id, c.cancelled, c.ended, c.owner, c.workflow, c.queue FROM {schema}.cancel_many($1, $2, $3) AS c;
+
+-- name: client_terminate :one
+-- End a run at once, whoever has it.
+-- Locks:  the row of the worker that has it, its task, its parent's task, its children's.     Index:  worker_pkey, task_pkey, outcome primary key, pruned
+-- $1 uuid run    $2 text reason (null: none)    $3 text actor     Returns whether it was live
+-- Raises  SV006 unknown run
+SELECT {schema}.terminate($1, $2, actor => $3);
+
+-- name: client_terminate_many :many
+-- End runs at once, those that nobody else has locked.
+-- Locks:  the rows of the workers that have them, their tasks (SKIP LOCKED), their parents' and children's tasks.     Index:  worker_pkey, task_pkey, outcome primary key, pruned
+-- $1 uuid[] run, at most 500    $2 text reason (null: none)    $3 text actor
+-- Returns run, whether it was ended; false: somebody has it locked. No row for one that had ended
+SELECT t.run_id, t.terminated FROM {schema}.terminate_many($1, $2, $3) AS t;
+
 -- name: client_signal :one
 -- Send a signal to a live run. Sent again under the same id it is stored once.
 -- Locks:  the run's task.     Index:  task_pkey, message_id_idx; outcome primary key, pruned

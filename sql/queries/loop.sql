@@ -63,15 +63,23 @@ WHERE {schema}.all_owned((SELECT count(*) FROM gone), cardinality($1::uuid[]), $
 
 -- name: insert_children_done :exec
 -- Tell parents how many of their children ended in this batch; wake_parents follows in a later transaction.
--- Locks:  none but the new rows.     Index:  none
+-- Locks:  none but the new rows.     Index:  task_pkey
+-- A parent that has ended asks for no count, and its partition may be gone.
 -- $1 uuid[] parent    $2 int4[] ended    $3 int4[] of those failed
-INSERT INTO {schema}.child_done (parent_id, n, failed) SELECT u.parent_id, u.n, u.failed FROM unnest($1::uuid[], $2::int4[], $3::int4[]) AS u (parent_id, n, failed);
+INSERT INTO {schema}.child_done (parent_id, n, failed)
+SELECT u.parent_id, u.n, u.failed FROM unnest($1::uuid[], $2::int4[], $3::int4[]) AS u (parent_id, n, failed)
+WHERE EXISTS (SELECT FROM {schema}.task p WHERE p.run_id = u.parent_id OFFSET 0);
 
 -- name: lock_parents :exec
--- First half of waking parents: take the rows, so that the next statement's snapshot is newer than any parking.
--- Locks:  task rows, ascending run_id.     Index:  task_pkey
+-- First half of waking parents: take the rows of those whose count is reached, in order. A parent that waits for more is not locked: the workers
+-- that end its other children do not wait for one another. Whoever commits last looks last, and sees the counts of all.
+-- Locks:  task rows, ascending run_id.     Index:  task_children_idx, child_done_parent_idx (custom plan: prunes)
 -- $1 uuid[] parent, ascending
-SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTINCT FROM NULL::int4 ORDER BY run_id FOR NO KEY UPDATE;
+SELECT FROM {schema}.task t
+WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM NULL::int4 AND t.wait_children IS NOT NULL
+  AND (SELECT coalesce(sum(d.n), 0) >= t.wait_children OR coalesce(sum(d.failed), 0) > t.wait_failed
+       FROM {schema}.child_done d WHERE d.parent_id = t.run_id AND d.parent_id = ANY ($1::uuid[]))
+ORDER BY t.run_id FOR NO KEY UPDATE;
 
 -- name: wake_parents :exec
 -- Second half: wake those that are parked on children and whose count is reached.
@@ -96,12 +104,14 @@ WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM NULL::int4 AN
   AND (done.n >= t.wait_children OR done.failed > t.wait_failed);
 
 -- name: release :exec
--- Give runs back: to wait for a time (timer, backoff), at once, or for ever (parked).
+-- Give runs back: to wait for a time (timer, backoff), at once, or for ever (parked). One that is to be told of its cancellation does not wait.
 -- Locks:  task rows in the order given: ascending run_id.     Index:  task_pkey
 -- $1 uuid[] run, ascending    $2 timestamptz[] ready_at (infinity = until something wakes it)    $3 int2[] wait_kind    $4 text[] detail
 -- $5 int4[] seq    $6 text[] step    $7 int4[] attempt    $8 int2[] resumed    $9 int4 worker
 UPDATE {schema}.task t
-SET owner = NULL, claims = 0, ready_at = least(u.ready_at, t.cancel_at), wait_kind = u.wait_kind, wait_detail = u.detail, wait_since = clock_timestamp(),
+SET owner = NULL, claims = 0, wait_detail = u.detail, wait_since = clock_timestamp(), cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
+    ready_at = CASE WHEN t.cancel_to > 0 THEN clock_timestamp() ELSE least(u.ready_at, t.cancel_at) END,
+    wait_kind = CASE WHEN t.cancel_to > 0 AND u.wait_kind < 19 THEN 1 ELSE u.wait_kind END,
     seq = u.seq, step = u.step, attempt = u.attempt, resumed = u.resumed, wait_children = NULL, wait_failed = NULL
 FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::int4[], $6::text[], $7::int4[], $8::int2[])
   AS u (run_id, ready_at, wait_kind, detail, seq, step, attempt, resumed)
@@ -121,15 +131,17 @@ SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTI
 -- $5 int4[] seq    $6 text[] step    $7 text[] detail    $8 int2[] wait_kind    $9 int4 worker
 UPDATE {schema}.task t
 SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
+    cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
     ready_at = CASE WHEN p.reached THEN clock_timestamp() ELSE least(p.ready_at, t.cancel_at) END,
     wait_kind = CASE WHEN p.reached THEN 1 ELSE p.wait_kind END,
     wait_children = CASE WHEN NOT p.reached THEN p.wait_children END,
     wait_failed = CASE WHEN NOT p.reached THEN p.wait_failed END
-FROM (SELECT u.*, coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed, 0) > u.wait_failed AS reached
+FROM (SELECT u.*, coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed, 0) > u.wait_failed OR coalesce(asked.cancel_to, 0) > 0 AS reached
       FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::timestamptz[], $5::int4[], $6::text[], $7::text[], $8::int2[])
              AS u (run_id, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind)
       LEFT JOIN (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
-        ON done.parent_id = u.run_id) AS p
+        ON done.parent_id = u.run_id
+      JOIN {schema}.task asked ON asked.run_id = u.run_id) AS p
 WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $9::int4;
 
 -- name: park_on_signals :exec
@@ -145,13 +157,15 @@ WITH p AS MATERIALIZED (                             -- so that whether one has 
            EXISTS (SELECT FROM unnest(string_to_array(u.names, E'\n'), string_to_array(u.afters, ',')::int8[]) AS w (name, after)
                    JOIN {schema}.message m ON m.run_id = u.run_id AND m.kind = 1 AND m.name = w.name AND m.n > w.after
                    WHERE m.run_id = ANY ($1::uuid[]))
-           OR u.wait_children IS NOT NULL AND (coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed, 0) > u.wait_failed) AS reached
+           OR u.wait_children IS NOT NULL AND (coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed, 0) > u.wait_failed)
+           OR (SELECT asked.cancel_to > 0 FROM {schema}.task asked WHERE asked.run_id = u.run_id AND asked.run_id = ANY ($1::uuid[])) IS TRUE AS reached
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::int4[], $6::timestamptz[], $7::int4[], $8::text[], $9::text[], $10::int2[])
            AS u (run_id, names, afters, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind)
     LEFT JOIN (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
       ON done.parent_id = u.run_id)
 UPDATE {schema}.task t
 SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
+    cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
     ready_at = CASE WHEN p.reached THEN clock_timestamp() ELSE least(p.ready_at, t.cancel_at) END,
     wait_kind = CASE WHEN p.reached THEN 1 ELSE p.wait_kind END,
     wait_children = CASE WHEN NOT p.reached THEN p.wait_children END,
@@ -233,23 +247,36 @@ ON CONFLICT (run_id, seq) DO NOTHING;
 SELECT {schema}.wake_updated($1::uuid[]);
 
 -- name: insert_runs :exec
--- Start child runs in the batch of their parent's command.
--- Locks:  none but the new rows.     Index:  workflow_pkey
+-- Start child runs in the batch of their parent's command. The parent's row is locked FOR SHARE: whoever cancels it waits and sees its children, or has
+-- marked it before, and a child that its code started without having been told of that ends as it begins.
+-- Locks:  the parents' task rows, FOR SHARE.     Index:  workflow_pkey, task_pkey
 -- $1 uuid[] run    $2 int4[] workflow    $3 text[] queue (null: the workflow's)    $4 int2[] prio    $5 bytea[] input
--- $6 uuid[] parent    $7 int4[] parent_seq    $8 int8[] delay in us
-WITH asked AS (
-    SELECT u.*, coalesce({schema}.queue_id(u.queue), w.queue) AS goes_to, clock_timestamp() + u.delay_us * interval '1 us' AS ready_at, w.timeout_s
-    FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::bytea[], $6::uuid[], $7::int4[], $8::int8[])
-           AS u (run_id, workflow, queue, prio, input, parent_id, parent_seq, delay_us)
-    JOIN {schema}.workflow w ON w.id = u.workflow),
+-- $6 uuid[] parent    $7 int4[] parent_seq    $8 int8[] delay in us    $9 int2[] close policy    $10 int2[] 1: the parent was told of its cancellation
+WITH parents AS MATERIALIZED (
+    SELECT t.run_id, t.cancel_to IS NOT NULL AS marked FROM {schema}.task t WHERE t.run_id = ANY ($6::uuid[]) ORDER BY t.run_id FOR SHARE),
+asked AS MATERIALIZED (
+    SELECT u.*, coalesce({schema}.queue_id(u.queue), w.queue) AS goes_to, clock_timestamp() + u.delay_us * interval '1 us' AS ready_at, w.timeout_s,
+           coalesce(p.marked, false) AND u.told = 0 AND u.parent_close <> 1 AS too_late
+    FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::bytea[], $6::uuid[], $7::int4[], $8::int8[], $9::int2[], $10::int2[])
+           AS u (run_id, workflow, queue, prio, input, parent_id, parent_seq, delay_us, parent_close, told)
+    JOIN {schema}.workflow w ON w.id = u.workflow LEFT JOIN parents p ON p.run_id = u.parent_id),
 made AS (
     INSERT INTO {schema}.run (run_id, workflow, queue, prio, input, parent_id, parent_seq)
     SELECT run_id, workflow, goes_to, prio, input, parent_id, parent_seq FROM asked),
 linked AS (
-    INSERT INTO {schema}.child (parent_id, seq, run_id) SELECT parent_id, parent_seq, run_id FROM asked)
-INSERT INTO {schema}.task (run_id, ready_at, cancel_at, queue, workflow, prio, parent_id, input)
-SELECT run_id, ready_at, ready_at + timeout_s * interval '1 s', goes_to, workflow, prio, parent_id, CASE WHEN length(input) <= 1024 THEN input END
-FROM asked;
+    INSERT INTO {schema}.child (parent_id, seq, run_id) SELECT parent_id, parent_seq, run_id FROM asked),
+refused AS (
+    INSERT INTO {schema}.cancellation (run_id, how, actor, reason)
+    SELECT run_id, 3, 'run ' || parent_id, 'its parent was cancelled' FROM asked WHERE too_late),
+ended AS (
+    INSERT INTO {schema}.outcome (run_id, ended_at, steps, status, result)
+    SELECT run_id, clock_timestamp(), 0, 3, {schema}.error_json('RunCancelled', 'its parent was cancelled') FROM asked WHERE too_late),
+counted AS (
+    INSERT INTO {schema}.child_done (parent_id, n, failed) SELECT parent_id, count(*), count(*) FROM asked WHERE too_late GROUP BY parent_id)
+INSERT INTO {schema}.task (run_id, ready_at, cancel_at, queue, workflow, prio, parent_id, parent_close, input)
+SELECT run_id, ready_at, ready_at + timeout_s * interval '1 s', goes_to, workflow, prio, parent_id, nullif(parent_close, 0),
+       CASE WHEN length(input) <= 1024 THEN input END
+FROM asked WHERE NOT too_late;
 
 -- name: insert_timers :many
 -- Make sleeps durable, by the database's clock.
@@ -377,3 +404,27 @@ SELECT epoch FROM {schema}.worker WHERE id = $1::int4 AND boot = $2::uuid AND de
 -- Locks:  none.     Index:  task_pkey
 -- $1 uuid[] run    $2 int4 worker     Returns run
 SELECT run_id FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTINCT FROM $2::int4;
+
+-- name: read_cancellations :many
+-- What was asked of resumed runs, and of runs in memory that are marked.
+-- Locks:  none.     Index:  cancellation primary key, pruned.
+-- $1 uuid[] run     Returns run, how (3 cancel, 4 terminate), reason, actor
+SELECT run_id, how, reason, actor FROM {schema}.cancellation WHERE run_id = ANY ($1::uuid[]);
+
+-- name: read_marks :many
+-- Which of this worker's runs somebody has asked to end since it was last looked.
+-- Locks:  none.     Index:  task_cancel_idx
+-- $1 int4 worker     Returns run
+SELECT run_id FROM {schema}.task WHERE cancel_to = $1::int4 AND cancel_to > 0 LIMIT 1000;
+
+-- name: told_cancel :exec
+-- Note that runs were told of their cancellation, in the batch that has the row of it.
+-- Locks:  task rows, by run_id (an array key is scanned in index order).     Index:  task_pkey
+-- $1 uuid[] run, ascending    $2 int4 worker
+UPDATE {schema}.task t SET cancel_to = 0 WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $2::int4;
+
+-- name: close_children :exec
+-- Treat the live children of runs that end in this batch as their policies say.
+-- Locks:  the children's task rows, and below them, level by level.     Index:  child primary key (custom plan: prunes), task_pkey
+-- $1 uuid[] parent
+SELECT {schema}.close_children($1::uuid[]);

@@ -89,7 +89,8 @@ WITH theirs AS (SELECT run_id FROM {schema}.task WHERE owner = ANY (%(earlier)s)
 known AS MATERIALIZED (SELECT unnest(%(known)s::uuid[]) AS run_id)
 UPDATE {schema}.task t SET owner = CASE WHEN k.run_id IS NULL THEN NULL ELSE %(id)s::int4 END,
     claims = CASE WHEN k.run_id IS NULL THEN greatest(t.claims - 1, 0) ELSE t.claims END,
-    wait_kind = CASE WHEN k.run_id IS NULL THEN 1 ELSE t.wait_kind END
+    wait_kind = CASE WHEN k.run_id IS NULL THEN 1 ELSE t.wait_kind END,
+    cancel_to = CASE WHEN t.cancel_to > 0 AND k.run_id IS NOT NULL THEN %(id)s::int4 WHEN t.cancel_to IS NOT NULL THEN 0 END
 FROM theirs LEFT JOIN known k ON k.run_id = theirs.run_id
 WHERE t.run_id = theirs.run_id RETURNING t.run_id, k.run_id IS NOT NULL;
 

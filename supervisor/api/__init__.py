@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "supervisor.api.decorators": ("StartOptions", "Workflow", "step", "workflow"),
-    "supervisor.api.words": ("ChildRun", "current", "first", "gather", "now", "publish", "random", "sleep", "sleep_until", "start", "uuid4"),
+    "supervisor.api.words": ("ChildRun", "current", "first", "gather", "now", "publish", "random", "shield", "sleep", "sleep_until", "start", "uuid4"),
     "supervisor.api.signals": ("Signal",),
     "supervisor.api.transaction": ("AsyncTransaction", "Transaction"),
     "supervisor.api.client": ("Client",),
@@ -16,6 +16,7 @@ _HOMES = {
     "supervisor.api.queries": ("Query",),
     "supervisor.api.updates": ("AsyncUpdateHandle", "Update", "UpdateHandle", "handlers_finished"),
     "supervisor.core.retry": ("Retry",),
+    "supervisor.core.cancelled": ("Cancelled",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
         "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "InputInvalid", "KeyExists", "KeyMismatch",
@@ -40,9 +41,10 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     )  # fmt: skip
     from supervisor.api.words import (
         ChildRun as ChildRun, current as current, first as first, gather as gather, now as now, publish as publish,
-        random as random, sleep as sleep,
+        random as random, shield as shield, sleep as sleep,
         sleep_until as sleep_until, start as start, uuid4 as uuid4,
     )  # fmt: skip
+    from supervisor.core.cancelled import Cancelled as Cancelled
     from supervisor.core.context import Current as Current
     from supervisor.core.errors import (
         AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, ConfigInvalid as ConfigInvalid,

@@ -196,7 +196,7 @@ def value_of(outcome: Outcome, workflow: str, definition: Any) -> Any:
     if outcome.status == "continued":
         raise RunFailed(outcome.run_id, workflow, "it has no result, for it continued as a new run")
     cause = TimeoutError("the run's timeout expired") if outcome.status == "timed_out" else codec.decode_error(outcome.result)
-    raise RunFailed(outcome.run_id, workflow, codec.brief(cause)) from cause
+    raise RunFailed(outcome.run_id, workflow, codec.brief(cause), cause=cause) from cause
 
 
 def id_of(run: Any) -> uuid.UUID:

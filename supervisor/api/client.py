@@ -199,9 +199,20 @@ class ClientVerbs:
         found = self._carry(lambda verbs: verbs.status(id_of(run_id)))
         return Run(self._owner(), found.run_id, found.workflow, registered(found.workflow), found.key, False, unsure=self._unsure)
 
-    def cancel(self, run: Run[Any] | uuid.UUID | str, reason: str | None = None) -> bool:
-        """End a live run as cancelled, now; its children go on. False where it had ended already. Raises RunUnknown."""
-        return self._carry(lambda verbs: verbs.cancel(id_of(run), reason))
+    def cancel(self, run: Run[Any] | uuid.UUID | str, reason: str | None = None, *, actor: str | None = None) -> bool:
+        """Ask that a live run, and all below it, be cancelled: their code is told at what it awaits, may clean up, and ends them.
+
+        Recorded when this returns, with *reason* and *actor* (else the database's role). A run that has not begun, or can't run any more, has ended.
+        False where it had ended or was cancelled already. Raises RunUnknown, InputInvalid.
+        """
+        return self._carry(lambda verbs: verbs.cancel(id_of(run), reason, actor))
+
+    def terminate(self, run: Run[Any] | uuid.UUID | str, reason: str | None = None, *, actor: str | None = None) -> bool:
+        """End a live run now, whatever it does; none of its code runs any more. For what does not let itself be cancelled.
+
+        False where it had ended already. Raises RunUnknown.
+        """
+        return self._carry(lambda verbs: verbs.terminate(id_of(run), reason, actor))
 
     def published(self, run: Run[Any] | uuid.UUID | str) -> Mapping[str, Any]:
         """What a run has published, the last value of each key, as plain JSON values. Raises RunUnknown."""

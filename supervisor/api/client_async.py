@@ -170,9 +170,13 @@ class AsyncClientVerbs:
         found = await self._carry(lambda verbs: verbs.status(id_of(run_id)))
         return AsyncRun(self._owner(), found.run_id, found.workflow, registered(found.workflow), found.key, False, unsure=self._unsure)
 
-    async def cancel(self, run: AsyncRun[Any] | uuid.UUID | str, reason: str | None = None) -> bool:
-        """End a live run as cancelled, now; its children go on. False where it had ended already. Raises RunUnknown."""
-        return await self._carry(lambda verbs: verbs.cancel(id_of(run), reason))
+    async def cancel(self, run: AsyncRun[Any] | uuid.UUID | str, reason: str | None = None, *, actor: str | None = None) -> bool:
+        """Ask that a live run, and all below it, be cancelled; see `Client.cancel`. False where it had ended or was cancelled already."""
+        return await self._carry(lambda verbs: verbs.cancel(id_of(run), reason, actor))
+
+    async def terminate(self, run: AsyncRun[Any] | uuid.UUID | str, reason: str | None = None, *, actor: str | None = None) -> bool:
+        """End a live run now, without its code; see `Client.terminate`. False where it had ended already."""
+        return await self._carry(lambda verbs: verbs.terminate(id_of(run), reason, actor))
 
     async def published(self, run: AsyncRun[Any] | uuid.UUID | str) -> Mapping[str, Any]:
         """What a run has published, the last value of each key, as plain JSON values. Raises RunUnknown."""

@@ -29,6 +29,7 @@ R_co = TypeVar("R_co", covariant=True)
 # What is awaited in a workflow. No Any in it: mypy would find the overloads of gather ambiguous and answer Any.
 Durable = Coroutine[object, None, R]
 Place = Literal["inline", "thread", "process"]
+ParentClose = Literal["request_cancel", "abandon", "terminate"]
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ class StartOptions(How, Generic[P, R]):
     """A workflow with how it is to be started: pass it where the workflow goes."""
 
     workflow: Workflow[P, R]
+    parent_close: ParentClose = "request_cancel"
 
     @property
     def start(self) -> Starter[P, R]:
@@ -243,6 +245,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
     def options(
         self, *, key: str | None = None, queue: str | None = None, priority: int = 5, delay: float | timedelta = 0,
         on_conflict: OnConflict = "return", attributes: Mapping[str, Any] | None = None, batch: str | None = None,
+        parent_close: ParentClose = "request_cancel",
     ) -> StartOptions[P, R]:  # fmt: skip
         """This workflow with options for its start: `client.start(checkout.options(key="o-42"), order)`.
 
@@ -253,13 +256,16 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
                      "restart_failed": a new run if it ended otherwise than completed, else return it
         attributes   facts to find the run by: a mapping that has a JSON form
         batch        name of the batch that the run belongs to
+        parent_close of a child: what becomes of it where its parent ends first: "request_cancel", "abandon" (it goes on by itself) or "terminate"
         """
         if type(priority) is not int or not 0 <= priority <= 9:
             raise DefinitionError(f"priority={priority!r}: give a whole number from 0 (first) to 9 (last)")
         if key is not None and (not isinstance(key, str) or not key or len(key) > 500 or "\x00" in key):
             raise DefinitionError(f"key={key!r}: give a text of 1 to 500 characters without NUL")
+        if parent_close not in ("request_cancel", "abandon", "terminate"):
+            raise DefinitionError(f"parent_close={parent_close!r}: give \"request_cancel\", \"abandon\" or \"terminate\"")
         made = StartOptions(
-            workflow=self, key=key, queue=queue, priority=priority, delay_s=seconds(delay, "delay="), batch=batch, on_conflict=on_conflict,
+            workflow=self, parent_close=parent_close, key=key, queue=queue, priority=priority, delay_s=seconds(delay, "delay="), batch=batch, on_conflict=on_conflict,
             attributes=encode_attributes(attributes),
         )  # fmt: skip
         Asked.of(made)

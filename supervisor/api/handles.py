@@ -149,9 +149,13 @@ class Run(_Handle, Generic[R]):
         """Send it an update and wait for what its handler returns, or, with `wait_for="accepted"`, until it has accepted it; see `Client.update`."""
         return self._client.update(self.id, update, *arguments, **options)
 
-    def cancel(self, reason: str | None = None) -> bool:
-        """End it as cancelled, now. False where it had ended already. Raises RunUnknown."""
-        return self._client.cancel(self, reason)
+    def cancel(self, reason: str | None = None, *, actor: str | None = None) -> bool:
+        """Ask that it, and all below it, be cancelled; see `Client.cancel`. False where it had ended or was cancelled already."""
+        return self._client.cancel(self, reason, actor=actor)
+
+    def terminate(self, reason: str | None = None, *, actor: str | None = None) -> bool:
+        """End it now, without its code; see `Client.terminate`. False where it had ended already."""
+        return self._client.terminate(self, reason, actor=actor)
 
 
 class AsyncRun(_Handle, Generic[R]):
@@ -220,9 +224,13 @@ class AsyncRun(_Handle, Generic[R]):
         """Send it an update and wait for what its handler returns, or, with `wait_for="accepted"`, until it has accepted it; see `Client.update`."""
         return await self._client.update(self.id, update, *arguments, **options)
 
-    async def cancel(self, reason: str | None = None) -> bool:
-        """End it as cancelled, now. False where it had ended already. Raises RunUnknown."""
-        return await self._client.cancel(self, reason)
+    async def cancel(self, reason: str | None = None, *, actor: str | None = None) -> bool:
+        """Ask that it, and all below it, be cancelled; see `Client.cancel`. False where it had ended or was cancelled already."""
+        return await self._client.cancel(self, reason, actor=actor)
+
+    async def terminate(self, reason: str | None = None, *, actor: str | None = None) -> bool:
+        """End it now, without its code; see `Client.terminate`. False where it had ended already."""
+        return await self._client.terminate(self, reason, actor=actor)
 
 
 class _Batch(Sequence[H], Generic[H]):

@@ -16,7 +16,7 @@ import msgspec
 from supervisor.core import awaited
 
 if TYPE_CHECKING:
-    from supervisor.db.client_calls import Question, Questions
+    from supervisor.db.client_calls import Question, Questions, Told
 
 PER_S, BURST = 100.0, 10.0
 DELAY_MAX_S = 1.0  # what becomes due later is seen by the hosts' own look
@@ -102,6 +102,15 @@ class Hints:
         with self._lock:
             ids, self._ended = self._ended[: awaited.IDS_MAX], self._ended[awaited.IDS_MAX :]
         return awaited.texts(ids)[0] if ids else None
+
+    def cancelled(self, told: Sequence[Told]) -> None:
+        """These were cancelled, durably: what has ended, who has the others, and what was woken to be told."""
+        self.ended([each.run_id.bytes for each in told if each.ended])
+        for each in told:
+            if each.owner is not None:
+                self.signalled(each.owner)
+            elif not each.ended:
+                self.add(each.workflow, each.queue, 1, 0.0)
 
     def signalled(self, owner: int) -> None:
         """A signal was sent to a run that worker *owner* has."""

@@ -232,8 +232,15 @@ class Verbs:
             + f": python -m supervisor show {run_id}"
         )
 
-    def cancel(self, run_id: uuid.UUID, reason: str | None) -> Verb[bool]:
-        done = yield from self.questions.cancel(run_id, reason)
+    def cancel(self, run_id: uuid.UUID, reason: str | None, actor: str | None) -> Verb[bool]:
+        """Whether it was live and not cancelled before."""
+        told = yield from self.questions.cancel(run_id, reason, actor)
+        if self._hints is not None:
+            self._hints.cancelled(told)
+        return any(each.run_id == run_id for each in told)
+
+    def terminate(self, run_id: uuid.UUID, reason: str | None, actor: str | None) -> Verb[bool]:
+        done = yield from self.questions.terminate(run_id, reason, actor)
         if done and self._hints is not None:
             self._hints.ended([run_id.bytes])
         return done

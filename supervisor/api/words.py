@@ -42,6 +42,9 @@ class _Named:
 SLEEP = _Named("sleep")
 GATHERED = _Named("gather")
 FIRST_OF = _Named("first")
+CANCELLATION = _Named("cancellation")
+SHIELDED = _Named("shield")
+SHIELD_S = 60.0
 
 
 def inside_run() -> bool:
@@ -77,7 +80,7 @@ def sleep_until_command(when: datetime) -> Any:
 
 
 def group_command(kind: int, members: list[Any], names: list[str] | None) -> Any:
-    word = "gather(…)" if kind == core_loop.GATHER else "first(…)"
+    word = {core_loop.GATHER: "gather(…)", core_loop.FIRST: "first(…)"}.get(kind, "shield(…)")
     _inside(word)
     for member in members:
         if not isinstance(member, Command) and not inspect.iscoroutine(member):
@@ -85,8 +88,17 @@ def group_command(kind: int, members: list[Any], names: list[str] | None) -> Any
         if core_loop.mode() == core_loop.IN_SYNC and not isinstance(member, Command):
             member.close()
             raise DefinitionError(f"{word} in a def workflow was given a coroutine; give calls: step.aio(…), workflow.aio(…)")
-    command = core_loop.new_command(kind, GATHERED if kind == core_loop.GATHER else FIRST_OF, (), False)
+    command = core_loop.new_command(kind, {core_loop.GATHER: GATHERED, core_loop.FIRST: FIRST_OF}.get(kind, SHIELDED), (), False)
     command.extra = core_loop.Group(members, names)
+    return command
+
+
+def shield_command(inside: Any, timeout: float | timedelta | None) -> Any:
+    limit = [] if timeout is None else [sleep_command(timeout)]
+    for timer in limit:
+        timer.step = SHIELDED
+    command = group_command(core_loop.SHIELD, [inside, *limit], None)
+    command.extra.names = f"{limit[0].extra[1] / 1e6:g}" if limit else ""
     return command
 
 
@@ -121,6 +133,15 @@ def first(**awaitables: Awaitable[Any]) -> Durable[tuple[str, Any]]:
     if not awaitables:
         raise DefinitionError("first() needs at least one thing to wait for: first(paid=charge(…), late=sleep(600))")
     return group_command(core_loop.FIRST, list(awaitables.values()), list(awaitables))  # type: ignore[no-any-return]
+
+
+def shield(awaitable: Awaitable[T1], *, timeout: float | timedelta | None = SHIELD_S) -> Durable[T1]:
+    """Let what is awaited come to its end: it is not cancelled with the run, nor with the branch that it stands in; who awaits it is told afterwards.
+
+    For cleaning up: `except Cancelled: await shield(release(order), timeout=30); raise`. After *timeout* (seconds or timedelta; None: never) it is
+    cancelled after all, and TimeoutError raised.
+    """
+    return shield_command(awaitable, timeout)  # type: ignore[no-any-return]
 
 
 class ChildRun(Generic[R]):
@@ -191,4 +212,4 @@ def publish(key: str, value: Any) -> None:
     context.loop.published(run, key, codec.encode(value, f"publish({key!r})"))
 
 
-__all__ = ["ChildRun", "Current", "current", "first", "gather", "inside_run", "now", "publish", "random", "sleep", "sleep_until", "start", "uuid4"]
+__all__ = ["ChildRun", "Current", "current", "first", "gather", "inside_run", "now", "publish", "random", "shield", "sleep", "sleep_until", "start", "uuid4"]

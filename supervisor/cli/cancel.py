@@ -1,10 +1,11 @@
-"""`cancel`: end live runs, those that are named or all that a filter asks for."""
+"""`cancel` and `terminate`: end live runs, those that are named or all that a filter asks for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
@@ -23,40 +24,99 @@ PAGE_RUNS = 5000
 TURNS, LOCKED_S = 3, 0.5  # what somebody has locked is tried again that often, after so long
 
 
-@click.command("cancel", epilog=GRAMMAR)
-@click.argument("runs", metavar="[RUN|KEY]...", nargs=-1)
-@click.option("--filter", "asked", metavar="FILTER", type=parse, help="All live runs that fit; without --yes it only counts them.")
-@click.option("--yes", is_flag=True, help="Do it.")
-@click.option("--reason", metavar="TEXT", help="Kept with the run; whoever waits for it reads it.")
-@click.option("--timeout", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, help="Seconds that looking for runs may take.")
-@options.dsn
-@options.schema
-@options.as_json
-def cancel(
-    runs: Sequence[str], asked: Filter | None, yes: bool, reason: str | None, timeout: float, dsn: str | None, schema: str | None, as_json: bool
-) -> int | None:
-    """End live runs as cancelled, at once: by id, by key, or all that a filter asks for.
+@dataclass(frozen=True)
+class Way:
+    """How runs are ended: by which verb, and what is said of that."""
 
-    A step that is executing is not interrupted, but nothing of it is recorded any more. Children go on.
+    verb: str
+    done: str  # what became of a run: also the key in JSON
+
+    def one(self, client: Client, run_id: UUID, reason: str | None, actor: str) -> bool:
+        done: bool = getattr(client, self.verb)(run_id, reason, actor=actor)
+        return done
+
+    def slice(self, conn: psycopg.Connection, schema: str, runs: Sequence[UUID], reason: str | None, actor: str) -> tuple[list[UUID], list[UUID]]:
+        from supervisor.db import bulk
+
+        found: tuple[list[UUID], list[UUID]] = getattr(bulk, self.verb)(conn, schema, runs, reason, actor)
+        return found
+
+
+CANCEL, TERMINATE = Way("cancel", "cancelled"), Way("terminate", "terminated")
+_OPTIONS = (
+    click.argument("runs", metavar="[RUN|KEY]...", nargs=-1),
+    click.option("--filter", "asked", metavar="FILTER", type=parse, help="All live runs that fit; without --yes it only counts them."),
+    click.option("--yes", is_flag=True, help="Do it."),
+    click.option("--reason", metavar="TEXT", help="Kept with the run; its code and whoever waits for it read it."),
+    click.option("--actor", metavar="TEXT", help="Who does it; default: user@host."),
+    click.option("--timeout", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, help="Seconds that looking for runs may take."),
+    options.dsn,
+    options.schema,
+    options.as_json,
+)
+
+
+def _asked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments and options that both commands take."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command("cancel", epilog=GRAMMAR)
+@_asked
+def cancel(**given: Any) -> int | None:
+    """Cancel live runs and all below them: by id, by key, or all that a filter asks for.
+
+    Their code is told at what it awaits, may clean up, and ends them; a run that has not begun, or can't run any more, ends at once.
+    The role wants to be client or operator, with --filter operator. Exit code 1 when a run that was named had ended or was cancelled
+    before, or one that a filter found is locked by somebody else.
+    """
+    return _end(CANCEL, **given)
+
+
+@click.command("terminate", epilog=GRAMMAR)
+@_asked
+def terminate(**given: Any) -> int | None:
+    """End live runs at once and without their code, where cancel is not enough: by id, by key, or all that a filter asks for.
+
+    A step that is executing is given up, and nothing of it is recorded any more. Children are treated as they were started: by default they are cancelled.
     The role wants to be client or operator, with --filter operator. Exit code 1 when a run that was named had ended before, or
     one that a filter found is locked by somebody else.
     """
+    return _end(TERMINATE, **given)
+
+
+def _end(
+    way: Way, runs: Sequence[str], asked: Filter | None, yes: bool, reason: str | None, actor: str | None, timeout: float, dsn: str | None,
+    schema: str | None, as_json: bool,
+) -> int | None:  # fmt: skip
     if bool(runs) == (asked is not None):
         raise click.UsageError("name runs, or give a --filter")
-    name = options.resolve_schema(schema)
+    name, who = options.resolve_schema(schema), actor or _user()
     if runs:
         with options.client(dsn, name) as client:
-            return _named(client, runs, reason, as_json)
-    with options.connect(dsn, name, purpose="cancel") as conn:
+            return _named(way, client, runs, reason, who, as_json)
+    with options.connect(dsn, name, purpose=way.verb) as conn:
         asked = both(asked, Compare("status", "in", LIVE))
         if not yes:
-            _count(conn, name, asked, timeout, as_json)
+            _count(way, conn, name, asked, timeout, as_json)
         else:
-            return _all(conn, name, asked, reason, timeout, as_json)
+            return _all(way, conn, name, asked, reason, who, timeout, as_json)
     return None
 
 
-def _named(client: Client, runs: Sequence[str], reason: str | None, as_json: bool) -> int | None:
+def _user() -> str:
+    import getpass
+    import socket
+
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # a process may have no user of a name
+        return f"somebody@{socket.gethostname()}"
+
+
+def _named(way: Way, client: Client, runs: Sequence[str], reason: str | None, actor: str, as_json: bool) -> int | None:
     """All of them; the first that is not there is raised when the others are done."""
     from supervisor.core.errors import RunUnknown
 
@@ -64,15 +124,15 @@ def _named(client: Client, runs: Sequence[str], reason: str | None, as_json: boo
     ended = 0
     for which in runs:
         try:
-            run_id, done = _one(client, which, reason)
+            run_id, done = _one(way, client, which, reason, actor)
         except RunUnknown as error:
             unknown.append(error)
             continue
         ended += not done
         if as_json:
-            print_json({"run_id": run_id, "cancelled": done})
+            print_json({"run_id": run_id, way.done: done})
         else:
-            click.echo(f"cancelled {run_id}" if done else f"{run_id} had ended before")
+            click.echo(f"{way.done} {run_id}" if done else f"{run_id} had ended{' or was cancelled' if way is CANCEL else ''} before")
     for another in unknown[1:]:
         unknown[0].add_note(f"nor {another.which}")
     if unknown:
@@ -80,38 +140,40 @@ def _named(client: Client, runs: Sequence[str], reason: str | None, as_json: boo
     return 1 if ended else None
 
 
-def _one(client: Client, which: str, reason: str | None) -> tuple[UUID, bool]:
+def _one(way: Way, client: Client, which: str, reason: str | None, actor: str) -> tuple[UUID, bool]:
     """By its id; else, for ids make good keys, by the key."""
     from supervisor.core.errors import RunUnknown
     from supervisor.db import history
 
     try:
         run_id = UUID(which)
-        return run_id, client.cancel(run_id, reason)
+        return run_id, way.one(client, run_id, reason, actor)
     except (ValueError, RunUnknown):
         run_id = history.one_of(which, [(each.run_id, each.workflow) for each in client.list(10, key=which)])
-        return run_id, client.cancel(run_id, reason)
+        return run_id, way.one(client, run_id, reason, actor)
 
 
-def _count(conn: psycopg.Connection, schema: str, asked: Filter | None, timeout: float, as_json: bool) -> None:
+def _count(way: Way, conn: psycopg.Connection, schema: str, asked: Filter | None, timeout: float, as_json: bool) -> None:
     from supervisor.db import look
 
     rows = look.counts(conn, schema, asked, patience_s=timeout)
     total = sum(row["runs"] for row in rows)
     if as_json:
-        print_json({"would_cancel": total, "counts": rows})
+        print_json({f"would_{way.verb}": total, "counts": rows})
         return
     for row in rows:
         click.echo(f"{row['runs']:>9,}  {row['status']:8}  {plain(row['workflow'])}")
-    say(f"{_runs(total)} that would be cancelled, nothing was done; to do it: --yes" if total else "no live run fits")
+    say(f"{_runs(total)} that would be {way.done}, nothing was done; to do it: --yes" if total else "no live run fits")
 
 
-def _all(conn: psycopg.Connection, schema: str, asked: Filter | None, reason: str | None, timeout: float, as_json: bool) -> int | None:
+def _all(
+    way: Way, conn: psycopg.Connection, schema: str, asked: Filter | None, reason: str | None, actor: str, timeout: float, as_json: bool
+) -> int | None:
     """Slice by slice, the newest first; what starts meanwhile is left alone, and what somebody has locked is tried again."""
     from supervisor.cli.progress import Progress
 
-    told = _Told(as_json)
-    progress = Progress("cancelled", None)
+    told = _Told(way, as_json)
+    progress = Progress(way.done, None)
     newest: UUID | None = None
     try:
         for turn in range(TURNS):
@@ -120,8 +182,8 @@ def _all(conn: psycopg.Connection, schema: str, asked: Filter | None, reason: st
             told.locked.clear()
             for page in _pages(conn, schema, asked, timeout, newest):
                 newest = newest or UUID(int=page[0].int + 1)
-                _slices(conn, schema, page, reason, told)
-                progress.show(told.cancelled, 0, f"{len(told.locked):,} locked by others" if told.locked else "")
+                _slices(way, conn, schema, page, reason, actor, told)
+                progress.show(told.done, 0, f"{len(told.locked):,} locked by others" if told.locked else "")
             if not told.locked:
                 break
     finally:
@@ -130,37 +192,37 @@ def _all(conn: psycopg.Connection, schema: str, asked: Filter | None, reason: st
     return 1 if told.locked else None
 
 
-def _slices(conn: psycopg.Connection, schema: str, page: Sequence[UUID], reason: str | None, told: _Told) -> None:
+def _slices(way: Way, conn: psycopg.Connection, schema: str, page: Sequence[UUID], reason: str | None, actor: str, told: _Told) -> None:
     from supervisor.db import bulk
 
     for at in range(0, len(page), bulk.SLICE_RUNS):
-        ended, locked = bulk.cancel(conn, schema, page[at : at + bulk.SLICE_RUNS], reason)
+        ended, locked = way.slice(conn, schema, page[at : at + bulk.SLICE_RUNS], reason, actor)
         told.add(ended, locked)
 
 
 class _Told:
-    """What became of the runs so far: with --json a line for each that is cancelled, and at the end for each that is not."""
+    """What became of the runs so far: with --json a line for each that was ended, and at the end for each that is not."""
 
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-        self.cancelled = 0
+    def __init__(self, way: Way, as_json: bool) -> None:
+        self._way, self._as_json = way, as_json
+        self.done = 0
         self.locked: list[UUID] = []
 
     def add(self, ended: Sequence[UUID], locked: Sequence[UUID]) -> None:
-        self.cancelled += len(ended)
+        self.done += len(ended)
         self.locked += locked
         if self._as_json:
             for run_id in ended:
-                print_json({"run_id": run_id, "cancelled": True})
+                print_json({"run_id": run_id, self._way.done: True})
 
     def say(self) -> None:
         if self._as_json:
             for run_id in self.locked:
-                print_json({"run_id": run_id, "cancelled": False})
+                print_json({"run_id": run_id, self._way.done: False})
         else:
-            click.echo(f"cancelled {_runs(self.cancelled)}")
+            click.echo(f"{self._way.done} {_runs(self.done)}")
         if self.locked:
-            say(f"not cancelled, for transactions of others have them locked: {_runs(len(self.locked))}; type it again when those have ended")
+            say(f"not {self._way.done}, for transactions of others have them locked: {_runs(len(self.locked))}; type it again when those have ended")
 
 
 def _runs(n: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,12 +13,42 @@ from uuid import UUID
 from supervisor.core.errors import OutsideWorkflow
 
 
+class Token:
+    """Whether anybody still waits for this attempt of a step: true when its run was cancelled, its time was over or its branch lost. For steps in threads."""
+
+    __slots__ = ("_command",)
+
+    def __init__(self, command: Any) -> None:
+        self._command = command
+
+    def __bool__(self) -> bool:
+        return not getattr(self._command.extra, "live", True)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep for *timeout* seconds, or until nobody waits any more; whether nobody does."""
+        import threading
+
+        call = self._command.extra
+        if not hasattr(call, "told"):  # inline, in a transaction or in a process of its own: nobody would tell it
+            time.sleep(timeout or 0.0)
+            return False
+        if call.told is None:
+            call.told = threading.Event()
+        if call.live:  # looked at after the event is there: whoever gives it up sets it, or is seen
+            call.told.wait(timeout)
+        return bool(self)
+
+    def __repr__(self) -> str:
+        return f"<cancelled: {bool(self)}>"
+
+
 @dataclass(frozen=True)
 class Current:
     """The run, and inside a step the step, that is executing.
 
     redelivered      this attempt may have begun before, in a process that died
     idempotency_key  equal in all attempts of this step: give it to services outside
+    cancelled        true when nobody waits for this attempt any more: `if current().cancelled: …`, `current().cancelled.wait(1.0)`
     """
 
     run_id: UUID
@@ -29,6 +60,7 @@ class Current:
     redelivered: bool
     deadline: datetime | None
     logger: logging.LoggerAdapter[logging.Logger]
+    cancelled: Token
 
     @property
     def idempotency_key(self) -> str:
@@ -81,4 +113,12 @@ def describe(found: Any) -> Current:
         redelivered=bool(step.redelivered) if step is not None else False,
         deadline=getattr(step.extra, "deadline", None) if step is not None else None,
         logger=logging.LoggerAdapter(logging.getLogger(f"pgsupervisor.{run.workflow.name}"), facts),
+        cancelled=Token(found if step is not None else _Nobody),
     )
+
+
+class _Nobody:
+    """Stands where a step's command does: workflow code is told by an error."""
+
+    extra = None
+

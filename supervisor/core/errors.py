@@ -6,7 +6,7 @@ and what to do. Nothing here imports anything of the project.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -321,14 +321,39 @@ class UpdateUnfinished(SupervisorError):
 # ── how a run ended, as its waiter sees it ───────────────────────────────────────────────────────────────────────
 
 
+class Link(NamedTuple):
+    """A run that an error went through. `seq`: where its parent had started it; None of a run that a client asked about."""
+
+    run_id: str
+    workflow: str
+    seq: int | None
+
+
+CHAIN_MAX = 64  # of runs below one another that are named; causes themselves are stored four deep
+
+
+def chain_of(error: BaseException | None) -> list[Link]:
+    """The runs that *error* has gone through; none where it is of no run."""
+    if isinstance(error, RunFailed):
+        return error.chain
+    return [Link(str(error.run_id), error.workflow, error.seq)] if isinstance(error, EndedFromOutside) else []
+
+
 class RunFailed(SupervisorError):
     """The run failed; `__cause__` is the error that ended it, rebuilt."""
 
     code = "run_failed"
 
-    def __init__(self, run_id: object, workflow: str, why: str) -> None:
-        self.run_id, self.workflow, self.why = run_id, workflow, why
+    def __init__(self, run_id: object, workflow: str, why: str, seq: int | None = None, cause: BaseException | None = None) -> None:
+        self.run_id, self.workflow, self.why, self.seq = run_id, workflow, why, seq
+        self.below: list[Any] = [list(link) for link in chain_of(cause)[:CHAIN_MAX]]  # as JSON has it
+        self.__cause__ = cause
         super().__init__(f"run {run_id} of {workflow} failed: {why}")
+
+    @property
+    def chain(self) -> list[Link]:
+        """The runs through which it went, from this one to the one in which it began."""
+        return [Link(str(self.run_id), self.workflow, self.seq), *(Link(*link) for link in self.below)]
 
 
 class RunTimedOut(SupervisorError, TimeoutError):
@@ -344,9 +369,10 @@ class EndedFromOutside(SupervisorError):
     how = "ended"
     run_id: object = None
     workflow = why = ""
+    seq: int | None = None
 
-    def __init__(self, run_id: object, workflow: str, why: str = "", ended_at: datetime | None = None) -> None:
-        self.run_id, self.workflow, self.why = run_id, workflow, why
+    def __init__(self, run_id: object, workflow: str, why: str = "", ended_at: datetime | None = None, seq: int | None = None) -> None:
+        self.run_id, self.workflow, self.why, self.seq = run_id, workflow, why, seq
         at = f" at {ended_at:%Y-%m-%d %H:%M:%S %Z}" if ended_at is not None else ""
         super().__init__(f"run {run_id} of {workflow} was {self.how}{at}{f' ({why})' if why else ''}; see: python -m supervisor show {run_id}")
 

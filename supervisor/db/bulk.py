@@ -6,37 +6,68 @@ What somebody else has locked is left and said. A client's role is enough.
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
+import msgspec
 import psycopg
 
 from supervisor.core import awaited
 from supervisor.db import refusals
-from supervisor.db.statements import Sql, ended_channel
+from supervisor.db.statements import Sql, ended_channel, signal_channel, wake_channel
 
 SLICE_RUNS = 500
 TRIES = 5  # a deadlock or a lock that is not had in time changes nothing and is tried again
+KINDS_MAX = 50  # of woken runs in one notification; a name is at most 500 characters long, but most are short
 
 
-def cancel(conn: psycopg.Connection, schema: str, runs: Sequence[uuid.UUID], reason: str | None) -> tuple[list[uuid.UUID], list[uuid.UUID]]:
-    """End those of at most SLICE_RUNS *runs* that live, as cancelled; which were, and which are left because somebody has them locked."""
-    text = Sql(schema).get("client_cancel_many").encode()
+def cancel(
+    conn: psycopg.Connection, schema: str, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None = None
+) -> tuple[list[uuid.UUID], list[uuid.UUID]]:
+    """Cancel those of at most SLICE_RUNS *runs* that live; which were, and which are left because somebody has them locked."""
+    rows = _slice(conn, schema, "client_cancel_many", runs, reason, actor)
+    if rows is None:
+        return [], list(runs)
+    told = [row for row in rows if row[1]]
+    payloads = [(ended_channel(schema), text) for text in awaited.texts([row[0].bytes for row in told if row[2]])]
+    if owners := sorted({row[3] for row in told if row[3] is not None}):
+        payloads.append((signal_channel(schema), msgspec.json.encode(owners).decode()))
+    woken = Counter((row[4], row[5]) for row in told if row[3] is None and not row[2])
+    if woken:
+        kinds = [(workflow, queue, n, 0.0) for (workflow, queue), n in woken.most_common(KINDS_MAX)]
+        payloads.append((wake_channel(schema), msgspec.json.encode(kinds).decode()))
+    _announce(conn, schema, payloads)
+    return [row[0] for row in told], [row[0] for row in rows if not row[1]]
+
+
+def terminate(
+    conn: psycopg.Connection, schema: str, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None = None
+) -> tuple[list[uuid.UUID], list[uuid.UUID]]:
+    """End those of at most SLICE_RUNS *runs* that live, without their code; which were, and which are left because somebody has them locked."""
+    rows = _slice(conn, schema, "client_terminate_many", runs, reason, actor)
+    if rows is None:
+        return [], list(runs)
+    ended = [run_id for run_id, done in rows if done]
+    _announce(conn, schema, [(ended_channel(schema), text) for text in awaited.texts([run_id.bytes for run_id in ended])])
+    return ended, [run_id for run_id, done in rows if not done]
+
+
+def _slice(conn: psycopg.Connection, schema: str, block: str, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> list[Any] | None:
+    """The rows of one transaction; None where somebody was in the way again and again."""
+    text = Sql(schema).get(block).encode()
     for _ in range(TRIES):
         try:
             with refusals.told(conn, schema, "client"):
-                rows = psycopg.RawCursor(conn).execute(text, (list(runs), reason)).fetchall()
+                return psycopg.RawCursor(conn).execute(text, (list(runs), reason, actor)).fetchall()
         except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable):
             continue
-        ended = [run_id for run_id, cancelled in rows if cancelled]
-        _announce(conn, schema, ended)
-        return ended, [run_id for run_id, cancelled in rows if not cancelled]
-    return [], list(runs)
+    return None
 
 
-def _announce(conn: psycopg.Connection, schema: str, ended: Sequence[uuid.UUID]) -> None:
-    """Tell who waits for them, in a transaction of its own. Who is not told finds it by asking."""
-    payloads = awaited.texts([run_id.bytes for run_id in ended])
+def _announce(conn: psycopg.Connection, schema: str, payloads: Sequence[tuple[str, str]]) -> None:
+    """Tell who waits or has them, in a transaction of its own. Who is not told finds it by asking."""
     if payloads:
         with suppress(psycopg.Error):
-            conn.execute(Sql(schema).get("announce_each").encode(), ([ended_channel(schema)] * len(payloads), payloads))
+            conn.execute(Sql(schema).get("announce_each").encode(), ([channel for channel, _ in payloads], [text for _, text in payloads]))

@@ -156,6 +156,16 @@ class UpdateStanding(NamedTuple):
     run_status: str | None
 
 
+class Told(NamedTuple):
+    """A run that was cancelled: it has ended, or worker `owner` has it, or it was woken where that is None."""
+
+    run_id: uuid.UUID
+    ended: bool
+    owner: int | None
+    workflow: str
+    queue: str | None
+
+
 class Sent(NamedTuple):
     """What became of a signal or an update. `owner`: the worker that has the run; `woken`: it was parked."""
 
@@ -324,17 +334,25 @@ class Questions:
         """Which server, database and schema this is."""
         return self._rows("client_home", (), lambda rows: str(rows[0][0]))
 
-    def cancel(self, run_id: uuid.UUID, reason: str | None) -> Ask[bool]:
-        """End a live run as cancelled. False where it had ended. Raises RunUnknown.
+    def cancel(self, run_id: uuid.UUID, reason: str | None, actor: str | None) -> Ask[list[Told]]:
+        """Ask that a live run, and all below it, be cancelled: those that were not before. Raises RunUnknown, InputInvalid.
 
-        Repeated when the session was lost in between, so it may be False where the first try's answer was lost.
+        Repeated when the session was lost in between, so it may bring nothing where the first try's answer was lost.
         """
 
-        def talk(tries: int) -> Talk[bool]:
-            rows = yield "client_cancel", (run_id, reason)
-            return bool(rows[0][0])
+        def talk(tries: int) -> Talk[list[Told]]:
+            return [Told(*row) for row in (yield "client_cancel", (run_id, reason, actor))]
 
         return Ask(talk, f"cancel of run {run_id}", writes=True)
+
+    def terminate(self, run_id: uuid.UUID, reason: str | None, actor: str | None) -> Ask[bool]:
+        """End a live run at once. False where it had ended. Raises RunUnknown. Repeated as `cancel`."""
+
+        def talk(tries: int) -> Talk[bool]:
+            rows = yield "client_terminate", (run_id, reason, actor)
+            return bool(rows[0][0])
+
+        return Ask(talk, f"end of run {run_id}", writes=True)
 
     def published(self, run_id: uuid.UUID, key: str | None = None) -> Ask[list[tuple[str, bytes]]]:
         """What a run has published, the last value of each key, or of *key*. Raises RunUnknown."""

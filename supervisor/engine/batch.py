@@ -15,6 +15,14 @@ from supervisor._fastpath.loop import BYTEA, FLOAT8, INT2, INT4, INT8, TEXT, TIM
 from supervisor._fastpath.wire import Column
 from supervisor.db.arrays import Row, elements, encode_rows
 
+# what the loop's session prepares
+HOT = (
+    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "finish", "insert_children_done", "lock_parents", "wake_parents",
+    "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
+    "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
+    "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "wake_updated",
+    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "close_children",
+)  # fmt: skip
 STEP_OIDS = (UUID, INT4, INT4, TEXT, BYTEA, FLOAT8, FLOAT8, INT2, INT2)  # the last two only where the batch is mixed
 PLAIN_COLUMNS = 7
 OUTCOME_OIDS = (UUID, INT2, INT4, BYTEA, FLOAT8)
@@ -23,7 +31,9 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "insert_attempts": (UUID, INT4, INT4, INT2, TEXT, BYTEA, TEXT, TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ),
     "insert_published": (UUID, TEXT, INT4, BYTEA, TIMESTAMPTZ),
     "insert_timers": (UUID, INT4, INT8, TIMESTAMPTZ),
-    "insert_runs": (UUID, INT4, TEXT, INT2, BYTEA, UUID, INT4, INT8),
+    "insert_runs": (UUID, INT4, TEXT, INT2, BYTEA, UUID, INT4, INT8, INT2, INT2),
+    "told_cancel": (UUID,),
+    "close_children": (UUID,),
     "drop_timers": (UUID, INT4),
     "insert_children_done": (UUID, INT4, INT4),
     "release": (UUID, TIMESTAMPTZ, INT2, TEXT, INT4, TEXT, INT4, INT2),
@@ -41,7 +51,7 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
 NOBODYS = ("wake_parents", "look_at_parked")  # of runs that are not in this worker's memory
 # The generic plans of `publish` and `release` compare every row with every other (9,000 in one statement took 25 s): many small ones instead.
 JOINED_ROWS_MAX = 64  # 2 ms of the server's; a statement more costs 0.1 ms
-WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish"})
+WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish", "told_cancel"})
 PARKINGS = ("park_on_children", "park_on_signals")
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
 
@@ -83,7 +93,7 @@ class Batch:
         out: list[tuple[str, list[bytes] | None]] = [("fence", fence)]
         if "wake_parents" in self.rare:
             parents = encode_rows((UUID,), sorted({row for _, row in self.rare["wake_parents"]}))
-            out += [("lock_parents", parents), ("plan_custom", None), ("wake_parents", parents), ("plan_generic", None)]
+            out += [("plan_custom", None), ("lock_parents", parents), ("wake_parents", parents), ("plan_generic", None)]
         if "look_at_parked" in self.rare:
             out += [("plan_custom", None), ("look_at_parked", self._encoded("look_at_parked", worker)), ("plan_generic", None)]
         if self.steps is not None:
@@ -93,12 +103,16 @@ class Batch:
                 out.append((name, self._encoded(name, worker)))
         if self.published:
             out.append(("insert_published", encode_rows(RARE_OIDS["insert_published"], self.published.values())))
+        if "told_cancel" in self.rare:
+            out.append(("told_cancel", self._encoded("told_cancel", worker)))
         if "publish" in self.rare:
             out += self._sliced("publish", worker)
         if self.outcomes is not None:
             out.append(("finish", [*self.outcomes, worker]))
         if "insert_children_done" in self.rare:
             out.append(("insert_children_done", encode_rows(RARE_OIDS["insert_children_done"], self._children_done())))
+        if "close_children" in self.rare:
+            out += [("plan_custom", None), ("close_children", self._encoded("close_children", worker)), ("plan_generic", None)]
         if "release" in self.rare:
             out += self._sliced("release", worker)
         parkings = [name for name in PARKINGS if name in self.rare]
@@ -193,4 +207,4 @@ def _rows_of(params: list[bytes] | None, oids: tuple[int, ...], mine: Callable[[
     return [column.take() for column in columns]
 
 
-__all__ = ["INFINITY", "Batch", "elements", "encode_rows"]
+__all__ = ["HOT", "INFINITY", "Batch", "elements", "encode_rows"]

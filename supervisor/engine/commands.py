@@ -21,6 +21,7 @@ from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import Command
 from supervisor.api.words import ChildRun
 from supervisor.core import codec
+from supervisor.core.cancelled import Cancelled
 from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
 from supervisor.core.retry import next_wait_s
 from supervisor.db.arrays import Row
@@ -37,11 +38,12 @@ PUBLISH_AFTER_US = 1_000_000  # a step that runs longer is named in its run's ta
 STEP_RUNNING = 8
 STAY_BESIDE_CHILDREN_S = 0.02  # nobody tells a run in memory that its child has ended
 CANCELLED, TERMINATED = 3, 4  # outcome.status: ended from outside
+CLOSE_POLICIES = {"request_cancel": 0, "abandon": 1, "terminate": 2}  # task.parent_close
 BACKOFF, TIMER, SIGNAL, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 11, 14, 15, 19, 20, 22, 23
 DURABLE_WORD = {
     "sleep": "sleep(seconds)", "gather": "gather(…)", "wait": "gather(…) or first(…)", "TaskGroup": "gather(…)", "timeout": "@step(timeout=…) or first(…)",
     "timeout_at": "@step(timeout=…) or first(…)", "wait_for": "@step(timeout=…) or first(…)", "create_task": "gather(…)", "ensure_future": "gather(…)",
-    "to_thread": "a def step, called with .aio", "run_in_executor": "a def step, called with .aio", "shield": "a step", "Event": "a step",
+    "to_thread": "a def step, called with .aio", "run_in_executor": "a def step, called with .aio", "shield": "shield(…)", "Event": "a step",
     "get_running_loop": "a step", "Queue": "a step", "Lock": "a step", "open_connection": "a step",
 }  # fmt: skip
 
@@ -125,7 +127,7 @@ class Commands:
                 self.transactions.submit(run, cmd)
         else:
             run.executing += 1
-            cmd.extra = self.executors.begin(run, cmd)
+            self.executors.begin(run, cmd)
 
     def again_after_ack(self, run: Any, cmd: Any) -> None:
         self.loop.touch(run)
@@ -268,10 +270,14 @@ class Commands:
         workflow_id = self._workflow_ids.get(start.workflow.name)
         if workflow_id is None:
             raise LookupError(f"workflow {start.workflow.name} was defined after this worker had registered its workflows; define it at import")
-        row = (kid, workflow_id, options.queue, options.priority, start.payload, run.id, cmd.seq, int(options.delay_s * 1e6))
+        past = self._past(run)
+        row = (
+            kid, workflow_id, options.queue, options.priority, start.payload, run.id, cmd.seq, int(options.delay_s * 1e6),
+            CLOSE_POLICIES[options.parent_close], int(past.cancelled is not None),
+        )  # fmt: skip
         self.batch.add("insert_runs", run.id, row)
         self.loop.touch(run)
-        self._past(run).kids[cmd.seq] = Kid(kid)
+        past.kids[cmd.seq] = Kid(kid)
         return kid
 
     def _past(self, run: Any) -> Past:
@@ -297,7 +303,7 @@ class Commands:
             self.loop.record(run, cmd, core.COMPLETED, kid.result, now, now)
             self.loop.deliver(run, cmd, workflow.decode_result(kid.result), None)
             return
-        encoded = codec.encode_error(_of_child(kid, workflow.name))
+        encoded = codec.encode_error(_of_child(kid, workflow.name, cmd.extra[1] if isinstance(cmd.extra, tuple) else cmd.seq))
         self.loop.record(run, cmd, core.FAILED, encoded, now, now)
         self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
 
@@ -399,22 +405,37 @@ class Commands:
     # ── ends of runs ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def finish_failed(self, run: Any, error: BaseException) -> None:
-        self.loop.finish(run, core.FAILED, codec.encode_error(_explained(error)))
+        told = run.past.cancelled if run.past is not None else None
+        if told is not None and isinstance(error, Cancelled):
+            self.loop.finish(run, CANCELLED, _ended_from_outside(RunCancelled, told.reason))
+        else:
+            self.loop.finish(run, core.FAILED, codec.encode_error(_explained(error)))
 
     def time_out(self, run: Any) -> None:
         """The run's `timeout=` is over: it ends here, whatever it was doing. A step that is executing is given up."""
         error = RunTimedOut(f"the run did not end within the timeout of workflow {run.workflow.name if run.workflow else '(unknown)'}")
+        self._end(run, core.TIMED_OUT, codec.encode_error(error))
+
+    def terminate(self, run: Any, reason: str) -> None:
+        """Somebody has asked this worker to end the run without its code."""
+        self._end(run, TERMINATED, _ended_from_outside(RunTerminated, reason))
+
+    def _end(self, run: Any, status: int, encoded: bytes) -> None:
+        """End a run whatever it is doing; nothing of its code runs."""
         for cmd in list((run.open or {}).values()):
             if isinstance(cmd.extra, Call):
                 self.executors.give_up(cmd.extra)
         self.loop.unwind(run)
         self.loop.live[run.id] = run
-        self.loop.finish(run, core.TIMED_OUT, codec.encode_error(error))
+        self.loop.finish(run, status, encoded)
 
     def ended(self, run: Any, status: int) -> None:
-        """A run ended that has more than rows of steps: timers, a parent, steps that nobody waits for any more."""
+        """A run ended that has more than rows of steps: timers, children, a parent, steps that nobody waits for any more."""
         if run.timers:
             self.batch.add("drop_timers", run.id, (run.id, None))
+        unread = run.past is None and run.resumed != 0  # its time was over before its history was read
+        if unread or run.past is not None and any(kid.status is None for kid in run.past.kids.values()):
+            self.batch.add("close_children", run.id, (run.id,))
         if run.parent is not None:
             self.batch.add("insert_children_done", run.id, (run.parent, 1, int(status != core.COMPLETED)))
         for cmd in list((run.open or {}).values()):
@@ -534,15 +555,19 @@ _KIND_WORDS = {core.STEP: "retry of", core.TIMER: "timer", core.CHILD: "child ru
 _WAIT_KINDS = {core.STEP: BACKOFF, core.TIMER: TIMER, core.CHILD: CHILD, core.SIGNAL: SIGNAL}
 
 
-def _of_child(kid: Kid, workflow: str) -> SupervisorError:
+def _ended_from_outside(kind: type[Exception], reason: str) -> bytes:
+    """As `error_json` of SQL writes it."""
+    why = reason or f"it was {kind.how}"  # type: ignore[attr-defined]
+    return codec.encode_raw(codec.StoredError(f"{kind.__module__}.{kind.__qualname__}", why, [why]))
+
+
+def _of_child(kid: Kid, workflow: str, seq: int) -> SupervisorError:
     """What a parent is told of a child that did not complete."""
     run_id = str(UUID(bytes=kid.run_id))
     cause = codec.decode_error(kid.result) if kid.result else None
     if kid.status in (CANCELLED, TERMINATED):
-        return (RunCancelled if kid.status == CANCELLED else RunTerminated)(run_id, workflow, str(cause or ""))
-    error = RunFailed(run_id, workflow, codec.brief(cause) if cause is not None else "it ended without a result")
-    error.__cause__ = cause
-    return error
+        return (RunCancelled if kid.status == CANCELLED else RunTerminated)(run_id, workflow, str(cause or ""), seq=seq)
+    return RunFailed(run_id, workflow, codec.brief(cause) if cause is not None else "it ended without a result", seq, cause)
 
 
 def _gathered(cmd: Any) -> bool:

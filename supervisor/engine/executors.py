@@ -33,11 +33,12 @@ STRIKES, STRIKES_S, STRIKES_LOST_US = 3, 10.0, 100_000
 class Call:
     """One attempt of a step in a thread, a task or a process. `live` until it ended or was given up."""
 
-    __slots__ = ("command", "deadline", "holds", "live", "lost", "published", "run", "started", "task", "timer")
+    __slots__ = ("command", "deadline", "holds", "live", "lost", "published", "run", "started", "task", "timer", "told")
 
     def __init__(self, run: Any, command: Any, started: int) -> None:
         self.run = run
         self.command = command
+        command.extra = self  # before the body can ask: current() finds it there
         self.started = started
         self.live = True
         self.holds = False  # a thread of the pool is inside of it
@@ -46,6 +47,7 @@ class Call:
         self.deadline: datetime | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.told: threading.Event | None = None  # made by the body, where it waits to be told that it was given up
 
 
 class Executors:
@@ -266,10 +268,12 @@ class Executors:
         self._finished(call, None, error, self._clock())
 
     def give_up(self, call: Call) -> None:
-        """Nobody waits for this call any more. A task is cancelled; a thread can't be, so another one takes its place."""
+        """Nobody waits for this call any more. A task is cancelled; a thread is told, and another one takes its place, for it can't be ended."""
         if not call.live:
             return
         call.live = False
+        if call.told is not None:
+            call.told.set()
         self.calls.discard(call)
         if call.timer is not None:
             call.timer.cancel()
@@ -296,7 +300,6 @@ class Executors:
     def detach(self, command: Any, for_us: int) -> tuple[Call, Any]:
         """An inline call has become one in a thread that is not of the pool; returns it and its slot of the black box."""
         call = Call(command.run, command, self._clock() - for_us)
-        command.extra = call
         self.calls.add(call)
         self._detached.add(call)
         slot = self._task_slots.pop() if self._task_slots else None

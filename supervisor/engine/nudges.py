@@ -35,6 +35,7 @@ class Nudges:
             self.hear()
         if told % HEAR >= SIGNALLED:
             worker.signals.look()
+            worker.cancels.look()
             worker.updates.look()
         if told % SIGNALLED:
             worker.rest.nudged()

@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 
 from supervisor._fastpath import loop as core
+from supervisor.core.cancelled import Cancelled
 from supervisor.core.codec import decode_error, brief
 from supervisor.core.errors import InputInvalid, ReplayMismatch
 from supervisor.engine.handlers import Handling, give
@@ -24,7 +25,7 @@ _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i").unpack
 _i8 = struct.Struct(">q").unpack
 KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run", core.SIGNAL: "wait for signal"}
-KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers"}
+KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers", core.CANCEL: "delivery of"}
 
 
 @dataclass
@@ -52,6 +53,14 @@ class Kid:
 
 
 @dataclass
+class Request:
+    """That the run be ended: `how` is the status that was asked for."""
+
+    how: int
+    cause: Cancelled
+
+
+@dataclass
 class Past:
     """All that the database knows of one resumed run."""
 
@@ -66,6 +75,8 @@ class Past:
     boxes: dict[str, Any] = field(default_factory=dict)  # signals: name → messages that were read (engine/signals.py)
     handling: Handling | None = None  # of updates, where the run takes any
     staying: bool = False  # it waits in memory for now, and is asked again
+    request: Request | None = None  # to cancel it, or to terminate it, that is not delivered yet
+    cancelled: Cancelled | None = None  # what was delivered
 
 
 def handling_of(run: Any) -> Handling:
@@ -97,7 +108,21 @@ def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
         pasts[run_id].timers_us[_i4(seq)[0]] = _i8(due_in)[0]
     for run_id, seq, kid in _rows(results.get("read_children")):
         pasts[run_id].kids[_i4(seq)[0]] = Kid(kid)
+    for run_id, request in read_requests(results.get("read_cancellations")).items():
+        pasts[run_id].request = request
     return pasts
+
+
+def read_requests(result: Any) -> dict[bytes, Request]:
+    """What was asked of runs; that one be terminated outweighs that it be cancelled."""
+    found: dict[bytes, Request] = {}
+    for run_id, how, reason, actor in sorted(_rows(result), key=lambda row: row[1]):
+        found[run_id] = Request(_i2(how)[0], Cancelled(_text(reason), _text(actor)))
+    return found
+
+
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.decode()
 
 
 def read_outcomes(result: Any) -> dict[bytes, tuple[int, bytes | None]]:
@@ -152,6 +177,9 @@ def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
     if record.kind == core.UPDATE:
         _redeliver_update(loop, run, record)
         return
+    if record.kind == core.CANCEL:
+        _interrupt(loop, run, record)
+        return
     command = run.open.get(record.seq)
     if command is None:
         raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _instead(run))
@@ -182,6 +210,19 @@ def _redeliver_update(loop: Any, run: Any, record: Record) -> None:
     except InputInvalid as error:
         wanted = f"an argument of {record} that this code can read"
         raise ReplayMismatch(UUID(bytes=run.id), record.seq, wanted, brief(error)) from error
+def _interrupt(loop: Any, run: Any, record: Record) -> None:
+    """The cancellation is delivered where it was: at that pos, when the code had called so much."""
+    if run.seq != record.seq:
+        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), f"calls up to seq {run.seq - 1} by then")
+    cause = Cancelled.decode(record.result)
+    if run.past is not None:
+        run.past.cancelled = cause
+        if run.past.request is not None and run.past.request.how == core.CANCELLED:
+            run.past.request = None
+    run.pos += 1
+    run.now_us = record.ended
+    if not loop.interrupt(run, cause, None):
+        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), "nothing that waits")
 
 
 def _value(command: Any, record: Record, make_child: Any) -> Any:

@@ -30,7 +30,8 @@ from supervisor.db.pipeline import Refused
 from supervisor.db.worker_calls import Identity, Origin, WorkerCalls
 from supervisor.engine import replay
 from supervisor.engine.adoption import ASKED, Adoption, Own
-from supervisor.engine.batch import INFINITY, Batch, encode_rows
+from supervisor.engine.batch import HOT, INFINITY, Batch, encode_rows
+from supervisor.engine.cancelling import Cancels, Marks, Reasons
 from supervisor.engine.claims import Claims, every_second
 from supervisor.engine.commands import CODE_MISSING, COMMIT_REJECTED, CRASH_LOOP, Commands
 from supervisor.engine.endings import Notes
@@ -47,12 +48,6 @@ from supervisor.engine.watchdog import Detached, Watchdog
 
 log = logging.getLogger("pgsupervisor.worker")
 
-HOT = (
-    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "finish", "insert_children_done", "lock_parents", "wake_parents",
-    "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
-    "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim",
-    "plan_custom", "plan_generic", "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
-)  # fmt: skip
 GROUP_MAX = 2500  # runs executed between two sends
 EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for the group to be full
 QUICK_CYCLE_S, SLOW_CYCLE_S = 0.02, 0.1
@@ -109,7 +104,7 @@ class Worker:
         self.options = options
         self.origin = Origin(uuid.uuid4(), socket.gethostname(), os.getpid(), options.supervisor_id)
         self.id = self.first_id = 0
-        self.statements = (*HOT, *ASKED, "wake_updated")
+        self.statements = (*HOT, *ASKED)
         self.capacity = max(1, options.threads)
         self.reading = Reading(self)
         self.nudges = Nudges(self)
@@ -216,6 +211,7 @@ class Worker:
         self.reading.forget_asked()
         self.signals.forget_asked()
         self.updates.forget_asked()
+        self.cancels.forget_asked()
         self._claims_in_flight = self._asked_in_flight = 0
         self.rest.lost()
         self.trouble = None
@@ -246,8 +242,11 @@ class Worker:
         self.commands.loop = self.loop
         self.signals = self.commands.signals = Signals(self)
         self.updates = self.commands.updates = Updates(self)
-        self._askers: dict[Any, Any] = {Reads: self.reading.answered, Look: self.reading.looked, Letters: self.signals.answered, Own: self.adoption.told}
-        self._askers |= dict.fromkeys((Requests, Left), self.updates.answered)
+        self.cancels = Cancels(self)
+        self._takers: dict[type, Callable[[Any, Any], None]] = {
+            Reads: self.reading.answered, Look: self.reading.looked, Letters: self.signals.answered, Requests: self.updates.answered, Left: self.updates.answered,
+            Marks: self.cancels.marked, Reasons: self.cancels.asked, Own: self.adoption.told,
+        }  # fmt: skip
         self.watchdog = self.commands.watchdog = Watchdog(self.loop, self.commands, self._schedule, self._walk_again, self._leave)
         self.transactions.clock = self.loop.now_us
         self.transactions.slot = options.page.tx_slot if options.page is not None else None
@@ -310,7 +309,9 @@ class Worker:
         while self.pipeline.waiting < 2 and not self.held:
             while loop.completions:
                 run, *ended = loop.completions.popleft()
-                self._guarded(run, loop.complete, run, *ended)
+                self.guarded(run, loop.complete, run, *ended)
+            if self.cancels.pending:
+                self.cancels.deliver()
             if loop.ready:
                 self._execute()
             batch = self._compose()
@@ -322,12 +323,13 @@ class Worker:
         if not self.held:
             self.signals.ask()
             self.updates.ask()
+            self.cancels.ask()
         if loop.ready and self.pipeline.waiting < 2:
             self._schedule()
         elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.active:
             self._stop()
 
-    def _guarded(self, run: Run, act: Callable[..., Any], *args: Any) -> None:
+    def guarded(self, run: Run, act: Callable[..., Any], *args: Any) -> None:
         """Do something for one run; if the engine fails at it, that run is put aside."""
         try:
             act(*args)
@@ -452,9 +454,9 @@ class Worker:
     def _answered(self, batch: Any, answer: Any) -> None:
         if batch is None:  # it listens, or does without
             return
-        asker = self._askers.get(type(batch))
-        if asker is not None:
-            asker(batch, answer)
+        taken_by = self._takers.get(type(batch))
+        if taken_by is not None:
+            taken_by(batch, answer)
         elif isinstance(answer, Refused):
             self._refused(batch, answer)
         else:
@@ -536,7 +538,9 @@ class Worker:
         if "insert_children_done" in batch.rare:
             self._parents.update(row[0] for _, row in batch.rare["insert_children_done"])
         self._parked.update(batch.parked_on_children())
-        if "insert_children_done" in batch.rare or "insert_runs" in batch.rare:
+        if "close_children" in batch.rare:
+            self.cancels.look()
+        if "insert_children_done" in batch.rare or "insert_runs" in batch.rare or "close_children" in batch.rare:
             self.rest.nudged()  # children, or the parents that go on: nobody announces them
 
     def _took(self, batch: Batch, result: Any) -> None:
@@ -635,11 +639,11 @@ class Worker:
         if cmd.done:
             self.loop.ready.append(run)
         elif error is not None:
-            self._guarded(run, self.loop.complete, run, cmd, None, error, started, ended)
+            self.guarded(run, self.loop.complete, run, cmd, None, error, started, ended)
         else:
             run.pos += 1
             run.now_us = ended
             self.loop.steps_total += 1
-            self._guarded(run, self.loop.deliver, run, cmd, value, None)
+            self.guarded(run, self.loop.deliver, run, cmd, value, None)
         if not run.gone and run.batch == 0:
             self.loop.ready.append(run)

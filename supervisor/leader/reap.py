@@ -92,7 +92,11 @@ def forgotten(fence: tuple[str, tuple[int]]) -> Talk:
     if parents:
         woken = yield Ask("wake_forgotten", (parents,), fence)
         log.info("%d parents woken whose children have ended", len(woken))
-    yield from _unanswered([(run_id, owner) for *_, run_id, owner in found if run_id is not None], fence)
+    yield from _unanswered([(run_id, owner) for _, _, run_id, owner, _ in found if run_id is not None], fence)
+    aside = [run_id for *_, run_id in found if run_id is not None]
+    if aside:
+        ended = yield Ask("end_wedged", (aside,), fence)
+        log.info("%d cancelled runs ended that the engine had put aside", ended[0][0])
 
 
 def _unanswered(updated: list[tuple[UUID, int | None]], fence: tuple[str, tuple[int]]) -> Talk:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor import RunCancelled, gather, sleep, step, workflow
+from supervisor import RunTerminated, gather, sleep, step, workflow
 from tests.apps.taken import afterwards, in_task, in_thread, in_transaction
 
 
 @step(transactional=True)
 def cut_by_a_step(tx: Any, run_id: str) -> bool:
     tx.execute("insert into kept (word) values (%s)", (f"by a step {run_id}",))
-    [(ended,)] = tx.execute("select supervisor.cancel(%s::uuid)", (run_id,))
+    [(ended,)] = tx.execute("select supervisor.terminate(%s::uuid)", (run_id,))
     return bool(ended)
 
 
@@ -54,7 +54,7 @@ async def cut_parent(word: str, gate: str) -> str:
     """What its child ended with."""
     try:
         return str(await cut_threaded(word, gate))
-    except RunCancelled as error:
+    except RunTerminated as error:
         return f"{type(error).__name__} of {error.workflow}: {error.why}"
 
 
@@ -62,6 +62,6 @@ async def cut_parent(word: str, gate: str) -> str:
 async def cut_parent_of_sleepers(kids: int) -> str:
     try:
         await gather(*(cut_asleep(3600.0) for _ in range(kids)))
-    except RunCancelled as error:
+    except RunTerminated as error:
         return type(error).__name__
     return "none of them was cut short"

@@ -82,7 +82,7 @@ async def starts(n: int) -> list[Any]:
 
 @workflow
 async def starts_and_leaves() -> str:
-    run = await start(gated_kid, "left")
+    run = await start(gated_kid.options(parent_close="abandon"), "left")
     return str(run.id)
 
 

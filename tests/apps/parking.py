@@ -46,6 +46,6 @@ async def parked_beside(gate: str, kids: str) -> str:
     """In memory until *gate* opens, then parked on the child."""
     try:
         await gather(parked_at.aio(gate), parked_kid(kids))
-    except RunCancelled as error:
+    except RunTerminated as error:
         return error.why
     return "nothing"

@@ -178,7 +178,7 @@ def test_policies_for_a_key_that_names_a_run(hosted: Hosted) -> None:
     with pytest.raises(RunTerminated):
         first.result(timeout=20)
     # restart_failed: a cancelled run is one that did not complete
-    second.cancel()
+    second.terminate()
     third = client.start(asked_sleeper.options(key="p", on_conflict="restart_failed"), 3)
     assert third.created and client.start(asked_sleeper.options(key="p"), 3) == third
     assert hosted.runs("key = 'p' and status not in ('cancelled', 'terminated')") == 1

@@ -104,11 +104,11 @@ def test_every_verb_sees_the_transaction_and_leaves_it_open(hosted: Hosted, conn
         within.status("00000000-0000-7000-8000-000000000000")
     assert within.parameters("asked_double") == [{"name": "n", "required": True}]
     assert within.start("asked_double", 1) != within.start("asked_double", n=1)
-    assert within.cancel(own) and within.cancel(asleep.id, "in passing") and not within.cancel(own)
-    assert str(within.status(asleep)) == "cancelled"
+    assert within.cancel(own) and within.terminate(asleep.id, "in passing") and not within.cancel(own)
+    assert str(within.status(asleep)) == "terminated"
     assert conn.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
     conn.rollback()
-    assert str(asleep.status()) != "cancelled" and known(hosted, own, *batch) == 0
+    assert str(asleep.status()) != "terminated" and known(hosted, own, *batch) == 0
     assert asleep.cancel()
 
 

@@ -105,9 +105,9 @@ def test_waiting_for_slow_runs_asks_little(host: Host, database: Database, effec
     began, before = time.monotonic(), len(waiting.calls.sizes)
     eventually(lambda: time.monotonic() - began > 5.0, 10)
     assert len(waiting.calls.sizes) - before <= 6 and not waiting.waiting.done()
-    database.sql("select supervisor.cancel_many(array(select run_id from supervisor.task limit 500))")
-    database.sql("select supervisor.cancel_many(array(select run_id from supervisor.task limit 500))")
-    assert waiting.result(30) is True and waiting.ended.by_status == {"cancelled": 600}, "what nobody announces is found by asking"
+    database.sql("select supervisor.terminate_many(array(select run_id from supervisor.task limit 500))")
+    database.sql("select supervisor.terminate_many(array(select run_id from supervisor.task limit 500))")
+    assert waiting.result(30) is True and waiting.ended.by_status == {"terminated": 600}, "what nobody announces is found by asking"
 
 
 def made_up(database: Database, runs: int, ended: str) -> list[bytes]:

@@ -322,11 +322,11 @@ def test_the_client_says_which_run_a_rejected_key_names(shop: Database) -> None:
             calls.start(WORKFLOW, [second], given, [key], digest, on_conflict="reject")
         assert (refused.value.workflow, refused.value.key, refused.value.run_id) == (WORKFLOW, key, uuid.UUID(bytes=first))
         assert calls.start(WORKFLOW, [first], given, [key], digest, on_conflict="reject") == [(0, uuid.UUID(bytes=first), True)]
-        assert calls.ask(calls.questions.cancel(uuid.UUID(bytes=first), None)) is True
+        assert calls.ask(calls.questions.terminate(uuid.UUID(bytes=first), None, None)) is True
         with pytest.raises(RunUnknown, match=str(uuid.UUID(bytes=second))):
-            calls.ask(calls.questions.cancel(uuid.UUID(bytes=second), "why"))
+            calls.ask(calls.questions.terminate(uuid.UUID(bytes=second), "why", "who"))
         page = calls.batch_results("b", None, 10)
-        assert [(run_id, named, status) for run_id, named, status, _, _ in page] == [(uuid.UUID(bytes=first), key, "cancelled")]
+        assert [(run_id, named, status) for run_id, named, status, _, _ in page] == [(uuid.UUID(bytes=first), key, "terminated")]
         with pytest.raises(BatchUnknown, match="'nosuch'"):
             calls.batch_results("nosuch", None, 10)
     finally:

@@ -89,7 +89,7 @@ def test_a_child_that_ends_while_its_parents_parking_is_not_committed(
         not_swept(parents, kids)
 
 
-def test_a_child_that_is_cancelled_while_its_parents_parking_is_not_committed(
+def test_a_child_that_is_terminated_while_its_parents_parking_is_not_committed(
     hosts: HostFactory, build: str, database: Database, client: Client, effects: Effects
 ) -> None:
     """What ends the child from outside waits for the parking, and wakes the parent."""
@@ -98,24 +98,24 @@ def test_a_child_that_is_cancelled_while_its_parents_parking_is_not_committed(
             run = client.start(parking.parked_catcher, "never", "open")
             kid = kid_of(database, run)
             eventually(lambda: standing(database), 20, "the parking, at its commit")
-            cancelling = threading.Thread(target=lambda: database_cancel(database, kid))
-            cancelling.start()
-            waits = "select count(*) from pg_stat_activity where datname = current_database() and query like '%%supervisor.cancel%%' and wait_event_type = 'Lock'"
-            eventually(lambda: database.one(waits) == 1, 20, "the cancellation waits for the parking")
+            ending = threading.Thread(target=lambda: database_terminate(database, kid))
+            ending.start()
+            waits = "select count(*) from pg_stat_activity where datname = current_database() and query like '%%supervisor.terminate%%' and wait_event_type = 'Lock'"
+            eventually(lambda: database.one(waits) == 1, 20, "the end from outside waits for the parking")
             lock.execute("select pg_advisory_unlock(%s)", (HELD,))
-            cancelling.join(20)
+            ending.join(20)
         effects.open("open")
-        assert run.result(timeout=20) == [str(kid), "RunCancelled", str(kid), "parked_kid", "by a test"]
+        assert run.result(timeout=20) == [str(kid), "RunTerminated", str(kid), "parked_kid", "by a test"]
         not_swept(parents, kids)
         effects.open("never")
 
 
-def database_cancel(database: Database, run_id: Any) -> None:
+def database_terminate(database: Database, run_id: Any) -> None:
     with database.connect() as conn:
-        assert conn.execute("select supervisor.cancel(%s, 'by a test')", (run_id,)).fetchone() == (True,)
+        assert conn.execute("select supervisor.terminate(%s, 'by a test')", (run_id,)).fetchone() == (True,)
 
 
-def test_a_parent_that_parks_while_a_cancellation_is_not_committed(
+def test_a_parent_that_parks_while_an_end_is_not_committed(
     hosts: HostFactory, build: str, database: Database, client: Client, effects: Effects
 ) -> None:
     """The parking waits for it, and sees then that the child has ended."""
@@ -125,10 +125,10 @@ def test_a_parent_that_parks_while_a_cancellation_is_not_committed(
         eventually(lambda: effects.count("parked_kid", "open"), 20, "the step beside the child")
         with database.connect() as conn:
             with conn.transaction():
-                assert conn.execute("select supervisor.cancel(%s, 'by a test')", (kid,)).fetchone() == (True,)
+                assert conn.execute("select supervisor.terminate(%s, 'by a test')", (kid,)).fetchone() == (True,)
                 effects.open("open")
                 waits = "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'pgsupervisor: worker%%' and wait_event_type = 'Lock'"
-                eventually(lambda: database.one(waits) == 1, 20, "the parking waits for the cancellation")
+                eventually(lambda: database.one(waits) == 1, 20, "the parking waits for the end from outside")
         assert run.result(timeout=20) == "by a test"
         not_swept(parents)
 

@@ -27,7 +27,7 @@ BATCH = 500  # runs that a statement is asked about
 WORKER, BOOT = 77, uuid.UUID(int=7)
 SQL = Sql()
 NO_PLAN = {"plan_custom", "plan_generic"}  # SET has none
-CUSTOM = {"wake_parents", "look_at_parked", "park_on_children", "park_on_signals"} | {
+CUSTOM = {"lock_parents", "wake_parents", "look_at_parked", "close_children", "park_on_children", "park_on_signals"} | {
     name for name in HOT if name.startswith("read_")
 }  # sent between plan_custom and plan_generic
 
@@ -59,6 +59,8 @@ _FILL = (
     """insert into supervisor.update_request (run_id, n, name, id, payload) select id, n, 'go', 'u', '1' from made where n % 10 in (0, 1)""",
     "insert into supervisor.message select id, 1, n, now(), 'go', null, '1' from made",
     "insert into supervisor.consumed select id, 1, n, 6, 'go' from made",
+    "insert into supervisor.cancellation select id, 3, now(), 'somebody', 'why' from made where n % 100 = 1",
+    "update supervisor.task set cancel_to = 77 where run_id in (select id from made where n % 100 = 1)",
     "insert into supervisor.timer select id, 5, now() - interval '1 s' from made",
 )
 
@@ -179,7 +181,7 @@ ARGUMENTS = {
     "accept_updates": lambda p: [p.owned, _same("go"), _same("u"), _same(9)],
     "reject_updates": lambda p: [p.owned, _same("go"), _same("u"), _same("{}")],
     "insert_update_ends": lambda p: [p.owned, _same(9), _same(1), _same("1"), _same("now")],
-    "insert_runs": lambda p: [p.fresh, _same(500), _same(None), _same(5), _same("{}"), p.owned, _same(9), _same(0)],
+    "insert_runs": lambda p: [p.fresh, _same(500), _same(None), _same(5), _same("{}"), p.owned, _same(9), _same(0), _same(0), _same(0)],
     "insert_timers": lambda p: [p.owned, _same(9), _same(1000), _same(None)],
     "fire_timers": lambda p: [p.owned, _same(5), _same(9), _same("timer"), _same(2), _same(1), _same(None), WORKER],
     "drop_timers": lambda p: [p.owned, _same(5)],
@@ -194,6 +196,10 @@ ARGUMENTS = {
     "read_timers": lambda p: [p.owned],
     "read_children": lambda p: [p.owned],
     "read_outcomes": lambda p: [p.ended],
+    "read_cancellations": lambda p: [p.owned],
+    "read_marks": lambda p: [WORKER],
+    "told_cancel": lambda p: [p.owned, WORKER],
+    "close_children": lambda p: [p.owned],
 }  # fmt: skip
 
 
@@ -266,6 +272,8 @@ def test_a_hot_statement_prepared_on_empty_tables_uses_the_intended_index(prepar
     used = {prepared.index_of.get(scan["Index Name"], scan["Index Name"]) for scan in scans if "Index Name" in scan}
     if name == "fence":  # a function: its plan is not shown, but what it touched is counted
         assert looked.index_scanned == ["worker"] and intended(name) == {"worker_pkey"}
+    elif name == "close_children":
+        assert {"child_" + prepared.today, "task"} <= set(looked.index_scanned)
     else:
         assert used == intended(name), f"{name} uses {used or 'no index'}, its header intends {intended(name) or 'none'}"
     assert not looked.seq_scanned, f"{name} read {looked.seq_scanned} from end to end"
@@ -290,7 +298,7 @@ def test_a_hot_statement_touches_only_the_partitions_of_its_runs(prepared: Prepa
     assert not [table for table in touched if re.search(r"_\d{8}$", table) and not table.endswith(prepared.today)]
 
 
-@pytest.mark.parametrize("name", sorted({name for name in HOT if name.startswith("read_")} - {"read_timers"}))
+@pytest.mark.parametrize("name", sorted({name for name in HOT if name.startswith("read_")} - {"read_timers", "read_marks"}))
 def test_without_a_custom_plan_a_read_would_touch_all_partitions(prepared: Prepared, name: str) -> None:
     """Why the loop changes the plan mode around its reads. Where this fails, PostgreSQL has learnt to prune before it locks."""
     with prepared.conn.transaction(force_rollback=True):
@@ -302,6 +310,7 @@ def test_without_a_custom_plan_a_read_would_touch_all_partitions(prepared: Prepa
             "read_children": "child",
             "read_outcomes": "outcome",
             "read_messages": "message",
+            "read_cancellations": "cancellation",
         }[name]
         count = (
             "select count(*) from pg_locks l join pg_inherits i on i.inhrelid = l.relation"

@@ -249,8 +249,8 @@ def test_a_closed_run_and_an_unknown_one_are_told_apart_and_nothing_is_stored(li
         run.signal(letters.approved, letters.Approval("x"))
     assert (closed.value.run_id, closed.value.status, closed.value.signal) == (run.id, "completed", "approved")
     cancelled = live.start(letters.approval)
-    cancelled.cancel()
-    with pytest.raises(RunClosed, match="cancelled"):
+    cancelled.terminate()
+    with pytest.raises(RunClosed, match="terminated"):
         cancelled.signal("approved")
     with pytest.raises(RunUnknown):
         live.client.signal(uuid4(), letters.numbers, 1)

@@ -10,20 +10,20 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor import RunCancelled
+from supervisor import RunTerminated
 from supervisor.core.errors import PermissionMissing
 from supervisor.db import bulk
 from tests.apps import cut_short
 from tests.conformance.conftest import Live
-from tests.conformance.test_cancel import cancel, epoch, left, standing, stands
+from tests.conformance.test_terminate import epoch, left, standing, stands, terminate
 from tests.harness import Database, eventually
 
 APP = "tests.apps.cut_short"
 SETUP = ("create table kept (word text not null)",)
 
 
-def cancel_many(where: Database | Any, runs: list[Any], reason: str | None = None) -> dict[uuid.UUID, bool]:
-    return dict(where.sql("select run_id, cancelled from supervisor.cancel_many(%s, %s)", [getattr(run, "id", run) for run in runs], reason))
+def terminate_many(where: Database | Any, runs: list[Any], reason: str | None = None) -> dict[uuid.UUID, bool]:
+    return dict(where.sql("select run_id, terminated from supervisor.terminate_many(%s, %s)", [getattr(run, "id", run) for run in runs], reason))
 
 
 def test_those_that_live_are_ended_and_the_others_are_left_out(live: Live) -> None:
@@ -31,11 +31,11 @@ def test_those_that_live_are_ended_and_the_others_are_left_out(live: Live) -> No
     asleep = [live.start(cut_short.cut_asleep, 3600.0) for _ in range(5)]
     ended = live.start(cut_short.cut_asleep, 0.0)
     ended.result(timeout=20)
-    assert cancel_many(live.database, [*asleep, ended, uuid.uuid4()], "the season is over") == {run.id: True for run in asleep}
+    assert terminate_many(live.database, [*asleep, ended, uuid.uuid4()], "the season is over") == {run.id: True for run in asleep}
     for run in asleep:
-        assert stands(live, run) == ("cancelled", "the season is over") and left(live, run) == 0
+        assert stands(live, run) == ("terminated", "the season is over") and left(live, run) == 0
     assert stands(live, ended)[0] == "completed"
-    assert cancel_many(live.database, asleep) == {} and cancel_many(live.database, []) == {}
+    assert terminate_many(live.database, asleep) == {} and terminate_many(live.database, []) == {}
 
 
 def test_a_slice_of_running_ones_costs_their_worker_one_epoch(live: Live) -> None:
@@ -44,12 +44,12 @@ def test_a_slice_of_running_ones_costs_their_worker_one_epoch(live: Live) -> Non
     runs = [live.start(cut_short.cut_tasked, f"{gate}-{at}", gate) for at in range(20)]
     standing(live, *(f"{gate}-{at}" for at in range(20)))
     spared, before, pids = runs.pop(), epoch(live), live.host.worker_pids()
-    assert cancel_many(live.database, runs) == {run.id: True for run in runs}
+    assert terminate_many(live.database, runs) == {run.id: True for run in runs}
     assert epoch(live) == before + 1
     live.effects.open(gate)
     assert spared.result(timeout=20) == 1
     for run in runs:
-        with pytest.raises(RunCancelled):
+        with pytest.raises(RunTerminated):
             run.result(timeout=10)
         assert live.rows(run) == 0
     assert live.host.worker_pids() == pids, live.about()
@@ -60,11 +60,11 @@ def test_what_somebody_has_locked_is_left_and_told(live: Live) -> None:
     runs = [live.start(cut_short.cut_asleep, 3600.0) for _ in range(4)]
     live.until(lambda: live.database.one("select count(*) from supervisor.timer where run_id = any(%s)", [run.id for run in runs]) == 4)
     with live.database.connect() as other, other.transaction():
-        other.execute("select supervisor.cancel(%s)", (runs[0].id,))
-        assert cancel_many(live.database, runs) == {run.id: run is not runs[0] for run in runs}
-        assert [stands(live, run)[0] for run in runs] == ["waiting", "cancelled", "cancelled", "cancelled"]
+        other.execute("select supervisor.terminate(%s)", (runs[0].id,))
+        assert terminate_many(live.database, runs) == {run.id: run is not runs[0] for run in runs}
+        assert [stands(live, run)[0] for run in runs] == ["waiting", "terminated", "terminated", "terminated"]
         raise psycopg.Rollback
-    assert cancel_many(live.database, runs) == {runs[0].id: True}
+    assert terminate_many(live.database, runs) == {runs[0].id: True}
 
 
 def test_a_parent_of_many_hears_it_once(live: Live) -> None:
@@ -72,23 +72,23 @@ def test_a_parent_of_many_hears_it_once(live: Live) -> None:
     parent = live.start(cut_short.cut_parent_of_sleepers, 8)
     live.until(lambda: live.database.one("select wait from supervisor.runs where run_id = %s", parent.id) == "child")
     kids = [kid for (kid,) in live.database.sql("select run_id from supervisor.runs where parent_id = %s", parent.id)]
-    assert cancel_many(live.database, kids) == dict.fromkeys(kids, True)
-    assert parent.result(timeout=20) == "RunCancelled"
+    assert terminate_many(live.database, kids) == dict.fromkeys(kids, True)
+    assert parent.result(timeout=20) == "RunTerminated"
 
 
 def test_a_transaction_takes_500(live: Live) -> None:
     """More would hold a worker's row for longer than its batches may wait; the caller makes slices."""
     with pytest.raises(psycopg.DatabaseError, match="501 runs are too many .* at most 500") as refused:
-        cancel_many(live.database, [uuid.uuid4() for _ in range(501)])
+        terminate_many(live.database, [uuid.uuid4() for _ in range(501)])
     assert refused.value.sqlstate == "22023"
 
 
 def test_a_rolled_back_slice_changes_nothing(live: Live) -> None:
     runs = [live.start(cut_short.cut_asleep, 3600.0) for _ in range(3)]
     with live.database.connect() as conn, conn.transaction(force_rollback=True):
-        assert len(conn.execute("select * from supervisor.cancel_many(%s)", ([run.id for run in runs],)).fetchall()) == 3
-    assert all(stands(live, run)[0] != "cancelled" for run in runs)
-    cancel_many(live.database, runs)
+        assert len(conn.execute("select * from supervisor.terminate_many(%s)", ([run.id for run in runs],)).fetchall()) == 3
+    assert all(stands(live, run)[0] != "terminated" for run in runs)
+    terminate_many(live.database, runs)
 
 
 def test_who_holds_a_worker_for_long_holds_up_no_bulk_verb_for_ever(live: Live) -> None:
@@ -98,11 +98,11 @@ def test_who_holds_a_worker_for_long_holds_up_no_bulk_verb_for_ever(live: Live) 
     standing(live, f"{gate}-mine", f"{gate}-theirs")
     with live.database.connect() as other, live.database.connect() as conn:
         with other.transaction():
-            other.execute("select supervisor.cancel(%s)", (theirs.id,))
+            other.execute("select supervisor.terminate(%s)", (theirs.id,))
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(bulk, "TRIES", 1)
-                assert bulk.cancel(conn, "supervisor", [mine.id], None) == ([], [mine.id])
-        assert bulk.cancel(conn, "supervisor", [mine.id], None) == ([mine.id], [])
+                assert bulk.terminate(conn, "supervisor", [mine.id], None) == ([], [mine.id])
+        assert bulk.terminate(conn, "supervisor", [mine.id], None) == ([mine.id], [])
     live.effects.open(gate)
 
 
@@ -110,11 +110,11 @@ def test_a_role_without_the_right_is_told_which_grant_is_missing(live: Live) -> 
     with live.database.connect() as conn, conn.transaction(force_rollback=True):
         conn.execute("set local role supervisor_viewer")
         with pytest.raises(PermissionMissing, match='GRANT "supervisor_client"'):
-            bulk.cancel(conn, "supervisor", [uuid.uuid4()], None)
+            bulk.terminate(conn, "supervisor", [uuid.uuid4()], None)
 
 
 def test_slices_under_load_end_every_run_once(live: Live) -> None:
-    """Two operators cancel the same runs by the slice while a worker claims, executes and ends them: nobody deadlocks, and each run ends once."""
+    """Two operators end the same runs by the slice while a worker claims, executes and ends them: nobody deadlocks, and each run ends once."""
     live.effects.open("open")
     kinds = (cut_short.cut_tasked, cut_short.cut_threaded, cut_short.cut_transacted)
     mark = f"s{live.host.pid}-"
@@ -125,7 +125,7 @@ def test_slices_under_load_end_every_run_once(live: Live) -> None:
         told: set[uuid.UUID] = set()
         with live.database.connect() as conn:
             while not stop.wait(0.02):
-                ended, _ = bulk.cancel(conn, "supervisor", runs[-100:], "in slices")
+                ended, _ = bulk.terminate(conn, "supervisor", runs[-100:], "in slices")
                 told.update(ended)
         return told
 
@@ -140,15 +140,15 @@ def test_slices_under_load_end_every_run_once(live: Live) -> None:
         first, second = (each.result(60) for each in cutters)
     assert not first & second, "both were told that they ended it"
     status = dict(live.database.sql("select run_id, status from supervisor.runs where run_id = any(%s)", runs))
-    assert status == {run: "cancelled" if run in first | second else "completed" for run in runs}
-    assert set(status.values()) == {"cancelled", "completed"}, "the test has shown nothing"
+    assert status == {run: "terminated" if run in first | second else "completed" for run in runs}
+    assert set(status.values()) == {"terminated", "completed"}, "the test has shown nothing"
     assert live.database.one("select count(*) from supervisor.task where run_id = any(%s)", runs) == 0
     assert live.host.log().count("ended with exit code") == 0, live.about()
     eventually(lambda: not live.database.sql("select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"), 10)
 
 
-def test_a_single_cancel_beside_a_slice_is_told_the_truth(live: Live) -> None:
+def test_a_single_end_beside_a_slice_is_told_the_truth(live: Live) -> None:
     """Who comes second finds it ended."""
     run = live.start(cut_short.cut_asleep, 3600.0)
-    assert cancel_many(live.database, [run]) == {run.id: True}
-    assert cancel(live.database, run) is False
+    assert terminate_many(live.database, [run]) == {run.id: True}
+    assert terminate(live.database, run) is False

@@ -1,4 +1,4 @@
-"""A run is ended from outside, by `cancel` or because its key was given away: at once, whoever has it, and nothing of it is written any more."""
+"""A run is ended from outside, by `terminate` or because its key was given away: at once, whoever has it, and nothing of it is written any more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor import RunCancelled, RunTerminated
+from supervisor import RunTerminated
 from supervisor.api.client import Named
 from tests.apps import cut_short
 from tests.conformance.conftest import Live
@@ -20,8 +20,8 @@ APP = "tests.apps.cut_short"
 SETUP = ("create table kept (word text not null)",)
 
 
-def cancel(where: Database | Any, run: Any, reason: str | None = None) -> bool:
-    ended: bool = where.one("select supervisor.cancel(%s, %s)", getattr(run, "id", run), reason)
+def terminate(where: Database | Any, run: Any, reason: str | None = None) -> bool:
+    ended: bool = where.one("select supervisor.terminate(%s, %s)", getattr(run, "id", run), reason)
     return ended
 
 
@@ -45,18 +45,18 @@ def epoch(live: Live) -> int:
     return found
 
 
-# ── cancel ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── terminate ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_run_that_sleeps_is_cancelled_and_leaves_nothing_to_wake(live: Live) -> None:
+def test_a_run_that_sleeps_is_terminated_and_leaves_nothing_to_wake(live: Live) -> None:
     run = live.start(cut_short.cut_asleep, 3600.0)
     live.until(lambda: live.database.one("select count(*) from supervisor.timer where run_id = %s", run.id) == 1)
-    assert cancel(live.database, run, "no longer wanted") is True
-    assert stands(live, run) == ("cancelled", "no longer wanted") and left(live, run) == 0
-    with pytest.raises(RunCancelled):
+    assert terminate(live.database, run, "no longer wanted") is True
+    assert stands(live, run) == ("terminated", "no longer wanted") and left(live, run) == 0
+    with pytest.raises(RunTerminated):
         run.result(timeout=10)
-    assert cancel(live.database, run) is False, "it was live only once"
-    assert stands(live, run) == ("cancelled", "no longer wanted")
+    assert terminate(live.database, run) is False, "it was live only once"
+    assert stands(live, run) == ("terminated", "no longer wanted")
 
 
 @pytest.mark.parametrize("kind", ["cut_threaded", "cut_tasked", "cut_transacted"])
@@ -68,8 +68,8 @@ def test_a_run_in_the_middle_of_a_step_ends_at_once_and_its_step_writes_nothing(
     beside = live.start(cut_short.cut_tasked, neighbour, f"{kind}-gate")
     standing(live, neighbour)
     pids, before = live.host.worker_pids(), epoch(live)
-    assert cancel(live.database, run) is True
-    assert stands(live, run) == ("cancelled", "it was cancelled") and left(live, run) == 0
+    assert terminate(live.database, run) is True
+    assert stands(live, run) == ("terminated", "it was terminated") and left(live, run) == 0
     live.effects.open(f"{kind}-gate")
     assert beside.result(timeout=20) == 1
     if kind != "cut_tasked":  # a thread can't be stopped; a task is cancelled as soon as its worker hears of it
@@ -80,29 +80,29 @@ def test_a_run_in_the_middle_of_a_step_ends_at_once_and_its_step_writes_nothing(
     assert (live.host.worker_pids(), epoch(live)) == (pids, before + 1), live.about()
 
 
-def test_a_run_that_has_ended_or_never_was_is_not_cancelled(live: Live) -> None:
+def test_a_run_that_has_ended_or_never_was_is_not_terminated(live: Live) -> None:
     run = live.start(cut_short.cut_asleep, 0.0)
     run.result(timeout=20)
-    assert cancel(live.database, run) is False and stands(live, run)[0] == "completed"
+    assert terminate(live.database, run) is False and stands(live, run)[0] == "completed"
     for unknown in (uuid.uuid4(), None):
         with pytest.raises(psycopg.DatabaseError) as refused:
-            cancel(live.database, unknown)
+            terminate(live.database, unknown)
         assert refused.value.sqlstate == "SV006"
 
 
-def test_a_parent_that_waits_hears_that_its_child_was_cancelled(live: Live) -> None:
+def test_a_parent_that_waits_hears_that_its_child_was_terminated(live: Live) -> None:
     """It wakes at once, and not by the sweep for the forgotten."""
     run = live.start(cut_short.cut_parent, "child", "child-gate")
     standing(live, "child")
     child = live.database.one("select run_id from supervisor.runs where parent_id = %s", run.id)
     live.until(lambda: live.database.one("select wait from supervisor.runs where run_id = %s", run.id) == "child", 20, "the parent to be parked")
-    assert cancel(live.database, child, "by a test")
+    assert terminate(live.database, child, "by a test")
     assert live.database.one("select status from supervisor.runs where run_id = %s", run.id) != "waiting"
-    assert run.result(timeout=20) == "RunCancelled of cut_threaded: by a test"
+    assert run.result(timeout=20) == "RunTerminated of cut_threaded: by a test"
     live.effects.open("child-gate")
 
 
-def test_a_parent_whose_children_are_all_cancelled_at_once_wakes_once(live: Live) -> None:
+def test_a_parent_whose_children_are_all_terminated_at_once_wakes_once(live: Live) -> None:
     """Two last children in transactions that overlap must not leave their parent asleep, whatever the isolation."""
     for level in ("read committed", "repeatable read", "serializable"):
         run = live.start(cut_short.cut_parent_of_sleepers, 8)
@@ -118,7 +118,7 @@ def test_a_parent_whose_children_are_all_cancelled_at_once_wakes_once(live: Live
                     try:
                         with conn.transaction():
                             conn.execute(f"set transaction isolation level {level}")
-                            conn.execute("select supervisor.cancel(%s)", (kid,))
+                            conn.execute("select supervisor.terminate(%s)", (kid,))
                         return
                     except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
                         pass
@@ -128,27 +128,28 @@ def test_a_parent_whose_children_are_all_cancelled_at_once_wakes_once(live: Live
             thread.start()
         for thread in threads:
             thread.join(60)
-        assert run.result(timeout=20) == "RunCancelled"
-        assert [stands(live, kid)[0] for kid in kids] == ["cancelled"] * 8
+        assert run.result(timeout=20) == "RunTerminated"
+        ends = {stands(live, kid)[0] for kid in kids}  # the first one may end the parent before the last, and that cancels those that are left
+        assert "terminated" in ends and ends <= {"terminated", "cancelled"}
 
 
-def test_a_cancellation_that_is_rolled_back_changes_nothing(live: Live) -> None:
+def test_an_end_that_is_rolled_back_changes_nothing(live: Live) -> None:
     """Nor does it hold up the worker for longer than the transaction: its batches wait for that and then go on."""
     run = live.start(cut_short.cut_tasked, "spared", "spared-gate")
     standing(live, "spared")
     with live.database.connect() as conn, conn.transaction(force_rollback=True):
-        assert conn.execute("select supervisor.cancel(%s)", (run.id,)).fetchone() == (True,)
+        assert conn.execute("select supervisor.terminate(%s)", (run.id,)).fetchone() == (True,)
         live.effects.open("spared-gate")
     assert run.result(timeout=20) == 1
     assert live.effects.count("standing", "spared") == 1
 
 
-def test_a_transactional_step_cancels_with_what_it_writes_but_not_what_its_own_worker_has(live: Live) -> None:
+def test_a_transactional_step_terminates_with_what_it_writes_but_not_what_its_own_worker_has(live: Live) -> None:
     """Taking a run from its own worker would refuse the step's own commit, again and again, until the worker gives up."""
     kept = "select count(*) from kept where word = %s"
     waits = live.database.one("select supervisor.start('cut_asleep', '{\"seconds\": 0}', delay => '1 hour')")
     assert live.run(cut_short.cut_another, str(waits)) == "True"
-    assert stands(live, waits)[0] == "cancelled" and live.database.one(kept, f"by a step {waits}") == 1
+    assert stands(live, waits)[0] == "terminated" and live.database.one(kept, f"by a step {waits}") == 1
     run, pids, before = live.start(cut_short.cut_tasked, "own", "own-gate"), live.host.worker_pids(), epoch(live)
     standing(live, "own")
     assert "a transactional step can't end a run that its own worker has" in live.run(cut_short.cut_another, str(run.id))
@@ -158,17 +159,17 @@ def test_a_transactional_step_cancels_with_what_it_writes_but_not_what_its_own_w
     assert (live.host.worker_pids(), epoch(live)) == (pids, before), live.about()
 
 
-def test_a_role_of_clients_cancels_and_is_durable_where_its_session_is_not(live: Live) -> None:
+def test_a_role_of_clients_terminates_and_is_durable_where_its_session_is_not(live: Live) -> None:
     run = live.start(cut_short.cut_asleep, 3600.0)
     with live.database.connect() as conn, conn.transaction():
         conn.execute("set local role supervisor_client")
         conn.execute("set local synchronous_commit = off")
-        assert conn.execute("select supervisor.cancel(%s)", (run.id,)).fetchone() == (True,)
+        assert conn.execute("select supervisor.terminate(%s)", (run.id,)).fetchone() == (True,)
         assert conn.execute("show synchronous_commit").fetchone() == ("on",)
 
 
-def test_runs_cancelled_at_random_under_load_end_once_each(live: Live) -> None:
-    """Claims, batches, ends and cancellations meet at every point: who was told true has a cancelled run, all others complete."""
+def test_runs_terminated_at_random_under_load_end_once_each(live: Live) -> None:
+    """Claims, batches, ends of both kinds from outside meet at every point: who was told true has a terminated run, all others complete."""
     chance = random.Random(11)
     runs: dict[uuid.UUID, str] = {}
     told: dict[uuid.UUID, bool] = {}
@@ -180,7 +181,7 @@ def test_runs_cancelled_at_random_under_load_end_once_each(live: Live) -> None:
             while not stop.is_set():
                 if left_over := [run_id for run_id in list(runs) if run_id not in told]:
                     victim = chance.choice(left_over)
-                    told[victim] = conn.execute("select supervisor.cancel(%s, 'at random')", (victim,)).fetchone()[0]  # type: ignore[index]
+                    told[victim] = conn.execute("select supervisor.terminate(%s, 'at random')", (victim,)).fetchone()[0]  # type: ignore[index]
                 stop.wait(0.002)
 
     thread = threading.Thread(target=cutter)
@@ -195,7 +196,7 @@ def test_runs_cancelled_at_random_under_load_end_once_each(live: Live) -> None:
         stop.set()
         thread.join(20)
     status = dict(live.database.sql("select run_id, status from supervisor.runs where run_id = any(%s)", list(runs)))
-    assert status == {run_id: "cancelled" if told.get(run_id) else "completed" for run_id in runs}
+    assert status == {run_id: "terminated" if told.get(run_id) else "completed" for run_id in runs}
     assert any(told.values()) and "completed" in status.values(), "the test has shown nothing"
     assert live.database.one("select count(*) from supervisor.task where run_id = any(%s)", list(runs)) == 0
     kept = dict(live.database.sql("select word, count(*) from kept group by 1"))
