@@ -467,7 +467,7 @@ class Worker:
         now = self._time.time()
         if self._draining or self.executors.backlog or self.watchdog.waits or (self.rest.empty and (now < self.rest.look_at or self._claims_in_flight)):
             return 0
-        free = self.capacity - len(self.loop.live) - sum(map(len, self.reading.waiting)) - self._asked_in_flight
+        free = self.capacity - len(self.loop.live) - len(self.reading.waiting) - self._asked_in_flight
         if self._sits_in_threads():
             return max(0, min(free, self.executors.idle - len(self.loop.ready) - self._asked_in_flight))
         if free < max(1, self.capacity // 8):
