@@ -17,6 +17,8 @@ class Current:
     """The run, and inside a step the step, that is executing.
 
     redelivered      this attempt may have begun before, in a process that died
+    history_length   how many steps, timers, children and waits the run has called so far
+    should_continue  it is so long that workflow code should call continue_as_new
     idempotency_key  equal in all attempts of this step: give it to services outside
     """
 
@@ -29,6 +31,8 @@ class Current:
     redelivered: bool
     deadline: datetime | None
     logger: logging.LoggerAdapter[logging.Logger]
+    history_length: int = 0
+    should_continue: bool = False
 
     @property
     def idempotency_key(self) -> str:
@@ -80,5 +84,7 @@ def describe(found: Any) -> Current:
         attempt=step.attempt if step is not None else 0,
         redelivered=bool(step.redelivered) if step is not None else False,
         deadline=getattr(step.extra, "deadline", None) if step is not None else None,
+        history_length=run.seq,
+        should_continue=run.seq >= run.workflow.seq_warn,
         logger=logging.LoggerAdapter(logging.getLogger(f"pgsupervisor.{run.workflow.name}"), facts),
     )

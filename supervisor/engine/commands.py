@@ -19,9 +19,9 @@ import msgspec
 
 from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import Command
-from supervisor.api.words import ChildRun
+from supervisor.api.words import ChildRun, Continued
 from supervisor.core import codec
-from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
+from supervisor.core.errors import AsyncioInWorkflow, HistoryTooLong, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
 from supervisor.core.retry import next_wait_s
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
@@ -267,7 +267,7 @@ class Commands:
         kid = self._new_id()
         workflow_id = self._workflow_ids.get(start.workflow.name)
         if workflow_id is None:
-            raise LookupError(f"workflow {start.workflow.name} was defined after this worker had registered its workflows; define it at import")
+            raise _not_registered(start.workflow.name)
         row = (kid, workflow_id, options.queue, options.priority, start.payload, run.id, cmd.seq, int(options.delay_s * 1e6))
         self.batch.add("insert_runs", run.id, row)
         self.loop.touch(run)
@@ -301,25 +301,38 @@ class Commands:
         self.loop.record(run, cmd, core.FAILED, encoded, now, now)
         self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
 
-    # ── what runs publish ────────────────────────────────────────────────────────────────────────────────────────
+    # ── what runs say without waiting ────────────────────────────────────────────────────────────────────────────
 
     def published(self, run: Any, key: str, value: bytes) -> None:
-        """Workflow code has something to be read by others. It becomes durable with what led to it: the row rides in the same batch."""
-        row = (run.id, key, run.pos, value, self.loop.now_us())
+        """Workflow code has something to be read by others."""
+        self._say(run, "insert_published", key, (run.id, key, run.pos, value, self.loop.now_us()))
+
+    def progressed(self, run: Any, done: float, total: float | None) -> None:
+        """Workflow code says how far it is."""
+        self._say(run, "insert_progress", "", (run.id, run.pos, done, total, self.loop.now_us()))
+
+    def attributed(self, run: Any, changes: dict[str, Any]) -> None:
+        """Workflow code sets attributes: what is stored is all that it has set so far, so the last row is enough."""
+        past = self._past(run)
+        past.attributes.update(changes)
+        self._say(run, "set_attributes", "", (run.id, run.pos, codec.encode(past.attributes, "attributes"), self.loop.now_us()))
+
+    def _say(self, run: Any, statement: str, key: str, row: Row) -> None:
+        """It becomes durable with what led to it: the row rides in the same batch."""
         if run.history is None:
-            self._publish(run, row)
+            self._said(run, statement, key, row)
         else:  # a replay: it is durable, unless nothing was delivered after it
-            self._past(run).published[key] = row
+            self._past(run).said[statement, key] = row
 
-    def publish_again(self, run: Any) -> None:
+    def say_again(self, run: Any) -> None:
         """After a replay: what followed the last recorded delivery may have been lost with the worker. If it was not, nothing is written."""
-        for row in run.past.published.values():
-            self._publish(run, row)
-        run.past.published = {}
+        for (statement, key), row in run.past.said.items():
+            self._said(run, statement, key, row)
+        run.past.said = {}
 
-    def _publish(self, run: Any, row: Row) -> None:
-        self.batch.published[run.id, row[1]] = row
-        self.loop.bytes_now += len(row[3])
+    def _said(self, run: Any, statement: str, key: str, row: Row) -> None:
+        self.batch.said[run.id, statement, key] = row
+        self.loop.bytes_now += sum(len(value) for value in row if isinstance(value, bytes))
         self.loop.touch(run)
 
     # ── updates ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -399,7 +412,40 @@ class Commands:
     # ── ends of runs ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def finish_failed(self, run: Any, error: BaseException) -> None:
+        if isinstance(error, Continued):
+            self._continue(run, error)
+            return
         self.loop.finish(run, core.FAILED, codec.encode_error(_explained(error)))
+
+    def _continue(self, run: Any, asked: Continued) -> None:
+        """The run ends, and its successor begins, in one batch."""
+        options = asked.options
+        same = options.workflow is run.workflow
+        workflow_id = None if same else self._workflow_ids.get(options.workflow.name)
+        if workflow_id is None and not same:
+            self.loop.finish(run, core.FAILED, codec.encode_error(_not_registered(options.workflow.name)))
+            return
+        successor = self._new_id()
+        row = (run.id, successor, workflow_id, options.queue, options.priority if asked.chosen else None, asked.payload, int(options.delay_s * 1e6))
+        self._past(run).successor = row
+        self.end(run, core.CONTINUED, msgspec.json.encode(str(UUID(bytes=successor))))
+
+    def end(self, run: Any, status: int, encoded: bytes) -> None:
+        """End *run*; one that continues with its successor. A replay comes back here when it knows that the history is used up."""
+        replays = run.history is not None
+        if status == core.CONTINUED and not replays:
+            self.batch.add("continue_runs", run.id, run.past.successor)
+        self.loop.finish(run, status, encoded)
+
+    def grown(self, run: Any, cmd: Any) -> HistoryTooLong | None:
+        """The run calls a command beyond what its history is warned at: the error where it may not."""
+        most = run.workflow.info.max_steps
+        run.seq_max = most
+        if cmd.seq < most:
+            if run.history is None:
+                log.warning("run %s of %s has called %d of at most %d steps; it should continue as a new run", UUID(bytes=run.id), run.workflow.name, cmd.seq, most)
+            return None
+        return HistoryTooLong(UUID(bytes=run.id), run.workflow.name, most)
 
     def time_out(self, run: Any) -> None:
         """The run's `timeout=` is over: it ends here, whatever it was doing. A step that is executing is given up."""
@@ -415,7 +461,7 @@ class Commands:
         """A run ended that has more than rows of steps: timers, a parent, steps that nobody waits for any more."""
         if run.timers:
             self.batch.add("drop_timers", run.id, (run.id, None))
-        if run.parent is not None:
+        if run.parent is not None and status != core.CONTINUED:  # its successor will have ended
             self.batch.add("insert_children_done", run.id, (run.parent, 1, int(status != core.COMPLETED)))
         for cmd in list((run.open or {}).values()):
             if isinstance(cmd.extra, Call):
@@ -532,6 +578,10 @@ class Commands:
 
 _KIND_WORDS = {core.STEP: "retry of", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of", core.SIGNAL: "signal"}
 _WAIT_KINDS = {core.STEP: BACKOFF, core.TIMER: TIMER, core.CHILD: CHILD, core.SIGNAL: SIGNAL}
+
+
+def _not_registered(workflow: str) -> LookupError:
+    return LookupError(f"workflow {workflow} was defined after this worker had registered its workflows; define it at import")
 
 
 def _of_child(kid: Kid, workflow: str) -> SupervisorError:

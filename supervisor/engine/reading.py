@@ -92,8 +92,7 @@ class Reading:
             return
         outcomes = replay.read_outcomes(answer["read_outcomes"])
         for run, cmd, kid in look.joins:
-            if kid.run_id in outcomes:
-                kid.status, kid.result = outcomes[kid.run_id]
+            if kid.seen(outcomes):
                 worker.commands.child_seen(run, cmd)
 
     def answered(self, read: Reads, answer: Any) -> None:
@@ -113,7 +112,7 @@ class Reading:
             outcomes = replay.read_outcomes(answer["read_outcomes"])
             for past in read.pasts.values():
                 for kid in past.kids.values():
-                    kid.status, kid.result = outcomes.get(kid.run_id, (None, None))
+                    kid.seen(outcomes)
         self._busy = False
         for run, payload in read.runs:
             self._replay(run, read.pasts[run.id], payload)
@@ -143,11 +142,11 @@ class Reading:
             run.history = None
             commands.mismatch(run, ReplayMismatch(uuid.UUID(bytes=run.id), run.pos, "a result that this code can read", f"{type(error).__name__}: {error}"))
             return
-        commands.publish_again(run)
+        commands.say_again(run)
         self._worker.updates.end_again(run)
         if run.end is not None:
             end, run.end = run.end, None
-            loop.finish(run, *end)
+            commands.end(run, *end)
             return
         for cmd in fresh:
             cmd.redelivered = run.resumed == 2

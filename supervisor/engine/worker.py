@@ -48,7 +48,7 @@ from supervisor.engine.watchdog import Detached, Watchdog
 log = logging.getLogger("pgsupervisor.worker")
 
 HOT = (
-    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "finish", "insert_children_done", "lock_parents", "wake_parents",
+    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "insert_progress", "set_attributes", "continue_runs", "finish", "insert_children_done", "lock_parents", "wake_parents",
     "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
     "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim",
     "plan_custom", "plan_generic", "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
@@ -56,10 +56,9 @@ HOT = (
 GROUP_MAX = 2500  # runs executed between two sends
 EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for the group to be full
 QUICK_CYCLE_S, SLOW_CYCLE_S = 0.02, 0.1
-CLAIMS_MAX = 10
+CLAIMS_MAX, WINDOW_STEPS = 10, 8
 DEADLINE_LOOK_S = 60.0
 WAKE_MISSING_S = 10.0
-WINDOW_STEPS = 8
 SLOW_CALL_US = 2000
 LOOK_AT_SLOW_S = 0.5
 TRY_AGAIN = ("40001", "40P01", "55P03")  # somebody else was in the way
@@ -536,7 +535,7 @@ class Worker:
         if "insert_children_done" in batch.rare:
             self._parents.update(row[0] for _, row in batch.rare["insert_children_done"])
         self._parked.update(batch.parked_on_children())
-        if "insert_children_done" in batch.rare or "insert_runs" in batch.rare:
+        if batch.rare.keys() & {"insert_children_done", "insert_runs", "continue_runs"}:
             self.rest.nudged()  # children, or the parents that go on: nobody announces them
 
     def _took(self, batch: Batch, result: Any) -> None:
@@ -594,7 +593,8 @@ class Worker:
             self.rest.lost()
         sqlstate = refused.sqlstate
         blameless = batch.tries < TRIES_MAX or not sqlstate.startswith(MAYBE_A_ROW)
-        if sqlstate in TRY_AGAIN:
+        held_key = sqlstate == "55P03" and "continue_runs" in batch.rare and len(batch.runs) > 1  # a lock that must not hold the others up
+        if sqlstate in TRY_AGAIN and not held_key:
             self.repairs.append(batch)
         elif sqlstate == FENCED and blameless:
             self.adoption.refused(batch)
