@@ -341,15 +341,12 @@ class Questions:
         return self._rows("client_published", (run_id, key), lambda rows: [(row[0], row[1]) for row in rows])
 
     def newest(self, run_id: uuid.UUID) -> Ask[uuid.UUID]:
-        """The run as which a run goes on that has continued as new ones; any other run itself."""
         return self._rows("client_newest", (run_id,), lambda rows: rows[0][0])
 
     def progress(self, run_id: uuid.UUID) -> Ask[str | None]:
-        """How far a run says that it is, as JSON. Raises RunUnknown."""
         return self._rows("client_progress", (run_id,), lambda rows: rows[0][0])
 
     def attributes(self, run_id: uuid.UUID) -> Ask[str]:
-        """Its attributes, as a JSON object. Raises RunUnknown."""
         return self._rows("client_attributes", (run_id,), lambda rows: str(rows[0][0]))
 
     def ask_query(self, query_id: uuid.UUID, run_id: uuid.UUID, name: str, payload: bytes | None, within_s: float) -> Ask[str]:
