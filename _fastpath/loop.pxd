@@ -23,6 +23,7 @@ cdef class Workflow:
         object fn, shape, exact, encode_raw, read_input, info
         str name
         bint is_async
+        int seq_warn
 
 cdef class Run:
     cdef readonly bytes id
@@ -36,7 +37,7 @@ cdef class Run:
         object end
         int64_t batch, now_us, deadline_us
         unsigned long home
-        int seq, pos, executing, resumed
+        int seq, seq_max, pos, executing, resumed
         bint gone, in_tx, timers
 
 cdef class Fiber:
@@ -89,6 +90,7 @@ cdef class Loop:
     cpdef void record(self, Run run, Command cmd, int status, bytes encoded, int64_t started, int64_t ended) except *
     cpdef void deliver(self, Run run, Command cmd, object value, object error) except *
     cdef void _advance(self, Run run) except *
+    cdef bint _is_too_long(self, Run run, Command cmd, list work) except -1
     cpdef void drive(self, Run run, list work) except *
     cdef object _resume(self, Run run, object coro)
     @cython.locals(workflow=Workflow)

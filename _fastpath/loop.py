@@ -26,7 +26,7 @@ HANDLED, UPDATE = 8, 9
 GATHER, FIRST, SHIELD = 10, 11, 12
 # step.status and outcome.status
 COMPLETED, FAILED, CANCELLED = 1, 2, 3
-TIMED_OUT = 5
+TIMED_OUT, CONTINUED = 5, 6
 # where this thread is
 OUTSIDE, IN_ASYNC, IN_SYNC, INERT, READING = 0, 1, 2, 3, 4
 
@@ -152,6 +152,7 @@ class Workflow:
         self.fn = fn
         self.name = name
         self.is_async = is_async
+        self.seq_warn = 80_000  # commands of one run from which on its history is getting long
         later: Any = None
         self.shape = self.exact = self.encode_raw = self.read_input = later
 
@@ -167,6 +168,7 @@ class Run:
         self.call = self.open = self.dropped = self.fresh = self.fibers = none
         self.batch = 0
         self.now_us = self.deadline_us = 0
+        self.seq_max = 0  # the seq from which on commands are looked at before they begin
         self.seq = self.pos = self.executing = self.resumed = 0
         self.gone = self.in_tx = self.timers = False
         self.home = 0  # the thread that the greenlet of a def workflow is bound to; 0: a coroutine, which any thread may resume
@@ -241,6 +243,7 @@ class Loop:
         """Start the coroutine of a claimed run and let it ask for its first command."""
         self.live[run.id] = run
         workflow = run.workflow
+        run.seq_max = workflow.seq_warn
         run.now_us = id_time_us(run.id)
         try:
             args = workflow.read_input(payload)
@@ -461,7 +464,7 @@ class Loop:
         except BaseException as error:
             self.worker.finish_failed(run, error)
             return
-        if type(got) is Command and got.kind < GATHER and not got.done and got.run is run:
+        if type(got) is Command and got.kind < GATHER and not got.done and got.run is run and got.seq < run.seq_max:
             run.call = got
             if run.batch == 0:
                 self.ready.append(run)
@@ -652,8 +655,20 @@ class Loop:
                     work.append((fiber, ASK))
             if not group.members:
                 self._settle_group(run, cmd, [], None, work)
-        else:
+        elif cmd.seq < run.seq_max or not self._is_too_long(run, cmd, work):
             self._open(run, cmd)
+
+    def _is_too_long(self, run: Any, cmd: Any, work: list[Any]) -> bool:
+        """Whether this is a command more than the run may have; whoever awaits it is given the error then."""
+        if run.history is not None and cmd.seq in run.history:
+            return False
+        error = self.worker.grown(run, cmd)
+        if error is None:
+            return False
+        cmd.error = error
+        cmd.done = True
+        self._wake(run, cmd, cmd.waiter, work)
+        return True
 
     def _open(self, run: Any, cmd: Any) -> None:
         run.open[cmd.seq] = cmd

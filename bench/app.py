@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor import Signal, Transaction, step, workflow
+from supervisor import Signal, Transaction, sleep, step, workflow
 
 
 class Line(msgspec.Struct):
@@ -160,6 +160,17 @@ async def hearing(signals: int) -> int:
     for _ in range(signals):
         await given.aio(await sent_at.wait())
     return signals
+
+
+@workflow
+async def sleeping(seconds: float) -> float:
+    await sleep(seconds)
+    return await given.aio(seconds)
+
+
+@workflow
+async def minding(seconds: float) -> float:
+    return await given.aio(await sleeping(seconds))
 
 
 @workflow

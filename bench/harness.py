@@ -244,6 +244,7 @@ class _Workers(Service):
         self._moments = mmap.mmap(-1, _ready_ns.size * procs)
         self._patch = patch
         self._stopping = False
+        self._killed: set[int] = set()
         self.deaths: list[int] = []
 
     def _work(self, birth: Birth) -> int:
@@ -256,9 +257,16 @@ class _Workers(Service):
             self._patch()
         return super()._work(replace(birth, born=told))
 
-    def _noticed(self, _child: Any, code: int, _executing: Any) -> None:
-        if not self._stopping:
+    def _noticed(self, child: Any, code: int, _executing: Any) -> None:
+        if not self._stopping and child.pid not in self._killed:
             self.deaths.append(code)
+
+    def kill_all(self) -> None:
+        """KILL every worker. Their deaths are no news, and the parent sees to their successors."""
+        pids = list(self.parent.children)
+        self._killed.update(pids)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
 
     def step(self, timeout_s: float) -> None:
         """Let the parent work. Raises KeyboardInterrupt when it was told to stop, BenchInvalid when a worker died."""
@@ -273,18 +281,22 @@ class _Workers(Service):
         while not all(child.ready for child in self.parent.children.values()):
             self.step(TURN_S)
 
-    def asked_by(self, module: str, told: object) -> Any:
+    def asked_by(self, module: str, told: object, after_s: float = math.inf, meanwhile: Callable[[], Any] | None = None) -> Any:
         """What another process answers, `python -m` *module*, while the parent goes on; told and answered as JSON by its standard streams.
 
-        A connection string is no matter for an argument. Raises BenchInvalid where it fails.
+        A connection string is no matter for an argument. Raises BenchInvalid where it fails. *meanwhile* is called once, after so many seconds.
         """
         with tempfile.TemporaryFile("w+") as words, tempfile.TemporaryFile("w+") as answer:
             json.dump(told, words)
             words.seek(0)
             sender = subprocess.Popen([sys.executable, "-m", module], stdin=words, stdout=answer)
+            at = time.monotonic() + after_s
             try:
                 while sender.poll() is None:
                     self.step(TURN_S)
+                    if meanwhile is not None and time.monotonic() >= at:
+                        meanwhile()
+                        meanwhile = None
             finally:
                 sender.kill()
                 sender.wait()

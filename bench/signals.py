@@ -65,8 +65,8 @@ def main() -> None:
     with Client(place.dsn, schema=place.schema) as client:
         figures = {
             **_figures("memory", _in_memory(client, place, asked)),
-            **_figures("parked", _parked(client, place, min(asked.signals, 500), asked.rate, announced=True)),
-            **_figures("silent", _parked(client, place, min(asked.signals, SILENT_MAX), SILENT_RATE, announced=False)),
+            **_figures("parked", parked(client, place, min(asked.signals, 500), asked.rate, announced=True)),
+            **_figures("silent", parked(client, place, min(asked.signals, SILENT_MAX), SILENT_RATE, announced=False)),
             "to_one_per_s": _to_one(client, place, asked.messages),
         }
     json.dump(figures, sys.stdout)
@@ -85,12 +85,13 @@ def _in_memory(client: Client, place: Place, asked: Asked) -> list[float]:
     run = client.start(app.hearing, asked.signals)
     began = time.time() + 0.5
     for n in range(asked.signals):
-        _wait_until(began + n / asked.rate)
+        wait_until(began + n / asked.rate)
         run.signal(app.sent_at, began + n / asked.rate)
     return _took_ms(client, place, [run.id], asked.signals)
 
 
-def _parked(client: Client, place: Place, runs: int, rate: float, *, announced: bool) -> list[float]:
+def parked(client: Client, place: Place, runs: int, rate: float, *, announced: bool) -> list[float]:
+    """Milliseconds from each signal's moment to its use, by runs that wait out of memory."""
     batch = client.start_many(app.hearing, [1] * runs)
     with place.connect() as conn:
         waiting = f'select count(*) from "{place.schema}".task where run_id = any(%s) and owner is null and wait_kind = 11'
@@ -101,7 +102,7 @@ def _parked(client: Client, place: Place, runs: int, rate: float, *, announced: 
             time.sleep(0.05)
         began = time.time() + 0.1
         for n, run in enumerate(batch):
-            _wait_until(began + n / rate)
+            wait_until(began + n / rate)
             if announced:
                 run.signal(app.sent_at, began + n / rate)
             else:
@@ -141,7 +142,7 @@ def _to_one(client: Client, place: Place, messages: int) -> float:
     return messages / (time.monotonic() - began)
 
 
-def _wait_until(moment: float) -> None:
+def wait_until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.time()))
 
 

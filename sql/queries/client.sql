@@ -148,6 +148,26 @@ SELECT b.run_id, b.key, b.status, b.result, b.ended_at FROM {schema}.batch_resul
 -- Raises  SV006 unknown run
 SELECT p.key, p.value, p.published_at FROM {schema}.published_values($1, $2) AS p;
 
+-- name: client_newest :one
+-- Ask as which run a run goes on that has continued as new ones.
+-- Locks:  none.     Index:  outcome primary key, pruned, once for each run of the chain
+-- $1 uuid run     Returns the run itself where it has not
+SELECT {schema}.newest($1);
+
+-- name: client_progress :one
+-- Ask how far a run says that it is.
+-- Locks:  none.     Index:  progress_note primary key, pruned; outcome, run primary keys
+-- $1 uuid run     Returns JSON (done, total, at) or null
+-- Raises  SV006 unknown run
+SELECT {schema}.progress($1)::pg_catalog.text;
+
+-- name: client_attributes :one
+-- Ask for the attributes that a run has now.
+-- Locks:  none.     Index:  attribute_set, run, outcome primary keys, pruned
+-- $1 uuid run     Returns a JSON object
+-- Raises  SV006 unknown run
+SELECT {schema}.attributes($1)::pg_catalog.text;
+
 -- name: client_ask_query :one
 -- Ask a run what its handler answers. A host answers when this is committed.
 -- Locks:  none but the new row; rows of queries whose time is over, SKIP LOCKED.     Index:  run primary key, pruned; workflow_pkey, query_pkey

@@ -1,5 +1,5 @@
 -- What `list` and `cancel --filter` ask, through the views alone; a viewer's role is enough. What a filter asks for is put in by
--- supervisor/db/filters.py: in place of `started` the source that leads to the few runs that can fit, what bounds that source in place of the
+-- supervisor/db/filters.py (and the order, where it is another one: there `value` is what runs are in the order of): in place of `started` the source that leads to the few runs that can fit, what bounds that source in place of the
 -- first comment, and the filter itself in place of the second; its values are parameters.
 --
 -- A view of many joins is planned well only alone, so both halves are fenced by OFFSET 0: ids in their order, newest first, and per id one
@@ -23,12 +23,24 @@ SELECT (SELECT count(*) FROM (SELECT FROM {schema}.due LIMIT $1::pg_catalog.int4
        (SELECT count(*) FROM (SELECT FROM {schema}.later LIMIT $1::pg_catalog.int4) AS d) AS later,
        (SELECT count(*) FROM (SELECT FROM {schema}.live AS l WHERE l.parked > 1 LIMIT $1::pg_catalog.int4) AS d) AS parked;
 
+-- name: list_attribute_size :one
+-- How many values a test of an attribute is true of.
+-- Locks:  none.     Index:  attribute_text_idx or attribute_number_idx; at most $1 entries
+-- $1 int4 at most    $2 … the test's     Returns how many
+SELECT count(*) FROM (SELECT FROM {schema}.attributes AS a WHERE true /*bounds*/ LIMIT $1::pg_catalog.int4) AS d;
+
+-- name: list_position :many
+-- Where a run stands in the order of an attribute.
+-- Locks:  none.     Index:  attribute primary key, pruned
+-- $1 uuid run    $2 text name     Returns its number or its text; no row where it has none
+SELECT a.number, a.text FROM {schema}.attributes AS a WHERE a.run_id = $1::pg_catalog.uuid AND a.name = $2::pg_catalog.text AND a.n = 0;
+
 -- name: list_ids :many
 -- Runs that fit, newest first.
 -- Locks:  none.     Index:  run, task primary keys, outcome_unsuccessful_idx, task_wait_idx read backwards, task_ready_idx; run_key, child primary keys; then run, outcome, task primary keys
 -- $1 uuid after; null: from the newest on    $2 int4 limit    $3 … the filter's     Returns run
-SELECT d.run_id
-FROM (SELECT d.run_id FROM {schema}.started AS d
+SELECT d.run_id /*value*/
+FROM (SELECT d.run_id /*value*/ FROM {schema}.started AS d
       WHERE ($1::pg_catalog.uuid IS NULL OR d.run_id < $1::pg_catalog.uuid) /*bounds*/ ORDER BY d.run_id DESC OFFSET 0) AS d
 CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = d.run_id OFFSET 0) AS r
 WHERE true /*filter*/
@@ -40,7 +52,7 @@ ORDER BY d.run_id DESC LIMIT $2::pg_catalog.int4;
 -- $1 uuid after    $2 int4 limit    $3 … the filter's
 WITH page AS MATERIALIZED ({block:list_ids})
 SELECT r.run_id, r.key, r.workflow, r.queue, r.status, r.wait, r.step, r.seq, r.attempt, r.created_at, r.ended_at,
-       r.error ->> 'type' AS error_type, pg_catalog.left(r.error ->> 'message', 1000) AS error_message, r.attributes, r.batch
+       r.error ->> 'type' AS error_type, pg_catalog.left(r.error ->> 'message', 1000) AS error_message, r.attributes, r.batch, r.progress
 FROM page AS p CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = p.run_id OFFSET 0) AS r
 ORDER BY p.run_id DESC;
 

@@ -5,7 +5,7 @@
 -- Locks:  none.     Index:  run, outcome, task primary keys, pruned
 -- $1 uuid run
 SELECT run_id, key, workflow, queue, priority, status, wait, step, seq, attempt, created_at, ended_at, duration_s, steps, worker,
-       result, error, input, parent_id, parent_seq, version, attributes
+       result, error, input, parent_id, parent_seq, version, attributes, progress
 FROM {schema}.runs WHERE run_id = $1;
 
 -- name: show_wait :one

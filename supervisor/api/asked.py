@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import msgspec
 
 from supervisor.core import codec
+from supervisor.core.attributes import checked
 from supervisor.core.errors import ClientInsideRun, InputInvalid, RunCancelled, RunFailed, RunTerminated, RunUnknown
 
 if TYPE_CHECKING:
@@ -143,8 +144,8 @@ def encodes(text: str) -> bool:
 
 
 def encode_attributes(attributes: Mapping[str, Any] | None) -> bytes | None:
-    """The stored form of a start's attributes. Raises PayloadRefused."""
-    return None if attributes is None else codec.encode(dict(attributes), "attributes")
+    """The stored form of a start's attributes. Raises InputInvalid, PayloadRefused."""
+    return None if attributes is None else codec.encode(checked(attributes), "attributes")
 
 
 # ── a workflow that is not imported here: its parameters are in the catalogue ────────────────────────────────────

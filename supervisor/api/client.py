@@ -27,7 +27,7 @@ from supervisor.api.asked import (
     registered,
     value_of,
 )
-from supervisor.api.handles import Batch as Batch, Run as Run, RunInfo as RunInfo
+from supervisor.api.handles import Batch as Batch, Progress as Progress, Run as Run, RunInfo as RunInfo
 from supervisor.api.hints import Hints
 from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting import Waiter
@@ -218,6 +218,14 @@ class ClientVerbs:
         """What a run has published, the last value of each key, as plain JSON values. Raises RunUnknown."""
         return self._carry(lambda verbs: verbs.published(id_of(run)))
 
+    def progress(self, run: Run[Any] | uuid.UUID | str) -> Progress | None:
+        """How far a run says that it is; None where it has not said. Raises RunUnknown."""
+        return self._carry(lambda verbs: verbs.progress(id_of(run)))
+
+    def attributes(self, run: Run[Any] | uuid.UUID | str) -> Mapping[str, Any]:
+        """The attributes that a run has now, as plain JSON values. Raises RunUnknown."""
+        return self._carry(lambda verbs: verbs.attributes(id_of(run)))
+
     def parameters(self, workflow: str) -> Sequence[Mapping[str, Any]]:
         """What a registered workflow takes: name and required of each parameter. Raises UnknownWorkflow."""
         return self._carry(lambda verbs: verbs.parameters(workflow))
@@ -233,9 +241,9 @@ class ClientVerbs:
         before: uuid.UUID | None = None,
         timeout: float = LIST_S,
     ) -> Sequence[RunInfo]:
-        """Runs, newest first, at most 10,000; *before* takes the last id of the page before.
+        """Runs, newest first, at most 10,000; *before* takes the last id of the page before, in whatever order.
 
-        filter   as of the command `list`: "workflow = checkout AND status in (failed, timed_out) AND age < 1d". It reads the views, for which
+        filter   as of the command `list`: "workflow = checkout AND attribute.amount >= 100 ORDER BY attribute.amount DESC". It reads the views, for which
                  the database's role must be a viewer too (PermissionMissing); all else needs a client's rights alone
         timeout  seconds that looking for such runs may take (ReadTimeout)
         Raises   FilterInvalid, which says what would fit at that place

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from supervisor.api.asked import Asked, Named, chunk_of, id_of, refuse_inside_run, registered, value_of
 from supervisor.api.client import QUERY_TIMEOUT_S, check_process, questions_of
-from supervisor.api.handles import AsyncBatch, AsyncRun, RunInfo
+from supervisor.api.handles import AsyncBatch, AsyncRun, Progress, RunInfo
 from supervisor.api.hints import Hints
 from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting_async import AsyncWaiter
@@ -181,6 +181,14 @@ class AsyncClientVerbs:
     async def published(self, run: AsyncRun[Any] | uuid.UUID | str) -> Mapping[str, Any]:
         """What a run has published, the last value of each key, as plain JSON values. Raises RunUnknown."""
         return await self._carry(lambda verbs: verbs.published(id_of(run)))
+
+    async def progress(self, run: AsyncRun[Any] | uuid.UUID | str) -> Progress | None:
+        """How far a run says that it is; None where it has not said. Raises RunUnknown."""
+        return await self._carry(lambda verbs: verbs.progress(id_of(run)))
+
+    async def attributes(self, run: AsyncRun[Any] | uuid.UUID | str) -> Mapping[str, Any]:
+        """The attributes that a run has now, as plain JSON values. Raises RunUnknown."""
+        return await self._carry(lambda verbs: verbs.attributes(id_of(run)))
 
     async def parameters(self, workflow: str) -> Sequence[Mapping[str, Any]]:
         """What a registered workflow takes: name and required of each parameter. Raises UnknownWorkflow."""

@@ -30,6 +30,8 @@ R_co = TypeVar("R_co", covariant=True)
 Durable = Coroutine[object, None, R]
 Place = Literal["inline", "thread", "process"]
 ParentClose = Literal["request_cancel", "abandon", "terminate"]
+MAX_STEPS, MAX_STEPS_MOST = 100_000, 10_000_000  # of one run; a replay of 100,000 small results takes half a second and 20 MB
+WARN_TENTHS = 8
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ class StartOptions(How, Generic[P, R]):
 class WorkflowInfo:
     queue: str
     timeout_s: float | None
+    max_steps: int
     where: str
 
 
@@ -205,6 +208,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
         named_parameters(fn, "workflow")
         super().__init__(fn, name, inspect.iscoroutinefunction(fn))
         self.info = info
+        self.seq_warn = info.max_steps * WARN_TENTHS // 10
         self.queue = info.queue
         self.encode_raw = codec.encode_raw
         self._input: Input | None = None
@@ -254,7 +258,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
         delay        seconds or timedelta until it may be claimed
         on_conflict  where the key names a run: "return" it, "reject" (KeyExists), "replace" it (it ends as terminated first), or
                      "restart_failed": a new run if it ended otherwise than completed, else return it
-        attributes   facts to find the run by: a mapping that has a JSON form
+        attributes   facts to find the run by: name → str, int, float, bool, datetime or list of str
         batch        name of the batch that the run belongs to
         parent_close of a child: what becomes of it where its parent ends first: "request_cancel", "abandon" (it goes on by itself) or "terminate"
         """
@@ -418,20 +422,28 @@ def workflow(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
 @overload
 def workflow(fn: Callable[P, R], /) -> Workflow[P, R]: ...
 @overload
-def workflow(*, name: str | None = None, queue: str = "default", timeout: float | timedelta | None = None) -> _WorkflowDecorator: ...
-def workflow(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, queue: str = "default", timeout: float | timedelta | None = None) -> Any:
+def workflow(
+    *, name: str | None = None, queue: str = "default", timeout: float | timedelta | None = None, max_steps: int = MAX_STEPS
+) -> _WorkflowDecorator: ...
+def workflow(
+    fn: Callable[..., Any] | None = None, /, *, name: str | None = None, queue: str = "default", timeout: float | timedelta | None = None,
+    max_steps: int = MAX_STEPS,
+) -> Any:  # fmt: skip
     """Make a function a durable workflow: it survives the death of its process and goes on after its last finished step.
 
     name     what starts and the history call it; default the function's name
     queue    whose workers run it
     timeout  seconds or timedelta from its start to its end
+    max_steps  of one run: so many steps, timers, children and waits it may call (HistoryTooLong); at eight tenths of it the log says so
     """
 
     def decorate(fn: Callable[..., Any]) -> Any:
         _check_function(fn, "workflow", name)
+        if type(max_steps) is not int or not 0 < max_steps <= MAX_STEPS_MOST:
+            raise DefinitionError(f"workflow {fn.__qualname__}: max_steps={max_steps!r}; give a whole number from 1 to {MAX_STEPS_MOST}")
         if not isinstance(queue, str) or not 0 < len(queue) <= 200 or not queue.isprintable():
             raise DefinitionError(f"workflow {fn.__qualname__}: queue={queue!r}; give a name of 1 to 200 printable characters")
-        made: Workflow[Any, Any] = Workflow(fn, name or fn.__name__, WorkflowInfo(queue, _timeout(timeout), f"{fn.__module__}.{fn.__qualname__}"))
+        made: Workflow[Any, Any] = Workflow(fn, name or fn.__name__, WorkflowInfo(queue, _timeout(timeout), max_steps, f"{fn.__module__}.{fn.__qualname__}"))
         registry.register(made)
         return made
 

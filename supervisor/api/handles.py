@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from abc import abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
@@ -46,6 +46,14 @@ class RunInfo(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return self.status
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a run says that it is; total None: it is not known."""
+
+    done: float
+    total: float | None
+    at: datetime
 
 
 class _Handle:
@@ -114,6 +122,14 @@ class Run(_Handle, Generic[R]):
     def published(self, key: str, kind: Any = Any) -> Any:
         """What it has last published under *key*, as a *kind* (else as plain JSON values); None where it has not. Raises RunUnknown."""
         return self._client._published(self, key, kind)
+
+    def progress(self) -> Progress | None:
+        """How far it says that it is; None where it has not said. Raises RunUnknown."""
+        return self._client.progress(self)
+
+    def attributes(self) -> Mapping[str, Any]:
+        """The attributes that it has now, as plain JSON values. Raises RunUnknown."""
+        return self._client.attributes(self)
 
     @overload
     def query(self, query: Query[None, Q], /, *, timeout: float = ...) -> Q: ...
@@ -189,6 +205,14 @@ class AsyncRun(_Handle, Generic[R]):
     async def published(self, key: str, kind: Any = Any) -> Any:
         """What it has last published under *key*, as a *kind* (else as plain JSON values); None where it has not. Raises RunUnknown."""
         return await self._client._published(self, key, kind)
+
+    async def progress(self) -> Progress | None:
+        """How far it says that it is; None where it has not said. Raises RunUnknown."""
+        return await self._client.progress(self)
+
+    async def attributes(self) -> Mapping[str, Any]:
+        """The attributes that it has now, as plain JSON values. Raises RunUnknown."""
+        return await self._client.attributes(self)
 
     @overload
     async def query(self, query: Query[None, Q], /, *, timeout: float = ...) -> Q: ...

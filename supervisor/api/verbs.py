@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from supervisor.api.asked import KEY_MAX, Asked, Chunk, Parameters, check_text, encode_by_name, encodes, hash_of, record_encoder
-from supervisor.api.handles import RunInfo
+from supervisor.api.handles import Progress, RunInfo
 from supervisor.core import codec
 from supervisor.core.errors import ClockSkew, KeyMismatch, RunUnknown, UnknownWorkflow
 
@@ -168,10 +168,13 @@ class Verbs:
     # ── ask ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def status(self, run_id: uuid.UUID, unsure: bool = False) -> Verb[RunInfo]:
-        """unsure: it was started in a transaction that may not have committed."""
+        """Of a run that continued as new ones the newest's. unsure: it was started in a transaction that may not have committed."""
         found = yield from self.questions.find(ids=[run_id.bytes], limit=1)
         if not found:
             raise RunUnknown(f"{run_id} yet: it was started in a transaction that has not committed or was rolled back" if unsure else run_id)
+        if found[0].status == "continued":
+            newest = yield from self.questions.newest(run_id)
+            found = (yield from self.questions.find(ids=[newest.bytes], limit=1)) or found
         return RunInfo(*found[0])
 
     def runs(
@@ -181,11 +184,12 @@ class Verbs:
         if filter is None:
             found = yield from self.questions.find(workflow=workflow, status=status, key=key, before=before, limit=limit)
         else:
-            from supervisor.core.filters import Compare, both, parse
+            from supervisor.core.filters import Compare, both, parse_list
 
             equal = (("workflow", workflow), ("status", status), ("key", key))
-            asked = both(parse(filter), *(Compare(name, "=", (value,)) for name, value in equal if value is not None))
-            found = yield from self.questions.filtered(asked, before, limit, timeout_s)
+            fits, order = parse_list(filter)
+            asked = both(fits, *(Compare(name, "=", (value,)) for name, value in equal if value is not None))
+            found = yield from self.questions.filtered(asked, before, limit, timeout_s, order)
         return [RunInfo(*each) for each in found]
 
     def home(self) -> Verb[str]:
@@ -203,6 +207,14 @@ class Verbs:
         check_text("published", "key", key, KEY_MAX)
         found = yield from self.questions.published(run_id, key)
         return codec.Shape(kind, f"published value {key!r}").decode(found[0][1]) if found else None
+
+    def progress(self, run_id: uuid.UUID) -> Verb[Progress | None]:
+        found = yield from self.questions.progress(run_id)
+        return None if found is None else msgspec.json.decode(found, type=Progress)
+
+    def attributes(self, run_id: uuid.UUID) -> Verb[dict[str, Any]]:
+        found: dict[str, Any] = msgspec.json.decode((yield from self.questions.attributes(run_id)))
+        return found
 
     def ask_query(self, query_id: uuid.UUID, run_id: uuid.UUID, name: str, payload: bytes | None, within_s: float) -> Verb[str]:
         return (yield from self.questions.ask_query(query_id, run_id, name, payload, within_s))
@@ -237,7 +249,7 @@ class Verbs:
         told = yield from self.questions.cancel(run_id, reason, actor)
         if self._hints is not None:
             self._hints.cancelled(told)
-        return any(each.run_id == run_id for each in told)
+        return bool(told)
 
     def terminate(self, run_id: uuid.UUID, reason: str | None, actor: str | None) -> Verb[bool]:
         done = yield from self.questions.terminate(run_id, reason, actor)

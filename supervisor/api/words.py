@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from random import Random
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from supervisor._fastpath import loop as core_loop
@@ -14,8 +15,9 @@ from supervisor._fastpath.wire import Command
 from supervisor.api.asked import check_text
 from supervisor.api.decorators import Durable, StartOptions, Workflow, _child
 from supervisor.core import codec, context
+from supervisor.core.attributes import checked
 from supervisor.core.context import Current, current
-from supervisor.core.errors import DefinitionError, OutsideWorkflow, QueryReadOnly
+from supervisor.core.errors import DefinitionError, InputInvalid, OutsideWorkflow, QueryReadOnly
 from supervisor.core.retry import seconds
 
 P = ParamSpec("P")
@@ -212,4 +214,60 @@ def publish(key: str, value: Any) -> None:
     context.loop.published(run, key, codec.encode(value, f"publish({key!r})"))
 
 
-__all__ = ["ChildRun", "Current", "current", "first", "gather", "inside_run", "now", "publish", "random", "shield", "sleep", "sleep_until", "start", "uuid4"]
+def progress(done: float, total: float | None = None) -> None:
+    """Say how far the run is: `run.progress()`, `list`, `show`, the column `progress` of the view `runs`.
+
+    Workflow code says it, without await, as often as it likes: it is stored with what led to it, and the last one counts. Raises InputInvalid.
+    """
+    run = _inside("progress(…)")
+    for what, value in (("done", done), ("total", total)):
+        if value is None and what == "total":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+            raise InputInvalid("progress", f"{what}={value!r} is no number")
+    context.loop.progressed(run, float(done), None if total is None else float(total))
+
+
+def set_attributes(attributes: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+    """Set attributes of the run, by which it is found: `set_attributes(stage="paid", amount=12.5)`; None removes one.
+
+    Values are str, int, float, bool, datetime (with a time zone) or list of str. Workflow code says it, without await; it is durable with
+    what led to it, and a replay sets none of them again. Those that are not named stay. Raises InputInvalid.
+    """
+    run = _inside("set_attributes(…)")
+    changes = checked({**(attributes or {}), **more}, "set_attributes")
+    if changes:
+        context.loop.attributed(run, changes)
+
+
+class Continued(BaseException):
+    """What continue_as_new raises: it passes `except Exception`, and `finally` blocks run."""
+
+    def __init__(self, options: StartOptions[Any, Any], payload: bytes, chosen: bool) -> None:
+        super().__init__(f"continues as a new run of {options.workflow.name}")
+        self.options, self.payload, self.chosen = options, payload, chosen
+
+
+@overload
+def continue_as_new(workflow: Workflow[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> NoReturn: ...
+@overload
+def continue_as_new(workflow: StartOptions[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> NoReturn: ...
+@overload
+def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn: ...
+def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
+    """End this run as `continued` and start its successor with these arguments, both or neither: a history that begins anew.
+
+    The successor is a run of the same workflow, or of the one that is given first, with queue and priority of its options. It has the key, the parent,
+    the attributes, and the signals that this run was not given; who waits for this run's result waits for the successor's.
+    Children that this run has started go on, but nobody waits for them any more. Raises InputInvalid where the arguments do not fit.
+    """
+    run = _inside("continue_as_new(…)")
+    named = args[0] if args and isinstance(args[0], (StartOptions, Workflow)) else None
+    options = run.workflow.options() if named is None else named if isinstance(named, StartOptions) else named.options()
+    if options.key is not None or options.batch is not None or options.attributes is not None:
+        raise DefinitionError("continue_as_new(…): key, batch and attributes of the successor are this run's; give queue, priority and delay alone")
+    payload = options.workflow.encode_input(args if named is None else args[1:], kwargs)
+    raise Continued(options, payload, isinstance(named, StartOptions))
+
+
+__all__ = ["ChildRun", "Current", "continue_as_new", "current", "first", "gather", "inside_run", "now", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"]

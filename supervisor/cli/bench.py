@@ -151,6 +151,21 @@ def signals(rate: float, seconds: float, messages: int, procs: str, **common: An
 
 
 @bench.command()
+@_count("runs", 100_000, "Runs that wait.")
+@click.option("--kind", type=click.Choice(["mixed", "sleep"]), default="mixed", show_default=True, help="mixed: asleep, for a signal, for a child.")
+@_count("wakes", 200, "Runs of each kind that wake beside them, one by one.")
+@_procs
+@_common
+def waiting(runs: int, kind: str, wakes: int, procs: str, **common: Any) -> None:
+    """What runs that sleep or wait cost, and how soon they go on."""
+    from supervisor.bench import waiting as question
+    from supervisor.cli.run import count_procs
+
+    asked = question.Asked(runs, kind, wakes, count_procs(procs if procs == "auto" else int(procs)))
+    _answer("waiting", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
+@bench.command()
 @_count("procs", 4, "Worker processes.")
 @_seconds(30.0, "How long the host is watched.")
 @_common

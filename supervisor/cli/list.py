@@ -8,11 +8,13 @@ from uuid import UUID
 import click
 
 from supervisor.cli import options, watch
-from supervisor.cli.output import ago, duration, print_json, say, table
-from supervisor.core.filters import STATUSES, Compare, Filter, both, parse
+from supervisor.cli.output import ago, duration, print_json, progress_words, say, table
+from supervisor.core.filters import STATUSES, Compare, both, parse_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from supervisor.core.filters import Filter, Order
 
 Row = dict[str, Any]
 ERROR_SHOWN = 60
@@ -23,18 +25,19 @@ FILTER  workflow = checkout AND (status in (failed, timed_out) OR wait = signal)
   words   status wait                                   = != in (a, b)
   spans   age took waited                               < <= > >=   30s 5m 1h 2d 1h30m
   times   started ended                                 < <= > >=   2026-11-22 2026-11-22T08:30, UTC
-  JSON    attribute.NAME input.NAME result.NAME error.type      as texts; bare numbers, true and false as such
+  JSON    attribute.NAME input.NAME result.NAME error.type      as texts; bare numbers, true and false as such; of attributes dates too
   others  run parent priority attempt seq steps worker
-AND, OR, NOT and parentheses; what is not one word stands in "quotes". The whole in 'quotes' of the shell."""
+AND, OR, NOT and parentheses; what is not one word stands in "quotes". At the end
+ORDER BY attribute.NAME [DESC] (those that have it) or started [ASC]. The whole in 'quotes' of the shell."""
 
 
 @click.command("list", epilog=GRAMMAR)
 @click.argument("words", metavar="[FILTER]", nargs=-1)
-@click.option("--filter", "more", metavar="FILTER", type=parse, help="The same as an option.")
+@click.option("--filter", "more", metavar="FILTER", type=parse_list, help="The same as an option.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only runs in this state.")
 @click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
 @click.option("--key", metavar="KEY", help="Only runs that this key names.")
-@click.option("--after", "--before", "after", metavar="RUN", type=click.UUID, help="Only what comes after this run in the list, so started before it: the last of the page before.")
+@click.option("--after", "--before", "after", metavar="RUN", type=click.UUID, help="Only what comes after this run in the list: the last of the page before.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
 @watch.option
 @watch.interval
@@ -43,7 +46,7 @@ AND, OR, NOT and parentheses; what is not one word stands in "quotes". The whole
 @options.schema
 @options.as_json
 def list_runs(
-    words: Sequence[str], more: Filter | None, status: str | None, workflow: str | None, key: str | None, after: UUID | None, limit: int,
+    words: Sequence[str], more: tuple[Filter | None, Order | None] | None, status: str | None, workflow: str | None, key: str | None, after: UUID | None, limit: int,
     watching: bool, interval: float, timeout: float, dsn: str | None, schema: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """List runs, newest first: all, or those that FILTER asks for.
@@ -52,14 +55,16 @@ def list_runs(
     """
     named = {"status": status, "workflow": workflow, "key": key}
     tests = (Compare(name, "=", (value,)) for name, value in named.items() if value is not None)
-    asked = both(parse(" ".join(words)) if words else None, more, *tests)
+    said = [each for each in (parse_list(" ".join(words)) if words else None, more) if each is not None]
+    asked = both(*(fits for fits, _ in said), *tests)
+    order = next((order for _, order in said if order is not None), None)
     name = options.resolve_schema(schema)
 
     def rows_now() -> Sequence[Row]:
         from supervisor.db import look
 
         with options.connect(dsn, name, purpose="list") as conn:
-            return look.runs(conn, name, asked, after=after, limit=limit, patience_s=timeout)
+            return look.runs(conn, name, asked, after=after, limit=limit, patience_s=timeout, order=order)
 
     if watching:
         watch.watch(watch.Watched(rows_now, lambda rows: _table(rows) if rows else "no runs that fit", _objects), interval, as_json)
@@ -73,7 +78,7 @@ def list_runs(
         else:
             say("no runs" + (" that fit" if asked or after else " yet"))
         if len(rows) == limit:
-            say(f"older ones: --after {rows[-1]['run_id']}")
+            say(f"{'older' if order is None else 'further'} ones: --after {rows[-1]['run_id']}")
 
 
 # ── one row ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -93,10 +98,12 @@ def _objects(rows: Sequence[Row]) -> Iterator[tuple[UUID, Row]]:
 def _table(rows: Sequence[Row]) -> str:
     heads = ["run", "workflow", "key", "status", "step", "started", "took"]
     failed = any(row["error_type"] for row in rows)
-    return table([*heads, "error"] if failed else heads, (_cells(row, failed) for row in rows))
+    tells = any(row["progress"] for row in rows)
+    more = ["progress"] * tells + ["error"] * failed
+    return table([*heads, *more], (_cells(row, tells, failed) for row in rows))
 
 
-def _cells(row: Row, failed: bool) -> list[Any]:
+def _cells(row: Row, tells: bool, failed: bool) -> list[Any]:
     cells = [
         row["run_id"],
         row["workflow"],
@@ -106,7 +113,7 @@ def _cells(row: Row, failed: bool) -> list[Any]:
         ago(row["created_at"]),
         duration((row["ended_at"] - row["created_at"]).total_seconds()) if row["ended_at"] else None,
     ]
-    return [*cells, _error(row)] if failed else cells
+    return [*cells, *[progress_words(row["progress"])] * tells, *[_error(row)] * failed]
 
 
 def _error(row: Row) -> str | None:

@@ -77,6 +77,14 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
+def progress_words(said: dict[str, Any] | None) -> str | None:
+    """ "3 of 12 (25 %)", or "3" where nobody knows of how much."""
+    if said is None:
+        return None
+    done, total = said["done"], said["total"]
+    return f"{done:,g}" if total is None else f"{done:,g} of {total:,g}" + (f" ({done / total:.0%})" if total else "")
+
+
 def ago(moment: datetime | None, now: datetime | None = None) -> str:
     """A moment relative to now: "5 min ago", "in 2 h"."""
     if moment is None:

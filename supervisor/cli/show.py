@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -10,7 +11,7 @@ from uuid import UUID
 import click
 
 from supervisor.cli import options, watch
-from supervisor.cli.output import ago, duration, plain, print_json, say, short_json, table
+from supervisor.cli.output import ago, duration, plain, print_json, progress_words, say, short_json, table
 
 if TYPE_CHECKING:
     from supervisor.db.history import History
@@ -133,6 +134,10 @@ def _text(seen: Seen) -> str:
     if run["parent_id"]:
         facts.append(f"child of {run['parent_id']} (seq {run['parent_seq']})")
     lines += [", ".join(facts), f"input {short_json(run['input'])}"]
+    if run["attributes"]:
+        lines.append(f"attributes {short_json(run['attributes'])}")
+    if run["progress"]:
+        lines.append(f"progress {progress_words(run['progress'])}, {ago(datetime.fromisoformat(run['progress']['at']))}")
     return "\n".join([*lines, *_published(found), *_updates(found), *_steps(found), *_children(found)])
 
 

@@ -47,6 +47,8 @@ class Current:
     """The run, and inside a step the step, that is executing.
 
     redelivered      this attempt may have begun before, in a process that died
+    history_length   how many steps, timers, children and waits the run has called so far
+    should_continue  it is so long that workflow code should call continue_as_new
     idempotency_key  equal in all attempts of this step: give it to services outside
     cancelled        true when nobody waits for this attempt any more: `if current().cancelled: …`, `current().cancelled.wait(1.0)`
     """
@@ -61,6 +63,8 @@ class Current:
     deadline: datetime | None
     logger: logging.LoggerAdapter[logging.Logger]
     cancelled: Token
+    history_length: int = 0
+    should_continue: bool = False
 
     @property
     def idempotency_key(self) -> str:
@@ -112,6 +116,8 @@ def describe(found: Any) -> Current:
         attempt=step.attempt if step is not None else 0,
         redelivered=bool(step.redelivered) if step is not None else False,
         deadline=getattr(step.extra, "deadline", None) if step is not None else None,
+        history_length=run.seq,
+        should_continue=run.seq >= run.workflow.seq_warn,
         logger=logging.LoggerAdapter(logging.getLogger(f"pgsupervisor.{run.workflow.name}"), facts),
         cancelled=Token(found if step is not None else _Nobody),
     )

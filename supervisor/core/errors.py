@@ -356,6 +356,19 @@ class RunFailed(SupervisorError):
         return [Link(str(self.run_id), self.workflow, self.seq), *(Link(*link) for link in self.below)]
 
 
+class HistoryTooLong(SupervisorError):
+    """A run called more steps, timers, children and waits than its workflow's `max_steps=`; raised at the call that was one too many."""
+
+    code = "history_too_long"
+
+    def __init__(self, run_id: object, workflow: str, max_steps: int) -> None:
+        self.run_id, self.workflow, self.max_steps = run_id, workflow, max_steps
+        super().__init__(
+            f"run {run_id} of {workflow} has called {max_steps} steps, timers, children and waits, and a replay reads all of them; "
+            f"continue_as_new(…) before that (current().should_continue says when), or raise @workflow(max_steps=…)"
+        )
+
+
 class RunTimedOut(SupervisorError, TimeoutError):
     """The run did not end within its workflow's `timeout=`."""
 

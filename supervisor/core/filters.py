@@ -1,6 +1,7 @@
 """Filters: what `list` and `cancel` are told to look for, from text to a tree. Pure; `db/filters.py` makes SQL of the tree.
 
     workflow = checkout AND (status in (failed, timed_out) OR wait = signal) AND age > 1h AND NOT key ^= "order-"
+    attribute.stage = paid AND attribute.amount >= 100 AND attribute.due < 2026-12-01 ORDER BY attribute.amount DESC
 
 Owns the words: fields, operators, values. Invariant: a tree holds only fields of `FIELDS`, operators that its field takes and
 values of its field's kind, so whoever reads it need not check again. What does not fit is refused with its place and with
@@ -17,6 +18,7 @@ from difflib import get_close_matches
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
+from supervisor.core.attributes import stored_time
 from supervisor.core.errors import FilterInvalid
 
 # a limit on everything: what a person types is far below
@@ -32,6 +34,11 @@ WAITS = tuple(
     "queued no_worker concurrency rate_limited fairness queue_paused run_paused step_running step_backoff timer signal update token child any_of "
     "debounce batch schedule_overlap nondeterminism code_missing attempts_exhausted crash_loop commit_rejected".split()
 )
+
+
+class Dated(str):
+    """A time, as attributes have it; compares with times alone."""
+
 
 Value: TypeAlias = str | int | float | bool | UUID | datetime
 
@@ -69,6 +76,13 @@ class Or:
 
 
 Filter: TypeAlias = Compare | Not | And | Or
+
+
+class Order(NamedTuple):
+    """By which attribute runs are listed, those that have it; None: by their starts."""
+
+    attribute: str | None
+    descending: bool
 
 
 def both(*filters: Filter | None) -> Filter | None:
@@ -125,6 +139,14 @@ def _moment(text: str) -> datetime:
     return made.replace(tzinfo=timezone.utc) if made.tzinfo is None else made.astimezone(timezone.utc)
 
 
+_DATED = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d.*)?")
+
+
+def _attribute_value(text: str) -> Value:
+    """A bare word as attributes have it: a number, true, false, a date or time, else a text."""
+    return Dated(stored_time(_moment(text))) if _DATED.fullmatch(text) else _json_value(text)
+
+
 def _json_value(text: str) -> Value:
     """A bare word as JSON has it: a number, true, false, else a text."""
     if text in ("true", "false"):
@@ -139,6 +161,7 @@ def _json_value(text: str) -> Value:
 _TEXT = Field(str, "a text", (*EQUAL, *ORDER, *TEXT, *NULL))
 _NUMBER = Field(_whole, "a whole number", (*EQUAL, *ORDER, *NULL))
 _JSON = Field(_json_value, "a text, a number, true or false", (*EQUAL, *ORDER, *TEXT, *NULL), paths=True)
+_ATTRIBUTE = Field(_attribute_value, "a text, a number, true or false, a date or time", (*EQUAL, *ORDER, *TEXT, *NULL), paths=True)
 _SPAN = Field(_span, "a span of time (30s, 5m, 1h, 2d, 1h30m)", ORDER)
 _MOMENT = Field(_moment, "a date or a time (2026-11-22, 2026-11-22T08:30)", ORDER)
 _ID = Field(UUID, "a run's id", EQUAL)
@@ -158,7 +181,7 @@ FIELDS: dict[str, Field] = {
     "step": _TEXT,
     "version": _TEXT,
     "error": _JSON,
-    "attribute": _JSON,
+    "attribute": _ATTRIBUTE,
     "input": _JSON,
     "result": _JSON,
     "priority": _NUMBER,
@@ -220,7 +243,17 @@ def _unquoted(text: str) -> str:
 
 
 def parse(text: str) -> Filter:
-    """The tree of *text*. Raises FilterInvalid, which shows the place and says what would fit.
+    """The tree of *text*, which has no order. Raises FilterInvalid."""
+    return _Parser(checked_text(text)).parse()
+
+
+def parse_list(text: str) -> tuple[Filter | None, Order | None]:
+    """The tree of *text*, and the order at its end: each may be missing, not both. Raises FilterInvalid."""
+    return _Parser(checked_text(text)).parse_list()
+
+
+def checked_text(text: str) -> str:
+    """*text*, if it may be looked at. Raises FilterInvalid, which shows the place and says what would fit.
 
     Source: the grammar in docs/reading.md. AND binds closer than OR, NOT closer than AND; words of the grammar in any case.
     """
@@ -229,7 +262,7 @@ def parse(text: str) -> Filter:
     if any("\ud800" <= char <= "\udfff" or char == "\0" for char in text):
         at = next(at for at, char in enumerate(text) if "\ud800" <= char <= "\udfff" or char == "\0")
         raise FilterInvalid(text, at, at + 1, "there is a byte that is no text (UTF-8)", "leave it out")
-    return _Parser(text).parse()
+    return text
 
 
 class _Parser:
@@ -245,9 +278,33 @@ class _Parser:
         if self._next.kind == "end":
             raise self._wrong("the filter is empty", "write one: workflow = checkout AND age > 1h")
         made = self._either(0)
-        if self._next.kind != "end":
-            raise self._wrong(f"{self._next.text!r} does not fit here", "here fits AND, OR, or nothing more")
+        if self._is("order", "by"):
+            raise self._wrong("an order does not fit here", "leave it out: runs that are ended, or counted, are in none")
+        self._ends("AND, OR, or nothing more")
         return made
+
+    def parse_list(self) -> tuple[Filter | None, Order | None]:
+        if self._next.kind == "end":
+            return self.parse(), None
+        made = None if self._is("order", "by") else self._either(0)
+        if not self._took("order", "by"):
+            self._ends("AND, OR, ORDER BY, or nothing more")
+            return made, None
+        order = self._order()
+        self._ends("nothing more")
+        return made, order
+
+    def _order(self) -> Order:
+        token = self._next
+        name, path = self._field()
+        if name != "started" and (name != "attribute" or len(path) != 1):
+            raise self._wrong(f"runs have no order by {token.text}", "they are listed by started or by attribute.NAME", token)
+        descending = self._took("desc") or not self._took("asc") and name == "started"
+        return Order(path[0] if path else None, descending)
+
+    def _ends(self, fits: str) -> None:
+        if self._next.kind != "end":
+            raise self._wrong(f"{self._next.text!r} does not fit here", f"here fits {fits}")
 
     # ── one token ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -55,7 +55,7 @@ SENDS = {"signal": ("client_signal", "client_signal_start"), "update": ("client_
 MAYBE_DONE = ("54000", "57014")  # no room for the announcement, or somebody's patience ended: before or after the commit of what is announced
 
 if TYPE_CHECKING:
-    from supervisor.core.filters import Filter
+    from supervisor.core.filters import Filter, Order
 
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
@@ -320,12 +320,12 @@ class Questions:
         values = (None if ids is None else pack_uuids(ids), key, workflow, status, before, limit)
         return self._rows("client_find", values, lambda rows: [Found(*row) for row in rows])
 
-    def filtered(self, asked: Filter | None, before: uuid.UUID | None, limit: int, patience_s: float) -> Ask[list[Found]]:
-        """Runs that fit a filter, newest first; through the views, so that a viewer's right is needed. Raises ReadTimeout."""
+    def filtered(self, asked: Filter | None, before: uuid.UUID | None, limit: int, patience_s: float, order: Order | None = None) -> Ask[list[Found]]:
+        """Runs that fit a filter, newest first or in *order*; through the views, so that a viewer's right is needed. Raises ReadTimeout."""
         from supervisor.db import look
 
         def talk(tries: int) -> Talk[list[Found]]:
-            rows = yield from look.talk(self.schema, "list_found", asked, (before, limit), patience_s)
+            rows = yield from look.talk(self.schema, "list_found", asked, (before, limit), patience_s, order)
             return [Found(*row) for row in rows]
 
         return Ask(talk, "a list by a filter, which reads the views", apart=True, role="viewer")
@@ -357,6 +357,15 @@ class Questions:
     def published(self, run_id: uuid.UUID, key: str | None = None) -> Ask[list[tuple[str, bytes]]]:
         """What a run has published, the last value of each key, or of *key*. Raises RunUnknown."""
         return self._rows("client_published", (run_id, key), lambda rows: [(row[0], row[1]) for row in rows])
+
+    def newest(self, run_id: uuid.UUID) -> Ask[uuid.UUID]:
+        return self._rows("client_newest", (run_id,), lambda rows: rows[0][0])
+
+    def progress(self, run_id: uuid.UUID) -> Ask[str | None]:
+        return self._rows("client_progress", (run_id,), lambda rows: rows[0][0])
+
+    def attributes(self, run_id: uuid.UUID) -> Ask[str]:
+        return self._rows("client_attributes", (run_id,), lambda rows: str(rows[0][0]))
 
     def ask_query(self, query_id: uuid.UUID, run_id: uuid.UUID, name: str, payload: bytes | None, within_s: float) -> Ask[str]:
         """Put a question to a run; its workflow. Raises RunUnknown."""

@@ -11,15 +11,21 @@ are ranges of it. It only has to give all that can fit: the whole filter is aske
 Live runs of one reason for waiting stand together in an index, newest first. Those that are due, that will be, and that are parked
 for whatever reason are ranges of other orders: such a range is read whole and put in order where it has few runs (`Sizes`). Where it has
 many, live runs are looked through from the newest on.
+
+Attributes have an index of their own, the view attributes. A test of one that must be true and that few runs pass leads to those; an order by an attribute
+goes along that index, numbers before texts, and looks at each run on the way.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any, NamedTuple
 
-from supervisor.core.filters import LIVE, UNSUCCESSFUL, WAITS, And, Compare, Filter, Not, Or, Value
+from supervisor.core.filters import LIVE, UNSUCCESSFUL, WAITS, And, Compare, Dated, Filter, Not, Or, Order, Value
 
 _COLUMNS = {
     "workflow": "r.workflow", "status": "r.status", "wait": "r.wait", "key": "r.key", "queue": "r.queue", "batch": "r.batch", "step": "r.step",
@@ -77,11 +83,20 @@ class Where:
 
 
 class Sizes(NamedTuple):
-    """How many live runs stand in each range; more than FEW are FEW + 1."""
+    """How many live runs stand in each range, and how many values each of `attribute_tests` is true of; more than FEW are FEW + 1, 0 was not asked."""
 
-    due: int
-    later: int
-    parked: int
+    due: int = FEW + 1
+    later: int = FEW + 1
+    parked: int = FEW + 1
+    attributes: tuple[int, ...] = ()
+
+
+class Along(NamedTuple):
+    """A page in the order of an attribute: its values of one kind, after that of a run; `value` None: from the first."""
+
+    order: Order
+    numbers: bool
+    value: Any = None
 
 
 def wants_sizes(asked: Filter | None) -> bool:
@@ -89,18 +104,74 @@ def wants_sizes(asked: Filter | None) -> bool:
     return asked is not None and any(map(_is_live, _musts(asked)))
 
 
-def compiled(asked: Filter | None, first: int, sizes: Sizes | None = None) -> Where:
+def attribute_tests(asked: Filter | None) -> list[Compare]:
+    """The tests of attributes that must all be true and that the index of attributes can answer, at most three."""
+    return [test for test in _musts(asked) if _is_indexed(test)][:3] if asked is not None else []
+
+
+def attribute_rows(test: Compare, parameter: Parameters) -> str:
+    """One of them as a condition on the view attributes, called a."""
+    name = f"a.name = {parameter(test.path[0])}::pg_catalog.text"
+    numbers = not isinstance(test.values[0], str) or isinstance(test.values[0], Dated)
+    if numbers:
+        return f"{name} AND a.number {test.op} {parameter(_number(test.values[0]))}::pg_catalog.text::pg_catalog.numeric"
+    if test.op == "^=":
+        low = parameter(test.values[0])
+        return f"{name} AND a.text >= {low}::pg_catalog.text AND a.text < {parameter(str(test.values[0]) + chr(0x10FFFF))}::pg_catalog.text"
+    return f"{name} AND {_simple('a.text', test.op, list(test.values), 'text', parameter)}"
+
+
+def _is_indexed(test: Compare) -> bool:
+    """Whether the rows of the index that *test* is true of are all that it can be true of."""
+    if test.field != "attribute" or len(test.path) != 1 or test.op not in ("=", "in", "^=", "<", "<=", ">", ">="):
+        return False
+    value = test.values[0]
+    if not isinstance(value, str) or isinstance(value, Dated):
+        return test.op != "in"
+    # a quoted number is compared with the text of numbers too; texts have another order here than in the database's collation
+    return test.op in ("=", "in", "^=") and all(isinstance(each, str) and 0 < len(each) < 500 and not _JSON_LIKE.match(each) for each in test.values)
+
+
+_JSON_LIKE = re.compile(r"[-\[{\d]|true|false")
+
+
+def _number(value: Value) -> str:
+    if isinstance(value, Dated):
+        return str(Decimal(int((datetime.fromisoformat(value) - _EPOCH) / timedelta(microseconds=1))) / 1_000_000)
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def compiled(asked: Filter | None, first: int, sizes: Sizes | None = None, along: Along | None = None) -> Where:
     """*asked* as SQL whose parameters begin at number *first*; None asks for nothing. The source of ids is called d, runs r."""
     where = Where()
+    parameter = Parameters(where.values, first)
     if asked is not None:
-        parameter = _Parameters(where.values, first)
         where.condition = _condition(asked, parameter)
+    if along is None and asked is not None:
         where.source, where.bounds = _leading(list(_musts(asked)), parameter, sizes)
+    elif along is not None:
+        where.source, where.bounds = _along(along, attribute_tests(asked), parameter)
     return where
 
 
+def _along(along: Along, tests: list[Compare], parameter: Parameters) -> tuple[str, str]:
+    """The values of an attribute as a source whose `value` is in its index's order, and from where on."""
+    column, kind = ("number", "numeric") if along.numbers else ("text", "text")
+    name = parameter(along.order.attribute)
+    only = [attribute_rows(test, parameter) for test in tests if test.path[0] == along.order.attribute]
+    where = " AND ".join([f"a.name = {name}::pg_catalog.text", f"a.{column} IS NOT NULL", "a.n = 0", *only])
+    source = f"(SELECT a.run_id, a.{column} AS value FROM {{schema}}.attributes AS a WHERE {where})"
+    if along.value is None:
+        return source, "true"
+    mark = f"{parameter(str(along.value))}::pg_catalog.text" + ("::pg_catalog.numeric" if along.numbers else ' COLLATE pg_catalog."C"')
+    return source, f"(d.value, d.run_id) {'<' if along.order.descending else '>'} ({mark}, $1::pg_catalog.uuid)"
+
+
 @dataclass
-class _Parameters:
+class Parameters:
     """Takes values, gives the numbers that stand for them."""
 
     values: list[Any]
@@ -111,7 +182,7 @@ class _Parameters:
         return f"${self.first + len(self.values) - 1}"
 
 
-def _condition(asked: Filter, parameter: _Parameters) -> str:
+def _condition(asked: Filter, parameter: Parameters) -> str:
     if isinstance(asked, And):
         return "(" + " AND ".join(_condition(part, parameter) for part in asked.parts) + ")"
     if isinstance(asked, Or):
@@ -123,7 +194,7 @@ def _condition(asked: Filter, parameter: _Parameters) -> str:
     return f"({_compare(asked, parameter)})"
 
 
-def _compare(asked: Compare, parameter: _Parameters) -> str:
+def _compare(asked: Compare, parameter: Parameters) -> str:
     """One test as SQL; null where the run has no such thing."""
     name = asked.field
     if name in ("age", "started"):
@@ -142,13 +213,13 @@ def _compare(asked: Compare, parameter: _Parameters) -> str:
     return f"{column} IS NULL" if asked.op == "null" else _plain(column, asked, parameter)
 
 
-def _plain(column: str, asked: Compare, parameter: _Parameters) -> str:
+def _plain(column: str, asked: Compare, parameter: Parameters) -> str:
     name = asked.field
     kind = {"took": "float8", "ended": "timestamptz", "run": "uuid"}.get(name, "int8" if name in _NUMBERS else "text")
     return _simple(column, asked.op, [str(each) for each in asked.values] if kind == "text" else list(asked.values), kind, parameter)
 
 
-def _simple(column: str, op: str, values: list[Any], kind: str, parameter: _Parameters) -> str:
+def _simple(column: str, op: str, values: list[Any], kind: str, parameter: Parameters) -> str:
     if op == "in":
         return f"{column} = ANY ({parameter(values)}::pg_catalog.{kind}[])"
     if op == "^=":
@@ -166,15 +237,15 @@ def _turned(op: str) -> str:
     return {"<": ">", "<=": ">=", ">": "<", ">=": "<="}[op]
 
 
-def _ago(span_s: Value, parameter: _Parameters) -> str:
+def _ago(span_s: Value, parameter: Parameters) -> str:
     return f"pg_catalog.now() - pg_catalog.make_interval(secs => {parameter(span_s)}::pg_catalog.float8)"
 
 
-def _waited(since: str, asked: Compare, parameter: _Parameters) -> str:
+def _waited(since: str, asked: Compare, parameter: Parameters) -> str:
     return f"{since} {_turned(asked.op)} {_ago(asked.values[0], parameter)}"
 
 
-def _start(run_id: str, asked: Compare, parameter: _Parameters) -> str:
+def _start(run_id: str, asked: Compare, parameter: Parameters) -> str:
     """A range of ids: they carry the time of the start, in milliseconds since 1970."""
     if asked.field == "age":
         op, moment = _turned(asked.op), _ago(asked.values[0], parameter)
@@ -188,23 +259,29 @@ def _start(run_id: str, asked: Compare, parameter: _Parameters) -> str:
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _json(asked: Compare, parameter: _Parameters) -> str:
+def _json(asked: Compare, parameter: Parameters) -> str:
     """A text compares with the text at the path, a number or boolean with one of its kind; the whole is searched as its text."""
     column = _COLUMNS[asked.field]
     if not asked.path:
         return f"{column} IS NULL" if asked.op == "null" else _simple(f"({column})::pg_catalog.text", asked.op, list(asked.values), "text", parameter)
+    if asked.op == "in":
+        return " OR ".join(f"({_json(Compare(asked.field, '=', (value,), asked.path), parameter)})" for value in asked.values)
     path = f"{parameter(list(asked.path))}::pg_catalog.text[]"
     text = f"({column} #>> {path})"
+    if asked.field == "attribute" and len(asked.path) == 1 and asked.op == "=" and type(asked.values[0]) is str:
+        member = f"({column} #> {path}) @> pg_catalog.to_jsonb({parameter(asked.values[0])}::pg_catalog.text)"  # of a list, too
+        return f"{_json_value(column, path, '=', asked.values[0], parameter)} OR {member}"
     if asked.op == "null":
         return f"{text} IS NULL"
-    if asked.op == "in":
-        return " OR ".join(f"({_json_value(column, path, '=', value, parameter)})" for value in asked.values)
     if asked.op in ("^=", "~"):
         return _simple(text, asked.op, list(asked.values), "text", parameter)
     return _json_value(column, path, asked.op, asked.values[0], parameter)
 
 
-def _json_value(column: str, path: str, op: str, value: Value, parameter: _Parameters) -> str:
+def _json_value(column: str, path: str, op: str, value: Value, parameter: Parameters) -> str:
+    if isinstance(value, Dated):
+        text = f"({column} #>> {path})"
+        return f"CASE WHEN {text} ~ '{_TIME}' THEN {text} COLLATE pg_catalog.\"C\" {op} {parameter(str(value))}::pg_catalog.text END"
     if isinstance(value, bool):
         return f"CASE pg_catalog.jsonb_typeof({column} #> {path}) WHEN 'boolean' THEN ({column} #>> {path})::pg_catalog.bool {op} {parameter(value)}::pg_catalog.bool END"
     if isinstance(value, (int, float)):
@@ -213,16 +290,24 @@ def _json_value(column: str, path: str, op: str, value: Value, parameter: _Param
     return _simple(f"({column} #>> {path})", op, [str(value)], "text", parameter)
 
 
+_TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"  # as core/attributes.py writes it
+
+
 # ── what leads to runs ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _leading(musts: list[Compare], parameter: _Parameters, sizes: Sizes | None) -> tuple[str, str]:
+def _leading(musts: list[Compare], parameter: Parameters, sizes: Sizes | None) -> tuple[str, str]:
     """The source of every run that *musts* can be true of, and what is asked of it."""
     for name, source, column, kind in _NAMED:
         for test in musts:
             if test.field == name and test.op in ("=", "in"):
                 listed = f"{parameter(list(test.values))}::pg_catalog.{kind}[]"
                 return source.replace("$", listed), column.replace("$", listed) or "true"
+    if sizes is not None:
+        counted = sorted(zip(sizes.attributes, attribute_tests(_all(musts)), strict=False), key=lambda each: each[0])
+        if counted and counted[0][0] <= FEW:
+            rows = attribute_rows(counted[0][1], parameter)
+            return f"(SELECT DISTINCT a.run_id FROM {{schema}}.attributes AS a WHERE {rows} OFFSET 0)", "true"
     view = FAILURES if any(map(_is_unsuccessful, musts)) else EVERY_LIVE if any(map(_is_live, musts)) else EVERY
     bounds = [_start("d.run_id", each, parameter) for each in musts if each.field in ("age", "started")]
     for test in musts:
@@ -235,6 +320,10 @@ def _leading(musts: list[Compare], parameter: _Parameters, sizes: Sizes | None) 
             bounds.append(f"({_waited('d.since', test, parameter)} OR d.since IS NULL)")
     source = _live(musts, sizes) if view is EVERY_LIVE else view
     return source, " AND ".join(bounds) or "true"
+
+
+def _all(musts: list[Compare]) -> Filter | None:
+    return And(tuple(musts)) if musts else None
 
 
 def _live(musts: list[Compare], sizes: Sizes | None) -> str:

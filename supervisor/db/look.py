@@ -15,14 +15,16 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_loads
 
-from supervisor.core.errors import ReadTimeout
-from supervisor.core.filters import Filter
+from supervisor.core.errors import ReadTimeout, RunUnknown
+from supervisor.core.filters import Filter, Order
 from supervisor.db import filters, refusals
 from supervisor.db.client_calls import Question, Rows, Talk, carry
 from supervisor.db.statements import Sql
 
 Row = dict[str, Any]
 PATIENCE_S = 30.0
+NEWEST_FIRST = Order(None, True)
+AFTER = "$1::pg_catalog.uuid IS NULL OR d.run_id < $1::pg_catalog.uuid"
 
 
 def cursor(conn: psycopg.Connection) -> psycopg.RawCursor[Row]:
@@ -49,9 +51,9 @@ def queues(conn: psycopg.Connection, schema: str) -> list[Row]:
     return _rows(conn, schema, "look_at_queues")
 
 
-def runs(conn: psycopg.Connection, schema: str, asked: Filter | None, *, after: UUID | None = None, limit: int = 100, patience_s: float = PATIENCE_S) -> list[Row]:
-    """Runs that fit, newest first, of those older than *after*. Raises ReadTimeout when *patience_s* were not enough."""
-    return _filtered(conn, schema, "list_runs", asked, (after, limit), patience_s)
+def runs(conn: psycopg.Connection, schema: str, asked: Filter | None, *, after: UUID | None = None, limit: int = 100, patience_s: float = PATIENCE_S, order: Order | None = None) -> list[Row]:
+    """Runs that fit, newest first or in *order*, of those that come after *after* in it. Raises ReadTimeout when *patience_s* were not enough."""
+    return _filtered(conn, schema, "list_runs", asked, (after, limit), patience_s, order)
 
 
 def ids(conn: psycopg.Connection, schema: str, asked: Filter | None, *, after: UUID | None = None, limit: int = 1000, patience_s: float = PATIENCE_S) -> Sequence[UUID]:
@@ -64,16 +66,30 @@ def counts(conn: psycopg.Connection, schema: str, asked: Filter | None, *, patie
     return _filtered(conn, schema, "list_counts", asked, (), patience_s)
 
 
-def statement(schema: str, name: str, asked: Filter | None, first: int, sizes: filters.Sizes | None = None) -> tuple[str, list[Any]]:
-    """The text of block *name* with *asked* in it, whose parameters begin at number *first*, and their values."""
+def statement(
+    schema: str, name: str, asked: Filter | None, first: int, sizes: filters.Sizes | None = None, order: Order | None = None, along: filters.Along | None = None
+) -> tuple[str, list[Any]]:
+    """The text of block *name* with *asked* and its order in it, whose parameters begin at number *first*, and their values."""
     sql = Sql(schema)
-    where = filters.compiled(asked, first, sizes)
+    where = filters.compiled(asked, first, sizes, along)
     text = sql.get(name).replace(sql.render(f"{filters.EVERY} AS d"), f"{sql.render(where.source)} AS d")
     text = text.replace("/*bounds*/", f"AND {sql.render(where.bounds)}").replace("/*filter*/", f"AND {sql.render(where.condition)}")
-    return text, where.values
+    return _ordered(text, order, along), where.values
 
 
-def talk(schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], patience_s: float) -> Talk[Rows]:
+def _ordered(text: str, order: Order | None, along: filters.Along | None) -> str:
+    """The statement, which has the newest first, in another order."""
+    if order is None or order == NEWEST_FIRST:
+        return text
+    way = "DESC" if order.descending else "ASC"
+    if along is None:
+        return text.replace("run_id DESC", f"run_id {way}").replace(AFTER, AFTER.replace("<", ">"))
+    for source in ("d", "p"):
+        text = text.replace(f"ORDER BY {source}.run_id DESC", f"ORDER BY {source}.value {way}, {source}.run_id {way}")
+    return text.replace("/*value*/", ", d.value").replace(f"({AFTER})", "($1::pg_catalog.uuid IS NULL OR true)")
+
+
+def talk(schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], patience_s: float, order: Order | None = None) -> Talk[Rows]:
     """What is asked one after another to find runs that fit, in one transaction, which is to be rolled back: its settings end with it.
 
     Raises ReadTimeout when *patience_s* were not enough.
@@ -81,8 +97,10 @@ def talk(schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...
     yield "list_settings", (str(int(patience_s * 1000)),)
     live = filters.wants_sizes(asked)
     try:
-        sizes = filters.Sizes(*(yield "list_sizes", (filters.FEW + 1,))[0]) if live else None  # what has to be known of live runs to find some
-        text, values = statement(schema, name, asked, len(bounds) + 1, sizes)
+        if order is not None and order.attribute is not None:
+            return (yield from _along(schema, name, asked, bounds, order))
+        sizes = yield from _sizes(schema, asked, live)
+        text, values = statement(schema, name, asked, len(bounds) + 1, sizes, order)
         return (yield text.encode(), (*bounds, *values))
     except psycopg.errors.QueryCanceled:
         raise ReadTimeout(
@@ -91,7 +109,43 @@ def talk(schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...
         ) from None
 
 
-def _filtered(conn: psycopg.Connection, schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], patience_s: float) -> list[Row]:
+def _sizes(schema: str, asked: Filter | None, live: bool) -> Talk[filters.Sizes | None]:
+    """What has to be known to find some: how many live runs there are, and how many with such attributes."""
+    tests = filters.attribute_tests(asked)
+    if not live and not tests:
+        return None
+    sizes = filters.Sizes(*(yield "list_sizes", (filters.FEW + 1,))[0]) if live else filters.Sizes()
+    counts: list[int] = []
+    for test in tests:
+        text, values = Sql(schema).get("list_attribute_size"), list[Any]()
+        rows = filters.attribute_rows(test, filters.Parameters(values, 2))
+        counts.append((yield text.replace("/*bounds*/", f"AND {rows}").encode(), (filters.FEW + 1, *values))[0][0])
+    return sizes._replace(attributes=tuple(counts))
+
+
+def _along(schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], order: Order) -> Talk[Rows]:
+    """A page in the order of an attribute: those with a number, then those with a text, or the other way round."""
+    after, limit = bounds
+    number = text = None
+    if after is not None:
+        found = yield "list_position", (after, order.attribute)
+        if not found:
+            raise RunUnknown(f"{after} in this list: it has no attribute {order.attribute!r}, so nothing comes after it")
+        number, text = found[0]
+    kinds = [False, True] if order.descending else [True, False]
+    if after is not None and (number is not None) != kinds[0]:
+        kinds = kinds[1:]
+    rows: Rows = []
+    for numbers in kinds:
+        value = number if numbers else text
+        said, values = statement(schema, name, asked, 3, order=order, along=filters.Along(order, numbers, value))
+        rows += yield said.encode(), (after if value is not None else None, limit - len(rows), *values)  # type: ignore[operator]
+        if len(rows) == limit:
+            break
+    return rows
+
+
+def _filtered(conn: psycopg.Connection, schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...], patience_s: float, order: Order | None = None) -> list[Row]:
     asking = psycopg.RawCursor(conn)
     set_json_loads(_json, asking)
 
@@ -100,7 +154,7 @@ def _filtered(conn: psycopg.Connection, schema: str, name: str, asked: Filter | 
         return asking.execute(what if isinstance(what, bytes) else Sql(schema).get(what).encode(), values).fetchall()
 
     with refusals.told(conn, schema), conn.transaction(force_rollback=True):
-        rows = carry(talk(schema, name, asked, bounds, patience_s), ask)
+        rows = carry(talk(schema, name, asked, bounds, patience_s, order), ask)
     names = [column.name for column in asking.description or ()]
     return [dict(zip(names, row)) for row in rows]
 

@@ -86,7 +86,7 @@ class Adoption:
         worker = self._worker
         runs: dict[bytes, Run] = dict(worker.loop.live)
         reads = [token.runs for token in worker.pipeline.unanswered() if isinstance(token, Reads)]
-        for part in (*worker.reading.waiting, *reads):
+        for part in (worker.reading.waiting, *reads):
             runs.update((run.id, run) for run, _ in part)
         for batch in (*self._unknown, *worker.repairs):
             runs.update((run.id, run) for run in batch.runs)
@@ -166,7 +166,7 @@ class Adoption:
             if isinstance(token, Batch):
                 self._unknown.append(token)
             elif isinstance(token, Reads):
-                worker.reading.waiting.appendleft(token.runs)
+                worker.reading.again(token)
         worker.forget_asked()
         known = list(self.known())
         worker.pipeline.close()

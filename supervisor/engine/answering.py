@@ -21,6 +21,7 @@ from uuid import UUID
 
 from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import SLOT_BYTES, Slot
+from supervisor.api.words import Continued
 from supervisor.core import codec, context, registry
 from supervisor.core.errors import DatabaseUnavailable, QueryTooLong, QueryUnknown
 from supervisor.engine.commands import Commands
@@ -274,7 +275,8 @@ class Reader:
         check(run, cmd)
 
     def finish_failed(self, run: Any, error: BaseException) -> None:
-        self.loop.finish(run, core.FAILED, codec.encode_error(error))
+        status = core.CONTINUED if isinstance(error, Continued) else core.FAILED
+        self.loop.finish(run, status, codec.encode_error(error))
 
     def handled(self, run: Any, fiber: Any, value: Any, error: BaseException | None) -> None:
         """Who sent the update was told when the run did this."""
@@ -290,6 +292,15 @@ class Reader:
 
     def published(self, run: Any, key: str, value: bytes) -> None:
         """It was published when the run did this."""
+
+    def progressed(self, run: Any, done: float, total: float | None) -> None:
+        pass
+
+    def attributed(self, run: Any, changes: dict[str, Any]) -> None:
+        pass
+
+    def grown(self, run: Any, cmd: Any) -> None:
+        pass
 
     def on_this_thread(self) -> Any:
         return core.current_run()

@@ -17,7 +17,7 @@ from supervisor.db.arrays import Row, elements, encode_rows
 
 # what the loop's session prepares
 HOT = (
-    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "finish", "insert_children_done", "lock_parents", "wake_parents",
+    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "insert_progress", "set_attributes", "continue_runs", "finish", "insert_children_done", "lock_parents", "wake_parents",
     "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
     "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
     "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "wake_updated",
@@ -30,6 +30,9 @@ OUTCOME_OIDS = (UUID, INT2, INT4, BYTEA, FLOAT8)
 RARE_OIDS: dict[str, tuple[int, ...]] = {
     "insert_attempts": (UUID, INT4, INT4, INT2, TEXT, BYTEA, TEXT, TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ),
     "insert_published": (UUID, TEXT, INT4, BYTEA, TIMESTAMPTZ),
+    "insert_progress": (UUID, INT4, FLOAT8, FLOAT8, TIMESTAMPTZ),
+    "set_attributes": (UUID, INT4, BYTEA, TIMESTAMPTZ),
+    "continue_runs": (UUID, UUID, INT4, TEXT, INT2, BYTEA, INT8),
     "insert_timers": (UUID, INT4, INT8, TIMESTAMPTZ),
     "insert_runs": (UUID, INT4, TEXT, INT2, BYTEA, UUID, INT4, INT8, INT2, INT2),
     "told_cancel": (UUID,),
@@ -51,7 +54,8 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
 NOBODYS = ("wake_parents", "look_at_parked")  # of runs that are not in this worker's memory
 # The generic plans of `publish` and `release` compare every row with every other (9,000 in one statement took 25 s): many small ones instead.
 JOINED_ROWS_MAX = 64  # 2 ms of the server's; a statement more costs 0.1 ms
-WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish", "told_cancel"})
+SAID = ("insert_published", "insert_progress", "set_attributes")  # what workflow code says without waiting
+WITH_WORKER = frozenset({"continue_runs", "insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish", "told_cancel"})
 PARKINGS = ("park_on_children", "park_on_signals")
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
 
@@ -63,7 +67,7 @@ class Batch:
     runs      runs with something in it; leaving: those that are to leave memory when it is durable
     steps     parameters of insert_steps, outcomes: of finish, both without the worker's id
     rare      statement → [(run in memory, row)]
-    published what runs have published: (run, key) → the row; of what one batch would write twice the last is enough
+    said      what runs publish, how far they are, their attributes: (run, statement, key) → the row; of what one batch would write twice the last is enough
     wake_workflows   parameters of wake_code_missing, now and then
     claim     parameters of the claim that rides along, or None; asked: how many it may bring
     tries     how often it was refused by trouble of the session that may be a row's fault after all
@@ -75,7 +79,7 @@ class Batch:
     steps: list[bytes] | None = None
     outcomes: list[bytes] | None = None
     rare: dict[str, list[tuple[bytes, Row]]] = field(default_factory=dict)
-    published: dict[tuple[bytes, str], Row] = field(default_factory=dict)
+    said: dict[tuple[bytes, str, str], Row] = field(default_factory=dict)
     wake_workflows: list[bytes] | None = None
     claim: list[bytes] | None = None
     asked: int = 0
@@ -101,12 +105,16 @@ class Batch:
         for name in ("insert_attempts", "insert_timers", "insert_runs", "insert_consumed", "insert_update_ends", "drop_timers"):
             if name in self.rare:
                 out.append((name, self._encoded(name, worker)))
-        if self.published:
-            out.append(("insert_published", encode_rows(RARE_OIDS["insert_published"], self.published.values())))
+        for name in SAID if self.said else ():
+            rows = [row for (_, statement, _), row in self.said.items() if statement == name]
+            if rows:
+                out.append((name, encode_rows(RARE_OIDS[name], rows)))
         if "told_cancel" in self.rare:
             out.append(("told_cancel", self._encoded("told_cancel", worker)))
         if "publish" in self.rare:
             out += self._sliced("publish", worker)
+        if "continue_runs" in self.rare:
+            out.append(("continue_runs", self._encoded("continue_runs", worker)))
         if self.outcomes is not None:
             out.append(("finish", [*self.outcomes, worker]))
         if "insert_children_done" in self.rare:
@@ -186,7 +194,7 @@ class Batch:
             steps=_rows_of(self.steps, STEP_OIDS, mine),
             outcomes=_rows_of(self.outcomes, OUTCOME_OIDS, mine),
         )
-        part.published = {which: row for which, row in self.published.items() if mine(which[0])}
+        part.said = {which: row for which, row in self.said.items() if mine(which[0])}
         for name, rows in self.rare.items():
             kept = [entry for entry in rows if mine(entry[0])]
             if kept:

@@ -19,10 +19,10 @@ import msgspec
 
 from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import Command
-from supervisor.api.words import ChildRun
+from supervisor.api.words import ChildRun, Continued
 from supervisor.core import codec
 from supervisor.core.cancelled import Cancelled
-from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
+from supervisor.core.errors import AsyncioInWorkflow, HistoryTooLong, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
 from supervisor.core.retry import next_wait_s
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
@@ -269,7 +269,7 @@ class Commands:
         kid = self._new_id()
         workflow_id = self._workflow_ids.get(start.workflow.name)
         if workflow_id is None:
-            raise LookupError(f"workflow {start.workflow.name} was defined after this worker had registered its workflows; define it at import")
+            raise _not_registered(start.workflow.name)
         past = self._past(run)
         row = (
             kid, workflow_id, options.queue, options.priority, start.payload, run.id, cmd.seq, int(options.delay_s * 1e6),
@@ -307,25 +307,38 @@ class Commands:
         self.loop.record(run, cmd, core.FAILED, encoded, now, now)
         self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
 
-    # ── what runs publish ────────────────────────────────────────────────────────────────────────────────────────
+    # ── what runs say without waiting ────────────────────────────────────────────────────────────────────────────
 
     def published(self, run: Any, key: str, value: bytes) -> None:
-        """Workflow code has something to be read by others. It becomes durable with what led to it: the row rides in the same batch."""
-        row = (run.id, key, run.pos, value, self.loop.now_us())
+        """Workflow code has something to be read by others."""
+        self._say(run, "insert_published", key, (run.id, key, run.pos, value, self.loop.now_us()))
+
+    def progressed(self, run: Any, done: float, total: float | None) -> None:
+        """Workflow code says how far it is."""
+        self._say(run, "insert_progress", "", (run.id, run.pos, done, total, self.loop.now_us()))
+
+    def attributed(self, run: Any, changes: dict[str, Any]) -> None:
+        """Workflow code sets attributes: what is stored is all that it has set so far, so the last row is enough."""
+        past = self._past(run)
+        past.attributes.update(changes)
+        self._say(run, "set_attributes", "", (run.id, run.pos, codec.encode(past.attributes, "attributes"), self.loop.now_us()))
+
+    def _say(self, run: Any, statement: str, key: str, row: Row) -> None:
+        """It becomes durable with what led to it: the row rides in the same batch."""
         if run.history is None:
-            self._publish(run, row)
+            self._said(run, statement, key, row)
         else:  # a replay: it is durable, unless nothing was delivered after it
-            self._past(run).published[key] = row
+            self._past(run).said[statement, key] = row
 
-    def publish_again(self, run: Any) -> None:
+    def say_again(self, run: Any) -> None:
         """After a replay: what followed the last recorded delivery may have been lost with the worker. If it was not, nothing is written."""
-        for row in run.past.published.values():
-            self._publish(run, row)
-        run.past.published = {}
+        for (statement, key), row in run.past.said.items():
+            self._said(run, statement, key, row)
+        run.past.said = {}
 
-    def _publish(self, run: Any, row: Row) -> None:
-        self.batch.published[run.id, row[1]] = row
-        self.loop.bytes_now += len(row[3])
+    def _said(self, run: Any, statement: str, key: str, row: Row) -> None:
+        self.batch.said[run.id, statement, key] = row
+        self.loop.bytes_now += sum(len(value) for value in row if isinstance(value, bytes))
         self.loop.touch(run)
 
     # ── updates ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -408,8 +421,40 @@ class Commands:
         told = run.past.cancelled if run.past is not None else None
         if told is not None and isinstance(error, Cancelled):
             self.loop.finish(run, CANCELLED, _ended_from_outside(RunCancelled, told.reason))
+        elif isinstance(error, Continued):
+            self._continue(run, error)
         else:
             self.loop.finish(run, core.FAILED, codec.encode_error(_explained(error)))
+
+    def _continue(self, run: Any, asked: Continued) -> None:
+        """The run ends, and its successor begins, in one batch."""
+        options = asked.options
+        same = options.workflow is run.workflow
+        workflow_id = None if same else self._workflow_ids.get(options.workflow.name)
+        if workflow_id is None and not same:
+            self.loop.finish(run, core.FAILED, codec.encode_error(_not_registered(options.workflow.name)))
+            return
+        successor = self._new_id()
+        row = (run.id, successor, workflow_id, options.queue, options.priority if asked.chosen else None, asked.payload, int(options.delay_s * 1e6))
+        self._past(run).successor = row
+        self.end(run, core.CONTINUED, msgspec.json.encode(str(UUID(bytes=successor))))
+
+    def end(self, run: Any, status: int, encoded: bytes) -> None:
+        """End *run*; one that continues with its successor. A replay comes back here when it knows that the history is used up."""
+        replays = run.history is not None
+        if status == core.CONTINUED and not replays:
+            self.batch.add("continue_runs", run.id, run.past.successor)
+        self.loop.finish(run, status, encoded)
+
+    def grown(self, run: Any, cmd: Any) -> HistoryTooLong | None:
+        """The run calls a command beyond what its history is warned at: the error where it may not."""
+        most = run.workflow.info.max_steps
+        run.seq_max = most
+        if cmd.seq < most:
+            if run.history is None:
+                log.warning("run %s of %s has called %d of at most %d steps; it should continue as a new run", UUID(bytes=run.id), run.workflow.name, cmd.seq, most)
+            return None
+        return HistoryTooLong(UUID(bytes=run.id), run.workflow.name, most)
 
     def time_out(self, run: Any) -> None:
         """The run's `timeout=` is over: it ends here, whatever it was doing. A step that is executing is given up."""
@@ -434,9 +479,10 @@ class Commands:
         if run.timers:
             self.batch.add("drop_timers", run.id, (run.id, None))
         unread = run.past is None and run.resumed != 0  # its time was over before its history was read
-        if unread or run.past is not None and any(kid.status is None for kid in run.past.kids.values()):
+        lives = unread or run.past is not None and any(kid.status is None for kid in run.past.kids.values())
+        if lives and status != core.CONTINUED:
             self.batch.add("close_children", run.id, (run.id,))
-        if run.parent is not None:
+        if run.parent is not None and status != core.CONTINUED:  # its successor will have ended
             self.batch.add("insert_children_done", run.id, (run.parent, 1, int(status != core.COMPLETED)))
         for cmd in list((run.open or {}).values()):
             if isinstance(cmd.extra, Call):
@@ -559,6 +605,10 @@ def _ended_from_outside(kind: type[Exception], reason: str) -> bytes:
     """As `error_json` of SQL writes it."""
     why = reason or f"it was {kind.how}"  # type: ignore[attr-defined]
     return codec.encode_raw(codec.StoredError(f"{kind.__module__}.{kind.__qualname__}", why, [why]))
+
+
+def _not_registered(workflow: str) -> LookupError:
+    return LookupError(f"workflow {workflow} was defined after this worker had registered its workflows; define it at import")
 
 
 def _of_child(kid: Kid, workflow: str, seq: int) -> SupervisorError:

@@ -51,6 +51,15 @@ class Kid:
     status: int | None = None
     result: bytes | None = None
 
+    def seen(self, outcomes: dict[bytes, tuple[int, bytes | None]]) -> bool:
+        """Take in what was read; whether it has ended. One that continued is its successor from then on."""
+        status, result = outcomes.get(self.run_id, (None, None))
+        if status == core.CONTINUED and result is not None:
+            self.run_id = UUID(msgspec.json.decode(result)).bytes
+            return False
+        self.status, self.result = status, result
+        return status is not None
+
 
 @dataclass
 class Request:
@@ -71,7 +80,9 @@ class Past:
     begun: dict[int, int] = field(default_factory=dict)  # seq → try whose start is durable (at_most_once)
     timers_us: dict[int, int] = field(default_factory=dict)
     kids: dict[int, Kid] = field(default_factory=dict)
-    published: dict[str, Any] = field(default_factory=dict)  # in the replay, after the last delivery so far: key → row
+    said: dict[tuple[str, str], Any] = field(default_factory=dict)  # in the replay, after the last delivery so far: statement and key → row
+    attributes: dict[str, Any] = field(default_factory=dict)  # all that the run has set of them
+    successor: Any = None  # of a run that continues as a new one: its row
     boxes: dict[str, Any] = field(default_factory=dict)  # signals: name → messages that were read (engine/signals.py)
     handling: Handling | None = None  # of updates, where the run takes any
     staying: bool = False  # it waits in memory for now, and is asked again
@@ -149,8 +160,8 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     if run.end is None:
         loop.drive(run, [(None, core.ASK)])
     for record in past.records:
-        if past.published:
-            past.published = {}  # it was in the batch of this record, or in one before
+        if past.said:
+            past.said = {}  # it was in the batch of this record, or in one before
         if past.handling is not None and past.handling.ended:
             past.handling.ended = {}
         _redeliver(loop, run, record, make_child)
@@ -242,8 +253,8 @@ def _value(command: Any, record: Record, make_child: Any) -> Any:
 
 
 def _ending(end: tuple[int, bytes]) -> str:
-    if end[0] == core.COMPLETED:
-        return "return"
+    if end[0] in (core.COMPLETED, core.CONTINUED):
+        return "return" if end[0] == core.COMPLETED else "continue_as_new"
     return f"raise {brief(decode_error(end[1]))}"
 
 

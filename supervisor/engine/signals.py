@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.25  # half of what a signal that nobody announces may be late
 STAY_S = 1.0  # a run that waits no longer than this stays in memory
-STAY_RUNS_MAX = 500  # where a worker has more than that, runs that wait leave at once: they must not keep others out
+STAY_RUNS_MAX = 500  # where a worker has more than that, or half of what it may have, runs that wait leave at once: they must not keep others out
 PAIRS_MAX = 256  # runs and names in one question; the answer has at most 256 KiB for each
 ROUND_MAX = 256  # messages that one run is given in one batch
 _i8 = struct.Struct(">q").unpack
@@ -82,6 +82,7 @@ class Signals:
         self._waiting: dict[bytes, Any] = {}
         self._wanted: dict[tuple[bytes, str], Any] = {}  # what the next question is about: run id and name → run
         self._busy = self._timed = False
+        self._stay_max = min(STAY_RUNS_MAX, worker.options.in_flight // 2)
 
     # ── a wait begins, or goes on ────────────────────────────────────────────────────────────────────────────────
 
@@ -272,7 +273,7 @@ class Signals:
         """Whether a run that does nothing but wait stays in memory for now; it is then asked again."""
         commands, loop = self._worker.commands, self._worker.loop
         left_s = max(cmd.extra.since for cmd in waits) + STAY_S - commands.time()
-        if left_s <= 0 or len(loop.live) > STAY_RUNS_MAX:
+        if left_s <= 0 or len(loop.live) > self._stay_max:
             return False
         if not run.past.staying:
             run.past.staying = True

@@ -40,6 +40,12 @@ class OnThisThread:
         """Workflow code on this thread has published something."""
         self._loop.worker.published(run, key, value)
 
+    def progressed(self, run: Any, done: float, total: float | None) -> None:
+        self._loop.worker.progressed(run, done, total)
+
+    def attributed(self, run: Any, changes: dict[str, Any]) -> None:
+        self._loop.worker.attributed(run, changes)
+
     def handles(self, run: Any, query: Any, handler: Any) -> None:
         """Workflow code has a handler for a query. It is of no use here: queries are answered elsewhere (answering.py)."""
 

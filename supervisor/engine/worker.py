@@ -51,10 +51,9 @@ log = logging.getLogger("pgsupervisor.worker")
 GROUP_MAX = 2500  # runs executed between two sends
 EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for the group to be full
 QUICK_CYCLE_S, SLOW_CYCLE_S = 0.02, 0.1
-CLAIMS_MAX = 10
+CLAIMS_MAX, WINDOW_STEPS = 10, 8
 DEADLINE_LOOK_S = 60.0
 WAKE_MISSING_S = 10.0
-WINDOW_STEPS = 8
 SLOW_CALL_US = 2000
 LOOK_AT_SLOW_S = 0.5
 TRY_AGAIN = ("40001", "40P01", "55P03")  # somebody else was in the way
@@ -469,7 +468,7 @@ class Worker:
         now = self._time.time()
         if self._draining or self.executors.backlog or self.watchdog.waits or (self.rest.empty and (now < self.rest.look_at or self._claims_in_flight)):
             return 0
-        free = self.capacity - len(self.loop.live) - sum(map(len, self.reading.waiting)) - self._asked_in_flight
+        free = self.capacity - len(self.loop.live) - len(self.reading.waiting) - self._asked_in_flight
         if self._sits_in_threads():
             return max(0, min(free, self.executors.idle - len(self.loop.ready) - self._asked_in_flight))
         if free < max(1, self.capacity // 8):
@@ -540,7 +539,7 @@ class Worker:
         self._parked.update(batch.parked_on_children())
         if "close_children" in batch.rare:
             self.cancels.look()
-        if "insert_children_done" in batch.rare or "insert_runs" in batch.rare or "close_children" in batch.rare:
+        if batch.rare.keys() & {"insert_children_done", "insert_runs", "continue_runs", "close_children"}:
             self.rest.nudged()  # children, or the parents that go on: nobody announces them
 
     def _took(self, batch: Batch, result: Any) -> None:
@@ -598,7 +597,8 @@ class Worker:
             self.rest.lost()
         sqlstate = refused.sqlstate
         blameless = batch.tries < TRIES_MAX or not sqlstate.startswith(MAYBE_A_ROW)
-        if sqlstate in TRY_AGAIN:
+        held_key = sqlstate == "55P03" and "continue_runs" in batch.rare and len(batch.runs) > 1  # a lock that must not hold the others up
+        if sqlstate in TRY_AGAIN and not held_key:
             self.repairs.append(batch)
         elif sqlstate == FENCED and blameless:
             self.adoption.refused(batch)

@@ -29,7 +29,7 @@ declare
     low timestamptz := date_bin('7 days', clock_timestamp() - interval '2 minutes', '2020-01-01 00:00:00+00');
     one text;
 begin
-    foreach one in array array['run', 'step', 'attempt', 'outcome', 'child', 'child_done', 'publication'] loop
+    foreach one in array array['run', 'step', 'attempt', 'outcome', 'child', 'child_done', 'publication', 'attribute', 'attribute_set', 'progress_note'] loop
         execute format('create table supervisor.%I partition of supervisor.%I for values from (%L) to (%L)', one || '_old', one,
                        supervisor.id_floor(low - interval '7 days'), supervisor.id_floor(low));
     end loop;
@@ -53,6 +53,8 @@ _FILL = (
               case when n % 1000 between 2 and 6 then n % 1000 - 2 end, case when n % 100 = 0 then 1 end,
               case when n % 4 = 0 then convert_to(json_build_object('tenant', 't' || n % 16, 'n', n, 'deep', json_build_object('first name', n % 7))::text, 'UTF8') end
        from numbered m""",
+    """insert into supervisor.attribute (run_id, name, n, kind, txt, num)
+       select r.run_id, a.name, a.n, a.kind, a.txt, a.num from supervisor.run r, supervisor.attribute_rows(r.attributes) a where r.attributes is not null""",
     "insert into supervisor.child (parent_id, seq, run_id) select parent_id, parent_seq, run_id from supervisor.run where parent_id is not null",
     "insert into supervisor.run_key (workflow, key, run_id, input_hash) select workflow, key, run_id, '' from supervisor.run where key is not null",
     """insert into supervisor.outcome (run_id, ended_at, steps, status, result, worker)

@@ -1,0 +1,4 @@
+-- deploy: pre            nothing; the file of this number comes from elsewhere
+-- lock:   none
+-- undo:   nothing
+SELECT;
