@@ -11,7 +11,7 @@ from supervisor._fastpath import loop as core_loop
 from supervisor.api import words
 from supervisor.api.decorators import Durable, StartOptions, Workflow, _block
 from supervisor.api.signals import SignalOf, wait_command
-from supervisor.api.words import current, now, publish, random, uuid4
+from supervisor.api.words import compensate, current, now, publish, random, uuid4
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,4 +94,4 @@ class Signal(SignalOf[T]):
             yield self.wait()
 
 
-__all__ = ["ChildRun", "Signal", "current", "first", "gather", "now", "publish", "random", "shield", "sleep", "sleep_until", "start", "uuid4"]
+__all__ = ["ChildRun", "Signal", "compensate", "current", "first", "gather", "now", "publish", "random", "shield", "sleep", "sleep_until", "start", "uuid4"]

@@ -23,6 +23,7 @@ from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import SLOT_BYTES, Slot
 from supervisor.core import codec, context, registry
 from supervisor.core.errors import DatabaseUnavailable, QueryTooLong, QueryUnknown
+from supervisor.engine import compensation
 from supervisor.engine.commands import Commands
 from supervisor.engine.forked import die_with, fork_apart, leave
 from supervisor.engine.green import close_green, green
@@ -272,7 +273,8 @@ class Reader:
         check(run, cmd)
 
     def finish_failed(self, run: Any, error: BaseException) -> None:
-        self.loop.finish(run, core.FAILED, codec.encode_error(error))
+        if not compensation.begin(self.loop, run, error):
+            self.loop.finish(run, core.FAILED, codec.encode_error(error))
 
     # what workflow code says (see core.context)
 
@@ -281,6 +283,9 @@ class Reader:
 
     def published(self, run: Any, key: str, value: bytes) -> None:
         """It was published when the run did this."""
+
+    def compensates(self, run: Any, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        run.past.undo.append(compensation.Undo(what, args, kwargs, run.seq - 1))
 
     def on_this_thread(self) -> Any:
         return core.current_run()

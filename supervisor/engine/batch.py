@@ -20,7 +20,7 @@ HOT = (
     "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "finish", "insert_children_done", "lock_parents", "wake_parents",
     "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
     "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
-    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "close_children",
+    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "no_deadline", "close_children",
 )  # fmt: skip
 STEP_OIDS = (UUID, INT4, INT4, TEXT, BYTEA, FLOAT8, FLOAT8, INT2, INT2)  # the last two only where the batch is mixed
 PLAIN_COLUMNS = 7
@@ -32,6 +32,7 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "insert_timers": (UUID, INT4, INT8, TIMESTAMPTZ),
     "insert_runs": (UUID, INT4, TEXT, INT2, BYTEA, UUID, INT4, INT8, INT2, INT2),
     "told_cancel": (UUID,),
+    "no_deadline": (UUID,),
     "close_children": (UUID,),
     "drop_timers": (UUID, INT4),
     "insert_children_done": (UUID, INT4, INT4),
@@ -47,7 +48,7 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
 NOBODYS = ("wake_parents", "look_at_parked")  # of runs that are not in this worker's memory
 # The generic plans of `publish` and `release` compare every row with every other (9,000 in one statement took 25 s): many small ones instead.
 JOINED_ROWS_MAX = 64  # 2 ms of the server's; a statement more costs 0.1 ms
-WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish", "told_cancel"})
+WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish", "told_cancel", "no_deadline"})
 PARKINGS = ("park_on_children", "park_on_signals")
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
 
@@ -99,8 +100,7 @@ class Batch:
                 out.append((name, self._encoded(name, worker)))
         if self.published:
             out.append(("insert_published", encode_rows(RARE_OIDS["insert_published"], self.published.values())))
-        if "told_cancel" in self.rare:
-            out.append(("told_cancel", self._encoded("told_cancel", worker)))
+        out += [(name, self._encoded(name, worker)) for name in ("told_cancel", "no_deadline") if name in self.rare]
         if "publish" in self.rare:
             out += self._sliced("publish", worker)
         if self.outcomes is not None:
