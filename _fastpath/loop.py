@@ -21,6 +21,7 @@ BIG = 65536  # bytes of a result from which on the checks of size are made
 _ESCAPED_NUL = b"\\u0000"
 # kinds of command: what `step.kind` holds, and the two that have no row
 STEP, TIMER, CHILD, START, SIGNAL = 1, 2, 3, 4, 5
+UNDO = 6  # the plan of a compensation
 CANCEL = 7  # the delivery of a cancellation: a row of a run, no command of its code
 HANDLED, UPDATE = 8, 9
 GATHER, FIRST, SHIELD = 10, 11, 12
@@ -819,6 +820,30 @@ class Loop:
             work.append((None, ASK))
         self.drive(run, work)
         return True
+
+    def abandon(self, run: Any, mark: Any) -> None:
+        """Nothing of the run's own code runs any more, and what it waits for is forgotten: `follow` comes next. *mark* as in `interrupt`."""
+        for cmd in (run.open or {}).values():
+            cmd.done = True
+            if mark is not None:
+                self.worker.dropped(run, cmd)
+        if mark is not None:
+            mark.seq = run.seq
+            now = self.now_us()
+            self.record(run, mark, COMPLETED, mark.value, now, now)
+        run.seq += 1
+        self.unwind(run)
+
+    def follow(self, run: Any, fn: Any, args: tuple[Any, ...]) -> None:
+        """The root has ended; *fn* is the root now."""
+        if run.workflow.is_async:
+            run.coro = fn(*args)
+        else:
+            run.home = self.thread
+            run.coro = self.worker.green(fn, args)
+        run.call = None
+        run.open = {}
+        self.drive(run, [(None, ASK)])
 
     def _awaited(self, run: Any) -> Any:
         """What the root awaits: whatever is open leads up to it, but for what the handler of an update awaits."""

@@ -448,6 +448,12 @@ SELECT run_id FROM {schema}.task WHERE cancel_to = $1::int4 AND cancel_to > 0 LI
 -- $1 uuid[] run, ascending    $2 int4 worker
 UPDATE {schema}.task t SET cancel_to = 0 WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $2::int4;
 
+-- name: no_deadline :exec
+-- Runs undo what they did: from here on no timeout of theirs ends them.
+-- Locks:  task rows, by run_id (an array key is scanned in index order).     Index:  task_pkey
+-- $1 uuid[] run, ascending    $2 int4 worker
+UPDATE {schema}.task t SET cancel_at = NULL WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $2::int4;
+
 -- name: close_children :exec
 -- Treat the live children of runs that end in this batch as their policies say.
 -- Locks:  the children's task rows, and below them, level by level.     Index:  child primary key (custom plan: prunes), task_pkey

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "supervisor.api.decorators": ("StartOptions", "Workflow", "step", "workflow"),
-    "supervisor.api.words": ("ChildRun", "continue_as_new", "current", "first", "gather", "now", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"),
+    "supervisor.api.words": ("ChildRun", "compensate", "continue_as_new", "current", "first", "gather", "now", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"),
     "supervisor.api.signals": ("Signal",),
     "supervisor.api.transaction": ("AsyncTransaction", "Transaction"),
     "supervisor.api.client": ("Client",),
@@ -19,7 +19,7 @@ _HOMES = {
     "supervisor.core.cancelled": ("Cancelled",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
-        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "HistoryTooLong", "InputInvalid", "KeyExists", "KeyMismatch",
+        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "CompensationFailed", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "HistoryTooLong", "InputInvalid", "KeyExists", "KeyMismatch",
         "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "QueryFailed", "QueryReadOnly", "QueryTooLong", "QueryUnknown", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
         "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TransactionMisused", "UnknownWorkflow",
@@ -40,14 +40,14 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         AsyncUpdateHandle as AsyncUpdateHandle, Update as Update, UpdateHandle as UpdateHandle, handlers_finished as handlers_finished,
     )  # fmt: skip
     from supervisor.api.words import (
-        ChildRun as ChildRun, continue_as_new as continue_as_new, current as current, first as first, gather as gather, now as now, progress as progress,
+        ChildRun as ChildRun, compensate as compensate, continue_as_new as continue_as_new, current as current, first as first, gather as gather, now as now, progress as progress,
         publish as publish, random as random, set_attributes as set_attributes, shield as shield, sleep as sleep,
         sleep_until as sleep_until, start as start, uuid4 as uuid4,
     )  # fmt: skip
     from supervisor.core.cancelled import Cancelled as Cancelled
     from supervisor.core.context import Current as Current
     from supervisor.core.errors import (
-        AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, ConfigInvalid as ConfigInvalid,
+        AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, CompensationFailed as CompensationFailed, ConfigInvalid as ConfigInvalid,
         DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, FilterInvalid as FilterInvalid, HistoryTooLong as HistoryTooLong, InputInvalid as InputInvalid,
         KeyExists as KeyExists, KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
         PayloadRefused as PayloadRefused, PermissionMissing as PermissionMissing, QueryFailed as QueryFailed, QueryReadOnly as QueryReadOnly, QueryTooLong as QueryTooLong,

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
 from math import isfinite
 from random import Random
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from supervisor._fastpath import loop as core_loop
@@ -46,6 +46,8 @@ GATHERED = _Named("gather")
 FIRST_OF = _Named("first")
 CANCELLATION = _Named("cancellation")
 SHIELDED = _Named("shield")
+COMPENSATION = _Named("compensation")
+TIMEOUT = _Named("timeout")
 SHIELD_S = 60.0
 
 
@@ -270,4 +272,26 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
     raise Continued(options, payload, isinstance(named, StartOptions))
 
 
-__all__ = ["ChildRun", "Current", "continue_as_new", "current", "first", "gather", "inside_run", "now", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"]
+class _Undoes(Protocol[P]):
+    """A step or a workflow."""
+
+    @property
+    def name(self) -> str: ...
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+
+
+def compensate(undo: _Undoes[P], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Name what undoes what the run has done, or is about to do: a step or a workflow, with its arguments.
+
+    Workflow code says it, without await. When the run fails, is cancelled or its time is over, all that it has named is done before it ends, the last
+    one first, each after the other, whatever becomes of the others. A run that completes, or is terminated, undoes nothing.
+    """
+    run = _inside("compensate(…)")
+    if not isinstance(undo, (core_loop.Step, Workflow)):
+        raise DefinitionError(f"compensate(…) was given {undo!r}; give a step or a workflow, and its arguments after it")
+    if isinstance(undo, Workflow):
+        undo.encode_input(args, kwargs)  # at this line, not when it is too late
+    context.loop.compensates(run, undo, args, kwargs)
+
+
+__all__ = ["ChildRun", "Current", "compensate", "continue_as_new", "current", "first", "gather", "inside_run", "now", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"]

@@ -214,10 +214,11 @@ def _steps(found: History) -> list[str]:
     failed = Counter(each["seq"] for each in found.attempts if each["kind"] == "failed")
     crashed = Counter(each["seq"] for each in found.attempts if each["kind"] == "crashed")
     done = {each["seq"] for each in found.steps}
+    undone = {undo["seq"]: undo["of"] for each in found.steps if each["kind"] == "compensation" for undo in each["result"]["undo"]}
     rows = [
         (
             each["seq"],
-            each["name"] if each["kind"] == "step" else f"{each['name']} ({each['kind']})",
+            _shown_name(each, undone),
             each["status"],
             ago(each["started_at"]),
             duration(each["duration_ms"] / 1000),
@@ -228,10 +229,21 @@ def _steps(found: History) -> list[str]:
     ]
     unfinished = {each["seq"]: each for each in found.attempts if each["seq"] not in done and each["kind"] != "forgiven"}
     rows += [
-        (seq, each["name"], "not yet", ago(each["started_at"]), "-", _with_crashes(failed[seq], crashed[seq]), _error(each["error"]) if each["error"] else "-")
+        (seq, _undoing(each["name"], seq, undone), "not yet", ago(each["started_at"]), "-", _with_crashes(failed[seq], crashed[seq]), _error(each["error"]) if each["error"] else "-")
         for seq, each in unfinished.items()
     ]
     return ["", table(("seq", "step", "status", "started", "took", "attempts", "result"), sorted(rows, key=lambda row: row[0]))]
+
+
+def _shown_name(step: dict[str, Any], undone: dict[int, int]) -> str:
+    if step["kind"] in ("cancellation", "compensation"):
+        return str(step["name"])
+    return _undoing(step["name"] if step["kind"] == "step" else f"{step['name']} ({step['kind']})", step["seq"], undone)
+
+
+def _undoing(name: str, seq: int, undone: dict[int, int]) -> str:
+    """What undoes something says what."""
+    return f"{name} (undo of {undone[seq]})" if seq in undone else name
 
 
 def _tries(step: dict[str, Any], failed: int, crashed: int) -> object:

@@ -224,6 +224,17 @@ class ReplayMismatch(SupervisorError):
         )
 
 
+class CompensationFailed(SupervisorError):
+    """The run ended, and not all that it had done could be undone; `failed` names what is left, `__cause__` is what ended the run."""
+
+    code = "compensation_failed"
+
+    def __init__(self, failed: list[tuple[str, int, str]], why: str) -> None:
+        self.failed, self.why = [list(each) for each in failed], why
+        left = "; ".join(f"{name} (undo of seq {of}): {error}" for name, of, error in failed)
+        super().__init__(f"{len(failed)} of its undo steps failed after {why}: {left}; do by hand what they would have done")
+
+
 # ── queries ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

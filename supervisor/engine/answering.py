@@ -24,6 +24,7 @@ from supervisor._fastpath.wire import SLOT_BYTES, Slot
 from supervisor.api.words import Continued
 from supervisor.core import codec, context, registry
 from supervisor.core.errors import DatabaseUnavailable, QueryTooLong, QueryUnknown
+from supervisor.engine import compensation
 from supervisor.engine.commands import Commands
 from supervisor.engine.forked import die_with, fork_apart, leave
 from supervisor.engine.green import close_green, green
@@ -276,7 +277,8 @@ class Reader:
 
     def finish_failed(self, run: Any, error: BaseException) -> None:
         status = core.CONTINUED if isinstance(error, Continued) else core.FAILED
-        self.loop.finish(run, status, codec.encode_error(error))
+        if not compensation.begin(self.loop, run, error):
+            self.loop.finish(run, status, codec.encode_error(error))
 
     def handled(self, run: Any, fiber: Any, value: Any, error: BaseException | None) -> None:
         """Who sent the update was told when the run did this."""
@@ -301,6 +303,9 @@ class Reader:
 
     def grown(self, run: Any, cmd: Any) -> None:
         pass
+
+    def compensates(self, run: Any, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        run.past.undo.append(compensation.Undo(what, args, kwargs, run.seq - 1))
 
     def on_this_thread(self) -> Any:
         return core.current_run()

@@ -21,7 +21,7 @@ HOT = (
     "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
     "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
     "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "wake_updated",
-    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "close_children",
+    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "no_deadline", "close_children",
 )  # fmt: skip
 STEP_OIDS = (UUID, INT4, INT4, TEXT, BYTEA, FLOAT8, FLOAT8, INT2, INT2)  # the last two only where the batch is mixed
 PLAIN_COLUMNS = 7
@@ -36,6 +36,7 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "insert_timers": (UUID, INT4, INT8, TIMESTAMPTZ),
     "insert_runs": (UUID, INT4, TEXT, INT2, BYTEA, UUID, INT4, INT8, INT2, INT2),
     "told_cancel": (UUID,),
+    "no_deadline": (UUID,),
     "close_children": (UUID,),
     "drop_timers": (UUID, INT4),
     "insert_children_done": (UUID, INT4, INT4),
@@ -55,7 +56,7 @@ NOBODYS = ("wake_parents", "look_at_parked")  # of runs that are not in this wor
 # The generic plans of `publish` and `release` compare every row with every other (9,000 in one statement took 25 s): many small ones instead.
 JOINED_ROWS_MAX = 64  # 2 ms of the server's; a statement more costs 0.1 ms
 SAID = ("insert_published", "insert_progress", "set_attributes")  # what workflow code says without waiting
-WITH_WORKER = frozenset({"continue_runs", "insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish", "told_cancel"})
+WITH_WORKER = frozenset({"continue_runs", "insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish", "told_cancel", "no_deadline"})
 PARKINGS = ("park_on_children", "park_on_signals")
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
 
@@ -109,8 +110,7 @@ class Batch:
             rows = [row for (_, statement, _), row in self.said.items() if statement == name]
             if rows:
                 out.append((name, encode_rows(RARE_OIDS[name], rows)))
-        if "told_cancel" in self.rare:
-            out.append(("told_cancel", self._encoded("told_cancel", worker)))
+        out += [(name, self._encoded(name, worker)) for name in ("told_cancel", "no_deadline") if name in self.rare]
         if "publish" in self.rare:
             out += self._sliced("publish", worker)
         if "continue_runs" in self.rare:

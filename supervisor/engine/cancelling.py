@@ -130,6 +130,12 @@ class Cancels:
             del self._pending[run.id]
             commands.terminate(run, request.cause.reason)
             return
+        if run.past.compensating:  # it is ending already, and undoes what it did
+            del self._pending[run.id]
+            run.past.request = None
+            commands.batch.add("told_cancel", run.id, (run.id,))
+            self._worker.loop.touch(run)
+            return
         mark = Command()
         mark.kind, mark.step, mark.run, mark.value = core.CANCEL, CANCELLATION, run, request.cause.encode()
         run.past.cancelled = request.cause

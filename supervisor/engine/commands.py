@@ -19,13 +19,14 @@ import msgspec
 
 from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import Command
-from supervisor.api.words import ChildRun, Continued
+from supervisor.api.words import TIMEOUT, ChildRun, Continued
 from supervisor.core import codec
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.errors import AsyncioInWorkflow, HistoryTooLong, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
 from supervisor.core.retry import next_wait_s
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
+from supervisor.engine.compensation import Undo, begin, time_is_over
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.replay import Kid, Past, check
@@ -100,6 +101,8 @@ class Commands:
             self.signals.begin(run, cmd)
         elif kind == core.HANDLED:
             self.updates.begin(run, cmd)
+        elif kind == core.UNDO:
+            self._begin_undo(run, cmd)
         else:
             self._start_child(run, cmd)
 
@@ -273,7 +276,7 @@ class Commands:
         past = self._past(run)
         row = (
             kid, workflow_id, options.queue, options.priority, start.payload, run.id, cmd.seq, int(options.delay_s * 1e6),
-            CLOSE_POLICIES[options.parent_close], int(past.cancelled is not None),
+            CLOSE_POLICIES[options.parent_close], int(past.cancelled is not None or past.compensating),
         )  # fmt: skip
         self.batch.add("insert_runs", run.id, row)
         self.loop.touch(run)
@@ -349,6 +352,20 @@ class Commands:
     def handled(self, run: Any, fiber: Any, value: Any, error: BaseException | None) -> None:
         self.updates.handled(run, fiber, value, error)
 
+    # ── undoing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def compensates(self, run: Any, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Workflow code names what undoes something."""
+        self._past(run).undo.append(Undo(what, args, kwargs, run.seq - 1))
+
+    def _begin_undo(self, run: Any, cmd: Any) -> None:
+        """The plan is recorded. From here on the run has all the time that it takes."""
+        now = self.loop.now_us()
+        run.deadline_us = 0
+        self.batch.add("no_deadline", run.id, (run.id,))
+        self.loop.record(run, cmd, core.COMPLETED, cmd.args[0], now, now)
+        self.loop.deliver(run, cmd, None, None)
+
     # ── ends of attempts ─────────────────────────────────────────────────────────────────────────────────────────
 
     def ended_call(self, call: Call, value: Any, error: BaseException | None, ended: int) -> None:
@@ -418,11 +435,15 @@ class Commands:
     # ── ends of runs ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def finish_failed(self, run: Any, error: BaseException) -> None:
-        told = run.past.cancelled if run.past is not None else None
-        if told is not None and isinstance(error, Cancelled):
-            self.loop.finish(run, CANCELLED, _ended_from_outside(RunCancelled, told.reason))
+        past = run.past
+        if past is not None and begin(self.loop, run, error):
+            return
+        if past is not None and past.cancelled is not None and isinstance(error, Cancelled):
+            self.loop.finish(run, CANCELLED, _ended_from_outside(RunCancelled, past.cancelled.reason))
         elif isinstance(error, Continued):
             self._continue(run, error)
+        elif past is not None and past.timed_out and isinstance(error, RunTimedOut):
+            self.loop.finish(run, core.TIMED_OUT, codec.encode_error(error))
         else:
             self.loop.finish(run, core.FAILED, codec.encode_error(_explained(error)))
 
@@ -457,9 +478,16 @@ class Commands:
         return HistoryTooLong(UUID(bytes=run.id), run.workflow.name, most)
 
     def time_out(self, run: Any) -> None:
-        """The run's `timeout=` is over: it ends here, whatever it was doing. A step that is executing is given up."""
-        error = RunTimedOut(f"the run did not end within the timeout of workflow {run.workflow.name if run.workflow else '(unknown)'}")
-        self._end(run, core.TIMED_OUT, codec.encode_error(error))
+        """The run's `timeout=` is over: it ends here, whatever it was doing, once what it has named is undone. A step that is executing is given up."""
+        error = time_is_over(run.workflow)
+        if run.past is None or not run.past.undo:
+            self._end(run, core.TIMED_OUT, codec.encode_error(error))
+            return
+        mark = Command()
+        mark.kind, mark.step, mark.run, mark.value = core.CANCEL, TIMEOUT, run, b"{}"
+        run.past.timed_out = True
+        self.loop.abandon(run, mark)
+        begin(self.loop, run, error)
 
     def terminate(self, run: Any, reason: str) -> None:
         """Somebody has asked this worker to end the run without its code."""

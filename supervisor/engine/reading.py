@@ -134,13 +134,11 @@ class Reading:
         try:
             fresh = replay.replay(loop, run, past, commands.make_child)
         except ReplayMismatch as error:
-            run.history = None
-            commands.mismatch(run, error)
+            self._put_aside(run, error)
             return
         except Exception as error:  # noqa: BLE001 - a history that this code can't read parks its run and nobody else's
             log.exception("run %s can't be brought back", uuid.UUID(bytes=run.id))
-            run.history = None
-            commands.mismatch(run, ReplayMismatch(uuid.UUID(bytes=run.id), run.pos, "a result that this code can read", f"{type(error).__name__}: {error}"))
+            self._put_aside(run, ReplayMismatch(uuid.UUID(bytes=run.id), run.pos, "a result that this code can read", f"{type(error).__name__}: {error}"))
             return
         commands.say_again(run)
         self._worker.updates.end_again(run)
@@ -150,9 +148,17 @@ class Reading:
             end, run.end = run.end, None
             commands.end(run, *end)
             return
+        if run.deadline_us and self._worker.deadline_passed(run):
+            return
         for cmd in fresh:
             cmd.redelivered = run.resumed == 2
         run.fresh = fresh
         self._worker.updates.resumed(run)
         if run.batch == 0:
             loop.ready.append(run)
+
+    def _put_aside(self, run: Run, error: ReplayMismatch) -> None:
+        """Its code can't go on. Where its time is over it ends, with nothing undone: what is to be undone, the code would have to say."""
+        run.history, run.past.undo, run.past.compensating = None, [], False
+        if not run.deadline_us or not self._worker.deadline_passed(run):
+            self._worker.commands.mismatch(run, error)

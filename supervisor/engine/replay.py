@@ -16,16 +16,18 @@ from uuid import UUID
 import msgspec
 
 from supervisor._fastpath import loop as core
+from supervisor.api.words import TIMEOUT
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.codec import decode_error, brief
 from supervisor.core.errors import InputInvalid, ReplayMismatch
+from supervisor.engine import compensation
 from supervisor.engine.handlers import Handling, give
 
 _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i").unpack
 _i8 = struct.Struct(">q").unpack
 KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run", core.SIGNAL: "wait for signal"}
-KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers", core.CANCEL: "delivery of"}
+KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers", core.CANCEL: "delivery of", core.UNDO: "plan of"}
 
 
 @dataclass
@@ -88,6 +90,9 @@ class Past:
     staying: bool = False  # it waits in memory for now, and is asked again
     request: Request | None = None  # to cancel it, or to terminate it, that is not delivered yet
     cancelled: Cancelled | None = None  # what was delivered
+    undo: list[Any] = field(default_factory=list)  # what its code has named to undo its steps (engine/compensation.py)
+    compensating: bool = False  # its own code has ended, and that is being done
+    timed_out: bool = False  # because its time was over
 
 
 def handling_of(run: Any) -> Handling:
@@ -156,6 +161,7 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     run.history = {record.seq: record for record in past.records}
     run.dropped = set()
     run.open = {}
+    run.past = past
     loop.begin_run(run, past.input)
     if run.end is None:
         loop.drive(run, [(None, core.ASK)])
@@ -225,19 +231,23 @@ def _interrupt(loop: Any, run: Any, record: Record) -> None:
     """The cancellation is delivered where it was: at that pos, when the code had called so much."""
     if run.seq != record.seq:
         raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), f"calls up to seq {run.seq - 1} by then")
-    cause = Cancelled.decode(record.result)
-    if run.past is not None:
-        run.past.cancelled = cause
-        if run.past.request is not None and run.past.request.how == core.CANCELLED:
-            run.past.request = None
     run.pos += 1
     run.now_us = record.ended
+    if record.name == TIMEOUT.wire_name:
+        run.past.timed_out = True
+        loop.abandon(run, None)
+        compensation.begin(loop, run, compensation.time_is_over(run.workflow))
+        return
+    cause = Cancelled.decode(record.result)
+    run.past.cancelled = cause
+    if run.past.request is not None and run.past.request.how == core.CANCELLED:
+        run.past.request = None
     if not loop.interrupt(run, cause, None):
         raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), "nothing that waits")
 
 
 def _value(command: Any, record: Record, make_child: Any) -> Any:
-    if record.kind in (core.TIMER, core.HANDLED):
+    if record.kind in (core.TIMER, core.HANDLED, core.UNDO):
         return None
     assert record.result is not None
     if record.kind == core.START:

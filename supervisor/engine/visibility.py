@@ -46,6 +46,10 @@ class OnThisThread:
     def attributed(self, run: Any, changes: dict[str, Any]) -> None:
         self._loop.worker.attributed(run, changes)
 
+    def compensates(self, run: Any, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Workflow code on this thread has named what undoes something."""
+        self._loop.worker.compensates(run, what, args, kwargs)
+
     def handles(self, run: Any, query: Any, handler: Any) -> None:
         """Workflow code has a handler for a query. It is of no use here: queries are answered elsewhere (answering.py)."""
 

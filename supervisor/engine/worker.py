@@ -553,8 +553,9 @@ class Worker:
             run.resumed = _i2(history)[0]
             run.deadline_us = _i8(deadline)[0] if deadline is not None else 0
             run.timers = run.resumed != 0  # until its past is read, it may have some
-            if run.deadline_us and self._deadline_passed(run):
-                continue
+            parked = run.workflow is None or _i2(claims)[0] > CLAIMS_MAX
+            if run.deadline_us and (parked or run.resumed == 0) and self.deadline_passed(run):
+                continue  # of the others the history is read first: it says what is to be undone
             if run.workflow is None:
                 known = ", ".join(sorted(registry.workflows())) or "none"
                 self.commands.park(run, CODE_MISSING, {"workflow_id": _i4.unpack(workflow_id)[0], "this_worker_knows": known})
@@ -566,8 +567,10 @@ class Worker:
                 resumed.append((run, payload))
         self.reading.add(resumed)
 
-    def _deadline_passed(self, run: Run) -> bool:
+    def deadline_passed(self, run: Run) -> bool:
         """Whether the run's time is over: it then ends as timed_out. Otherwise it is looked at again when it is."""
+        if run.past is not None and run.past.compensating:
+            return False
         left_s = (run.deadline_us - self.loop.now_us()) / 1e6
         if left_s <= 0:
             self.commands.time_out(run)
@@ -583,7 +586,7 @@ class Worker:
             self._time.call_later(0.01, self._look_at_deadline, run, context=self._context)
         else:
             with loop_hidden():
-                self._deadline_passed(run)
+                self.deadline_passed(run)
 
     # ── batches that the server refused ──────────────────────────────────────────────────────────────────────────
 

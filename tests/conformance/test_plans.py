@@ -199,6 +199,7 @@ ARGUMENTS = {
     "read_cancellations": lambda p: [p.owned],
     "read_marks": lambda p: [WORKER],
     "told_cancel": lambda p: [p.owned, WORKER],
+    "no_deadline": lambda p: [p.owned, WORKER],
     "close_children": lambda p: [p.owned],
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ SQL = Sql()
 
 # ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
 
-VIEWS = "attempts attributes batches cancellations children due errors failures keys later leaders live published queues runs signals started steps throughput updates waits workers".split()
+VIEWS = "attempts attributes batches cancellations children compensations due errors failures keys later leaders live published queues runs signals started steps throughput updates waits workers".split()
 CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",

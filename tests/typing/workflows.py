@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from supervisor import Retry, current, first, gather, now, random, sleep, sleep_until, start, step, uuid4, workflow
+from supervisor import Retry, compensate, current, first, gather, now, random, shield, sleep, sleep_until, start, step, uuid4, workflow
 
 
 @dataclass
@@ -101,6 +101,16 @@ async def wrong(order: Order) -> int:
     checkout.options(delay=datetime(2030, 1, 1))  # E: arg-type reportArgumentType
     checkout.options(keys="o-1")  # E: call-arg reportCallIssue
     reveal_type(await gather(branch(order), sleep(1)))  # R: tuple[str, None]
+    reveal_type(await shield(charge(1, 2), timeout=3))  # R: str
+    reveal_type(await shield(branch(order)))  # R: str
+    await shield(3)  # E: arg-type reportArgumentType
+    compensate(charge, 1, 2)
+    compensate(pack, 1)
+    compensate(checkout, order)
+    compensate(charge, 1, "2")  # E: arg-type reportArgumentType
+    compensate(checkout)  # E: call-arg reportCallIssue
+    checkout.options(parent_close="abandon")
+    checkout.options(parent_close="leave")  # E: arg-type reportArgumentType
     return await charge(1, 2)  # E: return-value reportReturnType
 
 
