@@ -14,6 +14,7 @@ FILE_LINES_MAX = 650
 LONGER = {
     "_fastpath/loop.py": 950,  # its classes share C-level state, which Cython keeps within one module
     "supervisor/engine/worker.py": 700,  # it puts the parts together
+    "supervisor/engine/commands.py": 700,  # one place for what becomes of each kind of command
     "supervisor/db/client_calls.py": 800,  # every question of a client, one after the other
 }
 FUNCTION_LINES_MAX = 70
@@ -69,7 +70,7 @@ def test_every_folder_says_what_it_is(folder):
     readme = folder / "README.md"
     assert readme.exists(), f"{shown(folder)} has no README.md"
     lines = len(readme.read_text().splitlines())
-    most = 400 if folder == ROOT else README_LINES_MAX
+    most = 450 if folder == ROOT else README_LINES_MAX
     assert 3 <= lines <= most, f"{shown(readme)} has {lines} lines, {most} are the most"
 
 

@@ -46,7 +46,7 @@ CASES = {
     "its timer is not": (rare(insert_timers=TIMER), Durable(), False),
     "a timer has fired": (rare(fire_timers=FIRE), Durable(steps={(A, 2): 7}), True),
     "no timer has fired, so it may be asked again": (rare(fire_timers=FIRE), Durable(), False),
-    "a publication, which a second time changes nothing": (Batch(runs=[RUN_A], published={(A, "k"): (A, "k", 1, b"1", 0)}), Durable(), False),
+    "a publication, which a second time changes nothing": (Batch(runs=[RUN_A], said={(A, "insert_published", "k"): (A, "k", 1, b"1", 0)}), Durable(), False),
     "what can be repeated": (rare(publish=(A, None, None, None, None, None)), Durable(), False),
 }
 
@@ -113,8 +113,8 @@ def test_thousands_of_rows_are_many_small_statements_in_the_order_of_locks(state
 
 def test_publications_go_with_their_run() -> None:
     """What is parked alone, or taken away, takes its own along and leaves those of its neighbours."""
-    batch = Batch(runs=[RUN_A, RUN_B], published={(run, key): (run, key, 1, b"1", 0) for run in (A, B) for key in "xy"})
+    batch = Batch(runs=[RUN_A, RUN_B], said={(run, "insert_published", key): (run, key, 1, b"1", 0) for run in (A, B) for key in "xy"})
     assert not batch.empty() and ("insert_published" in [name for name, _ in batch.statements([], b"")])
-    assert [set(half.published) for half in batch.halves()] == [{(A, "x"), (A, "y")}, {(B, "x"), (B, "y")}]
-    assert set(batch.without({A}).published) == {(B, "x"), (B, "y")}
+    assert [{(run, key) for run, _, key in half.said} for half in batch.halves()] == [{(A, "x"), (A, "y")}, {(B, "x"), (B, "y")}]
+    assert {(run, key) for run, _, key in batch.without({A}).said} == {(B, "x"), (B, "y")}
     assert "insert_published" not in [name for name, _ in Batch(runs=[RUN_A], steps=STEPS).statements([], b"")]
