@@ -35,10 +35,6 @@ def counts_def(left: int) -> int:
         return 0
 
 
-@workflow(max_steps="many")  # E: call-overload reportCallIssue reportArgumentType
-async def wrong() -> None: ...
-
-
 with Client("postgresql:///") as client:
     run = client.start(counts, 1)
     reveal_type(run.progress())  # R: Progress | None
