@@ -107,8 +107,10 @@ BEGIN
     SELECT v_was.parent_id, v_was.parent_seq, coalesce((
         SELECT max(c.n) FROM {schema}.child_continued c WHERE c.parent_id = v_was.parent_id AND c.seq = v_was.parent_seq), 0) + 1, p_next
     WHERE v_was.parent_id IS NOT NULL;
-    IF v_task.cancel_to > 0 THEN                       -- it was cancelled and not told yet
-        PERFORM {schema}.request_cancel(ARRAY[p_next], c.reason, c.actor) FROM {schema}.cancellation c WHERE c.run_id = p_run AND c.how = 3;
+    IF v_task.cancel_to > 0 THEN                       -- it was cancelled and not told yet: its successor is, when it is read
+        INSERT INTO {schema}.cancellation (run_id, how, actor, reason)
+        SELECT p_next, c.how, c.actor, c.reason FROM {schema}.cancellation c WHERE c.run_id = p_run AND c.how = 3;
+        UPDATE {schema}.task t SET cancel_to = 0, resumed = 1 WHERE t.run_id = p_next;
     END IF;
     INSERT INTO {schema}.message (run_id, kind, n, sent_at, name, id, payload)
     SELECT p_next, m.kind, m.n, m.sent_at, m.name, m.id, m.payload
@@ -211,9 +213,9 @@ BEGIN
         v_runs := ARRAY(SELECT {schema}.newest(u.id) FROM unnest(v_runs) AS u (id) WHERE {schema}.newest(u.id) <> ALL (v_asked || u.id));
         EXIT WHEN v_runs = '{}';
     END LOOP;
-    SELECT u.id INTO v_unknown FROM unnest(p_runs) AS u (id)
-    WHERE u.id IS NULL OR u.id <> ALL (v_asked) AND NOT EXISTS (SELECT FROM {schema}.task t WHERE t.run_id = u.id)
-          AND NOT EXISTS (SELECT FROM {schema}.outcomes(ARRAY[u.id])) LIMIT 1;
+    SELECT u.id INTO v_unknown FROM (SELECT r.id, {schema}.newest(r.id) AS now FROM unnest(p_runs) AS r (id)) AS u
+    WHERE u.id IS NULL OR u.now <> ALL (v_asked) AND NOT EXISTS (SELECT FROM {schema}.task t WHERE t.run_id = u.now)
+          AND NOT EXISTS (SELECT FROM {schema}.outcomes(ARRAY[u.now])) LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'there is no run %', coalesce(v_unknown::text, 'null') USING ERRCODE = 'SV006', DETAIL = coalesce(v_unknown::text, 'null');
     END IF;

@@ -59,13 +59,13 @@ ON CONFLICT (run_id, pos) DO NOTHING;
 
 -- name: set_attributes :exec
 -- Record what runs set of their attributes, and index it. A replay may repeat the last of it: nothing happens then.
--- Locks:  none but rows of the index of runs that this worker has.     Index:  attribute_set, attribute primary keys, pruned
+-- Locks:  none but rows of the index of runs that this worker has.     Index:  none here; those of its function: primary keys
 -- $1 uuid[] run    $2 int4[] pos    $3 bytea[] all that each has set so far, JSON    $4 timestamptz[] at
 SELECT {schema}.set_attributes(u.run_id, u.pos, u.value, u.set_at) FROM unnest($1::uuid[], $2::int4[], $3::bytea[], $4::timestamptz[]) AS u (run_id, pos, value, set_at);
 
 -- name: continue_runs :exec
 -- Make the successors of runs that end as continued in this batch.
--- Locks:  their task rows, by run_id; the rows of their keys in run_key, for 20 ms at most (55P03).     Index:  task, run_key, run, message, consumed primary keys, pruned
+-- Locks:  their task rows, by run_id; the rows of their keys in run_key, for 20 ms at most (55P03).     Index:  none here; those of its function: primary keys, pruned
 -- $1 uuid[] run, ascending    $2 uuid[] successor    $3 int4[] workflow (null: the same)    $4 text[] queue (null: the same)    $5 int2[] prio (null: the same)
 -- $6 bytea[] input    $7 int8[] delay in us    $8 int4 worker
 SELECT {schema}.continue_run(u.run_id, u.next, u.workflow, u.queue, u.prio, u.input, u.delay_us * interval '1 us', $8::int4)
@@ -265,7 +265,7 @@ ON CONFLICT (run_id, seq) DO NOTHING;
 -- name: wake_updated :exec
 -- The parker's part in not leaving a run asleep that was sent an update while its parking was not committed: a look with a newer snapshot,
 -- in a transaction after its own. Who sends after that sees that the run is parked.
--- Locks:  task rows of those that are woken, ascending run_id.     Index:  task_pkey, update_request_pkey
+-- Locks:  task rows of those that are woken, ascending run_id.     Index:  none here; those of its function: task_pkey, update_request_pkey
 -- $1 uuid[] run
 SELECT {schema}.wake_updated($1::uuid[]);
 
@@ -406,7 +406,7 @@ SELECT run_id, seq, (extract(epoch FROM due_at - clock_timestamp()) * 1000000)::
 
 -- name: read_children :many
 -- Children that the commands of resumed runs have started; of one that went on as other runs the newest.
--- Locks:  none.     Index:  child, child_continued primary keys, pruned.
+-- Locks:  none.     Index:  child primary key, child_continued primary key, pruned.
 -- $1 uuid[] parent     Returns parent, seq, child
 SELECT c.parent_id, c.seq, coalesce((SELECT k.run_id FROM {schema}.child_continued k WHERE k.parent_id = c.parent_id AND k.parent_id = ANY ($1::uuid[]) AND k.seq = c.seq
                                      ORDER BY k.n DESC LIMIT 1), c.run_id)

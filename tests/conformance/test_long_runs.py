@@ -141,6 +141,16 @@ def test_cancel_reaches_the_newest(live: Live) -> None:
     assert run.cancel() is False
 
 
+def test_a_run_that_never_stops_going_on_can_be_cancelled(live: Live) -> None:
+    """The cancellation may come while a successor is made: then that one is told."""
+    runs = [live.start(app.longruns_count, 1_000_000) for _ in range(5)]
+    live.until(lambda: all(run.status().run_id != run.id for run in runs), 20)
+    assert all([run.cancel("enough") for run in runs])
+    for run in runs:
+        with pytest.raises(RunCancelled, match="enough"):
+            run.result(timeout=20)
+
+
 def test_a_key_that_somebody_holds_does_not_hold_up_other_runs(live: Live) -> None:
     """A start in an open transaction has the key's row; the worker goes on with everybody else, and with this run afterwards."""
     key = uuid.uuid4().hex

@@ -400,7 +400,7 @@ def test_update_with_start_starts_or_finds_the_run(live: Live) -> None:
     full = live.client.update_with_start(add.message(Item("salt")), options, 2)
     with pytest.raises(UpdateRejected):
         full.result(timeout=20)
-    live.client.get(one.run_id).cancel()
+    live.client.get(one.run_id).terminate()
     with pytest.raises(RunClosed):
         live.client.update_with_start(add.message(Item("late")), options, 2)
     assert live.client.update_with_start(add.message(Item("tea"), id="t"), options, 2).result(timeout=20) == Basket([Item("tea")])
@@ -460,7 +460,7 @@ def test_sql_sends_and_reads_the_stage(live: Live) -> None:
     begun = "select (u).run_id, (u).update_id from (select supervisor.update_with_start('answers_first', 'add', '{\"name\": \"s\"}', '{\"name\": \"sql\"}') u) x"
     run_id, update_id = live.database.sql(begun)[0]
     live.until(lambda: live.database.one(answer, run_id, update_id)["stage"] == "completed", 20)
-    run.cancel()
+    run.terminate()
     for wrong in ("select supervisor.update(%s, '')", "select supervisor.update(%s, 'x', id => '')"):
         with pytest.raises(psycopg.Error) as caught:
             live.database.sql(wrong, run.id)
