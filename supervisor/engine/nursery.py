@@ -59,6 +59,8 @@ class Request(msgspec.Struct, omit_defaults=True):
     key: str | None = None
     redelivered: bool = False
     deadline_s: float | None = None
+    history_length: int = 0
+    history_warn: int = 1
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
@@ -236,6 +238,8 @@ def _described(step: Any, request: Request) -> Any:
     key = request.key.encode() if request.key is not None else None
     deadline = datetime.fromtimestamp(request.deadline_s, UTC) if request.deadline_s is not None else None
     return SimpleNamespace(
-        run=SimpleNamespace(id=request.run_id, key=key, workflow=SimpleNamespace(name=request.workflow)),
+        run=SimpleNamespace(
+            id=request.run_id, key=key, seq=request.history_length, workflow=SimpleNamespace(name=request.workflow, seq_warn=request.history_warn)
+        ),
         step=step, seq=request.seq, attempt=request.attempt, redelivered=request.redelivered, extra=SimpleNamespace(deadline=deadline),
     )  # fmt: skip

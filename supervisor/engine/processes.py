@@ -85,6 +85,7 @@ class Processes:
             step=self._numbers[id(step)], input=msgspec.Raw(given), run_id=run.id,
             workflow=run.workflow.name, seq=command.seq, attempt=command.attempt, key=run.key.decode() if run.key is not None else None,
             redelivered=bool(command.redelivered), deadline_s=time.time() + limit_s if limit_s is not None else None,
+            history_length=run.seq, history_warn=run.workflow.seq_warn,
         )  # fmt: skip
         encoded = msgspec.json.encode(request)
         return length.pack(len(encoded)) + encoded
