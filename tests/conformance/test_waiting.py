@@ -317,9 +317,9 @@ def test_what_a_transaction_of_the_callers_ends_is_not_announced(host: Host, cli
     run, other = client.start(awaited.awaited_gate, "gate"), client.start(awaited.awaited_gate, "gate")
     with database.connect() as listener, psycopg.connect(database.dsn) as conn:
         listener.execute(f'listen "{ended_channel("supervisor")}"')
-        assert client.within(conn).cancel(run)
+        assert client.within(conn).terminate(run)
         conn.commit()
-        assert client.cancel(other) and not client.cancel(other)
+        assert client.terminate(other) and not client.terminate(other)
         heard = [each.payload for each in listener.notifies(timeout=5, stop_after=1)]
         assert heard == hints.texts([other.id.bytes]) and list(listener.notifies(timeout=0.2)) == []
     effects.open("gate")

@@ -143,10 +143,13 @@ def test_no_worker_and_no_start_notifies_within_its_transaction() -> None:
 def test_functions_of_the_schema_do_not_notify_unasked(database: Database) -> None:
     """The same for what is called inside of others' transactions: starts, the fence, triggers. `notify => true` asks for it."""
     found = "select proname from pg_proc where pronamespace = 'supervisor'::regnamespace and prosrc ~* %s"
-    assert database.sql(found + " order by 1", r"pg_notify|\mnotify\s+\w+\s*(,|;)") == [("announce",), ("announce_ends",), ("announce_signal",), ("signal_and_tell",), ("start_and_tell",)]
-    assert database.sql(found + " order by 1", r"\.announce\(") == [("announce_signal",), ("start_many",)]
-    assert database.sql(found + " order by 1", r"\.announce_signal\(") == [("signal",), ("signal_with_start",)]
-    assert database.sql(found + " order by 1", r"\.announce_ends\(") == [("cancel",), ("start_many",)]
+    assert database.sql(found + " order by 1", r"pg_notify|\mnotify\s+\w+\s*(,|;)") == [
+        ("announce",), ("announce_cancelled",), ("announce_ends",), ("announce_signal",), ("signal_and_tell",), ("start_and_tell",),
+    ]  # fmt: skip
+    assert database.sql(found + " order by 1", r"\.announce\(") == [("announce_cancelled",), ("announce_signal",), ("start_many",)]
+    assert database.sql(found + " order by 1", r"\.announce_signal\(") == [("admit_json",), ("signal",), ("signal_with_start",)]
+    assert database.sql(found + " order by 1", r"\.announce_ends\(") == [("announce_cancelled",), ("start_many",), ("terminate",)]
+    assert database.sql(found + " order by 1", r"\.announce_cancelled\(") == [("cancel",)]
 
 
 @pytest.mark.alone
