@@ -12,7 +12,7 @@ import pytest
 from supervisor.core import awaited, codec
 from supervisor.core.errors import PayloadRefused
 from supervisor.db.statements import ended_channel, wake_channel
-from supervisor.host import wakeups
+from supervisor.engine import rest
 from tests.harness import Database, eventually
 
 PARAMETERS = [{"name": "order", "required": True}, {"name": "cents", "required": False}]
@@ -120,7 +120,7 @@ def test_only_who_asks_for_it_notifies_and_the_hosts_understand_it(shop: Databas
         conn.execute("select supervisor.start('checkout', '{\"order\": 1}', key => 'k', queue => 'urgent', notify => true, delay => '500 ms')")
         conn.execute("select supervisor.start('checkout', '{\"order\": 1}', key => 'k', notify => true)")
         conn.execute("select supervisor.start_many('checkout', array_fill('{\"order\": 1}'::jsonb, array[3]), notify => true)")
-        heard = [wakeups._hints(each.payload.encode()) for each in ear.notifies(timeout=10, stop_after=2)]
+        heard = [rest._hints(each.payload.encode()) for each in ear.notifies(timeout=10, stop_after=2)]
     assert heard == [[("checkout", "urgent", 1, 0.5)], [("checkout", None, 3, 0.0)]]
 
 
