@@ -87,6 +87,8 @@ def test_the_last_runs_are_announced(host: Host, database: Database, effects: Ef
     with Client(database.dsn) as client:
         ids = [client.start(awaited.awaited_gate, f"gate{n % 2}").id.bytes for n in range(8)]
         ids += [run.bytes for run in client.start_many(awaited.awaited_quick, range(2000)).ids]
+    # what ends while the hosts are being told is found by asking, which there is none of here
+    eventually(lambda: database.one("select count(*) from supervisor.outcome") == 2000, 60)
     waiting = Waiting(database, ids).told(8)
     assert waiting.ended.by_status == {"completed": 2000}
     before = len(waiting.calls.sizes)
