@@ -56,15 +56,10 @@ class Live:
 
     def kill(self) -> None:
         """kill -9 of every worker; their parent forks others."""
-        pids = eventually(self.host.worker_pids, 20, f"workers\n{self.about()}")
         self._kills += 1
         if self._kills % 4 == 0:  # a host whose workers die within a second of their birth five times in a row gives up
-            eventually(lambda: all(time.time() - Path(f"/proc/{pid}").stat().st_mtime > 1.1 for pid in pids), 11)
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            eventually(lambda: all(_age_s(pid) > 1.1 for pid in self.host.worker_pids()), 11)
+        eventually(lambda: any([_killed(pid) for pid in self.host.worker_pids()]), 20, f"workers to kill\n{self.about()}")
         killed_up = self.host.log().count(" is up as ")
         eventually(lambda: self.host.log().count(" is up as ") > killed_up, 30, "successors of the killed workers")
 
@@ -95,6 +90,23 @@ class Live:
             run.id,
         )
         return (found[0][0], json.loads(found[0][1])) if found else None
+
+
+def _age_s(pid: int) -> float:
+    """Since the birth of *pid*, in seconds; 0 for one that is gone, whose successor is young."""
+    try:
+        return time.time() - Path(f"/proc/{pid}").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _killed(pid: int) -> bool:
+    """Kill it; False where it was gone. (One that is dead and not reaped yet counts: its successor comes after this.)"""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")

@@ -26,16 +26,23 @@ def terminate_many(where: Database | Any, runs: list[Any], reason: str | None = 
     return dict(where.sql("select run_id, terminated from supervisor.terminate_many(%s, %s)", [getattr(run, "id", run) for run in runs], reason))
 
 
+def asleep(live: Live, count: int) -> list[Any]:
+    """Runs that are parked: none is locked by a claim or a batch that is on its way."""
+    runs = [live.start(cut_short.cut_asleep, 3600.0) for _ in range(count)]
+    live.until(lambda: live.database.one("select count(*) from supervisor.timer where run_id = any(%s)", [run.id for run in runs]) == count)
+    return runs
+
+
 def test_those_that_live_are_ended_and_the_others_are_left_out(live: Live) -> None:
     """Asleep, ended before, never there: a row for what it found live, in one transaction."""
-    asleep = [live.start(cut_short.cut_asleep, 3600.0) for _ in range(5)]
+    sleepers = asleep(live, 5)
     ended = live.start(cut_short.cut_asleep, 0.0)
     ended.result(timeout=20)
-    assert terminate_many(live.database, [*asleep, ended, uuid.uuid4()], "the season is over") == {run.id: True for run in asleep}
-    for run in asleep:
+    assert terminate_many(live.database, [*sleepers, ended, uuid.uuid4()], "the season is over") == {run.id: True for run in sleepers}
+    for run in sleepers:
         assert stands(live, run) == ("terminated", "the season is over") and left(live, run) == 0
     assert stands(live, ended)[0] == "completed"
-    assert terminate_many(live.database, asleep) == {} and terminate_many(live.database, []) == {}
+    assert terminate_many(live.database, sleepers) == {} and terminate_many(live.database, []) == {}
 
 
 def test_a_slice_of_running_ones_costs_their_worker_one_epoch(live: Live) -> None:
@@ -57,8 +64,7 @@ def test_a_slice_of_running_ones_costs_their_worker_one_epoch(live: Live) -> Non
 
 def test_what_somebody_has_locked_is_left_and_told(live: Live) -> None:
     """A bulk verb waits for nobody's transaction: the others end now, and that one when it is asked for again."""
-    runs = [live.start(cut_short.cut_asleep, 3600.0) for _ in range(4)]
-    live.until(lambda: live.database.one("select count(*) from supervisor.timer where run_id = any(%s)", [run.id for run in runs]) == 4)
+    runs = asleep(live, 4)
     with live.database.connect() as other, other.transaction():
         other.execute("select supervisor.terminate(%s)", (runs[0].id,))
         assert terminate_many(live.database, runs) == {run.id: run is not runs[0] for run in runs}
@@ -84,7 +90,7 @@ def test_a_transaction_takes_500(live: Live) -> None:
 
 
 def test_a_rolled_back_slice_changes_nothing(live: Live) -> None:
-    runs = [live.start(cut_short.cut_asleep, 3600.0) for _ in range(3)]
+    runs = asleep(live, 3)
     with live.database.connect() as conn, conn.transaction(force_rollback=True):
         assert len(conn.execute("select * from supervisor.terminate_many(%s)", ([run.id for run in runs],)).fetchall()) == 3
     assert all(stands(live, run)[0] != "terminated" for run in runs)
@@ -149,6 +155,6 @@ def test_slices_under_load_end_every_run_once(live: Live) -> None:
 
 def test_a_single_end_beside_a_slice_is_told_the_truth(live: Live) -> None:
     """Who comes second finds it ended."""
-    run = live.start(cut_short.cut_asleep, 3600.0)
+    (run,) = asleep(live, 1)
     assert terminate_many(live.database, [run]) == {run.id: True}
     assert terminate(live.database, run) is False
