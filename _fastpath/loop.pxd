@@ -29,7 +29,7 @@ cdef class Run:
     cdef readonly bytes id
     cdef public:
         Workflow workflow
-        object coro, history, later, parent, past, drawn, key
+        object coro, history, later, parent, past, drawn, key, patches
         Command call
         dict open
         list fresh, fibers

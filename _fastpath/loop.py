@@ -25,6 +25,7 @@ UNDO = 6  # the plan of a compensation
 CANCEL = 7  # the delivery of a cancellation: a row of a run, no command of its code
 HANDLED, UPDATE = 8, 9
 GATHER, FIRST, SHIELD = 10, 11, 12
+PATCH = 15  # that the run took a new branch: a row of it, awaited by nobody
 # step.status and outcome.status
 COMPLETED, FAILED, CANCELLED = 1, 2, 3
 TIMED_OUT, CONTINUED = 5, 6
@@ -165,7 +166,7 @@ class Run:
         self.id = id
         self.workflow = workflow
         none: Any = None
-        self.coro = self.history = self.later = self.parent = self.past = self.drawn = self.key = self.end = none
+        self.coro = self.history = self.later = self.parent = self.past = self.drawn = self.key = self.end = self.patches = none
         self.call = self.open = self.dropped = self.fresh = self.fibers = none
         self.batch = 0
         self.now_us = self.deadline_us = 0
@@ -260,7 +261,7 @@ class Loop:
             self._advance(run)
 
     def admit(self, result: Any, workflows: dict[bytes, Any], marks: dict[bytes, bytes], others: list[Any]) -> None:
-        """Take in the rows of a claim: fresh runs begin, the rest is put into *others* as (run, resumed, claims, input, workflow id, deadline).
+        """Take in the rows of a claim: fresh runs begin, the rest is put into *others* as (run, resumed, claims, input, workflow id, deadline, version).
 
         marks    (queue and priority) → the largest (ready_at and id) that was claimed; updated
         """
@@ -285,7 +286,7 @@ class Loop:
                 except Exception as error:  # noqa: BLE001 - of the engine: it may cost this run, not its neighbours
                     self.worker.broken(run, error)
             else:
-                others.append((run, get(row, 2), get(row, 3), payload, workflow_id, deadline))
+                others.append((run, get(row, 2), get(row, 3), payload, workflow_id, deadline, get(row, 11)))
         if last_at and last_at + last_id > marks.get(last_queue + last_prio, b""):
             marks[last_queue + last_prio] = last_at + last_id
 

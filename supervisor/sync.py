@@ -12,7 +12,7 @@ from supervisor.api import words
 from supervisor.api.decorators import Durable, StartOptions, Workflow, _block
 from supervisor.api.signals import SignalOf, wait_command
 from supervisor.api.updates import handlers_command
-from supervisor.api.words import compensate, continue_as_new, current, now, progress, publish, random, set_attributes, uuid4
+from supervisor.api.words import compensate, continue_as_new, current, deprecate_patch, now, patched, progress, publish, random, set_attributes, uuid4
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,4 +100,4 @@ def handlers_finished() -> None:
     _block(handlers_command())
 
 
-__all__ = ["ChildRun", "Signal", "compensate", "continue_as_new", "current", "first", "gather", "handlers_finished", "now", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"]
+__all__ = ["ChildRun", "Signal", "compensate", "continue_as_new", "current", "deprecate_patch", "first", "gather", "handlers_finished", "now", "patched", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"]

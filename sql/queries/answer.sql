@@ -2,12 +2,13 @@
 
 -- name: take_queries :many
 -- Take the oldest open query of these workflows, and with it all others to the same run: one replay answers them. One that was taken by a session
--- that is gone is open again.
--- Locks:  those rows of query, SKIP LOCKED.     Index:  query_open_idx; query holds what is waited for at this moment
--- $1 int4[] workflow    $2 int4 max     Returns id, run, name, input, tries
+-- that is gone is open again. Runs of another version than is here are for other hosts.
+-- Locks:  those rows of query, SKIP LOCKED.     Index:  query_open_idx; query holds what is waited for at this moment; for each what run_version looks at
+-- $1 int4[] workflow    $2 int4 max    $3 text[] version of each workflow     Returns id, run, name, input, tries
 WITH oldest AS MATERIALIZED (
     SELECT q.run_id FROM {schema}.query q
     WHERE q.status IS NULL AND q.workflow = ANY ($1::int4[]) AND q.until > clock_timestamp()
+      AND {schema}.accepts(($3::text[])[array_position($1::int4[], q.workflow)], coalesce({schema}.run_version(q.run_id), ''))
       AND (q.taken_by IS NULL OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = q.taken_by))
     ORDER BY q.asked_at LIMIT 1 FOR NO KEY UPDATE OF q SKIP LOCKED),
 theirs AS MATERIALIZED (
@@ -33,14 +34,16 @@ SELECT {schema}.drop_queries();
 -- name: query_workflows :many
 -- The numbers of workflows.
 -- Locks:  none.     Index:  workflow_name_key
--- $1 text[] name     Returns number
-SELECT id FROM {schema}.workflow WHERE name = ANY ($1::text[]);
+-- $1 text[] name     Returns number, name
+SELECT id, name FROM {schema}.workflow WHERE name = ANY ($1::text[]);
 
 -- name: query_run :one
 -- A run as it was started, and how much there is to replay.
--- Locks:  none.     Index:  run and step primary keys, pruned; workflow_pkey
--- $1 uuid run     Returns workflow, key, input, steps, bytes of their results
-SELECT w.name, r.key, r.input, s.n, s.bytes
+-- Locks:  none.     Index:  run, step, child and attempt primary keys, pruned; timer_pkey, workflow_pkey
+-- $1 uuid run     Returns workflow, key, input, steps, bytes of their results, the largest seq of what is not recorded as over (null: nothing)
+SELECT w.name, r.key, r.input, s.n, s.bytes, greatest(
+    (SELECT max(t.seq) FROM {schema}.timer t WHERE t.run_id = $1::uuid), (SELECT max(c.seq) FROM {schema}.child c WHERE c.parent_id = $1::uuid),
+    (SELECT max(a.seq) FROM {schema}.attempt a WHERE a.run_id = $1::uuid AND a.kind <= 2))
 FROM {schema}.run r JOIN {schema}.workflow w ON w.id = r.workflow
 CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(sum(octet_length(t.result)), 0)::int8 AS bytes FROM {schema}.step t WHERE t.run_id = r.run_id) AS s
 WHERE r.run_id = $1::uuid;

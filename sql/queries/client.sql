@@ -62,6 +62,22 @@ CALL {schema}.start_and_tell($1, $2, $3, $4, $5::pg_catalog.int2, pg_catalog.mak
 -- Raises  SV006 unknown run, 22023 reason, actor
 SELECT c.run_id, c.ended, c.owner, c.workflow, c.queue FROM {schema}.cancel_tree(ARRAY[$1::pg_catalog.uuid], $2, $3) AS c;
 
+-- name: client_versions :many
+-- Which versions of workflows there are, who has them, how many runs are of each. Reads the views.
+-- Locks:  none.     Index:  none: a scan of the live runs; of those that ended a range of the outcomes' primary key
+-- $1 text workflow (null: all)
+-- Returns workflow, version, workers, hosts, live, running, code_missing, missing_since, ended_1h, source, first_seen_at, last_seen_at
+SELECT v.workflow, v.version, v.workers, v.hosts, v.live, v.running, v.code_missing, v.missing_since, v.ended_1h, v.source, v.first_seen_at, v.last_seen_at
+FROM {schema}.versions v WHERE $1::pg_catalog.text IS NULL OR v.workflow = $1::pg_catalog.text ORDER BY v.workflow, v.last_seen_at DESC NULLS FIRST, v.first_seen_at DESC, v.version;
+
+-- name: client_move_runs :one
+-- Give the next slice of a version's live runs to another version.
+-- Locks:  their task rows, ascending run_id, SKIP LOCKED.     Index:  task_pkey, from $4 on
+-- $1 text workflow    $2 text version (null: runs that have none)    $3 text new version    $4 uuid after (null: from the first on)    $5 boolean only count
+-- Returns how many were moved, how many workers have or others have locked, the last run of the slice (null: that was all)
+-- Raises  SV001 unknown workflow, SV026 unknown version (DETAIL: workflow, version, known as JSON), 55P03 locked for too long
+SELECT m.moved, m.claimed, m.last FROM {schema}.move_runs($1, $2, $3, $4, dry_run => $5) AS m;
+
 -- name: client_cancel_many :many
 -- The same for many, those that nobody else has locked; rows for those that are given alone.
 -- Locks:  their tasks (SKIP LOCKED), then those below them.     Index:  task_pkey, child, cancellation and outcome primary keys, pruned

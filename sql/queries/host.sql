@@ -37,7 +37,7 @@ counted AS (
 recorded AS (
     INSERT INTO {schema}.attempt (run_id, seq, n, kind, started_at, ended_at, worker, name, error, fingerprint)
     SELECT run_id, seq, n, 3, clock_timestamp() - for_s * interval '1 s', clock_timestamp(), %(worker)s, name, error, fingerprint FROM counted)
-UPDATE {schema}.task t SET owner = NULL, resumed = 2, wait_since = clock_timestamp(),
+UPDATE {schema}.task t SET owner = NULL, resumed = 2, wait_since = clock_timestamp(), version = {schema}.pin(t.run_id, t.version, t.owner, t.workflow),
     ready_at = CASE WHEN c.poison THEN least('infinity', t.cancel_at) ELSE clock_timestamp() END,
     wait_kind = CASE WHEN c.poison THEN 21 ELSE 1 END,
     wait_detail = CASE WHEN c.poison THEN ({schema}.as_json(c.error) - 'type' - 'message' || jsonb_build_object('crashes', c.crashes))::text END,
@@ -53,6 +53,7 @@ FROM counted c WHERE t.run_id = c.run_id RETURNING t.run_id, c.crashes, c.poison
 -- $1 int4 worker    $2 int4 run_max; the caller repeats until fewer come back    $3 boolean seen    $4 uuid[] suspects     Returns run
 WITH lost AS (SELECT run_id, owner FROM {schema}.task WHERE owner = %(worker)s ORDER BY run_id LIMIT %(limit)s FOR NO KEY UPDATE)
 UPDATE {schema}.task t SET owner = NULL, ready_at = clock_timestamp(), wait_kind = 1, wait_since = clock_timestamp(), resumed = 2,
+    version = {schema}.pin(t.run_id, t.version, t.owner, t.workflow),
     claims = CASE WHEN EXISTS (SELECT FROM {schema}.step s WHERE s.run_id = t.run_id AND s.worker = lost.owner) THEN 0
                   WHEN %(seen)s AND t.run_id <> ALL (%(suspects)s::uuid[]) THEN greatest(t.claims - 1, 0)
                   ELSE t.claims END

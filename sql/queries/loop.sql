@@ -130,15 +130,15 @@ WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM NULL::int4 AN
 -- Give runs back: to wait for a time (timer, backoff), at once, or for ever (parked). One that is to be told of its cancellation does not wait.
 -- Locks:  task rows in the order given: ascending run_id.     Index:  task_pkey
 -- $1 uuid[] run, ascending    $2 timestamptz[] ready_at (infinity = until something wakes it)    $3 int2[] wait_kind    $4 text[] detail
--- $5 int4[] seq    $6 text[] step    $7 int4[] attempt    $8 int2[] resumed    $9 int4 worker
+-- $5 int4[] seq    $6 text[] step    $7 int4[] attempt    $8 int2[] resumed    $9 text[] version of its code (null: nothing has begun)    $10 int4 worker
 UPDATE {schema}.task t
 SET owner = NULL, claims = 0, wait_detail = u.detail, wait_since = clock_timestamp(), cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
     ready_at = CASE WHEN t.cancel_to > 0 THEN clock_timestamp() ELSE least(u.ready_at, t.cancel_at) END,
     wait_kind = CASE WHEN t.cancel_to > 0 AND u.wait_kind < 19 THEN 1 ELSE u.wait_kind END,
-    seq = u.seq, step = u.step, attempt = u.attempt, resumed = u.resumed, wait_children = NULL, wait_failed = NULL
-FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::int4[], $6::text[], $7::int4[], $8::int2[])
-  AS u (run_id, ready_at, wait_kind, detail, seq, step, attempt, resumed)
-WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $9::int4;
+    seq = u.seq, step = u.step, attempt = u.attempt, resumed = u.resumed, wait_children = NULL, wait_failed = NULL, version = coalesce(u.version, t.version)
+FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::int4[], $6::text[], $7::int4[], $8::int2[], $9::text[])
+  AS u (run_id, ready_at, wait_kind, detail, seq, step, attempt, resumed, version)
+WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $10::int4;
 
 -- name: lock_own :exec
 -- First half of parking on children or signals: take the rows; a child that ends, or a signal that is sent meanwhile, waits for us or is seen by
@@ -151,21 +151,21 @@ SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTI
 -- Second half, with the newer snapshot: park those whose count is not reached; the others become ready at once.
 -- Locks:  as lock_own, already held.     Index:  task_pkey, child_done_parent_idx (custom plan: prunes)
 -- $1 uuid[] run    $2 int4[] wait_children    $3 int4[] wait_failed    $4 timestamptz[] wake at the latest (a timer beside the children, or infinity)
--- $5 int4[] seq    $6 text[] step    $7 text[] detail    $8 int2[] wait_kind    $9 int4 worker
+-- $5 int4[] seq    $6 text[] step    $7 text[] detail    $8 int2[] wait_kind    $9 text[] version of its code    $10 int4 worker
 UPDATE {schema}.task t
-SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
+SET owner = NULL, claims = 0, wait_since = clock_timestamp(), version = p.version, seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
     cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
     ready_at = CASE WHEN p.reached THEN clock_timestamp() ELSE least(p.ready_at, t.cancel_at) END,
     wait_kind = CASE WHEN p.reached THEN 1 ELSE p.wait_kind END,
     wait_children = CASE WHEN NOT p.reached THEN p.wait_children END,
     wait_failed = CASE WHEN NOT p.reached THEN p.wait_failed END
 FROM (SELECT u.*, coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed, 0) > u.wait_failed OR coalesce(asked.cancel_to, 0) > 0 AS reached
-      FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::timestamptz[], $5::int4[], $6::text[], $7::text[], $8::int2[])
-             AS u (run_id, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind)
+      FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::timestamptz[], $5::int4[], $6::text[], $7::text[], $8::int2[], $9::text[])
+             AS u (run_id, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind, version)
       LEFT JOIN (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
         ON done.parent_id = u.run_id
       JOIN {schema}.task asked ON asked.run_id = u.run_id) AS p
-WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $9::int4;
+WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $10::int4;
 
 -- name: park_on_signals :exec
 -- The same for runs that wait for signals, beside children or a time, or for nothing else: those for which one has come become ready at once.
@@ -174,7 +174,7 @@ WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DIS
 -- Locks:  as lock_own, already held.     Index:  task_pkey, message primary key, child_done_parent_idx (custom plan: prunes)
 -- $1 uuid[] run    $2 text[] names, a line each    $3 text[] for each name the last number that was read, by commas
 -- $4 int4[] wait_children (null: none)    $5 int4[] wait_failed    $6 timestamptz[] wake at the latest (a timer, or infinity)
--- $7 int4[] seq    $8 text[] step    $9 text[] detail    $10 int2[] wait_kind    $11 int4 worker
+-- $7 int4[] seq    $8 text[] step    $9 text[] detail    $10 int2[] wait_kind    $11 text[] version of its code    $12 int4 worker
 WITH p AS MATERIALIZED (                             -- so that whether one has come is asked once, not wherever it is needed
     SELECT u.*,
            EXISTS (SELECT FROM unnest(string_to_array(u.names, E'\n'), string_to_array(u.afters, ',')::int8[]) AS w (name, after)
@@ -182,19 +182,20 @@ WITH p AS MATERIALIZED (                             -- so that whether one has 
                    WHERE m.run_id = ANY ($1::uuid[]))
            OR u.wait_children IS NOT NULL AND (coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed, 0) > u.wait_failed)
            OR (SELECT asked.cancel_to > 0 FROM {schema}.task asked WHERE asked.run_id = u.run_id AND asked.run_id = ANY ($1::uuid[])) IS TRUE AS reached
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::int4[], $6::timestamptz[], $7::int4[], $8::text[], $9::text[], $10::int2[])
-           AS u (run_id, names, afters, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind)
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::int4[], $6::timestamptz[], $7::int4[], $8::text[], $9::text[], $10::int2[],
+                $11::text[])
+           AS u (run_id, names, afters, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind, version)
     LEFT JOIN (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
       ON done.parent_id = u.run_id)
 UPDATE {schema}.task t
-SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
+SET owner = NULL, claims = 0, wait_since = clock_timestamp(), version = p.version, seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
     cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
     ready_at = CASE WHEN p.reached THEN clock_timestamp() ELSE least(p.ready_at, t.cancel_at) END,
     wait_kind = CASE WHEN p.reached THEN 1 ELSE p.wait_kind END,
     wait_children = CASE WHEN NOT p.reached THEN p.wait_children END,
     wait_failed = CASE WHEN NOT p.reached THEN p.wait_failed END,
     wait_signals = CASE WHEN NOT p.reached THEN string_to_array(p.names, E'\n') END
-FROM p WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $11::int4;
+FROM p WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $12::int4;
 
 -- name: insert_consumed :exec
 -- Record which messages were given to their runs, in the batch that has the rows of the waits in step.
@@ -341,7 +342,7 @@ WHERE t.run_id = u.run_id AND (u.seq IS NULL OR t.seq = u.seq);
 -- statement_timestamp() is stable, so it bounds the index scan; it is never later than the clock: nothing is early.
 -- Locks:  task rows FOR NO KEY UPDATE SKIP LOCKED.     Index:  task_ready_idx, one range per (queue, priority)
 -- $1 int4[] queue    $2 int2[] prio, both in claiming order    $3 timestamptz[] mark    $4 uuid[] mark    $5 int4 run_max    $6 int4 worker
--- Returns run, workflow, resumed, claims, queue, prio, ready_at, parent, key, input (null: read it from run), deadline
+-- Returns run, workflow, resumed, claims, queue, prio, ready_at, parent, key, input (null: read it from run), deadline, version (null: any)
 UPDATE {schema}.task t SET owner = $6::int4, claims = t.claims + 1, wait_kind = NULL
 WHERE t.ctid = ANY (ARRAY(
     SELECT c.ctid
@@ -352,7 +353,7 @@ WHERE t.ctid = ANY (ARRAY(
               AND (r.ready_at, r.run_id) >= (m.ready_at, m.run_id) AND r.ready_at <= statement_timestamp()
             ORDER BY r.ready_at, r.run_id LIMIT $5::int4 FOR NO KEY UPDATE SKIP LOCKED) AS c
     LIMIT $5::int4))
-RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at, t.parent_id, t.key, t.input, t.cancel_at;
+RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at, t.parent_id, t.key, t.input, t.cancel_at, t.version;
 
 -- name: publish :exec
 -- Say which step a claimed run has been executing for more than a second, or (kind null) that it no longer does.
@@ -362,12 +363,24 @@ UPDATE {schema}.task t SET wait_kind = u.wait_kind, seq = u.seq, step = u.step, 
 FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::text[], $5::int4[], $6::timestamptz[]) AS u (run_id, wait_kind, seq, step, attempt, since)
 WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $7::int4;
 
--- name: wake_code_missing :exec
--- Runs that were parked because whoever claimed them did not know their workflow: this worker does.
--- Locks:  their task rows, ascending run_id.     Index:  task_wait_idx, task_pkey
--- $1 int4[] workflow
-WITH parked AS (SELECT run_id FROM {schema}.task WHERE wait_kind = 20 AND workflow = ANY ($1::int4[]) ORDER BY run_id LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED)
-UPDATE {schema}.task t SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL FROM parked WHERE t.run_id = parked.run_id;
+-- name: claim_missing :many
+-- Take runs that are parked because whoever claimed them had not their workflow in their version: this worker has. They are handed over and not
+-- woken: who can't run them would be as quick to claim them again.
+-- Locks:  task rows FOR NO KEY UPDATE SKIP LOCKED.     Index:  task_missing_idx: a look for each queue, workflow and version of which there are any,
+-- and a range for each that is accepted
+-- $1 int4[] workflow    $2 text[] its version here    $3 int4[] queue    $4 int4 run_max    $5 int4 worker
+-- Returns as claim
+UPDATE {schema}.task t SET owner = $5::int4, claims = t.claims + 1, wait_kind = NULL, wait_detail = NULL, ready_at = statement_timestamp()
+WHERE t.ctid = ANY (ARRAY(
+    SELECT c.ctid
+    FROM {schema}.missing m JOIN unnest($1::int4[], $2::text[]) AS here (workflow, version) ON here.workflow = m.workflow AND {schema}.accepts(here.version, m.pin),
+         LATERAL (
+            SELECT r.ctid FROM {schema}.task r
+            WHERE r.wait_kind = 20 AND r.queue = m.queue AND r.workflow = m.workflow AND coalesce(r.version, '') = m.pin AND r.owner IS NULL
+            ORDER BY r.run_id LIMIT $4::int4 FOR NO KEY UPDATE SKIP LOCKED) AS c
+    WHERE m.queue = ANY ($3::int4[])
+    LIMIT $4::int4))
+RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at, t.parent_id, t.key, t.input, t.cancel_at, t.version;
 
 -- name: plan_custom :exec
 -- Statements on partitioned tables are planned with their values, so that they prune before they lock.

@@ -22,15 +22,21 @@ SELECT pg_catalog.pg_backend_pid();
 
 -- name: pulse :one
 -- Is anything due in these queues, and when is the next? Part of `beat` and `seek_lead`. Looks at the first *depth* entries of each queue and priority:
--- where all of those are claimed it says so, and a claim, which has marks, has to look.
--- Locks:  none.     Index:  task_ready_idx, one range per (queue, priority); queue_name_key, workflow_name_key, queue_pkey
--- $1 text[] queue (null: those of the workflows)    $2 text[] workflow    $3 int4 depth
+-- where all of those are claimed it says so, and a claim, which has marks, has to look. What is parked because its code was missing is due
+-- where a worker of this host has that code; while nothing is parked so, that costs one look at an index.
+-- Locks:  none.     Index:  task_ready_idx, one range per (queue, priority); queue_name_key, workflow_name_key, queue_pkey; task_missing_idx,
+-- worker_live_idx, workflow_version_pkey
+-- $1 text[] queue (null: those of the workflows)    $2 text[] workflow    $3 int4 depth    $4 uuid supervisor
 -- Returns how many are due (at most depth for each queue and priority), s until the next one after them (null: none), whether claimed ones hide the rest
 WITH served AS MATERIALIZED (
     SELECT q.id FROM {schema}.queue q WHERE q.name = ANY (%(queues)s::text[])
     UNION
-    SELECT w.queue FROM {schema}.workflow w WHERE %(queues)s::text[] IS NULL AND w.name = ANY (%(workflows)s::text[]))
-SELECT coalesce(sum(head.due), 0)::int8 AS due, extract(epoch FROM min(head.next_at) - clock_timestamp())::float8 AS next_s,
+    SELECT w.queue FROM {schema}.workflow w WHERE %(queues)s::text[] IS NULL AND w.name = ANY (%(workflows)s::text[])),
+missing AS MATERIALIZED (
+    SELECT count(*) AS n FROM {schema}.missing p JOIN served ON served.id = p.queue
+    WHERE EXISTS (SELECT FROM {schema}.worker w CROSS JOIN LATERAL unnest(w.serves) AS s (id) JOIN {schema}.workflow_version m ON m.id = s.id
+                  WHERE w.dead_at IS NULL AND w.supervisor = %(supervisor)s::uuid AND m.workflow = p.workflow AND {schema}.accepts(m.version, p.pin)))
+SELECT coalesce(sum(head.due), 0)::int8 + (SELECT n FROM missing) AS due, extract(epoch FROM min(head.next_at) - clock_timestamp())::float8 AS next_s,
        coalesce(bool_or(head.hidden), false) AS hidden
 FROM served, generate_series(0, 9) AS level (prio),
      LATERAL (

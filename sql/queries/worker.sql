@@ -20,6 +20,23 @@ INSERT INTO {schema}.workflow AS w (name, queue, timeout_s, parameters) VALUES (
 ON CONFLICT (name) DO UPDATE SET queue = excluded.queue, timeout_s = excluded.timeout_s, parameters = excluded.parameters, last_seen_at = clock_timestamp()
 RETURNING w.id, w.queue;
 
+-- name: serve_versions :exec
+-- Say which version of each workflow this worker has, before its first claim.
+-- Locks:  the versions' rows, by workflow; the worker's row.     Index:  workflow_version_workflow_version_key, worker_pkey
+-- $1 int4[] workflow, ascending    $2 text[] version    $3 text[] module and function    $4 int4 worker
+WITH known AS (
+    INSERT INTO {schema}.workflow_version AS v (workflow, version, source)
+    SELECT u.workflow, u.version, u.source FROM unnest(%s::int4[], %s::text[], %s::text[]) AS u (workflow, version, source)
+    ON CONFLICT (workflow, version) DO UPDATE SET source = excluded.source, last_seen_at = clock_timestamp()
+    RETURNING v.id)
+UPDATE {schema}.worker SET serves = ARRAY(SELECT id FROM known) WHERE id = %s;
+
+-- name: inherit_versions :exec
+-- The process has the same code as under its earlier id.
+-- Locks:  the new worker's row.     Index:  worker_pkey
+-- $1 int4[] earlier    $2 int4 worker
+UPDATE {schema}.worker SET serves = (SELECT e.serves FROM {schema}.worker e WHERE e.id = ANY (%s) ORDER BY e.id DESC LIMIT 1) WHERE id = %s;
+
 -- name: queue_id :one
 -- The number of a queue; made when it is new.
 -- Locks:  none but a new row.     Index:  queue_name_key
@@ -99,7 +116,8 @@ WHERE t.run_id = theirs.run_id RETURNING t.run_id, k.run_id IS NOT NULL;
 -- Locks:  task rows of the earlier ids, ascending run_id.     Index:  none on owner: a scan of task, once per failover; task_pkey
 -- $1 int4[] earlier     Returns run
 WITH theirs AS (SELECT run_id FROM {schema}.task WHERE owner = ANY (%s) ORDER BY run_id FOR NO KEY UPDATE)
-UPDATE {schema}.task t SET owner = NULL, ready_at = clock_timestamp(), wait_kind = 1, wait_since = clock_timestamp(), resumed = 2, claims = 0
+UPDATE {schema}.task t SET owner = NULL, ready_at = clock_timestamp(), wait_kind = 1, wait_since = clock_timestamp(), resumed = 2, claims = 0,
+    version = {schema}.pin(t.run_id, t.version, t.owner, t.workflow)
 FROM theirs WHERE t.run_id = theirs.run_id RETURNING t.run_id;
 
 -- name: durable_steps :many

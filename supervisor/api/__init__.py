@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "supervisor.api.decorators": ("StartOptions", "Workflow", "step", "workflow"),
-    "supervisor.api.words": ("ChildRun", "compensate", "continue_as_new", "current", "first", "gather", "now", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"),
+    "supervisor.api.words": ("ChildRun", "compensate", "continue_as_new", "current", "deprecate_patch", "first", "gather", "now", "patched", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"),
     "supervisor.api.signals": ("Signal",),
     "supervisor.api.transaction": ("AsyncTransaction", "Transaction"),
     "supervisor.api.client": ("Client",),
     "supervisor.api.client_async": ("AsyncClient",),
-    "supervisor.api.handles": ("AsyncBatch", "AsyncRun", "Batch", "Progress", "Run", "RunInfo"),
+    "supervisor.api.handles": ("AsyncBatch", "AsyncRun", "Batch", "Moved", "Progress", "Run", "RunInfo", "VersionInfo"),
     "supervisor.api.queries": ("Query",),
     "supervisor.api.updates": ("AsyncUpdateHandle", "Update", "UpdateHandle", "handlers_finished"),
     "supervisor.core.retry": ("Retry",),
@@ -23,7 +23,7 @@ _HOMES = {
         "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "QueryFailed", "QueryReadOnly", "QueryTooLong", "QueryUnknown", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
         "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TransactionMisused", "UnknownWorkflow",
-        "UpdateFailed", "UpdateRejected", "UpdateUnfinished", "UpdateUnknown",
+        "UpdateFailed", "UpdateRejected", "UpdateUnfinished", "UpdateUnknown", "VersionUnknown",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     from supervisor.api.client import Client as Client
     from supervisor.api.client_async import AsyncClient as AsyncClient
     from supervisor.api.decorators import StartOptions as StartOptions, Workflow as Workflow, step as step, workflow as workflow
-    from supervisor.api.handles import AsyncBatch as AsyncBatch, AsyncRun as AsyncRun, Batch as Batch, Progress as Progress, Run as Run, RunInfo as RunInfo
+    from supervisor.api.handles import AsyncBatch as AsyncBatch, AsyncRun as AsyncRun, Batch as Batch, Moved as Moved, Progress as Progress, Run as Run, RunInfo as RunInfo, VersionInfo as VersionInfo
     from supervisor.api.queries import Query as Query
     from supervisor.api.signals import Signal as Signal
     from supervisor.api.transaction import AsyncTransaction as AsyncTransaction, Transaction as Transaction
@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         AsyncUpdateHandle as AsyncUpdateHandle, Update as Update, UpdateHandle as UpdateHandle, handlers_finished as handlers_finished,
     )  # fmt: skip
     from supervisor.api.words import (
-        ChildRun as ChildRun, compensate as compensate, continue_as_new as continue_as_new, current as current, first as first, gather as gather, now as now, progress as progress,
+        ChildRun as ChildRun, compensate as compensate, continue_as_new as continue_as_new, current as current, deprecate_patch as deprecate_patch, first as first, gather as gather, now as now, patched as patched, progress as progress,
         publish as publish, random as random, set_attributes as set_attributes, shield as shield, sleep as sleep,
         sleep_until as sleep_until, start as start, uuid4 as uuid4,
     )  # fmt: skip
@@ -56,7 +56,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,
         StepFailed as StepFailed, StepInterrupted as StepInterrupted, StepTimeout as StepTimeout, SupervisorError as SupervisorError,
         TransactionMisused as TransactionMisused, UnknownWorkflow as UnknownWorkflow, UpdateFailed as UpdateFailed, UpdateRejected as UpdateRejected,
-        UpdateUnfinished as UpdateUnfinished, UpdateUnknown as UpdateUnknown,
+        UpdateUnfinished as UpdateUnfinished, UpdateUnknown as UpdateUnknown, VersionUnknown as VersionUnknown,
     )  # fmt: skip
     from supervisor.core.retry import Retry as Retry
 else:

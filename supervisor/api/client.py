@@ -27,7 +27,7 @@ from supervisor.api.asked import (
     registered,
     value_of,
 )
-from supervisor.api.handles import Batch as Batch, Progress as Progress, Run as Run, RunInfo as RunInfo
+from supervisor.api.handles import Batch as Batch, Moved as Moved, Progress as Progress, Run as Run, RunInfo as RunInfo, VersionInfo as VersionInfo
 from supervisor.api.hints import Hints
 from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting import Waiter
@@ -225,6 +225,22 @@ class ClientVerbs:
     def attributes(self, run: Run[Any] | uuid.UUID | str) -> Mapping[str, Any]:
         """The attributes that a run has now, as plain JSON values. Raises RunUnknown."""
         return self._carry(lambda verbs: verbs.attributes(id_of(run)))
+
+    def versions(self, workflow: Workflow[..., Any] | str | None = None) -> Sequence[VersionInfo]:
+        """Versions of workflows, or of one: who has them, how many runs are of each. Reads the views (viewer, else PermissionMissing)."""
+        name = None if workflow is None else Asked.of(workflow).name
+        return self._carry(lambda verbs: verbs.versions(name))
+
+    def move(self, workflow: Workflow[..., Any] | str, from_version: str | None, to_version: str, *, dry_run: bool = False) -> Moved:
+        """Let the live runs of one version go on with the code of another, in slices of 500; again is harmless.
+
+        from_version  None: runs that have begun and have no version, from before there were versions
+        dry_run       only count them
+        Runs that workers have stay as they are; what is parked because its code is missing, or was not what its history says, is
+        taken up by whoever has the new version. An operator's right. Raises UnknownWorkflow, VersionUnknown.
+        """
+        name = Asked.of(workflow).name
+        return self._carry(lambda verbs: verbs.move(name, from_version, to_version, dry_run))
 
     def parameters(self, workflow: str) -> Sequence[Mapping[str, Any]]:
         """What a registered workflow takes: name and required of each parameter. Raises UnknownWorkflow."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from supervisor.api.asked import Asked, Named, chunk_of, id_of, refuse_inside_run, registered, value_of
 from supervisor.api.client import QUERY_TIMEOUT_S, check_process, questions_of
-from supervisor.api.handles import AsyncBatch, AsyncRun, Progress, RunInfo
+from supervisor.api.handles import AsyncBatch, AsyncRun, Moved, Progress, RunInfo, VersionInfo
 from supervisor.api.hints import Hints
 from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting_async import AsyncWaiter
@@ -189,6 +189,22 @@ class AsyncClientVerbs:
     async def attributes(self, run: AsyncRun[Any] | uuid.UUID | str) -> Mapping[str, Any]:
         """The attributes that a run has now, as plain JSON values. Raises RunUnknown."""
         return await self._carry(lambda verbs: verbs.attributes(id_of(run)))
+
+    async def versions(self, workflow: Workflow[..., Any] | str | None = None) -> Sequence[VersionInfo]:
+        """Versions of workflows, or of one: who has them, how many runs are of each. Reads the views (viewer, else PermissionMissing)."""
+        name = None if workflow is None else Asked.of(workflow).name
+        return await self._carry(lambda verbs: verbs.versions(name))
+
+    async def move(self, workflow: Workflow[..., Any] | str, from_version: str | None, to_version: str, *, dry_run: bool = False) -> Moved:
+        """Let the live runs of one version go on with the code of another, in slices of 500; again is harmless.
+
+        from_version  None: runs that have begun and have no version, from before there were versions
+        dry_run       only count them
+        Runs that workers have stay as they are; what is parked because its code is missing, or was not what its history says, is
+        taken up by whoever has the new version. An operator's right. Raises UnknownWorkflow, VersionUnknown.
+        """
+        name = Asked.of(workflow).name
+        return await self._carry(lambda verbs: verbs.move(name, from_version, to_version, dry_run))
 
     async def parameters(self, workflow: str) -> Sequence[Mapping[str, Any]]:
         """What a registered workflow takes: name and required of each parameter. Raises UnknownWorkflow."""

@@ -19,6 +19,7 @@ from supervisor.core import codec, registry
 from supervisor.core.errors import ClientMisused, DefinitionError, OutsideWorkflow, QueryReadOnly
 from supervisor.core.parameters import Input, hints, named_parameters
 from supervisor.core.retry import ONCE, Retry, seconds
+from supervisor.core.versions import accepts, check_version, version_of
 
 if TYPE_CHECKING:
     from supervisor.api.handles import AsyncRun, Run
@@ -197,6 +198,7 @@ class WorkflowInfo:
     timeout_s: float | None
     max_steps: int
     where: str
+    version: str
 
 
 class Workflow(core_loop.Workflow, Generic[P, R]):
@@ -210,6 +212,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
         self.info = info
         self.seq_warn = info.max_steps * WARN_TENTHS // 10
         self.queue = info.queue
+        self.version = info.version
         self.encode_raw = codec.encode_raw
         self._input: Input | None = None
         _look_like(self, fn)
@@ -221,6 +224,10 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
             shape = codec.Shape(hints(self.fn).get("return", Any), f"workflow {self.name}")
             self.exact = shape.exact
             self.shape = shape
+
+    def accepts(self, pin: str) -> bool:
+        """Whether this code may go on with a run that is pinned to version *pin*."""
+        return accepts(self.version, pin)
 
     @property
     def input(self) -> Input:
@@ -423,17 +430,18 @@ def workflow(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
 def workflow(fn: Callable[P, R], /) -> Workflow[P, R]: ...
 @overload
 def workflow(
-    *, name: str | None = None, queue: str = "default", timeout: float | timedelta | None = None, max_steps: int = MAX_STEPS
+    *, name: str | None = None, queue: str = "default", timeout: float | timedelta | None = None, version: str | None = None, max_steps: int = MAX_STEPS
 ) -> _WorkflowDecorator: ...
 def workflow(
     fn: Callable[..., Any] | None = None, /, *, name: str | None = None, queue: str = "default", timeout: float | timedelta | None = None,
-    max_steps: int = MAX_STEPS,
+    version: str | None = None, max_steps: int = MAX_STEPS,
 ) -> Any:  # fmt: skip
     """Make a function a durable workflow: it survives the death of its process and goes on after its last finished step.
 
     name     what starts and the history call it; default the function's name
     queue    whose workers run it
     timeout  seconds or timedelta from its start to its end
+    version  of its code; default a hash of the function's own source. Runs that have begun go on with code of the version that they began with
     max_steps  of one run: so many steps, timers, children and waits it may call (HistoryTooLong); at eight tenths of it the log says so
     """
 
@@ -443,7 +451,9 @@ def workflow(
             raise DefinitionError(f"workflow {fn.__qualname__}: max_steps={max_steps!r}; give a whole number from 1 to {MAX_STEPS_MOST}")
         if not isinstance(queue, str) or not 0 < len(queue) <= 200 or not queue.isprintable():
             raise DefinitionError(f"workflow {fn.__qualname__}: queue={queue!r}; give a name of 1 to 200 printable characters")
-        made: Workflow[Any, Any] = Workflow(fn, name or fn.__name__, WorkflowInfo(queue, _timeout(timeout), max_steps, f"{fn.__module__}.{fn.__qualname__}"))
+        named = None if version is None else check_version(version)
+        info = WorkflowInfo(queue, _timeout(timeout), max_steps, f"{fn.__module__}.{fn.__qualname__}", version_of(fn, named))
+        made: Workflow[Any, Any] = Workflow(fn, name or fn.__name__, info)
         registry.register(made)
         return made
 

@@ -56,6 +56,30 @@ class Progress(msgspec.Struct, frozen=True):
     at: datetime
 
 
+class VersionInfo(msgspec.Struct, frozen=True):
+    """One version of a workflow: who has it, how many runs are of it."""
+
+    workflow: str
+    version: str | None  # None: of runs that have not begun
+    workers: int  # live ones that have exactly this version
+    hosts: list[str]
+    live: int
+    running: int
+    code_missing: int  # parked, for who claimed them could not run them
+    missing_since: datetime | None
+    ended_1h: int  # of those that were started within the last hour
+    source: str | None  # module and function
+    first_seen_at: datetime | None
+    last_seen_at: datetime | None
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """What became of a version's live runs: moved, or left because workers have them (or somebody has locked them)."""
+
+    moved: int
+    claimed: int
+
+
 class _Handle:
     """A run's id and what was known when the handle was made."""
 

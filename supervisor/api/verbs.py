@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from supervisor.api.asked import KEY_MAX, Asked, Chunk, Parameters, check_text, encode_by_name, encodes, hash_of, record_encoder
-from supervisor.api.handles import Progress, RunInfo
+from supervisor.api.handles import Moved, Progress, RunInfo, VersionInfo
 from supervisor.core import codec
 from supervisor.core.errors import ClockSkew, KeyMismatch, RunUnknown, UnknownWorkflow
 
@@ -243,6 +243,19 @@ class Verbs:
             + (f" at step {now.step}" if now.step else "")
             + f": python -m supervisor show {run_id}"
         )
+
+    def versions(self, workflow: str | None) -> Verb[list[VersionInfo]]:
+        return [VersionInfo(*each) for each in (yield from self.questions.versions(workflow))]
+
+    def move(self, workflow: str, from_version: str | None, to_version: str, dry_run: bool) -> Verb[Moved]:
+        """Slice by slice; what was moved stays so, whatever becomes of the next."""
+        moved = claimed = 0
+        last: uuid.UUID | None = None
+        while True:
+            part = yield from self.questions.move_runs(workflow, from_version, to_version, last, dry_run)
+            moved, claimed, last = moved + part.moved, claimed + part.claimed, part.last
+            if last is None:
+                return Moved(moved, claimed)
 
     def cancel(self, run_id: uuid.UUID, reason: str | None, actor: str | None) -> Verb[bool]:
         """Whether it was live and not cancelled before."""

@@ -16,6 +16,7 @@ from supervisor.api.asked import check_text
 from supervisor.api.decorators import Durable, StartOptions, Workflow, _child
 from supervisor.core import codec, context
 from supervisor.core.attributes import checked
+from supervisor.core.versions import check_patch
 from supervisor.core.context import Current, current
 from supervisor.core.errors import DefinitionError, InputInvalid, OutsideWorkflow, QueryReadOnly
 from supervisor.core.retry import seconds
@@ -294,4 +295,44 @@ def compensate(undo: _Undoes[P], *args: P.args, **kwargs: P.kwargs) -> None:
     context.loop.compensates(run, undo, args, kwargs)
 
 
-__all__ = ["ChildRun", "Current", "compensate", "continue_as_new", "current", "first", "gather", "inside_run", "now", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"]
+def patched(patch: str) -> bool:
+    """Whether the run takes the new branch of a change of this workflow: True for all but runs that had passed this place before the change.
+
+    The first answer is recorded and holds for the whole run, in every replay. Written as `if patched("id"): … else: …` it does not
+    change the workflow's version, and runs of the code before go on. Workflow code says it, without await.
+    """
+    run = _inside("patched(…)")
+    known: bool | None = (run.patches or {}).get(check_patch(patch))
+    if known is None:
+        known = _recorded(run, patch) or _is_new(run)
+        if known and patch not in (run.patches or {}):
+            context.loop.met(run, core_loop.new_command(core_loop.PATCH, _Named(patch), ()))
+        run.patches = {**(run.patches or {}), patch: known}
+    return known
+
+
+def deprecate_patch(patch: str) -> None:
+    """In place of `patched(…)`, when no run is left that took the old branch: runs that recorded the patch go on, new ones record nothing."""
+    run = _inside("deprecate_patch(…)")
+    if check_patch(patch) not in (run.patches or {}):
+        _recorded(run, patch)
+
+
+def _recorded(run: Any, patch: str) -> bool:
+    """Whether the history has the patch here; then it is taken from it."""
+    record = run.history.get(run.seq) if run.history is not None else None
+    if record is None or record.kind != core_loop.PATCH or record.name != patch.encode():
+        return False
+    core_loop.new_command(core_loop.PATCH, _Named(patch), ())
+    run.pos += 1
+    run.patches = {**(run.patches or {}), patch: True}
+    return True
+
+
+def _is_new(run: Any) -> bool:
+    """Whether the run gets here for the first time: nothing that it was given later, or asked for later, is known."""
+    past = run.past
+    return run.history is None or (past.given == len(past.records) and past.reached < run.seq)
+
+
+__all__ = ["ChildRun", "Current", "compensate", "continue_as_new", "current", "deprecate_patch", "first", "gather", "inside_run", "now", "patched", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"]

@@ -40,7 +40,7 @@ def demo(path: Path | None, limit: int | None, procs: str, dsn: str | None, sche
     the same database. At the end the sum of what was booked must be what a separate process expects. Without a
     database it uses the embedded server. Exit code 1 unless the sums are equal and every kill hit a step.
     """
-    from supervisor.cli import versions
+    from supervisor.cli import about
     from supervisor.cli.run import count_procs
     from supervisor.demo.files import python_files
     from supervisor.demo.perform import Demo, Interrupted
@@ -52,7 +52,7 @@ def demo(path: Path | None, limit: int | None, procs: str, dsn: str | None, sche
         raise click.UsageError(f"there is no readable .py file below {path}; name another folder: --path DIR")
     found, embedded = _database(dsn, name)
     if not as_json:
-        say(", ".join(versions.lines(server=False)))
+        say(", ".join(about.lines(server=False)))
         below = plain(path or "the standard library and site-packages")
         say(f"{len(files):,} files below {below}, a durable run each, on {workers} workers; database {plain(found)}")
     try:

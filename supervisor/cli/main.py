@@ -40,6 +40,7 @@ COMMANDS = {
     "terminate": Command("supervisor.cli.cancel", "terminate", "End live runs at once, without their code."),
     "signal": Command("supervisor.cli.signal", "signal", "Send a message to a live run, by its id or its key."),
     "update": Command("supervisor.cli.update", "update", "Send a request to a live run, and wait for its answer."),
+    "versions": Command("supervisor.cli.versions", "versions", "Show which code has how many runs; give runs to another version."),
     "queues": Command("supervisor.cli.queues", "queues", "Show what stands in each queue."),
     "workers": Command("supervisor.cli.workers", "workers", "Show who works: hosts, processes, what each executes, the last crash."),
     "top": Command("supervisor.cli.top", "top", "Watch the workers of this host: rates, latencies, what each executes, queues."),
@@ -127,9 +128,9 @@ class LazyGroup(click.Group):
 
 def _print_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
     if asked and not ctx.resilient_parsing:
-        from supervisor.cli import versions
+        from supervisor.cli import about
 
-        click.echo("\n".join(versions.lines()))
+        click.echo("\n".join(about.lines()))
         ctx.exit()
 
 

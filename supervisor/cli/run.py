@@ -90,9 +90,9 @@ def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str |
 
 def banner(dsn: Any, server: str, app: str) -> list[str]:
     """What runs here, in two lines: versions of every part, then app and database. What the app has is said by the first worker that imported it."""
-    from supervisor.cli import versions
+    from supervisor.cli import about
 
-    program, python, driver, loop = versions.lines(server=False)
+    program, python, driver, loop = about.lines(server=False)
     if loop != "loop compiled":
         loop += ", NOT COMPILED: several times slower; install a compiler and Python's headers and install again"
     return [f"{program}, {python}, {driver}, {loop}, PostgreSQL {server}", f"app {app} on {dsn}"]

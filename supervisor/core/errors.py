@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
 
@@ -436,6 +437,19 @@ class RunClosed(SupervisorError):
         super().__init__(
             f"run {run_id} has ended ({status}), so {what}; "
             f"start another run ({'signal' if update is None else 'update'}_with_start does both), or see how it ended: python -m supervisor show {run_id}"
+        )
+
+
+class VersionUnknown(SupervisorError):
+    """Runs can be moved only to a version that a worker has had; `known` are those of the workflow, the newest first."""
+
+    code = "version_unknown"
+
+    def __init__(self, workflow: str, version: str, known: Sequence[str]) -> None:
+        self.workflow, self.version, self.known = workflow, version, tuple(known)
+        super().__init__(
+            f"no worker has ever had version {version!r} of workflow {workflow!r} (known: {', '.join(known) or 'none'}); "
+            f"start a worker whose app has it first: python -m supervisor versions says which there are"
         )
 
 

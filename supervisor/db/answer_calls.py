@@ -5,7 +5,7 @@ One session of a process that executes nothing of the runs. Reads and writes of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -34,6 +34,7 @@ class Started(NamedTuple):
     input: bytes
     steps: int
     result_bytes: int
+    reached: int | None  # the largest seq of what is under way
 
 
 class AnswerCalls:
@@ -43,13 +44,14 @@ class AnswerCalls:
         self._sql = Sql(schema)
         self._conn = connect(dsn, purpose="answers", schema=schema, profile="host")
 
-    def workflows(self, names: Sequence[str]) -> list[int]:
-        """The numbers of those that are registered."""
-        return [row[0] for row in self._rows("query_workflows", list(names))]
+    def workflows(self, names: Sequence[str]) -> dict[int, str]:
+        """Number and name of those that are registered."""
+        return dict(self._rows("query_workflows", list(names)))
 
-    def take(self, workflows: Sequence[int], most: int) -> list[Asked]:
-        """The oldest open query, and others to the same run; they are this session's while it is there."""
-        return [Asked(*row) for row in self._rows("take_queries", list(workflows), most)]
+    def take(self, workflows: Mapping[int, str], most: int) -> list[Asked]:
+        """The oldest open query to runs that code of these versions may answer (by the workflow's number), and others to the same run; they are
+        this session's while it is there."""
+        return [Asked(*row) for row in self._rows("take_queries", list(workflows), most, list(workflows.values()))]
 
     def answer(self, answers: Sequence[tuple[UUID, int, bytes]]) -> None:
         """(query, 1 answered or 2 failed, JSON)."""

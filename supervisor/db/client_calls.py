@@ -39,6 +39,7 @@ from supervisor.core.errors import (
     SchemaTooOld,
     SupervisorError,
     UnknownWorkflow,
+    VersionUnknown,
 )
 from supervisor.core.ids import RunIds
 from supervisor.core.version import VERSION
@@ -174,6 +175,14 @@ class Sent(NamedTuple):
     woken: bool
     workflow: str
     queue: str | None
+
+
+class Slice(NamedTuple):
+    """Runs of one version that were looked at: how many were moved, how many somebody has, and the last of them; None: that was all."""
+
+    moved: int
+    claimed: int
+    last: uuid.UUID | None
 
 
 class Questions:
@@ -457,6 +466,26 @@ class Questions:
 
         return Ask(talk, f"start of {workflow!r} with {what} {name!r}", writes=True)
 
+    def versions(self, workflow: str | None) -> Ask[Rows]:
+        """Rows of the view versions, of one workflow or all, the newest first; a viewer's right is needed."""
+
+        def talk(tries: int) -> Talk[Rows]:
+            return (yield "client_versions", (workflow,))
+
+        return Ask(talk, "the list of versions, which reads the views", role="viewer")
+
+    def move_runs(self, workflow: str, from_version: str | None, to_version: str, after: uuid.UUID | None, dry_run: bool) -> Ask[Slice]:
+        """Move the next slice of a version's runs. Raises UnknownWorkflow, VersionUnknown.
+
+        Repeated when the session was lost: what the first try moved is not counted then.
+        """
+
+        def talk(tries: int) -> Talk[Slice]:
+            rows = yield "client_move_runs", (workflow, from_version, to_version, after, dry_run)
+            return Slice(*rows[0])
+
+        return Ask(talk, f"move of runs of {workflow!r}", writes=True, role="operator")
+
     def parameters(self, workflow: str) -> Ask[bytes | None]:
         """A workflow's parameters as JSON, None for a name that no worker ever registered."""
         return self._rows("client_parameters", (workflow,), lambda rows: rows[0][0])
@@ -520,6 +549,9 @@ class Questions:
         if state == "SV010":
             closed = json.loads(error.diag.message_detail or "{}")
             return RunClosed(uuid.UUID(closed["run_id"]), closed["status"], closed.get("signal"), closed.get("update"))
+        if state == "SV026":
+            asked = json.loads(error.diag.message_detail or "{}")
+            return VersionUnknown(asked["workflow"], asked["version"], asked["known"])
         if state == "SV006":
             return RunUnknown(error.diag.message_detail or "")
         if state == "SV008":

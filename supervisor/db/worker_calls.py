@@ -113,6 +113,12 @@ class WorkerCalls:
             workflow_id, queue_id = self._rows("upsert_workflow", (name, queue, timeout_s, described))[0]
             return workflow_id, queue_id
 
+    def serve(self, versions: Sequence[tuple[int, str, str]], worker: int) -> None:
+        """Say which version of each workflow the worker has: (workflow, version, module and function)."""
+        with _told("registering versions"):
+            ordered = sorted(versions)
+            self._rows("serve_versions", (*([row[column] for row in ordered] for column in range(3)), worker))
+
     def queue_id(self, name: str) -> int:
         with _told("registering queues"):
             number: int = self._one("queue_id", name)
@@ -167,6 +173,7 @@ class WorkerCalls:
 
     def _adopt(self, origin: Origin, earlier: list[int], server: tuple[int, int], known: Sequence[bytes] | None) -> tuple[Identity, set[bytes], list[int]]:
         new = self._incarnation(origin, server)
+        self._rows("inherit_versions", (earlier, new.id))
         self._rows("bury_earlier", (f"session lost, adopted by {new.id}", earlier))
         if known is None:
             self._rows("give_back_tasks", (earlier,))

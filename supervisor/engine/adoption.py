@@ -204,7 +204,7 @@ class Adoption:
             trusted = server == old.server
             identity, own, earlier = calls.take_over(worker.origin, worker.first_id, server, known if trusted else None, end_all)
             durable = calls.durable(asked, earlier) if trusted else Durable()
-            catalogue, offset_us = worker.register(calls), calls.clock_offset_us()
+            catalogue, offset_us = worker.register(calls, identity.id), calls.clock_offset_us()
             return News(identity, calls.pipeline(worker.statements), calls.application_name, own, durable, catalogue, offset_us)
         except BaseException:
             calls.close()
@@ -241,7 +241,7 @@ class Adoption:
             (durable if is_durable(batch, news.durable, news.own) else again).append(batch)
         ended = {run.id for batch in durable for run in (*batch.finished, *batch.leaving)}
         for batch in again:
-            batch.claim, batch.asked = None, 0
+            batch.claim_nothing()
         worker.repairs = deque(batch for batch in (*again, *worker.repairs) if not batch.empty())
         lost = {run_id: run for run_id, run in runs.items() if run_id not in news.own and run_id not in ended}
         self.drop(lost)
@@ -264,7 +264,7 @@ class Adoption:
         """Runs that left memory with one batch in flight and were claimed again by the next: nobody would work on them."""
         worker = self._worker
         for run_id in own.difference(self.known()):
-            row = (run_id, worker.loop.now_us(), QUEUED, None, None, None, None, 1)
+            row = (run_id, worker.loop.now_us(), QUEUED, None, None, None, None, 1, None)
             worker.commands.batch.add("release", run_id, row)
 
     def _acknowledge(self, batch: Batch, found: Durable) -> None:

@@ -169,7 +169,8 @@ def _live(line: socket.socket, keeper: int, dsn: str, schema: str) -> NoReturn:
         from supervisor.db.answer_calls import AnswerCalls
 
         calls = AnswerCalls(dsn, schema)
-        workflows = calls.workflows(list(registry.workflows()))
+        known = registry.workflows()
+        workflows = {number: known[name].version for number, name in calls.workflows(list(known)).items()}
         reader = Reader()
         while said := line.recv(MESSAGE_MAX):
             _too_late(calls, said.removeprefix(LOOK))
@@ -258,7 +259,7 @@ class Reader:
         run = core.Run(run_id.bytes, registry.find(started.workflow))
         run.key = started.key.encode() if started.key is not None else None
         records = [Record(seq, kind, status, name.encode(), result, ended) for seq, kind, status, name, result, ended in steps]
-        run.past = Past(input=started.input, records=records)
+        run.past = Past(input=started.input, records=records, reached=-1 if started.reached is None else started.reached)
         try:
             replay(self.loop, run, run.past, Commands.make_child)
         except BaseException:
@@ -306,6 +307,10 @@ class Reader:
 
     def compensates(self, run: Any, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run.past.undo.append(compensation.Undo(what, args, kwargs, run.seq - 1))
+
+    def met(self, run: Any, cmd: Any) -> None:
+        """The run has recorded it, or will when it gets here."""
+        run.pos += 1
 
     def on_this_thread(self) -> Any:
         return core.current_run()

@@ -19,7 +19,7 @@ from supervisor.db.arrays import Row, elements, encode_rows
 HOT = (
     "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "insert_progress", "set_attributes", "continue_runs", "finish", "insert_children_done", "lock_parents", "wake_parents",
     "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
-    "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
+    "fire_timers", "drop_timers", "publish", "claim", "claim_missing", "plan_custom", "plan_generic",
     "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "wake_updated",
     "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "no_deadline", "close_children",
 )  # fmt: skip
@@ -40,9 +40,9 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "close_children": (UUID,),
     "drop_timers": (UUID, INT4),
     "insert_children_done": (UUID, INT4, INT4),
-    "release": (UUID, TIMESTAMPTZ, INT2, TEXT, INT4, TEXT, INT4, INT2),
-    "park_on_children": (UUID, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2),
-    "park_on_signals": (UUID, TEXT, TEXT, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2),
+    "release": (UUID, TIMESTAMPTZ, INT2, TEXT, INT4, TEXT, INT4, INT2, TEXT),
+    "park_on_children": (UUID, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2, TEXT),
+    "park_on_signals": (UUID, TEXT, TEXT, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2, TEXT),
     "insert_consumed": (UUID, TEXT, INT8, INT4),
     "insert_update_ends": (UUID, INT4, INT2, BYTEA, TIMESTAMPTZ),
     "accept_updates": (UUID, TEXT, TEXT, INT4),
@@ -69,8 +69,8 @@ class Batch:
     steps     parameters of insert_steps, outcomes: of finish, both without the worker's id
     rare      statement → [(run in memory, row)]
     said      what runs publish, how far they are, their attributes: (run, statement, key) → the row; of what one batch would write twice the last is enough
-    wake_workflows   parameters of wake_code_missing, now and then
     claim     parameters of the claim that rides along, or None; asked: how many it may bring
+    missing   parameters of claim_missing, now and then beside it
     tries     how often it was refused by trouble of the session that may be a row's fault after all
     """
 
@@ -81,8 +81,8 @@ class Batch:
     outcomes: list[bytes] | None = None
     rare: dict[str, list[tuple[bytes, Row]]] = field(default_factory=dict)
     said: dict[tuple[bytes, str, str], Row] = field(default_factory=dict)
-    wake_workflows: list[bytes] | None = None
     claim: list[bytes] | None = None
+    missing: list[bytes] | None = None
     asked: int = 0
     sent_at: float = 0.0
     tries: int = 0
@@ -91,7 +91,7 @@ class Batch:
         self.rare.setdefault(statement, []).append((run_id, row))
 
     def empty(self) -> bool:
-        return not (self.runs or self.rare or self.steps or self.outcomes or self.claim or self.wake_workflows)
+        return not (self.runs or self.rare or self.steps or self.outcomes or self.claim)
 
     def statements(self, fence: list[bytes], worker: bytes) -> list[tuple[str, list[bytes] | None]]:
         """What is sent, in the order of locks: worker row, inserts, task rows, the claim."""
@@ -134,11 +134,15 @@ class Batch:
         for name in ("accept_updates", "reject_updates"):  # after the task rows: whoever sends one locks both in that order
             if name in self.rare:
                 out.append((name, self._encoded(name, worker)))
-        if self.wake_workflows is not None:
-            out.append(("wake_code_missing", self.wake_workflows))
         if self.claim is not None:
             out.append(("claim", [*self.claim, worker]))
+        if self.missing is not None:
+            out.append(("claim_missing", [*self.missing, worker]))
         return out
+
+    def claim_nothing(self) -> None:
+        self.claim = self.missing = None
+        self.asked = 0
 
     def parked_on_children(self) -> list[bytes]:
         """Runs that are parked here and wait for children, perhaps beside signals."""
@@ -183,7 +187,7 @@ class Batch:
         """This batch, but for what belongs to the runs *ids*; parents that are to be woken, or were parked, are nobody's."""
         part = self._part(lambda run_id: run_id not in ids)
         part.rare.update(self.nobodys())
-        part.wake_workflows, part.tries = self.wake_workflows, self.tries
+        part.tries = self.tries
         return part
 
     def _part(self, mine: Callable[[bytes], bool]) -> Batch:

@@ -23,6 +23,7 @@ from supervisor.api.words import TIMEOUT, ChildRun, Continued
 from supervisor.core import codec
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.errors import AsyncioInWorkflow, HistoryTooLong, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
+from supervisor.core import versions
 from supervisor.core.retry import next_wait_s
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
@@ -333,6 +334,12 @@ class Commands:
         else:  # a replay: it is durable, unless nothing was delivered after it
             self._past(run).said[statement, key] = row
 
+    def met(self, run: Any, cmd: Any) -> None:
+        """Workflow code takes the new branch of a patch: a row that is durable before anything that follows. It is given nothing by it."""
+        last_us, now = run.now_us, self.loop.now_us()
+        self.loop.record(run, cmd, core.COMPLETED, None, now, now)
+        run.now_us = last_us
+
     def say_again(self, run: Any) -> None:
         """After a replay: what followed the last recorded delivery may have been lost with the worker. If it was not, nothing is written."""
         for (statement, key), row in run.past.said.items():
@@ -567,13 +574,13 @@ class Commands:
         target, failed = self._wake_at(run, waits, children) if children else (None, None)
         if signals:
             facts |= {"signals": sorted({cmd.step.name for cmd in signals})[:5], "until": until(signals)}
-            row: Row = (run.id, *self.signals.parking(run, signals), target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind)
+            row: Row = (run.id, *self.signals.parking(run, signals), target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind, self.pin(run))
             self.batch.add("park_on_signals", run.id, row)
         elif children:
-            row = (run.id, target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind)
+            row = (run.id, target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind, self.pin(run))
             self.batch.add("park_on_children", run.id, row)
         else:
-            row = (run.id, ready_at, kind, json.dumps(facts), seq, cmd.step.name, cmd.attempt, 1)
+            row = (run.id, ready_at, kind, json.dumps(facts), seq, cmd.step.name, cmd.attempt, 1, self.pin(run))
             self.batch.add("release", run.id, row)
         self._goes(run)
 
@@ -588,13 +595,20 @@ class Commands:
     def park(self, run: Any, kind: int, detail: dict[str, Any], cmd: Any = None) -> None:
         """Put a run aside for good: nothing of it executes until somebody wakes it."""
         seq, name = (cmd.seq, cmd.step.name) if cmd is not None else (None, None)
-        self.batch.add("release", run.id, (run.id, INFINITY, kind, json.dumps(detail), seq, name, None, 1))
+        pin = self.pin(run) if kind != NONDETERMINISM and _has_begun(run) else None  # what this code can't replay is not of its version
+        self.batch.add("release", run.id, (run.id, INFINITY, kind, json.dumps(detail), seq, name, None, 1, pin))
         self._goes(run)
 
     def give_back(self, run: Any) -> None:
         """Ready at once, for any worker."""
-        self.batch.add("release", run.id, (run.id, self.loop.now_us(), 1, None, None, None, None, 1))
+        pin = self.pin(run) if _has_begun(run) else None  # what has not begun is of no version yet
+        self.batch.add("release", run.id, (run.id, self.loop.now_us(), 1, None, None, None, None, 1, pin))
         self._goes(run)
+
+    @staticmethod
+    def pin(run: Any) -> str | None:
+        """The version that a run stays with from here on, whoever takes it up: that of this code, with the patches that the run has met."""
+        return versions.pin(run.workflow.version, run.patches) if run.workflow is not None else None
 
     def _goes(self, run: Any) -> None:
         self.loop.touch(run)
@@ -646,6 +660,15 @@ def _of_child(kid: Kid, workflow: str, seq: int) -> SupervisorError:
     if kid.status in (CANCELLED, TERMINATED):
         return (RunCancelled if kid.status == CANCELLED else RunTerminated)(run_id, workflow, str(cause or ""), seq=seq)
     return RunFailed(run_id, workflow, codec.brief(cause) if cause is not None else "it ended without a result", seq, cause)
+
+
+def _has_begun(run: Any) -> bool:
+    """Whether anything of a run in memory is durable."""
+    past = run.past
+    if run.coro is None or run.pos or run.timers or past is not None and (past.reached >= 0 or past.kids):
+        return run.coro is not None
+    asked = [*(run.open or {}).values(), *([run.call] if run.call is not None else [])]
+    return any(cmd.attempt > 1 or cmd.extra == "begun" for cmd in asked)
 
 
 def _gathered(cmd: Any) -> bool:

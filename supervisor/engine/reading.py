@@ -148,7 +148,7 @@ class Reading:
             end, run.end = run.end, None
             commands.end(run, *end)
             return
-        if run.deadline_us and self._worker.deadline_passed(run):
+        if run.deadline_us and self._worker.taking.deadline_passed(run):
             return
         for cmd in fresh:
             cmd.redelivered = run.resumed == 2
@@ -160,5 +160,5 @@ class Reading:
     def _put_aside(self, run: Run, error: ReplayMismatch) -> None:
         """Its code can't go on. Where its time is over it ends, with nothing undone: what is to be undone, the code would have to say."""
         run.history, run.past.undo, run.past.compensating = None, [], False
-        if not run.deadline_us or not self._worker.deadline_passed(run):
+        if not run.deadline_us or not self._worker.taking.deadline_passed(run):
             self._worker.commands.mismatch(run, error)

@@ -27,7 +27,7 @@ _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i").unpack
 _i8 = struct.Struct(">q").unpack
 KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run", core.SIGNAL: "wait for signal"}
-KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers", core.CANCEL: "delivery of", core.UNDO: "plan of"}
+KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers", core.CANCEL: "delivery of", core.UNDO: "plan of", core.PATCH: "patch"}
 
 
 @dataclass
@@ -82,6 +82,8 @@ class Past:
     begun: dict[int, int] = field(default_factory=dict)  # seq → try whose start is durable (at_most_once)
     timers_us: dict[int, int] = field(default_factory=dict)
     kids: dict[int, Kid] = field(default_factory=dict)
+    given: int = 0  # in the replay: records that the workflow was given
+    reached: int = -1  # the largest seq of which anything is known
     said: dict[tuple[str, str], Any] = field(default_factory=dict)  # in the replay, after the last delivery so far: statement and key → row
     attributes: dict[str, Any] = field(default_factory=dict)  # all that the run has set of them
     successor: Any = None  # of a run that continues as a new one: its row
@@ -159,6 +161,9 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     When the code has ended, `run.end` holds (status, encoded result) and nothing is open.
     """
     run.history = {record.seq: record for record in past.records}
+    known = (*run.history, *past.attempts, *past.begun, *past.timers_us, *past.kids)
+    past.reached = max((past.reached, *known))
+    run.past = past
     run.dropped = set()
     run.open = {}
     run.past = past
@@ -170,6 +175,7 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
             past.said = {}  # it was in the batch of this record, or in one before
         if past.handling is not None and past.handling.ended:
             past.handling.ended = {}
+        past.given += 1
         _redeliver(loop, run, record, make_child)
     run.history = None
     return [] if run.end is not None else [run.open[seq] for seq in sorted(run.open)]
@@ -183,6 +189,10 @@ def check(run: Any, command: Any) -> None:
 
 
 def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
+    if record.kind == core.PATCH:
+        if not (run.patches or {}).get(record.name.decode("utf-8", "replace")):
+            raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _instead(run))
+        return
     if record.status == core.CANCELLED:
         if record.seq not in run.dropped:
             raise ReplayMismatch(UUID(bytes=run.id), record.seq, f"the cancellation of {record}", "something that keeps it")

@@ -50,6 +50,10 @@ class OnThisThread:
         """Workflow code on this thread has named what undoes something."""
         self._loop.worker.compensates(run, what, args, kwargs)
 
+    def met(self, run: Any, cmd: Any) -> None:
+        """Workflow code on this thread takes the new branch of a patch."""
+        self._loop.worker.met(run, cmd)
+
     def handles(self, run: Any, query: Any, handler: Any) -> None:
         """Workflow code has a handler for a query. It is of no use here: queries are answered elsewhere (answering.py)."""
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from supervisor._fastpath.loop import INT4, Loop, Run
+from supervisor._fastpath.loop import Loop, Run
 from supervisor._fastpath.wire import SLOT_BYTES, Slot
 from supervisor.core import codec, context, registry
 from supervisor.core.errors import DatabaseUnavailable, Fenced
@@ -30,10 +30,10 @@ from supervisor.db.pipeline import Refused
 from supervisor.db.worker_calls import Identity, Origin, WorkerCalls
 from supervisor.engine import replay
 from supervisor.engine.adoption import ASKED, Adoption, Own
-from supervisor.engine.batch import HOT, INFINITY, Batch, encode_rows
+from supervisor.engine.batch import HOT, INFINITY, Batch
 from supervisor.engine.cancelling import Cancels, Marks, Reasons
 from supervisor.engine.claims import Claims, every_second
-from supervisor.engine.commands import CODE_MISSING, COMMIT_REJECTED, CRASH_LOOP, Commands
+from supervisor.engine.commands import COMMIT_REJECTED, Commands
 from supervisor.engine.endings import Notes
 from supervisor.engine.executors import Executors
 from supervisor.engine.processes import Processes
@@ -41,6 +41,7 @@ from supervisor.engine.reading import Look, Reading, Reads
 from supervisor.engine.nudges import Nudges
 from supervisor.engine.rest import Board, Rest, Seat
 from supervisor.engine.signals import Letters, Signals
+from supervisor.engine.taking import Taking
 from supervisor.engine.transactional import Transactions
 from supervisor.engine.updates import Left, Requests, Updates
 from supervisor.engine.visibility import OnThisThread, loop_hidden
@@ -51,16 +52,13 @@ log = logging.getLogger("pgsupervisor.worker")
 GROUP_MAX = 2500  # runs executed between two sends
 EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for the group to be full
 QUICK_CYCLE_S, SLOW_CYCLE_S = 0.02, 0.1
-CLAIMS_MAX, WINDOW_STEPS = 10, 8
-DEADLINE_LOOK_S = 60.0
-WAKE_MISSING_S = 10.0
+WINDOW_STEPS = 8
 SLOW_CALL_US = 2000
 LOOK_AT_SLOW_S = 0.5
 TRY_AGAIN = ("40001", "40P01", "55P03")  # somebody else was in the way
 SESSION_TROUBLE = ("08", "25", "26", "0A", "53", "57", "58", "XX")  # classes of SQLSTATE for which another session is tried
 MAYBE_A_ROW, TRIES_MAX = ("26", "0A", "58", "XX", "SV"), 3  # of those: which may be a row's fault after all, when it happens again and again
 FENCED = "SV003"
-_i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i")
 _i8 = struct.Struct(">q").unpack
 
@@ -112,7 +110,6 @@ class Worker:
         self.trouble: DatabaseUnavailable | None = None
         self._parents: set[bytes] = set()  # children of theirs have ended, durably: to be woken
         self._parked: set[bytes] = set()  # parked, durably: children may have ended meanwhile
-        self._wake_missing_at = 0.0
         self._claims_in_flight = self._asked_in_flight = 0
         self._steps_before = self._calls_before = 0
         self._in_threads = self._draining = self._pump_due = False
@@ -155,7 +152,7 @@ class Worker:
         self.identity = calls.register(self.origin)
         self.id = self.first_id = self.identity.id
         self._say(ready=False)
-        self.catalogue = self.register(calls)
+        self.catalogue = self.register(calls, self.id)
         offset, cell = calls.clock_offset_us(), calls.cell()
         self.pipeline = calls.pipeline(self.statements)
         self._make_parts(*self.catalogue, offset, cell)
@@ -167,14 +164,16 @@ class Worker:
         if self.options.born is not None:
             self.options.born(self.id, self.application_name, ready)
 
-    def register(self, calls: WorkerCalls) -> tuple[dict[str, int], dict[str, int]]:
-        """Tell the catalogue what this worker can run; returns the numbers of workflows and of queues."""
+    def register(self, calls: WorkerCalls, worker_id: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Tell the catalogue what this worker can run, and in which versions; returns the numbers of workflows and of queues."""
         workflow_ids, queue_ids = {}, {}
         registry.settle()
-        for name, workflow in registry.workflows().items():
+        workflows = registry.workflows()
+        for name, workflow in workflows.items():
             described = json.dumps(workflow.input.describe()).encode()
             found = calls.upsert_workflow(name, workflow.queue, workflow.info.timeout_s, described)
             workflow_ids[name], queue_ids[workflow.queue] = found
+        calls.serve([(workflow_ids[name], workflow.version, workflow.info.where) for name, workflow in workflows.items()], worker_id)
         self._queue_names = set(self.options.queues or queue_ids or ("default",))
         for queue in self._queue_names - set(queue_ids):
             queue_ids[queue] = calls.queue_id(queue)
@@ -227,7 +226,6 @@ class Worker:
     def _make_parts(self, workflow_ids: dict[str, int], queue_ids: dict[str, int], offset_us: int, cell: int) -> None:
         options = self.options
         ids = self._ids = RunIds(offset_us=offset_us, cell=cell)
-        self._workflows = {_i4.pack(id): registry.find(name) for name, id in workflow_ids.items()}
         self.adoption = Adoption(self)
         self.transactions = Transactions(options.dsn, options.schema, self.identity, self._tx_done, self.adoption.ask, self.fail)
         commands: list[Commands] = []
@@ -251,7 +249,7 @@ class Worker:
         self.transactions.slot = options.page.tx_slot if options.page is not None else None
         context.loop = OnThisThread(self.loop, self.watchdog.on_thread)
         self.claims = Claims([queue_ids[name] for name in sorted(self._queue_names)], options.look_behind or every_second())
-        self._known_workflows = encode_rows((INT4,), [(id,) for id in workflow_ids.values()])
+        self.taking = Taking(self, workflow_ids, [queue_ids[name] for name in sorted(self._queue_names)])
 
     def _look_at_slow(self) -> None:
         self._time.call_later(LOOK_AT_SLOW_S, self._look_at_slow, context=self._context)
@@ -382,9 +380,6 @@ class Worker:
         if self.repairs:
             return self.repairs.popleft()
         batch = self.take_batch()
-        if self._time.time() >= self._wake_missing_at and not self._draining:
-            self._wake_missing_at = self._time.time() + WAKE_MISSING_S
-            batch.wake_workflows = self._known_workflows
         for statement, ids in (("wake_parents", self._parents), ("look_at_parked", self._parked)):
             for run_id in ids:
                 batch.add(statement, run_id, (run_id,))
@@ -392,6 +387,7 @@ class Worker:
         batch.asked = self._claim_size(at_rest=batch.empty() and not self.loop.ready and not self.pipeline.waiting)
         if batch.asked:
             batch.claim = self.claims.params(batch.asked, self._time.time())
+            batch.missing = self.taking.missing(batch.asked, self._time.time())
             self._claims_in_flight += 1
             self._asked_in_flight += batch.asked
             self.rest.asked()
@@ -523,7 +519,11 @@ class Worker:
         if "look_at_parked" in results:
             self._parents.update(row[0] for row in replay._rows(results["look_at_parked"]))
         if "claim" in results:
-            self._took(batch, results["claim"])
+            self._claimed(batch, results["claim"].ntuples)
+            self.taking.took(results["claim"], self.claims.marks)
+            self.claims.took(results["claim"].ntuples, batch.asked)
+        if "claim_missing" in results:
+            self.taking.took_missing(results["claim_missing"], batch.asked)
 
     def settled(self, batch: Batch) -> None:
         """*batch* is durable: its runs go on, have ended, or leave memory."""
@@ -542,52 +542,6 @@ class Worker:
         if batch.rare.keys() & {"insert_children_done", "insert_runs", "continue_runs", "close_children"}:
             self.rest.nudged()  # children, or the parents that go on: nobody announces them
 
-    def _took(self, batch: Batch, result: Any) -> None:
-        """Runs that a claim brought: fresh ones begin at once, the others are read first or put aside."""
-        self._claimed(batch, result.ntuples)
-        others: list[tuple[Run, bytes, bytes, bytes | None, bytes, bytes | None]] = []
-        self.loop.admit(result, self._workflows, self.claims.marks, others)
-        self.claims.took(result.ntuples, batch.asked)
-        resumed = []
-        for run, history, claims, payload, workflow_id, deadline in others:
-            run.resumed = _i2(history)[0]
-            run.deadline_us = _i8(deadline)[0] if deadline is not None else 0
-            run.timers = run.resumed != 0  # until its past is read, it may have some
-            parked = run.workflow is None or _i2(claims)[0] > CLAIMS_MAX
-            if run.deadline_us and (parked or run.resumed == 0) and self.deadline_passed(run):
-                continue  # of the others the history is read first: it says what is to be undone
-            if run.workflow is None:
-                known = ", ".join(sorted(registry.workflows())) or "none"
-                self.commands.park(run, CODE_MISSING, {"workflow_id": _i4.unpack(workflow_id)[0], "this_worker_knows": known})
-            elif _i2(claims)[0] > CLAIMS_MAX:
-                self.commands.park(run, CRASH_LOOP, {"claims": _i2(claims)[0], "why": "claimed again and again without leaving its workers alive"})
-            elif run.resumed == 0 and payload is not None:
-                self.loop.begin_run(run, payload)
-            else:
-                resumed.append((run, payload))
-        self.reading.add(resumed)
-
-    def deadline_passed(self, run: Run) -> bool:
-        """Whether the run's time is over: it then ends as timed_out. Otherwise it is looked at again when it is."""
-        if run.past is not None and run.past.compensating:
-            return False
-        left_s = (run.deadline_us - self.loop.now_us()) / 1e6
-        if left_s <= 0:
-            self.commands.time_out(run)
-            self._schedule()
-            return True
-        self._time.call_later(min(left_s, DEADLINE_LOOK_S), self._look_at_deadline, run, context=self._context)
-        return False
-
-    def _look_at_deadline(self, run: Run) -> None:
-        if run.gone:
-            return
-        if run.batch != 0 or run.in_tx:  # first what is in flight, then the end
-            self._time.call_later(0.01, self._look_at_deadline, run, context=self._context)
-        else:
-            with loop_hidden():
-                self.deadline_passed(run)
-
     # ── batches that the server refused ──────────────────────────────────────────────────────────────────────────
 
     def _refused(self, batch: Batch, refused: Refused) -> None:
@@ -596,7 +550,7 @@ class Worker:
         if batch.claim is not None:
             self._claims_in_flight -= 1
             self._asked_in_flight -= batch.asked
-            batch.claim, batch.asked = None, 0
+            batch.claim_nothing()
             self.rest.lost()
         sqlstate = refused.sqlstate
         blameless = batch.tries < TRIES_MAX or not sqlstate.startswith(MAYBE_A_ROW)
@@ -622,7 +576,7 @@ class Worker:
         log.error("run %s is parked: the database refuses what it wants to record: %s", uuid.UUID(bytes=run.id), refused.message)
         self.loop.evict(run)
         parking = Batch(runs=[run])
-        parking.add("release", run.id, (run.id, INFINITY, COMMIT_REJECTED, detail, None, None, None, 1))
+        parking.add("release", run.id, (run.id, INFINITY, COMMIT_REJECTED, detail, None, None, None, 1, self.commands.pin(run)))
         self.repairs.append(parking)
 
     # ── transactional steps ──────────────────────────────────────────────────────────────────────────────────────

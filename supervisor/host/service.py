@@ -74,7 +74,7 @@ class Service:
         leadership = Leadership(options.dsn, options.schema, parent.options.supervisor_id, parent.reaper.burials, options.retention_s)
         parent.add(leadership, late=True)
         self._board = Board(parent.options.slots)
-        wakeups = Wakeups(self._board, lambda: parent.children.values(), options.threads, options.queues, self._workflows)
+        wakeups = Wakeups(self._board, lambda: parent.children.values(), options.threads, options.queues, self._workflows, parent.options.supervisor_id)
         leadership.look(wakeups.asks, wakeups.told)
         leadership.listen(wake_channel(options.schema), wakeups.heard)
         leadership.listen(signal_channel(options.schema), wakeups.signalled)

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import msgspec
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 SOON_S = 1.0  # what becomes due within that is waited for; there is another look before
 DEPTH = 64  # entries that a pulse looks at in each queue and priority
-LOOK_ALL_THE_SAME_S = 10.0  # a claim also wakes what only a worker knows of: runs whose code was missing
+LOOK_ALL_THE_SAME_S = 10.0  # where a look was wrong
 DUE_SLACK_S = 0.001  # a claim before the due time finds nothing
 HEARD_S = 0.002  # who hears for itself and ceased to wait within that has heard what we have just heard
 _owners = msgspec.json.Decoder(list[int]).decode  # numbers of workers
@@ -37,6 +38,7 @@ class Wakeups:
     threads    how many runs one worker begins at once, as far as anybody knows before it began them
     queues     that are served; none: those of the workflows
     workflows  names of those that are served, as soon as they are known
+    supervisor the parent's boot id, which its workers registered with
     """
 
     def __init__(
@@ -46,9 +48,10 @@ class Wakeups:
         threads: int,
         queues: Sequence[str],
         workflows: Callable[[], Collection[str]],
+        supervisor: UUID | None = None,
     ) -> None:
         self._board, self._children, self._threads = board, children, threads
-        self._queues, self._workflows = queues, workflows
+        self._queues, self._workflows, self._supervisor = queues, workflows, supervisor
         self._due_at = math.inf  # when the next run that we know of becomes due
         self._poll_at = 0.0
         self._seen_at = -math.inf  # when work was last heard of, or found
@@ -83,7 +86,7 @@ class Wakeups:
 
     def asks(self) -> dict[str, Any]:
         """What to look at, as the block `pulse` wants it."""
-        return {"queues": list(self._queues) or None, "workflows": list(self._workflows()), "depth": DEPTH}
+        return {"queues": list(self._queues) or None, "workflows": list(self._workflows()), "depth": DEPTH, "supervisor": self._supervisor}
 
     def told(self, due: int, next_s: float | None, hidden: bool) -> None:
         """What was seen. While nothing is, workers take us for silent and look for themselves."""

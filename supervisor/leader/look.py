@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-NOTHING: Mapping[str, Any] = {"queues": [], "workflows": [], "depth": 0}  # a pulse without a look
+NOTHING: Mapping[str, Any] = {"queues": [], "workflows": [], "depth": 0, "supervisor": None}  # a pulse without a look
 APART_S = 0.35  # pulses may come in a hurry, looks do not
 SHARE = 10.0  # of the time at most one part in so many is spent with looking
 REFUSED_S = 10.0

@@ -134,7 +134,7 @@ def test_limits_are_those_of_the_code() -> None:
     from supervisor.core import codec
     from supervisor.core.settings import Settings
     from supervisor.db import connect, partitions, step_session
-    from supervisor.engine import transactional, worker
+    from supervisor.engine import taking, transactional
 
     told = dict(rows(section("operations.md", "## Sizes and limits")))
     assert told["one payload (input, result)"] == f"{codec.PAYLOAD_MAX_BYTES >> 20} MiB of JSON, {codec.DEPTH_MAX} levels"
@@ -145,7 +145,7 @@ def test_limits_are_those_of_the_code() -> None:
     assert told["transactional steps that share a transaction"].startswith(f"{transactional.SHARED_MAX}; each statement waits {step_session.LOCK_TIMEOUT[:-2]} ms")
     assert told["a statement of a transactional step"].startswith(f"{int(connect._PROFILES['tx']['statement_timeout']) // 60_000} minutes")
     assert partitions.DAYS_AHEAD == 7 and "a week ahead" in told["partitions"]
-    assert worker.CLAIMS_MAX == 10 and "ten times without getting one step further" in (ROOT / "docs" / "operations.md").read_text()
+    assert taking.CLAIMS_MAX == 10 and "ten times without getting one step further" in (ROOT / "docs" / "operations.md").read_text()
 
 
 def test_readme_is_short_and_has_a_place_for_the_figures() -> None:

@@ -54,103 +54,103 @@ def added(n: int) -> int:
     return 100
 
 
-@workflow
+@workflow(version="1")
 async def changed_kid() -> int:
     await forbidden.aio()
     return 5
 
 
-@workflow
+@workflow(version="1")
 async def renamed() -> int:
     return await forbidden.aio() + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def inserted() -> int:
     await forbidden.aio()
     return await a.aio(1) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def removed() -> int:
     return await a.aio(1) + await forbidden.aio()
 
 
-@workflow
+@workflow(version="1")
 async def swapped() -> int:
     return await b.aio(2) + await a.aio(1) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def returns_early() -> int:
     return 1
 
 
-@workflow
+@workflow(version="1")
 async def raises_early() -> int:
     raise LookupError("new")
 
 
-@workflow
+@workflow(version="1")
 async def sleeps_instead() -> int:
     await sleep(0)
     return await forbidden.aio()
 
 
-@workflow
+@workflow(version="1")
 async def child_instead() -> int:
     return await changed_kid()
 
 
-@workflow
+@workflow(version="1")
 async def step_instead_of_child() -> int:
     return await forbidden.aio() + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def step_instead_of_sleep() -> int:
     return await forbidden.aio() + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def gathered_otherwise() -> int:
     return sum(await gather(b.aio(2), a.aio(1), forbidden.aio())) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def gathered_more() -> int:
     await gather(a.aio(1), forbidden.aio())
     return await b.aio(2) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def other_result() -> int:
     await figures.aio()
     return await forbidden.aio()
 
 
-@workflow
+@workflow(version="1")
 async def other_input(n: str) -> int:
     return await forbidden.aio()
 
 
-@workflow
+@workflow(version="1")
 async def handled() -> int:
     await fails.aio()
     return await forbidden.aio()
 
 
-@workflow
+@workflow(version="1")
 def in_def() -> int:
     sleep_now(0)
     return a(1) + forbidden()
 
 
-@workflow
+@workflow(version="1")
 async def unchanged(n: int) -> int:
     return await a.aio(n) + await b.aio(n) + await gate(n)
 
 
-@workflow
+@workflow(version="1")
 async def grown(n: int) -> int:
     return await a.aio(n) + await gate(n) + await added.aio(n)

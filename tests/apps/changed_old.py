@@ -42,84 +42,84 @@ def fails() -> None:
     raise ValueError("as recorded")
 
 
-@workflow
+@workflow(version="1")
 async def changed_kid() -> int:
     return 5
 
 
-@workflow
+@workflow(version="1")
 async def renamed() -> int:
     return await a.aio(1) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def inserted() -> int:
     return await a.aio(1) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def removed() -> int:
     return await a.aio(1) + await b.aio(2) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def swapped() -> int:
     return await a.aio(1) + await b.aio(2) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def returns_early() -> int:
     return await a.aio(1) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def raises_early() -> int:
     return await a.aio(1) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def sleeps_instead() -> int:
     return await a.aio(1) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def child_instead() -> int:
     return await a.aio(1) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def step_instead_of_child() -> int:
     return await changed_kid() + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def step_instead_of_sleep() -> int:
     await sleep(0)
     return 1 + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def gathered_otherwise() -> int:
     return sum(await gather(a.aio(1), b.aio(2))) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def gathered_more() -> int:
     await gather(a.aio(1))
     return await b.aio(2) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def other_result() -> int:
     return (await figures.aio()).lines + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def other_input(n: int) -> int:
     return await a.aio(n) + await gate(1)
 
 
-@workflow
+@workflow(version="1")
 async def handled() -> int:
     try:
         await fails.aio()
@@ -128,16 +128,16 @@ async def handled() -> int:
     return await gate(1)
 
 
-@workflow
+@workflow(version="1")
 def in_def() -> int:
     return a(1) + gate.sync(1)
 
 
-@workflow
+@workflow(version="1")
 async def unchanged(n: int) -> int:
     return await a.aio(n) + await b.aio(n) + await gate(n)
 
 
-@workflow
+@workflow(version="1")
 async def grown(n: int) -> int:
     return await a.aio(n) + await gate(n)

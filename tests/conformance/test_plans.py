@@ -48,8 +48,9 @@ _FILL = (
        select id, case when n % 10 = 2 then 'infinity' else clock_timestamp() - interval '1 s' end, 1 + n % 3, 1, n % 10,
               case when n % 10 = 1 then 77 end, case when n % 10 = 2 then 14 else 1 end,
               case when n % 10 = 2 then 5 end, case when n % 10 = 2 then 0 end, '{}' from made""",
-    """update supervisor.task set wait_kind = 20, ready_at = 'infinity', workflow = 900
-       where run_id in (select id from made where n % 100 = 3)""",
+    """update supervisor.task set wait_kind = 20, ready_at = 'infinity', workflow = 900, version = case when n % 200 = 3 then 'v' || n / 200 % 100 end
+       from made where run_id = id and n % 100 = 3""",
+    "insert into supervisor.workflow_version (workflow, version, source) select w, 'v' || v, 'm' from generate_series(1, 1000) as w, generate_series(1, 100) as v",
     "insert into supervisor.run (run_id, workflow, queue, prio, input) select id, 1, 1, 5, '{}' from made",
     "insert into supervisor.step select id, now(), now(), s, s, 77, 1, 1, 'some step', '1' from made, generate_series(0, 2) as s",
     "insert into supervisor.attempt select id, 3, 1, 1, now(), now(), now(), 77, 'some step', '{}', 'f' from made",
@@ -173,11 +174,11 @@ ARGUMENTS = {
     "lock_parents": lambda p: [p.parents],
     "wake_parents": lambda p: [p.parents],
     "look_at_parked": lambda p: [p.parents],
-    "release": lambda p: [p.owned, _same("infinity"), _same(10), _same(None), _same(1), _same("s"), _same(1), _same(1), WORKER],
+    "release": lambda p: [p.owned, _same("infinity"), _same(10), _same(None), _same(1), _same("s"), _same(1), _same(1), _same("v1"), WORKER],
     "lock_own": lambda p: [p.owned, WORKER],
-    "park_on_children": lambda p: [p.owned, _same(9), _same(0), _same("infinity"), _same(1), _same("s"), _same(None), _same(14), WORKER],
+    "park_on_children": lambda p: [p.owned, _same(9), _same(0), _same("infinity"), _same(1), _same("s"), _same(None), _same(14), _same("v1"), WORKER],
     "park_on_signals": lambda p: [
-        p.owned, _same("go"), _same("1000000"), _same(9), _same(0), _same("infinity"), _same(1), _same("go"), _same(None), _same(11), WORKER,
+        p.owned, _same("go"), _same("1000000"), _same(9), _same(0), _same("infinity"), _same(1), _same("go"), _same(None), _same(11), _same("v1"), WORKER,
     ],
     "insert_consumed": lambda p: [p.owned, _same("go"), _same(1000000), _same(7)],
     "read_messages": lambda p: [p.owned, _same("go"), _same(None)],
@@ -190,7 +191,7 @@ ARGUMENTS = {
     "fire_timers": lambda p: [p.owned, _same(5), _same(9), _same("timer"), _same(2), _same(1), _same(None), WORKER],
     "drop_timers": lambda p: [p.owned, _same(5)],
     "publish": lambda p: [p.owned, _same(8), _same(9), _same("s"), _same(1), _same("now"), WORKER],
-    "wake_code_missing": lambda p: [[900]],
+    "claim_missing": lambda p: [[900, 901], ["v1+p", "v1"], [1, 2, 3], BATCH, WORKER],
     "claim": lambda p: [
         [1 + n % 3 for n in range(30)], [n // 3 for n in range(30)], ["-infinity"] * 30, [uuid.UUID(int=0)] * 30, BATCH, WORKER,
     ],

@@ -18,7 +18,7 @@ SQL = Sql()
 
 # ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
 
-VIEWS = "attempts attributes batches cancellations children compensations due errors failures keys later leaders live published queues runs signals started steps throughput updates waits workers".split()
+VIEWS = "attempts attributes batches cancellations children compensations due errors failures keys later leaders live published queues runs signals started steps throughput updates versions waits workers".split()
 CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
@@ -41,20 +41,22 @@ CALLS = (  # of applications and of people; in the caller's transaction
 )  # fmt: skip
 PURE = ("as_json(bytea, smallint)", "merged_attributes(bytea, bytea)", "id_time(uuid)", "id_floor(timestamp with time zone)")
 ENGINE = (  # of workers, their parents and the leader among these
-    "make_partitions(timestamp with time zone)", "fence(integer, uuid, integer)", "queue_id(text)", "outcome_name(smallint)", "retry(uuid)",
+    "make_partitions(timestamp with time zone)", "fence(integer, uuid, integer)", "queue_id(text)", "outcome_name(smallint)",
     "all_owned(bigint, integer, integer)", "take_away(uuid[], timestamp with time zone, smallint, text)", "as_leader(bigint)",
     "take_term(uuid, text, integer, text)", "renew_statistics()", "partitioned()", "keep_if_live(text)", "drop_keys(text, uuid, integer)",
+    "accepts(text, text)", "version_of(integer, integer)", "has_begun(uuid)", "run_version(uuid)", "pin(uuid, text, integer, integer)",
     "drop_batches(text, bigint, integer)", "drop_detached(text)", "drop_queries()", "drop_updates()", "wake_updated(uuid[])", "announce_signal(integer, boolean, text, text)",
     "close_children(uuid[])", "end_wedged(uuid[])", "error_json(text, text)",
     "set_attributes(uuid, integer, bytea, timestamp with time zone)", "continue_run(uuid, uuid, integer, text, smallint, bytea, interval, integer)",
 )  # fmt: skip
+OPERATORS = ("retry(uuid)", "move_runs(text, text, text, uuid, integer, boolean)")
 WRITTEN = {
-    "INSERT": "run run_key step attempt outcome child child_done cancellation consumed publication progress_note update_accepted update_done task timer worker workflow queue leader retired",
-    "UPDATE": "task timer worker workflow queue leader retired query update_request",
+    "INSERT": "run run_key step attempt outcome child child_done cancellation consumed publication progress_note update_accepted update_done task timer worker workflow workflow_version queue leader retired",
+    "UPDATE": "task timer worker workflow workflow_version queue leader retired query update_request",
     "DELETE": "task timer leader retired query update_request",
 }
 READ = (
-    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done task timer worker workflow queue leader retired query worker_now task_now "
+    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done task timer worker workflow workflow_version served missing queue leader retired query worker_now task_now "
     + " ".join(f"run_key_{n}" for n in range(8))
 )
 Right = tuple[str, str]  # object, privilege
@@ -67,12 +69,12 @@ def rights(names: Any, privilege: str) -> set[Right]:
 USES = rights(["supervisor"], "USAGE")
 MAY: dict[str, set[Right]] = {
     "supervisor_worker": USES
-    | rights([*CALLS, *PURE, *ENGINE], "EXECUTE") | rights([*READ.split(), *VIEWS], "SELECT")
+    | rights([*CALLS, *PURE, *ENGINE, *OPERATORS], "EXECUTE") | rights([*READ.split(), *VIEWS], "SELECT")
     | {right for privilege, tables in WRITTEN.items() for right in rights(tables, privilege)}
-    | rights("queue_id_seq workflow_id_seq worker_id_seq", "USAGE"),
+    | rights("queue_id_seq workflow_id_seq workflow_version_id_seq worker_id_seq", "USAGE"),
     "supervisor_client": USES | rights([*CALLS, *PURE], "EXECUTE"),
     "supervisor_viewer": USES | rights(PURE, "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
-    "supervisor_operator": USES | rights([*CALLS, *PURE, "retry(uuid)"], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
+    "supervisor_operator": USES | rights([*CALLS, *PURE, *OPERATORS], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
     NOBODY: set(),
 }  # fmt: skip
 
@@ -219,5 +221,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query retry queue_id make_partitions renew_statistics close_children end_wedged".split()
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query retry move_runs queue_id make_partitions renew_statistics close_children end_wedged".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"

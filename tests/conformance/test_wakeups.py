@@ -371,7 +371,7 @@ def test_the_hosts_look_reads_the_heads_of_its_queues_and_no_more(database: Data
     insert_runs(database, 100_000, "q", "q")
     database.sql("update supervisor.task set owner = 1 where run_id in (select run_id from supervisor.task order by ready_at limit 5000)")
     database.sql("vacuum analyze supervisor.task")
-    asked = {"queues": None, "workflows": ["q", "other"], "depth": wakeups.DEPTH}
+    asked = {"queues": None, "workflows": ["q", "other"], "depth": wakeups.DEPTH, "supervisor": None}
     with psycopg.connect(database.dsn, autocommit=True) as conn:
         text: Any = Sql().get("pulse")
         due, next_s, hidden = conn.execute(text, asked).fetchone()  # type: ignore[misc]
@@ -391,7 +391,7 @@ def test_the_look_tells_when_the_next_run_is_due(database: Database) -> None:
     make_catalogue(database, "q")
     insert_runs(database, 2, "q", "q")
     database.sql("update supervisor.task set ready_at = 'infinity'")
-    asked = {"queues": ["q"], "workflows": [], "depth": wakeups.DEPTH}
+    asked = {"queues": ["q"], "workflows": [], "depth": wakeups.DEPTH, "supervisor": None}
     text: Any = Sql().get("pulse")
     with psycopg.connect(database.dsn, autocommit=True) as conn:
         assert conn.execute(text, asked).fetchone() == (0, None, False)
