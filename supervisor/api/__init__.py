@@ -19,7 +19,7 @@ _HOMES = {
     "supervisor.core.cancelled": ("Cancelled",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
-        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "CompensationFailed", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "HistoryTooLong", "InputInvalid", "KeyExists", "KeyMismatch",
+        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "CompensationFailed", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "HistoryTooLarge", "HistoryTooLong", "HistoryUnreadable", "InputInvalid", "KeyExists", "KeyMismatch",
         "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "QueryFailed", "QueryReadOnly", "QueryTooLong", "QueryUnknown", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
         "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TransactionMisused", "UnknownWorkflow",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     from supervisor.core.context import Current as Current
     from supervisor.core.errors import (
         AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, CompensationFailed as CompensationFailed, ConfigInvalid as ConfigInvalid,
-        DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, FilterInvalid as FilterInvalid, HistoryTooLong as HistoryTooLong, InputInvalid as InputInvalid,
+        DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, FilterInvalid as FilterInvalid, HistoryTooLarge as HistoryTooLarge, HistoryTooLong as HistoryTooLong, HistoryUnreadable as HistoryUnreadable, InputInvalid as InputInvalid,
         KeyExists as KeyExists, KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
         PayloadRefused as PayloadRefused, PermissionMissing as PermissionMissing, QueryFailed as QueryFailed, QueryReadOnly as QueryReadOnly, QueryTooLong as QueryTooLong,
         QueryUnknown as QueryUnknown, ReadTimeout as ReadTimeout, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,

@@ -41,6 +41,8 @@ COMMANDS = {
     "signal": Command("supervisor.cli.signal", "signal", "Send a message to a live run, by its id or its key."),
     "update": Command("supervisor.cli.update", "update", "Send a request to a live run, and wait for its answer."),
     "versions": Command("supervisor.cli.versions", "versions", "Show which code has how many runs; give runs to another version."),
+    "replay": Command("supervisor.cli.replay", "replay", "Compare recorded histories with the code that is here; execute nothing."),
+    "export": Command("supervisor.cli.export", "export", "Write histories to files that replay reads without a database."),
     "queues": Command("supervisor.cli.queues", "queues", "Show what stands in each queue."),
     "workers": Command("supervisor.cli.workers", "workers", "Show who works: hosts, processes, what each executes, the last crash."),
     "top": Command("supervisor.cli.top", "top", "Watch the workers of this host: rates, latencies, what each executes, queues."),
@@ -88,6 +90,7 @@ EXIT_OF_ERROR = {
     "may_not_profile": EXIT_PERMISSION,
     "permission_missing": EXIT_PERMISSION,
     "definition": EXIT_CONFIG,
+    "history_unreadable": EXIT_USAGE,
 }
 
 

@@ -87,7 +87,7 @@ def move(workflow: str, from_version: str, to_version: str, dry_run: bool, dsn: 
     """Let live runs of one version go on with the code of another, in slices of 500.
 
     A run whose history that code does not repeat is parked again (nondeterminism) before anything new is done, and can be moved back:
-    python -m supervisor replay says beforehand which would be. Runs that workers have are left, and counted; when those workers have
+    python -m supervisor replay --workflow W --version VERSION --app … says beforehand which would be. Runs that workers have are left, and counted; when those workers have
     ended, type it again. The role wants to be operator. Exit code 1 where runs were left.
     """
     with options.client(dsn, schema) as client:

@@ -236,6 +236,28 @@ class CompensationFailed(SupervisorError):
         super().__init__(f"{len(failed)} of its undo steps failed after {why}: {left}; do by hand what they would have done")
 
 
+class HistoryUnreadable(SupervisorError):
+    """A file of exported histories has something else in it, at `line`."""
+
+    code = "history_unreadable"
+
+    def __init__(self, file: str, line: int, why: str) -> None:
+        self.file, self.line, self.why = file, line, why
+        super().__init__(f"{file}, line {line}: no exported history: {why}; python -m supervisor export writes such files")
+
+
+class HistoryTooLarge(SupervisorError):
+    """The history of a run is longer than what is exported or compared."""
+
+    code = "history_too_large"
+
+    def __init__(self, run_id: object, steps: int, bytes: int, steps_max: int, bytes_max: int) -> None:
+        self.run_id, self.steps, self.bytes = run_id, steps, bytes
+        super().__init__(
+            f"run {run_id} has {steps:,} results of {bytes:,} bytes; at most {steps_max:,} of {bytes_max:,} bytes are read here: leave it out"
+        )
+
+
 # ── queries ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -120,7 +120,7 @@ _SPAN_UNITS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3
 _SPAN_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)\s*")
 
 
-def _span(text: str) -> float:
+def span(text: str) -> float:
     """Seconds of "90", "1h", "1h30m", "2 days"."""
     total, at = 0.0, 0
     while at < len(text):
@@ -162,7 +162,7 @@ _TEXT = Field(str, "a text", (*EQUAL, *ORDER, *TEXT, *NULL))
 _NUMBER = Field(_whole, "a whole number", (*EQUAL, *ORDER, *NULL))
 _JSON = Field(_json_value, "a text, a number, true or false", (*EQUAL, *ORDER, *TEXT, *NULL), paths=True)
 _ATTRIBUTE = Field(_attribute_value, "a text, a number, true or false, a date or time", (*EQUAL, *ORDER, *TEXT, *NULL), paths=True)
-_SPAN = Field(_span, "a span of time (30s, 5m, 1h, 2d, 1h30m)", ORDER)
+_SPAN = Field(span, "a span of time (30s, 5m, 1h, 2d, 1h30m)", ORDER)
 _MOMENT = Field(_moment, "a date or a time (2026-11-22, 2026-11-22T08:30)", ORDER)
 _ID = Field(UUID, "a run's id", EQUAL)
 

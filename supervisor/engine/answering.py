@@ -20,16 +20,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from supervisor._fastpath import loop as core
-from supervisor._fastpath.wire import SLOT_BYTES, Slot
-from supervisor.api.words import Continued
-from supervisor.core import codec, context, registry
+from supervisor.core import codec, registry
 from supervisor.core.errors import DatabaseUnavailable, QueryTooLong, QueryUnknown
-from supervisor.engine import compensation
-from supervisor.engine.commands import Commands
 from supervisor.engine.forked import die_with, fork_apart, leave
-from supervisor.engine.green import close_green, green
-from supervisor.engine import handlers
-from supervisor.engine.replay import Past, Record, check, handling_of, replay
+from supervisor.engine.reader import Reader
+from supervisor.engine.replay import Past, Record
 
 if TYPE_CHECKING:
     from supervisor.db.answer_calls import AnswerCalls, Asked, Started
@@ -202,13 +197,13 @@ def answers(calls: AnswerCalls, reader: Reader, asked: Sequence[Asked]) -> list[
         return [(each.id, FAILED, codec.encode_error(error)) for each in asked]
     run_id = asked[0].run_id
     try:
-        handlers, run = reader.read(run_id, *_history(calls, run_id))
+        run = _replayed(reader, run_id, *_history(calls, run_id))
     except DatabaseUnavailable:
         raise
     except BaseException as error:  # noqa: BLE001 - of the user's code, or of the replay: whoever asked is told
         return [(each.id, FAILED, codec.encode_error(error)) for each in asked]
     try:
-        return [(each.id, *_answer(run, handlers, each)) for each in asked]
+        return [(each.id, *_answer(run, reader.handlers, each)) for each in asked]
     finally:
         reader.forget(run)
 
@@ -223,6 +218,19 @@ def _history(calls: AnswerCalls, run_id: UUID) -> tuple[Started, list[tuple[Any,
             f"{HISTORY_MAX_BYTES:,} bytes; let it publish what others are to know"
         )
     return started, calls.steps(run_id)
+
+
+def _replayed(reader: Reader, run_id: UUID, started: Started, steps: Sequence[tuple[Any, ...]]) -> Any:
+    """The run, as far as its history goes."""
+    records = [Record(seq, kind, status, name.encode(), result, ended) for seq, kind, status, name, result, ended in steps]
+    past = Past(input=started.input, records=records, reached=-1 if started.reached is None else started.reached)
+    run = reader.begin(run_id, started.workflow, started.key)
+    try:
+        reader.follow(run, past)
+    except BaseException:
+        reader.forget(run)
+        raise
+    return run
 
 
 def _answer(run: Any, handlers: dict[str, tuple[Any, Any]], asked: Asked) -> tuple[int, bytes]:
@@ -241,82 +249,4 @@ def _answer(run: Any, handlers: dict[str, tuple[Any, Any]], asked: Asked) -> tup
         return FAILED, codec.encode_error(error)
 
 
-class Reader:
-    """Replays histories and executes nothing: the other half of a loop whose batches go nowhere."""
-
-    green, close_green = staticmethod(green), staticmethod(close_green)
-    misuse = staticmethod(Commands.misuse)
-
-    def __init__(self) -> None:
-        registry.settle()
-        self.loop = core.Loop(self, Slot(bytearray(SLOT_BYTES), 0))
-        self.handlers: dict[str, tuple[Any, Any]] = {}
-        context.loop = self
-
-    def read(self, run_id: UUID, started: Started, steps: Sequence[tuple[Any, ...]]) -> tuple[dict[str, tuple[Any, Any]], Any]:
-        """The handlers that the run has named, and the run, as far as its history goes. Raises ReplayMismatch."""
-        self.handlers = {}
-        run = core.Run(run_id.bytes, registry.find(started.workflow))
-        run.key = started.key.encode() if started.key is not None else None
-        records = [Record(seq, kind, status, name.encode(), result, ended) for seq, kind, status, name, result, ended in steps]
-        run.past = Past(input=started.input, records=records, reached=-1 if started.reached is None else started.reached)
-        try:
-            replay(self.loop, run, run.past, Commands.make_child)
-        except BaseException:
-            self.forget(run)
-            raise
-        return self.handlers, run
-
-    def forget(self, run: Any) -> None:
-        run.history = None
-        self.loop.evict(run)
-
-    # what the loop asks in a replay
-
-    def check_history(self, run: Any, cmd: Any) -> None:
-        check(run, cmd)
-
-    def finish_failed(self, run: Any, error: BaseException) -> None:
-        status = core.CONTINUED if isinstance(error, Continued) else core.FAILED
-        if not compensation.begin(self.loop, run, error):
-            self.loop.finish(run, status, codec.encode_error(error))
-
-    def handled(self, run: Any, fiber: Any, value: Any, error: BaseException | None) -> None:
-        """Who sent the update was told when the run did this."""
-        handlers.ended(run, handling_of(run), fiber, value, error, 0)
-
-    # what workflow code says (see core.context)
-
-    def handles(self, run: Any, query: Any, handler: Any) -> None:
-        self.handlers[query.name] = (query, handler)
-
-    def handles_update(self, run: Any, update: Any, handler: Any, validator: Any) -> None:
-        handling_of(run).named[update.name] = (update, handler, validator)
-
-    def published(self, run: Any, key: str, value: bytes) -> None:
-        """It was published when the run did this."""
-
-    def progressed(self, run: Any, done: float, total: float | None) -> None:
-        pass
-
-    def attributed(self, run: Any, changes: dict[str, Any]) -> None:
-        pass
-
-    def grown(self, run: Any, cmd: Any) -> None:
-        pass
-
-    def compensates(self, run: Any, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        run.past.undo.append(compensation.Undo(what, args, kwargs, run.seq - 1))
-
-    def met(self, run: Any, cmd: Any) -> None:
-        """The run has recorded it, or will when it gets here."""
-        run.pos += 1
-
-    def on_this_thread(self) -> Any:
-        return core.current_run()
-
-    def leaves_memory(self) -> bool:
-        return core.mode() == core.INERT
-
-
-__all__ = ["Reader", "answers", "start", "wanted"]
+__all__ = ["answers", "start", "wanted"]

@@ -69,12 +69,12 @@ def rights(names: Any, privilege: str) -> set[Right]:
 USES = rights(["supervisor"], "USAGE")
 MAY: dict[str, set[Right]] = {
     "supervisor_worker": USES
-    | rights([*CALLS, *PURE, *ENGINE, *OPERATORS], "EXECUTE") | rights([*READ.split(), *VIEWS], "SELECT")
+    | rights([*CALLS, *PURE, *ENGINE, *OPERATORS, *HISTORIES], "EXECUTE") | rights([*READ.split(), *VIEWS], "SELECT")
     | {right for privilege, tables in WRITTEN.items() for right in rights(tables, privilege)}
     | rights("queue_id_seq workflow_id_seq workflow_version_id_seq worker_id_seq", "USAGE"),
     "supervisor_client": USES | rights([*CALLS, *PURE], "EXECUTE"),
-    "supervisor_viewer": USES | rights(PURE, "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
-    "supervisor_operator": USES | rights([*CALLS, *PURE, *OPERATORS], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
+    "supervisor_viewer": USES | rights([*PURE, *HISTORIES], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
+    "supervisor_operator": USES | rights([*CALLS, *PURE, *OPERATORS, *HISTORIES], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
     NOBODY: set(),
 }  # fmt: skip
 
@@ -221,5 +221,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query retry move_runs queue_id make_partitions renew_statistics close_children end_wedged".split()
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample retry move_runs queue_id make_partitions renew_statistics close_children end_wedged".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"
