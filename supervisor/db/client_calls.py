@@ -177,14 +177,6 @@ class Sent(NamedTuple):
     queue: str | None
 
 
-class Slice(NamedTuple):
-    """Runs of one version that were looked at: how many were moved, how many somebody has, and the last of them; None: that was all."""
-
-    moved: int
-    claimed: int
-    last: uuid.UUID | None
-
-
 class Questions:
     """What one client asks of one schema. `ids` makes run ids by the database's clock; measure first."""
 
@@ -465,26 +457,6 @@ class Questions:
             return rows[0][0], Sent(*rows[0][1:])
 
         return Ask(talk, f"start of {workflow!r} with {what} {name!r}", writes=True)
-
-    def versions(self, workflow: str | None) -> Ask[Rows]:
-        """Rows of the view versions, of one workflow or all, the newest first; a viewer's right is needed."""
-
-        def talk(tries: int) -> Talk[Rows]:
-            return (yield "client_versions", (workflow,))
-
-        return Ask(talk, "the list of versions, which reads the views", role="viewer")
-
-    def move_runs(self, workflow: str, from_version: str | None, to_version: str, after: uuid.UUID | None, dry_run: bool) -> Ask[Slice]:
-        """Move the next slice of a version's runs. Raises UnknownWorkflow, VersionUnknown.
-
-        Repeated when the session was lost: what the first try moved is not counted then.
-        """
-
-        def talk(tries: int) -> Talk[Slice]:
-            rows = yield "client_move_runs", (workflow, from_version, to_version, after, dry_run)
-            return Slice(*rows[0])
-
-        return Ask(talk, f"move of runs of {workflow!r}", writes=True, role="operator")
 
     def parameters(self, workflow: str) -> Ask[bytes | None]:
         """A workflow's parameters as JSON, None for a name that no worker ever registered."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from supervisor import Signal, first, gather, now, patched, publish, random, sleep, start, step, uuid4, workflow
+from supervisor import Signal, Update, first, gather, handlers_finished, now, patched, publish, random, sleep, start, step, uuid4, workflow
 from supervisor import sync
 from tests.harness import note
 
 replayed_go = Signal("replayed_go", str)
+replayed_add = Update("replayed_add", str, str)
 replayed_go_sync = sync.Signal("replayed_go", str)
 
 
@@ -106,6 +107,21 @@ def replayed_returns_plain() -> str:
 async def replayed_listens() -> str:
     await replayed_did.aio("before")
     return await replayed_go.wait()
+
+
+@workflow
+async def replayed_updated() -> list[str]:
+    said: list[str] = []
+
+    @replayed_add.handler
+    async def _(word: str) -> str:
+        said.append(await replayed_did.aio(word))
+        await sleep(0.01)
+        return word
+
+    await replayed_go.wait()
+    await handlers_finished()
+    return said
 
 
 @workflow

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from supervisor import Signal, deprecate_patch, first, patched, sleep, start, step, workflow
+from supervisor import Query, Signal, deprecate_patch, first, patched, sleep, start, step, workflow
 from supervisor import sync
 from tests.apps.gates import at_gate
 from tests.harness import note
 
 versioned_go = Signal("versioned_go", int)
+versioned_asked = Query("versioned_asked", str)
 versioned_go_sync = sync.Signal("versioned_go", int)
 
 
@@ -38,6 +39,7 @@ async def versioned_slow(gate: str) -> str:
 
 @workflow
 async def versioned_waits() -> str:
+    versioned_asked.handler(lambda: "new")
     await versioned_did.aio("old-1")  # so far as the old one
     await versioned_go.wait()
     await versioned_did.aio("new-2")

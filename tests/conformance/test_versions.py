@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor import Client, PermissionMissing, Run, VersionUnknown
+from supervisor import AsyncClient, Client, PermissionMissing, Run, VersionUnknown
 from supervisor.api.asked import Named
 from tests.harness import ROOT, Database, Effects, Host, HostFactory, Server, eventually
 
@@ -345,6 +346,13 @@ def test_a_move_says_what_it_can_not_do(database: Database, hosts: HostFactory, 
         database.sql("select supervisor.move_runs('versioned_waits', 'a', %s, max_runs => 501)", version("versioned_waits", 1))
 
 
+async def asked_async(database: Database, ask: tuple[str, str, str]) -> tuple[int, int]:
+    """What would be moved, and how many live runs are of the old version, from an AsyncClient."""
+    async with AsyncClient(database.dsn) as client:
+        counts = {each.version: each.live for each in await client.versions(ask[0])}
+        return (await client.move(*ask, dry_run=True)).moved, counts[ask[1]]
+
+
 def test_a_move_in_the_callers_transaction_is_done_when_that_commits(database: Database, hosts: HostFactory, client: Client) -> None:
     (run,) = strand(database, hosts, client, "versioned_waits", 1)
     registered(database, 1)
@@ -352,6 +360,7 @@ def test_a_move_in_the_callers_transaction_is_done_when_that_commits(database: D
     with psycopg.connect(database.dsn) as conn:
         assert client.within(conn).move(*ask).moved == 1
         conn.rollback()
+        assert asyncio.run(asked_async(database, ask)) == (1, 1)
         assert pin(database, run) == ask[1]
         assert client.within(conn).move(*ask).moved == 1
         conn.commit()
@@ -381,8 +390,9 @@ def test_versions_are_read_and_moved_by_operators_and_not_by_clients(database: D
 def test_which_versions_still_have_runs(database: Database, hosts: HostFactory, effects: Effects, client: Client) -> None:
     """Who has them, how many live runs are of each, which ended lately: what decides whether old code can go."""
     with hosts(OLD):
-        for _ in range(2):
-            waits_for(database, client.start("versioned_waits"), "signal")
+        runs = [client.start("versioned_waits") for _ in range(2)]
+        for run in runs:
+            waits_for(database, run, "signal")
         client.start("versioned_once").result(timeout=20)
         client.start("versioned_slow", "go")
         eventually(lambda: effects.count("gate", "go") == 1, 20)
@@ -397,6 +407,8 @@ def test_which_versions_still_have_runs(database: Database, hosts: HostFactory, 
             shown = command(database, "versions", "--workflow", "versioned_waits", "--json").stdout.splitlines()
             assert {json.loads(line)["version"]: json.loads(line)["live"] for line in shown} == {version("versioned_waits", 0): 2, version("versioned_waits", 1): 0}
             assert version("versioned_waits", 0) in command(database, "versions").stdout
+            # a question to a run is for a host that has its code, whoever is quicker
+            assert [client.query(runs[0], "versioned_asked") for _ in range(5)] == ["old"] * 5
         effects.open("go")
 
 
