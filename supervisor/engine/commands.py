@@ -20,17 +20,16 @@ import msgspec
 from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import Command
 from supervisor.api.words import TIMEOUT, ChildRun, Continued
-from supervisor.core import codec
+from supervisor.core import codec, versions
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.errors import AsyncioInWorkflow, HistoryTooLong, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
-from supervisor.core import versions
 from supervisor.core.retry import next_wait_s
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
 from supervisor.engine.compensation import Undo, begin, time_is_over
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
-from supervisor.engine.replay import Kid, Past, check
+from supervisor.engine.replay import Kid, Past, check, has_begun
 from supervisor.engine.signals import Listening, until
 
 log = logging.getLogger("pgsupervisor.engine")
@@ -595,13 +594,13 @@ class Commands:
     def park(self, run: Any, kind: int, detail: dict[str, Any], cmd: Any = None) -> None:
         """Put a run aside for good: nothing of it executes until somebody wakes it."""
         seq, name = (cmd.seq, cmd.step.name) if cmd is not None else (None, None)
-        pin = self.pin(run) if kind != NONDETERMINISM and _has_begun(run) else None  # what this code can't replay is not of its version
+        pin = self.pin(run) if kind != NONDETERMINISM and has_begun(run) else None  # what this code can't replay is not of its version
         self.batch.add("release", run.id, (run.id, INFINITY, kind, json.dumps(detail), seq, name, None, 1, pin))
         self._goes(run)
 
     def give_back(self, run: Any) -> None:
         """Ready at once, for any worker."""
-        pin = self.pin(run) if _has_begun(run) else None  # what has not begun is of no version yet
+        pin = self.pin(run) if has_begun(run) else None  # what has not begun is of no version yet
         self.batch.add("release", run.id, (run.id, self.loop.now_us(), 1, None, None, None, None, 1, pin))
         self._goes(run)
 
@@ -660,15 +659,6 @@ def _of_child(kid: Kid, workflow: str, seq: int) -> SupervisorError:
     if kid.status in (CANCELLED, TERMINATED):
         return (RunCancelled if kid.status == CANCELLED else RunTerminated)(run_id, workflow, str(cause or ""), seq=seq)
     return RunFailed(run_id, workflow, codec.brief(cause) if cause is not None else "it ended without a result", seq, cause)
-
-
-def _has_begun(run: Any) -> bool:
-    """Whether anything of a run in memory is durable."""
-    past = run.past
-    if run.coro is None or run.pos or run.timers or past is not None and (past.reached >= 0 or past.kids):
-        return run.coro is not None
-    asked = [*(run.open or {}).values(), *([run.call] if run.call is not None else [])]
-    return any(cmd.attempt > 1 or cmd.extra == "begun" for cmd in asked)
 
 
 def _gathered(cmd: Any) -> bool:

@@ -107,6 +107,15 @@ def handling_of(run: Any) -> Handling:
     return handling
 
 
+def has_begun(run: Any) -> bool:
+    """Whether anything of a run in memory is durable."""
+    past = run.past
+    if run.coro is None or run.pos or run.timers or past is not None and (past.reached >= 0 or past.kids):
+        return run.coro is not None
+    asked = [*(run.open or {}).values(), *([run.call] if run.call is not None else [])]
+    return any(cmd.attempt > 1 or cmd.extra == "begun" for cmd in asked)
+
+
 def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
     """What the reads of one batch brought, by run id."""
     pasts: dict[bytes, Past] = defaultdict(Past)

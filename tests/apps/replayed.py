@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor import Signal, Update, first, gather, handlers_finished, now, patched, publish, random, sleep, start, step, uuid4, workflow
+from supervisor import Signal, Update, compensate, continue_as_new, first, gather, handlers_finished, now, patched, publish, random, sleep, start, step, uuid4, workflow
 from supervisor import sync
 from tests.harness import note
 
@@ -122,6 +122,30 @@ async def replayed_updated() -> list[str]:
     await replayed_go.wait()
     await handlers_finished()
     return said
+
+
+@workflow
+async def replayed_undone() -> None:
+    await replayed_did.aio("done")
+    compensate(replayed_did, "undone")
+    await replayed_did.aio("then")
+    raise ValueError("on purpose")
+
+
+@workflow
+async def replayed_goes_on(n: int) -> str:
+    await replayed_did.aio("turn")
+    if n:
+        continue_as_new(n - 1)
+    return "over"
+
+
+@workflow
+async def replayed_cancelled() -> str:
+    try:
+        return await replayed_go.wait()
+    finally:
+        await replayed_did.aio("cleaned")
 
 
 @workflow

@@ -78,6 +78,11 @@ def recorded(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             updated = client.start("replayed_updated")
             ended["replayed_updated"] = [updated]
             assert [client.update(updated, "replayed_add", word) for word in ("one", "two")] == ["one", "two"]
+            ended["replayed_undone"], ended["replayed_goes_on"] = [client.start("replayed_undone")], [client.start("replayed_goes_on", 1)]
+            cancelled = client.start("replayed_cancelled")
+            ended["replayed_cancelled"] = [cancelled]
+            eventually(lambda: cancelled.status().wait == "signal", 20)
+            assert client.cancel(cancelled)
             live = {name: client.start(name) for name in ("replayed_sleeps", "replayed_parent", "replayed_listens")}
             parked = "select count(*) from supervisor.task where owner is null and wait_kind in (10, 11, 14, 15)"
             eventually(lambda: database.one(parked) == 9, 60, "three rich, one plain, one updated, three live ones and a child wait")
@@ -105,10 +110,10 @@ def line_of(mark: str) -> int:
 
 
 def test_histories_of_every_kind_are_equal_to_their_own_code(recorded: Recorded) -> None:
-    """Timers, signals, updates, children, branches that lost, failures, patches; async and def; ended and live. Nothing is executed or written."""
+    """Timers, signals, updates, cancellations, compensations, children, branches that lost, failures, patches; async and def; ended and live. Nothing is executed or written."""
     noted, stored = len(recorded.effects.lines()), recorded.tables()
     code, parted, total = recorded.replay(SAME, *recorded.everything())
-    assert (code, parted, total) == (0, [], {"replayed": 16, "equal": 16, "parted": 0, "left_out": 0})
+    assert (code, parted, total) == (0, [], {"replayed": 19, "equal": 19, "parted": 0, "left_out": 0})
     assert len(recorded.effects.lines()) == noted and recorded.tables() == stored
 
 
@@ -208,15 +213,15 @@ def test_exported_histories_replay_the_same_without_a_database(recorded: Recorde
     assert done.returncode == 0, done.stderr
     path = recorded.folder / "all.json"
     path.write_text(done.stdout)
-    assert recorded.replay(SAME, "--file", str(path), dsn=None) == (0, [], {"replayed": 16, "equal": 16, "parted": 0, "left_out": 0})
+    assert recorded.replay(SAME, "--file", str(path), dsn=None) == (0, [], {"replayed": 19, "equal": 19, "parted": 0, "left_out": 0})
     _, found, total = recorded.replay(NEW, "--file", str(path), dsn=None, code="import supervisor.engine.verify as v; v.REPLAY_MAX_S = 0.5")
-    assert {each["workflow"]: each for each in reversed(found) if each["workflow"] in PARTED} == parted and total["parted"] == 15
+    assert {each["workflow"]: each for each in reversed(found) if each["workflow"] in PARTED} == parted and total["parted"] == 18
     # the same as one document over several lines, and several files
     (one,) = [json.loads(line) for line in done.stdout.splitlines() if json.loads(line)["workflow"] == "replayed_plain"]
     assert (one["format"], one["format_version"], one["status"], one["input"]) == ("pgsupervisor.history", 1, "completed", {"n": 1})
     pretty = recorded.folder / "one.json"
     pretty.write_text(json.dumps(one, indent=2))
-    assert recorded.replay(SAME, "--file", str(pretty), "--file", str(path), dsn=None)[2]["replayed"] == 17
+    assert recorded.replay(SAME, "--file", str(pretty), "--file", str(path), dsn=None)[2]["replayed"] == 20
 
 
 def test_results_keep_the_order_of_their_keys(recorded: Recorded) -> None:

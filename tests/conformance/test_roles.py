@@ -39,6 +39,7 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "newest(uuid)", "progress(uuid)", "attributes(uuid)",
     "ask_query(uuid, uuid, text, bytea, double precision)", "query_answer(uuid)", "forget_query(uuid)",
 )  # fmt: skip
+HISTORIES = ("history_run(uuid)", "history_steps(uuid, integer, integer)", "history_pending(uuid)", "history_sample(text, timestamp with time zone, integer, text)")
 PURE = ("as_json(bytea, smallint)", "merged_attributes(bytea, bytea)", "id_time(uuid)", "id_floor(timestamp with time zone)")
 ENGINE = (  # of workers, their parents and the leader among these
     "make_partitions(timestamp with time zone)", "fence(integer, uuid, integer)", "queue_id(text)", "outcome_name(smallint)",
