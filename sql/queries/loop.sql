@@ -159,6 +159,24 @@ SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = p.seq, step 
     wait_signals = CASE WHEN NOT p.reached THEN string_to_array(p.names, E'\n') END
 FROM p WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $11::int4;
 
+-- name: park_paused :exec
+-- Put runs aside that somebody paused, when nothing of them executes any more. One that was resumed meanwhile is ready at once.
+-- Locks:  as lock_own, already held; their rows of pause.     Index:  task_pkey, pause_pkey
+-- $1 uuid[] run    $2 int4[] seq    $3 text[] step    $4 int2[] resumed    $5 int4 worker
+WITH asked AS (
+    UPDATE {schema}.pause p SET ready_at = NULL WHERE p.run_id = ANY ($1::uuid[]) RETURNING p.run_id, p.detail)
+UPDATE {schema}.task t
+SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = u.seq, step = u.step, attempt = NULL, resumed = u.resumed, wait_children = NULL, wait_failed = NULL,
+    ready_at = CASE WHEN a.run_id IS NULL THEN clock_timestamp() ELSE 'infinity' END, wait_kind = CASE WHEN a.run_id IS NULL THEN 1 ELSE 7 END, wait_detail = a.detail
+FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[]) AS u (run_id, seq, step, resumed) LEFT JOIN asked a ON a.run_id = u.run_id
+WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $5::int4;
+
+-- name: look_at_requests :many
+-- What somebody wants of runs that this worker has, once a second and when it is told.
+-- Locks:  task rows that nobody has, SKIP LOCKED, and their rows of pause and changed.     Index:  pause_pkey, changed_pkey, task_pkey
+-- $1 int4 worker    $2 int8[] numbers of what it has read     Returns run, number of what changed (null: it is to be paused)
+SELECT r.run_id, r.n FROM {schema}.requests_of($1::int4, $2::int8[]) AS r;
+
 -- name: insert_consumed :exec
 -- Record which messages were given to their runs, in the batch that has the rows of the waits in step.
 -- Locks:  none but the new rows.     Index:  none (insert; the primary key refuses a second consumption)
@@ -342,11 +360,11 @@ SELECT run_id, input FROM {schema}.run WHERE run_id = ANY ($1::uuid[]);
 SELECT run_id, seq, pos, kind, status, name, result, ended_at FROM {schema}.step WHERE run_id = ANY ($1::uuid[]) ORDER BY run_id, pos;
 
 -- name: read_attempts :many
--- Tries of steps that have no result yet (the caller drops the others). Crashes (3) are no tries.
+-- Tries of steps that have no result yet (the caller drops the others), and other terms that somebody gave them (kind 5). Crashes (3) are no tries.
 -- Locks:  none.     Index:  attempt primary key, pruned.
--- $1 uuid[] run     Returns run, seq, n, kind, us from now to the next retry
-SELECT run_id, seq, n, kind, (extract(epoch FROM next_retry_at - clock_timestamp()) * 1000000)::int8
-FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) AND kind <= 2 ORDER BY run_id, seq, n;
+-- $1 uuid[] run     Returns run, seq, n, kind, us from now to the next retry, terms as JSON
+SELECT run_id, seq, n, kind, (extract(epoch FROM next_retry_at - clock_timestamp()) * 1000000)::int8, CASE WHEN kind = 5 THEN error END
+FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) AND kind IN (1, 2, 5) ORDER BY run_id, seq, n;
 
 -- name: read_timers :many
 -- Timers that were set and have not fired.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from supervisor.api.signals import Message
     from supervisor.api.updates import UpdateMessage
     from supervisor.db.client_calls import Conflict, Outcome, QueryStanding, Questions, Sent, UpdateStanding, Verb, What
+    from supervisor.db.operator_calls import Operated
 
 T = TypeVar("T")
 
@@ -102,6 +103,14 @@ class Verbs:
             self._hints.signalled(sent.owner)
         elif sent.woken:
             self._hints.add(sent.workflow, sent.queue, 1, 0.0)
+
+    def tell_operated(self, done: Operated) -> None:
+        """Likewise, of what an operator did."""
+        if self._hints is not None and done.did:
+            if done.owner is not None:
+                self._hints.signalled(done.owner)
+            if done.workflow is not None:
+                self._hints.add(done.workflow, done.queue, 1, 0.0)
 
     def start_record(self, asked: Asked, record: Any) -> Verb[Started]:
         encode = yield from self.encoder(asked)

@@ -389,6 +389,29 @@ class RunClosed(SupervisorError):
         )
 
 
+class RunEnded(SupervisorError):
+    """An operator's verb was asked of a run that has ended; nothing was done."""
+
+    code = "run_ended"
+
+    def __init__(self, run_id: object, status: str, verb: str) -> None:
+        self.run_id, self.status, self.verb = run_id, status, verb
+        super().__init__(
+            f"run {run_id} has ended ({status}), so {verb} changes nothing of it; "
+            f"retry goes on with one that did not complete, fork with any, as another run: python -m supervisor retry {run_id}"
+        )
+
+
+class OperationRefused(SupervisorError):
+    """An operator's verb does not fit what the run does now; nothing was done. `why` says what stands in its way."""
+
+    code = "operation_refused"
+
+    def __init__(self, run_id: object, verb: str, why: str) -> None:
+        self.run_id, self.verb, self.why = run_id, verb, why
+        super().__init__(f"run {run_id}: {verb} is not possible: {why}; see what it does: python -m supervisor show {run_id}")
+
+
 class BatchUnknown(SupervisorError):
     """No start has ever named that batch."""
 

@@ -493,6 +493,8 @@ class Questions:
         if state == "SV010":
             closed = json.loads(error.diag.message_detail or "{}")
             return RunClosed(uuid.UUID(closed["run_id"]), closed["status"], closed.get("signal"), closed.get("update"))
+        if (operated := refusals.operated(state, error.diag.message_detail or "{}")) is not None:
+            return operated
         if state == "SV006":
             return RunUnknown(error.diag.message_detail or "")
         if state == "SV008":

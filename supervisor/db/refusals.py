@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 import psycopg
 
-from supervisor.core.errors import PermissionMissing, SchemaMissing
+from supervisor.core.errors import OperationRefused, PermissionMissing, RunEnded, SchemaMissing, SupervisorError
 from supervisor.db import migrations
 from supervisor.db.statements import Sql
 
@@ -22,6 +24,17 @@ def no_right(schema: str, user: str, role: str, text: str, what: str = "this") -
         f"role {user!r} may not do {what} in schema {schema!r} ({text}); "
         f'grant it the engine\'s role: GRANT {Sql(schema).tokens[f"role_{role}"]} TO "{user}"'
     )
+
+
+def operated(state: str, detail: str) -> SupervisorError | None:
+    """What the functions of operators refuse, by its SQLSTATE; None for anything else."""
+    if state == "SV029":
+        facts = json.loads(detail)
+        return RunEnded(UUID(facts["run_id"]), facts["status"], facts["verb"])
+    if state == "SV030":
+        facts = json.loads(detail)
+        return OperationRefused(UUID(facts["run_id"]), facts["verb"], facts["why"])
+    return None
 
 
 @contextmanager

@@ -29,6 +29,7 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "release": (UUID, TIMESTAMPTZ, INT2, TEXT, INT4, TEXT, INT4, INT2),
     "park_on_children": (UUID, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2),
     "park_on_signals": (UUID, TEXT, TEXT, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2),
+    "park_paused": (UUID, INT4, TEXT, INT2),
     "insert_consumed": (UUID, TEXT, INT8, INT4),
     "insert_update_ends": (UUID, INT4, INT2, BYTEA, TIMESTAMPTZ),
     "accept_updates": (UUID, TEXT, TEXT, INT4),
@@ -41,8 +42,8 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
 NOBODYS = ("wake_parents", "look_at_parked")  # of runs that are not in this worker's memory
 # The generic plans of `publish` and `release` compare every row with every other (9,000 in one statement took 25 s): many small ones instead.
 JOINED_ROWS_MAX = 64  # 2 ms of the server's; a statement more costs 0.1 ms
-WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish"})
-PARKINGS = ("park_on_children", "park_on_signals")
+WITH_WORKER = frozenset({"insert_attempts", "release", "park_on_children", "park_on_signals", "park_paused", "fire_timers", "publish"})
+PARKINGS = ("park_on_children", "park_on_signals", "park_paused")
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
 
 

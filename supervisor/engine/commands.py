@@ -12,6 +12,7 @@ import logging
 import traceback
 from collections.abc import Callable
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -21,8 +22,19 @@ from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import Command
 from supervisor.api.words import ChildRun
 from supervisor.core import codec
-from supervisor.core.errors import AsyncioInWorkflow, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
-from supervisor.core.retry import next_wait_s
+from supervisor.core.errors import (
+    AsyncioInWorkflow,
+    DatabaseUnavailable,
+    Fenced,
+    ReplayMismatch,
+    RunCancelled,
+    RunFailed,
+    RunTerminated,
+    RunTimedOut,
+    StepInterrupted,
+    SupervisorError,
+)
+from supervisor.core.retry import Retry, next_wait_s
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
@@ -141,7 +153,7 @@ class Commands:
             return False
         wait_us = past.retry_in_us.pop(cmd.seq, 0)
         if wait_us > 0:
-            self._wait_for_retry(run, cmd, wait_us / 1e6)
+            self.wait_for_retry(run, cmd, wait_us / 1e6)
             return False
         return True
 
@@ -188,10 +200,10 @@ class Commands:
         in_s = waiting.due_at - self._time.time()
         if not waiting.armed and in_s <= STAY_S:
             waiting.armed = True
-            self._time.call_later(max(in_s, 0.0), self._due, run, cmd, context=self._context)
+            self._time.call_later(max(in_s, 0.0), self._due, run, cmd, waiting, context=self._context)
 
-    def _due(self, run: Any, cmd: Any) -> None:
-        if run.gone or cmd.done:
+    def _due(self, run: Any, cmd: Any, waiting: Any) -> None:
+        if run.gone or cmd.done or cmd.extra is not waiting:  # another moment may have been put in its place
             return
         if cmd.kind == core.SIGNAL:
             self.signals.due(run, cmd)
@@ -341,6 +353,24 @@ class Commands:
         self.loop.completions.append((run, cmd, value, error, call.started, ended))
         self.pump()
 
+    def ended_tx(self, run: Any, cmd: Any, value: Any, error: BaseException | None, started: int, ended: int) -> None:
+        """A transactional step ended: its checkpoint is durable, or it failed and nothing of it is."""
+        run.in_tx = False
+        run.executing -= 1
+        if run.gone:
+            return
+        if cmd.done:
+            self.loop.ready.append(run)
+        elif error is not None:
+            self.guarded(run, self.loop.complete, run, cmd, None, error, started, ended)
+        else:
+            run.pos += 1
+            run.now_us = ended
+            self.loop.steps_total += 1
+            self.guarded(run, self.loop.deliver, run, cmd, value, None)
+        if not run.gone and run.batch == 0:
+            self.loop.ready.append(run)
+
     def publish_slow(self) -> None:
         """Name the steps that have been running for more than a second, so that SQL answers what their runs do."""
         now = self.loop.now_us()
@@ -354,7 +384,7 @@ class Commands:
         """An attempt raised: try again later, or give the error to the workflow."""
         self.failures += 1
         step = cmd.step
-        wait_s = next_wait_s(step.retry, error, cmd.attempt, run.id, cmd.seq)
+        wait_s = next_wait_s(_policy(run, cmd), error, cmd.attempt, run.id, cmd.seq)
         if wait_s is None:
             self._fail_for_good(run, cmd, error, started, ended)
             return
@@ -364,9 +394,9 @@ class Commands:
         if run.open is None:
             run.open = {cmd.seq: cmd}
         cmd.attempt += 1
-        self._wait_for_retry(run, cmd, wait_s)
+        self.wait_for_retry(run, cmd, wait_s)
 
-    def _wait_for_retry(self, run: Any, cmd: Any, wait_s: float) -> None:
+    def wait_for_retry(self, run: Any, cmd: Any, wait_s: float) -> None:
         run.open[cmd.seq] = cmd
         cmd.extra = Waiting(self.loop.now_us() + int(wait_s * 1e6), self._time.time() + wait_s)
         self._watch(run, cmd)
@@ -501,10 +531,27 @@ class Commands:
         self.batch.add("release", run.id, (run.id, self.loop.now_us(), 1, None, None, None, None, 1))
         self._goes(run)
 
+    def pause(self, run: Any) -> None:
+        """Put a run aside that somebody paused: nothing of it executes, and nothing begins."""
+        waits = sorted((run.open or {}).items())
+        cmd = waits[0][1] if waits else run.call
+        seq, name = (cmd.seq, cmd.step.name) if cmd is not None else (None, None)
+        self.batch.add("park_paused", run.id, (run.id, seq, name, 1))
+        self._goes(run)
+
     def _goes(self, run: Any) -> None:
         self.loop.touch(run)
         run.in_tx = True  # nothing may begin or be recorded any more
         self.batch.leaving.append(run)
+
+    def guarded(self, run: Any, act: Callable[..., Any], *args: Any) -> None:
+        """Do something for one run; if the engine fails at it, that run is put aside."""
+        try:
+            act(*args)
+        except (DatabaseUnavailable, Fenced):
+            raise
+        except Exception as error:  # noqa: BLE001
+            self.broken(run, error)
 
     def broken(self, run: Any, error: BaseException) -> None:
         """The engine itself failed at this run: put it aside, so that neither its worker nor its neighbours pay for it."""
@@ -532,6 +579,13 @@ class Commands:
 
 _KIND_WORDS = {core.STEP: "retry of", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of", core.SIGNAL: "signal"}
 _WAIT_KINDS = {core.STEP: BACKOFF, core.TIMER: TIMER, core.CHILD: CHILD, core.SIGNAL: SIGNAL}
+
+
+def _policy(run: Any, cmd: Any) -> Retry:
+    """What a step was declared with, but for what somebody changed for this run."""
+    terms = run.past.terms.get(cmd.seq) if run.past is not None else None
+    declared: Retry = cmd.step.retry
+    return replace(declared, **terms) if terms else declared
 
 
 def _of_child(kid: Kid, workflow: str) -> SupervisorError:

@@ -36,6 +36,7 @@ class Nudges:
         if told % HEAR >= SIGNALLED:
             worker.signals.look()
             worker.updates.look()
+            worker.requests.look()
         if told % SIGNALLED:
             worker.rest.nudged()
             worker.commands.pump()

@@ -74,7 +74,8 @@ class Reading:
         runs = self.waiting.popleft()
         self._busy = True
         ids = encode_rows((UUID_OID,), [(run.id,) for run, _ in runs])
-        self._worker.ask(Reads(runs), [("plan_custom", None), *((name, ids) for name in READS), ("plan_generic", None)])
+        requests = self._worker.requests.question()
+        self._worker.ask(Reads(runs), [requests, ("plan_custom", None), *((name, ids) for name in READS), ("plan_generic", None)])
 
     def looked(self, look: Look, answer: Any) -> None:
         """Which children of runs in memory have ended."""
@@ -95,6 +96,7 @@ class Reading:
             self._worker.trouble = DatabaseUnavailable(f"history can't be read: {answer.message} ({answer.sqlstate})")
             return
         if read.pasts is None:
+            self._worker.requests.told(answer["look_at_requests"])
             read.pasts = replay.read_past(answer)
             kids = [kid.run_id for past in read.pasts.values() for kid in past.kids.values()]
             if kids:

@@ -59,6 +59,7 @@ class Past:
     records: list[Record] = field(default_factory=list)
     attempts: dict[int, int] = field(default_factory=dict)  # seq → tries that failed
     retry_in_us: dict[int, int] = field(default_factory=dict)
+    terms: dict[int, dict[str, Any]] = field(default_factory=dict)  # seq → parts of its retry policy that somebody changed
     begun: dict[int, int] = field(default_factory=dict)  # seq → try whose start is durable (at_most_once)
     timers_us: dict[int, int] = field(default_factory=dict)
     kids: dict[int, Kid] = field(default_factory=dict)
@@ -85,19 +86,36 @@ def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
         pasts[row[0]].input = row[1]
     for run_id, seq, _pos, kind, status, name, result, ended in _rows(results.get("read_steps")):
         pasts[run_id].records.append(Record(_i4(seq)[0], _i2(kind)[0], _i2(status)[0], name, result, _i8(ended)[0]))
-    for run_id, seq, n, kind, retry_in in _rows(results.get("read_attempts")):
-        past, at = pasts[run_id], _i4(seq)[0]
-        if _i2(kind)[0] == 2:
-            past.begun[at] = _i4(n)[0]
-        elif _i2(kind)[0] == 1:
-            past.attempts[at] = _i4(n)[0]
-            if retry_in is not None:
-                past.retry_in_us[at] = _i8(retry_in)[0]
+    _read_attempts(pasts, results.get("read_attempts"))
     for run_id, seq, due_in in _rows(results.get("read_timers")):
         pasts[run_id].timers_us[_i4(seq)[0]] = _i8(due_in)[0]
     for run_id, seq, kid in _rows(results.get("read_children")):
         pasts[run_id].kids[_i4(seq)[0]] = Kid(kid)
     return pasts
+
+
+def _read_attempts(pasts: dict[bytes, Past], result: Any) -> None:
+    edits: dict[tuple[bytes, int], tuple[int, bytes, bytes | None]] = {}
+    for run_id, seq, n, kind, retry_in, terms in _rows(result):
+        past, at, number = pasts[run_id], _i4(seq)[0], _i4(n)[0]
+        if _i2(kind)[0] == 2:
+            past.begun[at] = number
+        elif _i2(kind)[0] == 5:
+            edits[run_id, at] = max(edits.get((run_id, at), (0, b"", None)), (number, terms, retry_in), key=lambda each: each[0])
+        else:
+            past.attempts[at] = number
+            if retry_in is not None:
+                past.retry_in_us[at] = _i8(retry_in)[0]
+    for (run_id, at), (_, terms, retry_in) in edits.items():
+        edit(pasts[run_id], at, terms, None if retry_in is None else _i8(retry_in)[0])
+
+
+def edit(past: Past, seq: int, terms: bytes, in_us: int | None) -> None:
+    """Other terms for a step that failed: its policy, and when the try after those that it had is due."""
+    told = msgspec.json.decode(terms)
+    past.terms[seq] = {name: int(value) if name == "max_attempts" else value for name, value in told["policy"].items()}
+    if in_us is not None and told["after"] == past.attempts.get(seq):
+        past.retry_in_us[seq] = in_us
 
 
 def read_outcomes(result: Any) -> dict[bytes, tuple[int, bytes | None]]:

@@ -161,7 +161,7 @@ class Updates:
             found.add(get(row, 0))
             run = self._worker.loop.live.get(get(row, 0))
             if run is not None:
-                self._worker._guarded(run, self._admit, run, _i8(get(row, 1))[0], Request(get(row, 2).decode(), get(row, 3).decode(), get(row, 4)))
+                self._worker.commands.guarded(run, self._admit, run, _i8(get(row, 1))[0], Request(get(row, 2).decode(), get(row, 3).decode(), get(row, 4)))
         for run in asked.runs:
             handling_of(run).looked = True
             self._worker.commands.rest(run)

@@ -38,6 +38,8 @@ from supervisor.engine.executors import Executors
 from supervisor.engine.processes import Processes
 from supervisor.engine.reading import Look, Reading, Reads
 from supervisor.engine.nudges import Nudges
+from supervisor.engine.requests import Edited, Wishes
+from supervisor.engine.requests import Requests as OperatorRequests
 from supervisor.engine.rest import Board, Rest, Seat
 from supervisor.engine.signals import Letters, Signals
 from supervisor.engine.transactional import Transactions
@@ -49,9 +51,9 @@ log = logging.getLogger("pgsupervisor.worker")
 
 HOT = (
     "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "finish", "insert_children_done", "lock_parents", "wake_parents",
-    "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
-    "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim",
-    "plan_custom", "plan_generic", "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
+    "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "park_paused", "insert_consumed", "read_messages", "insert_runs",
+    "insert_timers", "look_at_requests", "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "fire_timers", "drop_timers", "publish",
+    "wake_code_missing", "claim", "plan_custom", "plan_generic", "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
 )  # fmt: skip
 GROUP_MAX = 2500  # runs executed between two sends
 EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for the group to be full
@@ -216,6 +218,7 @@ class Worker:
         self.reading.forget_asked()
         self.signals.forget_asked()
         self.updates.forget_asked()
+        self.requests.forget_asked()
         self._claims_in_flight = self._asked_in_flight = 0
         self.rest.lost()
         self.trouble = None
@@ -246,8 +249,10 @@ class Worker:
         self.commands.loop = self.loop
         self.signals = self.commands.signals = Signals(self)
         self.updates = self.commands.updates = Updates(self)
+        self.requests = OperatorRequests(self)
         self._askers: dict[Any, Any] = {Reads: self.reading.answered, Look: self.reading.looked, Letters: self.signals.answered, Own: self.adoption.told}
         self._askers |= dict.fromkeys((Requests, Left), self.updates.answered)
+        self._askers |= dict.fromkeys((Wishes, Edited), self.requests.answered)
         self.watchdog = self.commands.watchdog = Watchdog(self.loop, self.commands, self._schedule, self._walk_again, self._leave)
         self.transactions.clock = self.loop.now_us
         self.transactions.slot = options.page.tx_slot if options.page is not None else None
@@ -310,7 +315,7 @@ class Worker:
         while self.pipeline.waiting < 2 and not self.held:
             while loop.completions:
                 run, *ended = loop.completions.popleft()
-                self._guarded(run, loop.complete, run, *ended)
+                self.commands.guarded(run, loop.complete, run, *ended)
             if loop.ready:
                 self._execute()
             batch = self._compose()
@@ -322,25 +327,19 @@ class Worker:
         if not self.held:
             self.signals.ask()
             self.updates.ask()
+            self.requests.ask()
         if loop.ready and self.pipeline.waiting < 2:
             self._schedule()
         elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.active:
             self._stop()
-
-    def _guarded(self, run: Run, act: Callable[..., Any], *args: Any) -> None:
-        """Do something for one run; if the engine fails at it, that run is put aside."""
-        try:
-            act(*args)
-        except (DatabaseUnavailable, Fenced):
-            raise
-        except Exception as error:  # noqa: BLE001
-            self.commands.broken(run, error)
 
     def _execute(self) -> None:
         loop = self.loop
         ready, loop.ready = loop.ready, []
         if self._draining:
             ready = self._give_back(ready)
+        if self.requests.pausing:
+            ready = self.requests.hold(ready)
         group = ready[:GROUP_MAX]
         self._walking = ready
         self.watchdog.before_group()
@@ -624,22 +623,5 @@ class Worker:
         """Transactional steps ended: their checkpoints are durable, or they failed and nothing of them is."""
         with loop_hidden():
             for one in ended:
-                self._settle_tx(*one)
+                self.commands.ended_tx(*one)
         self._schedule()
-
-    def _settle_tx(self, run: Run, cmd: Any, value: Any, error: BaseException | None, started: int, ended: int) -> None:
-        run.in_tx = False
-        run.executing -= 1
-        if run.gone:
-            return
-        if cmd.done:
-            self.loop.ready.append(run)
-        elif error is not None:
-            self._guarded(run, self.loop.complete, run, cmd, None, error, started, ended)
-        else:
-            run.pos += 1
-            run.now_us = ended
-            self.loop.steps_total += 1
-            self._guarded(run, self.loop.deliver, run, cmd, value, None)
-        if not run.gone and run.batch == 0:
-            self.loop.ready.append(run)
