@@ -137,6 +137,20 @@ SELECT o.did, o.state, o.made, o.owner, o.workflow, o.queue FROM {schema}.interv
 -- Returns run, whether anything was changed, what it is now (ended, unknown, refused, locked too), why, the run that goes on, the worker that is to be told
 SELECT m.run_id, m.did, m.state, m.why, m.made, m.owner FROM {schema}.operate_many($1, $2, $3, $4, $5::pg_catalog.text::pg_catalog.jsonb, $6, $7) AS m;
 
+-- name: client_finish_token :one
+-- Complete or fail the try of a step that a token is of. The same again changes nothing.
+-- Locks:  its run's task.     Index:  task_pkey; completion, step, attempt, outcome primary keys, pruned
+-- $1 text token    $2 int2 kind: 1 completed, 2 failed    $3 bytea value or error, JSON    $4 boolean whether the step's policy decides on another try
+-- Returns whether it was stored, and who is to be told, as client_signal
+-- Raises  SV031 no token of ours, SV032 closed (DETAIL: run_id, seq, attempt, why as JSON), 22023
+SELECT f.stored, f.owner, f.woken, f.workflow, f.queue FROM {schema}.finish_token($1, $2::pg_catalog.int2, $3, $4) AS f;
+
+-- name: client_beat_token :one
+-- A sign of life of who holds a token.
+-- Locks:  its run's task, its row of beat.     Index:  as client_finish_token; beat primary key, pruned
+-- $1 text token    $2 bytea details, JSON (null: none)     Raises  as client_finish_token
+SELECT {schema}.beat_token($1, $2);
+
 -- name: client_step_of :one
 -- Which step has that position and no result.
 -- Locks:  none.     Index:  step and attempt primary keys, pruned; task_pkey

@@ -43,6 +43,9 @@ COMMANDS = {
     "skip": Command("supervisor.cli.operate", "skip", "Give a step that failed, crashed or hangs a result."),
     "edit-retry": Command("supervisor.cli.operate", "edit_retry", "Change the retry policy of a step that failed, for this run alone."),
     "fork": Command("supervisor.cli.operate", "fork", "Start a new run with the history of another one, up to a step."),
+    "complete": Command("supervisor.cli.tokens", "complete", "Give a step that handed out a token its result."),
+    "fail": Command("supervisor.cli.tokens", "fail", "Fail the try of a step that handed out a token."),
+    "heartbeat": Command("supervisor.cli.tokens", "heartbeat", "A sign of life of who holds a token."),
     "audit": Command("supervisor.cli.audit", "audit", "List what operators did to runs, and why."),
     "signal": Command("supervisor.cli.signal", "signal", "Send a message to a live run, by its id or its key."),
     "update": Command("supervisor.cli.update", "update", "Send a request to a live run, and wait for its answer."),
@@ -93,6 +96,7 @@ EXIT_OF_ERROR = {
     "may_not_profile": EXIT_PERMISSION,
     "permission_missing": EXIT_PERMISSION,
     "definition": EXIT_CONFIG,
+    "token_unknown": EXIT_USAGE,
 }
 
 

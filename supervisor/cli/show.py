@@ -237,7 +237,7 @@ def _steps(found: History) -> list[str]:
     ]
     unfinished = {each["seq"]: each for each in found.attempts if each["seq"] not in done and each["kind"] not in ("forgiven", "edited")}
     rows += [
-        (seq, each["name"], "not yet", ago(each["started_at"]), "-", _with_crashes(failed[seq], crashed[seq]), _error(each["error"]) if each["error"] else "-")
+        (seq, each["name"], "not yet", ago(each["started_at"]), "-", _with_crashes(failed[seq], crashed[seq]), _error(each["error"]) if each["error"] and each["kind"] != "entrusted" else "-")
         for seq, each in unfinished.items()
     ]
     return ["", table(("seq", "step", "status", "started", "took", "attempts", "result"), sorted(rows, key=lambda row: row[0]))]

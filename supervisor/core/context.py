@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
+from supervisor.core import tokens
 from supervisor.core.errors import OutsideWorkflow
 
 
@@ -29,6 +32,13 @@ class Current:
     redelivered: bool
     deadline: datetime | None
     logger: logging.LoggerAdapter[logging.Logger]
+    _token: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+
+    def token(self) -> str:
+        """In a step: what completes this try of it from outside, for whoever gets it; see CompleteLater. The same whenever it is asked for."""
+        if self._token is None:
+            raise OutsideWorkflow("current().token() completes a step: it means something in steps only")
+        return self._token()
 
     @property
     def idempotency_key(self) -> str:
@@ -37,6 +47,9 @@ class Current:
 
 # Set around a step in a thread or a task; holds what `describe` needs, not the description: most steps never ask.
 executing: ContextVar[Any] = ContextVar("pgsupervisor_step", default=None)
+
+# The cell's key for tokens; set once per process by the worker. A step's process is given its token instead.
+token_key = b""
 
 # The worker's loop, for steps that run on its own thread; set once per process by the worker.
 loop: Any = None
@@ -64,6 +77,12 @@ def is_repeated(found: Any) -> bool:
     return getattr(found, "history", None) is not None or loop is not None and loop.leaves_memory()
 
 
+def token_of(step: Any) -> str:
+    """The token of a step's command; of one in a process of its own, what it was given."""
+    given: str | None = getattr(step, "token", None)
+    return given if given is not None else tokens.make(token_key, step.run.id, step.seq, step.attempt)
+
+
 def describe(found: Any) -> Current:
     run = getattr(found, "run", found)
     step = found if run is not found else None
@@ -81,4 +100,5 @@ def describe(found: Any) -> Current:
         redelivered=bool(step.redelivered) if step is not None else False,
         deadline=getattr(step.extra, "deadline", None) if step is not None else None,
         logger=logging.LoggerAdapter(logging.getLogger(f"pgsupervisor.{run.workflow.name}"), facts),
+        _token=partial(token_of, step) if step is not None else None,
     )

@@ -1,4 +1,4 @@
-"""What operators ask of one run: the statements of pause, resume, retry, fork, skip and edit_retry, and how their answers are read.
+"""What operators ask of one run, and holders of tokens of one step: their statements, and how the answers are read.
 
 Generators' questions, as those of client_calls.py; who carries them, and what refusals mean, stands there.
 """
@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from supervisor.db.client_calls import Ask, Talk
+from supervisor.db.client_calls import Ask, Sent, Talk
 
 REFUSED = "SV030"
+COMPLETED, FAILED = 1, 2  # completion.kind
 INTERVENE = ("skip", "edit_retry")  # what an operator's role may alone
 
 
@@ -56,6 +57,26 @@ def operate(
         return Operated(*rows[0])
 
     return Ask(talk, f"{verb} of run {run_id}", writes=True, role="operator" if verb in INTERVENE else "client")
+
+
+def finish_token(token: str, kind: int, payload: bytes, retry: bool = True) -> Ask[Sent]:
+    """Complete (1) or fail (2) the try that a token is of. Raises TokenUnknown, TokenClosed. Said again it is the same, so a lost answer is repeated."""
+
+    def talk(tries: int) -> Talk[Sent]:
+        rows = yield "client_finish_token", (token, kind, payload, retry)
+        sent = Sent(*rows[0])
+        return sent._replace(stored=True) if tries > 1 else sent
+
+    return Ask(talk, "completion of a token" if kind == COMPLETED else "failure of a token", writes=True)
+
+
+def beat_token(token: str, details: bytes | None) -> Ask[None]:
+    """A sign of life of who holds a token. Raises TokenUnknown, TokenClosed."""
+
+    def talk(tries: int) -> Talk[None]:
+        yield "client_beat_token", (token, details)
+
+    return Ask(talk, "heartbeat of a token", writes=True)
 
 
 def step_of(run_id: uuid.UUID, seq: int) -> Ask[str | None]:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psycopg
 
-from supervisor.core.errors import OperationRefused, PermissionMissing, RunEnded, SchemaMissing, SupervisorError
+from supervisor.core.errors import OperationRefused, PermissionMissing, RunEnded, SchemaMissing, SupervisorError, TokenClosed, TokenUnknown
 from supervisor.db import migrations
 from supervisor.db.statements import Sql
 
@@ -27,13 +27,18 @@ def no_right(schema: str, user: str, role: str, text: str, what: str = "this") -
 
 
 def operated(state: str, detail: str) -> SupervisorError | None:
-    """What the functions of operators refuse, by its SQLSTATE; None for anything else."""
+    """What the functions of operators, and those for tokens, refuse, by its SQLSTATE; None for anything else."""
     if state == "SV029":
         facts = json.loads(detail)
         return RunEnded(UUID(facts["run_id"]), facts["status"], facts["verb"])
     if state == "SV030":
         facts = json.loads(detail)
         return OperationRefused(UUID(facts["run_id"]), facts["verb"], facts["why"])
+    if state == "SV031":
+        return TokenUnknown()
+    if state == "SV032":
+        facts = json.loads(detail)
+        return TokenClosed(UUID(facts["run_id"]), facts["seq"], facts["attempt"], facts["why"])
     return None
 
 

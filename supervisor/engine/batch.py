@@ -36,6 +36,8 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "reject_updates": (UUID, TEXT, TEXT, BYTEA),
     "publish": (UUID, INT2, INT4, TEXT, INT4, TIMESTAMPTZ),
     "fire_timers": (UUID, INT4, INT4, TEXT, INT2, INT2, BYTEA),
+    "expire_tokens": (UUID, INT4, INT4),
+    "wake_completed": (UUID, INT4, INT4),
     "wake_parents": (UUID,),
     "look_at_parked": (UUID,),
 }
@@ -108,6 +110,9 @@ class Batch:
             out += [("lock_own", [*ids, worker]), ("plan_custom", None)]
             out += [(name, self._encoded(name, worker)) for name in parkings]
             out.append(("plan_generic", None))
+        for name in ("wake_completed", "expire_tokens"):
+            if name in self.rare:
+                out += [("plan_custom", None), (name, self._encoded(name, worker)), ("plan_generic", None)]
         if "fire_timers" in self.rare:
             out.append(("fire_timers", self._encoded("fire_timers", worker)))
         for name in ("accept_updates", "reject_updates"):  # after the task rows: whoever sends one locks both in that order

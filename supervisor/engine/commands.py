@@ -24,6 +24,7 @@ from supervisor.api.words import ChildRun
 from supervisor.core import codec
 from supervisor.core.errors import (
     AsyncioInWorkflow,
+    CompleteLater,
     DatabaseUnavailable,
     Fenced,
     ReplayMismatch,
@@ -41,6 +42,7 @@ from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.replay import Kid, Past, check
 from supervisor.engine.signals import Listening, until
+from supervisor.engine.tokens import Entrusted
 
 log = logging.getLogger("pgsupervisor.engine")
 
@@ -49,7 +51,7 @@ PUBLISH_AFTER_US = 1_000_000  # a step that runs longer is named in its run's ta
 STEP_RUNNING = 8
 STAY_BESIDE_CHILDREN_S = 0.02  # nobody tells a run in memory that its child has ended
 CANCELLED, TERMINATED = 3, 4  # outcome.status: ended from outside
-BACKOFF, TIMER, SIGNAL, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 11, 14, 15, 19, 20, 22, 23
+BACKOFF, TIMER, SIGNAL, TOKEN, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 11, 13, 14, 15, 19, 20, 22, 23
 DURABLE_WORD = {
     "sleep": "sleep(seconds)", "gather": "gather(…)", "wait": "gather(…) or first(…)", "TaskGroup": "gather(…)", "timeout": "@step(timeout=…) or first(…)",
     "timeout_at": "@step(timeout=…) or first(…)", "wait_for": "@step(timeout=…) or first(…)", "create_task": "gather(…)", "ensure_future": "gather(…)",
@@ -86,6 +88,7 @@ class Commands:
         self.watchdog: Any = None
         self.signals: Any = None
         self.updates: Any = None
+        self.tokens: Any = None
         self.green = green
         self.close_green = close_green
 
@@ -146,10 +149,12 @@ class Commands:
     def _recall(self, run: Any, cmd: Any, past: Past) -> bool:
         """Take up a step where the history left it; False when it does not begin now."""
         cmd.attempt += past.attempts.pop(cmd.seq, 0)
+        if (past.entrusted or past.settled) and self.tokens.recall(run, cmd, past):
+            return False
         if past.begun.pop(cmd.seq, 0) == cmd.attempt:
             error = StepInterrupted(f"step {cmd.step.name} had begun when its worker died; whether it did its work is not known")
             now = self.loop.now_us()
-            self._fail_for_good(run, cmd, error, now, now)
+            self.failed_for_good(run, cmd, error, now, now)
             return False
         wait_us = past.retry_in_us.pop(cmd.seq, 0)
         if wait_us > 0:
@@ -382,11 +387,14 @@ class Commands:
 
     def failed(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
         """An attempt raised: try again later, or give the error to the workflow."""
+        if isinstance(error, CompleteLater):
+            self.tokens.entrust(run, cmd, error, started, ended)
+            return
         self.failures += 1
         step = cmd.step
         wait_s = next_wait_s(_policy(run, cmd), error, cmd.attempt, run.id, cmd.seq)
         if wait_s is None:
-            self._fail_for_good(run, cmd, error, started, ended)
+            self.failed_for_good(run, cmd, error, started, ended)
             return
         row = (run.id, cmd.seq, cmd.attempt, 1, step.name, codec.encode_error(error), codec.fingerprint(error), started, ended, ended + int(wait_s * 1e6))
         self.batch.add("insert_attempts", run.id, row)
@@ -401,7 +409,7 @@ class Commands:
         cmd.extra = Waiting(self.loop.now_us() + int(wait_s * 1e6), self._time.time() + wait_s)
         self._watch(run, cmd)
 
-    def _fail_for_good(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
+    def failed_for_good(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
         encoded = codec.encode_error(error)
         row = (run.id, cmd.seq, cmd.attempt, 1, cmd.step.name, encoded, codec.fingerprint(error), started, ended, None)
         self.batch.add("insert_attempts", run.id, row)
@@ -474,7 +482,8 @@ class Commands:
         dues = [cmd for _, cmd in waits if isinstance(cmd.extra, Waiting) or isinstance(cmd.extra, Listening) and cmd.extra.due_us > 0]
         children = [cmd for _, cmd in waits if cmd.kind == core.CHILD]
         signals = [cmd for _, cmd in waits if cmd.kind == core.SIGNAL]
-        if sum(cmd.kind != core.SIGNAL for cmd in dues) + len(children) + len(signals) < len(waits):
+        tokens = [cmd for _, cmd in waits if isinstance(cmd.extra, Entrusted)]
+        if sum(cmd.kind != core.SIGNAL for cmd in dues) + len(children) + len(signals) + len(tokens) < len(waits):
             return
         if not all(isinstance(cmd.extra, Listening) and cmd.extra.settled() for cmd in signals):
             return
@@ -485,6 +494,8 @@ class Commands:
             return
         if signals and not children and self.signals.stays(run, signals):
             return
+        for each in tokens:
+            self.batch.add("wake_completed", run.id, (run.id, each.seq, each.attempt))
         self._leave(run, waits, dues, children, signals)
 
     def rest(self, run: Any) -> None:
@@ -495,10 +506,11 @@ class Commands:
 
     def _leave(self, run: Any, waits: list[tuple[int, Any]], dues: list[Any], children: list[Any], signals: list[Any]) -> None:
         seq, cmd = waits[0]
-        ready_at = min((due.extra.due_us for due in dues), default=INFINITY)
-        kinds = {_WAIT_KINDS[cmd.kind] for _, cmd in waits}
+        entrusted = [cmd.extra.wake_us for _, cmd in waits if isinstance(cmd.extra, Entrusted)]
+        ready_at = min([*(due.extra.due_us for due in dues), *entrusted], default=INFINITY)
+        kinds = {TOKEN if isinstance(cmd.extra, Entrusted) else _WAIT_KINDS[cmd.kind] for _, cmd in waits}
         kind = kinds.pop() if len(kinds) == 1 else ANY_OF
-        facts: dict[str, Any] = {"waits_for": [f"{_KIND_WORDS[cmd.kind]} {cmd.step.name} at seq {at}" for at, cmd in waits[:5]], "of": len(waits)}
+        facts: dict[str, Any] = {"waits_for": [f"{_word(cmd)} {cmd.step.name} at seq {at}" for at, cmd in waits[:5]], "of": len(waits)}
         target, failed = self._wake_at(run, waits, children) if children else (None, None)
         if signals:
             facts |= {"signals": sorted({cmd.step.name for cmd in signals})[:5], "until": until(signals)}
@@ -579,6 +591,10 @@ class Commands:
 
 _KIND_WORDS = {core.STEP: "retry of", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of", core.SIGNAL: "signal"}
 _WAIT_KINDS = {core.STEP: BACKOFF, core.TIMER: TIMER, core.CHILD: CHILD, core.SIGNAL: SIGNAL}
+
+
+def _word(cmd: Any) -> str:
+    return "token of" if isinstance(cmd.extra, Entrusted) else _KIND_WORDS[cmd.kind]
 
 
 def _policy(run: Any, cmd: Any) -> Retry:

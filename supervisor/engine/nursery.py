@@ -59,6 +59,7 @@ class Request(msgspec.Struct, omit_defaults=True):
     key: str | None = None
     redelivered: bool = False
     deadline_s: float | None = None
+    token: str = ""
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
@@ -238,4 +239,5 @@ def _described(step: Any, request: Request) -> Any:
     return SimpleNamespace(
         run=SimpleNamespace(id=request.run_id, key=key, workflow=SimpleNamespace(name=request.workflow)),
         step=step, seq=request.seq, attempt=request.attempt, redelivered=request.redelivered, extra=SimpleNamespace(deadline=deadline),
+        token=request.token,
     )  # fmt: skip

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pgsupervisor.worker")
 
-READS = ("read_inputs", "read_steps", "read_attempts", "read_timers", "read_children")
+READS = ("read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_completions")
 READ_SLICE = 64  # resumed runs read at once: at 1,000 steps of 60 bytes each that is about 4 MiB
 LOOK_AT_CHILDREN_MAX = 1000
 

@@ -50,8 +50,9 @@ class Requests:
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def look(self) -> None:
-        """Ask with the next opportunity."""
+        """Ask with the next opportunity, also what came of tokens."""
         self._wanted = True
+        self._worker.tokens.look()
         self._worker.commands.pump()
 
     def ask(self) -> None:

@@ -42,6 +42,8 @@ from supervisor.engine.requests import Edited, Wishes
 from supervisor.engine.requests import Requests as OperatorRequests
 from supervisor.engine.rest import Board, Rest, Seat
 from supervisor.engine.signals import Letters, Signals
+from supervisor.engine.tokens import Look as TokenLook
+from supervisor.engine.tokens import Tokens
 from supervisor.engine.transactional import Transactions
 from supervisor.engine.updates import Left, Requests, Updates
 from supervisor.engine.visibility import OnThisThread, loop_hidden
@@ -52,8 +54,9 @@ log = logging.getLogger("pgsupervisor.worker")
 HOT = (
     "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "finish", "insert_children_done", "lock_parents", "wake_parents",
     "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "park_paused", "insert_consumed", "read_messages", "insert_runs",
-    "insert_timers", "look_at_requests", "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "fire_timers", "drop_timers", "publish",
-    "wake_code_missing", "claim", "plan_custom", "plan_generic", "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes",
+    "insert_timers", "look_at_requests", "expire_tokens", "wake_completed", "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends",
+    "fire_timers", "drop_timers", "publish", "wake_code_missing", "claim", "plan_custom", "plan_generic",
+    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_completions", "read_outcomes",
 )  # fmt: skip
 GROUP_MAX = 2500  # runs executed between two sends
 EXECUTE_MAX_S = 0.05  # and no longer than that, so that results do not wait for the group to be full
@@ -165,6 +168,7 @@ class Worker:
         self._say(ready=False)
         self.catalogue = self.register(calls)
         offset, cell = calls.clock_offset_us(), calls.cell()
+        context.token_key = calls.token_key()
         self.pipeline = calls.pipeline(self.statements)
         self._make_parts(*self.catalogue, offset, cell)
         self.become(self.identity, self.application_name)
@@ -219,6 +223,7 @@ class Worker:
         self.signals.forget_asked()
         self.updates.forget_asked()
         self.requests.forget_asked()
+        self.tokens.forget_asked()
         self._claims_in_flight = self._asked_in_flight = 0
         self.rest.lost()
         self.trouble = None
@@ -250,9 +255,11 @@ class Worker:
         self.signals = self.commands.signals = Signals(self)
         self.updates = self.commands.updates = Updates(self)
         self.requests = OperatorRequests(self)
+        self.tokens = self.commands.tokens = Tokens(self)
         self._askers: dict[Any, Any] = {Reads: self.reading.answered, Look: self.reading.looked, Letters: self.signals.answered, Own: self.adoption.told}
         self._askers |= dict.fromkeys((Requests, Left), self.updates.answered)
         self._askers |= dict.fromkeys((Wishes, Edited), self.requests.answered)
+        self._askers[TokenLook] = self.tokens.answered
         self.watchdog = self.commands.watchdog = Watchdog(self.loop, self.commands, self._schedule, self._walk_again, self._leave)
         self.transactions.clock = self.loop.now_us
         self.transactions.slot = options.page.tx_slot if options.page is not None else None
@@ -328,6 +335,7 @@ class Worker:
             self.signals.ask()
             self.updates.ask()
             self.requests.ask()
+            self.tokens.ask()
         if loop.ready and self.pipeline.waiting < 2:
             self._schedule()
         elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.active:
@@ -518,6 +526,8 @@ class Worker:
         if "fire_timers" in results:
             fired = {(row[0], _i4.unpack(row[1])[0]): _i8(row[2])[0] for row in replay._rows(results["fire_timers"])}
             self.commands.timers_fired([(row[0], row[1]) for _, row in batch.rare["fire_timers"]], fired)
+        if "expire_tokens" in results:
+            self.tokens.expired([row for _, row in batch.rare["expire_tokens"]])
         if "look_at_parked" in results:
             self._parents.update(row[0] for row in replay._rows(results["look_at_parked"]))
         if "claim" in results:

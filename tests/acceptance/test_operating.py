@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from supervisor.core import tokens
 from tests.acceptance.test_workers import command
 from tests.apps import operated
 from tests.conformance.conftest import Live
@@ -175,3 +176,23 @@ def test_who_may_what(live: Live) -> None:
                         assert (error.sqlstate or "").startswith("SV"), error
                 assert (refused is None) == (role in may), (ask, role, refused)
     run.cancel()
+
+
+def test_tokens_from_the_command_line(live: Live, tmp_path: Path) -> None:
+    """complete, fail and heartbeat, as whoever holds a token types them; what is closed or no token is refused with its reason."""
+    key = live.database.one("select token_key from supervisor.cell")
+    run, other = live.start(operated.operated_handed.options(key="handed"), "cli"), live.start(operated.operated_handed, "cli-2")
+    live.until(lambda: waits(live, run) == waits(live, other) == "token")
+    made, second = (tokens.make(key, each.id.bytes, 0, 1) for each in (run, other))
+    assert command(live.database, "heartbeat", made, "--json-value", '{"n": 1}', folder=tmp_path).stdout == "noted\n"
+    assert "token of operated_hand_out" in command(live.database, "show", "handed", folder=tmp_path).stdout
+    assert typed(live, tmp_path, "complete", made, "--json-value", "4") == [{"verb": "complete", "stored": True}]
+    assert run.result(timeout=20) == 4
+    assert typed(live, tmp_path, "complete", made, "--json-value", "4", code=1) == [{"verb": "complete", "stored": False}]
+    closed = command(live.database, "complete", made, "--json-value", "5", folder=tmp_path)
+    assert closed.returncode == 1 and "is closed: it was completed already" in closed.stderr
+    wrong = command(live.database, "complete", "pgst_x", folder=tmp_path)
+    assert wrong.returncode == 2 and "this is no token that was given out here" in wrong.stderr
+    assert command(live.database, "fail", second, "--error", "no such account", "--no-retry", folder=tmp_path).stdout == "failed\n"
+    live.until(lambda: live.client.status(other).status == "failed")
+    assert "CompletionFailed: no such account" in command(live.database, "show", str(other.id), folder=tmp_path).stdout

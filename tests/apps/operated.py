@@ -6,7 +6,7 @@ import os
 import signal
 from typing import Any
 
-from supervisor import Retry, Signal, first, gather, publish, sleep, start, step, workflow
+from supervisor import CompleteLater, Retry, Signal, first, gather, publish, sleep, start, step, workflow
 from supervisor.core.context import current
 from tests.harness import note, wait_for_file
 
@@ -190,3 +190,14 @@ async def operated_product(numbers: list[int]) -> int:
 async def operated_race(word: str, gate: str) -> str:
     winner, value = await first(slow=operated_gate.aio(word, gate), late=sleep(0.05))
     return f"{winner} {await operated_after.aio(word)}"
+
+
+@step(retry=True)
+def operated_hand_out(word: str) -> int:
+    note("token", word, current().token())
+    raise CompleteLater
+
+
+@workflow
+async def operated_handed(word: str) -> int:
+    return await operated_hand_out.aio(word)

@@ -28,7 +28,7 @@ WORKER, BOOT = 77, uuid.UUID(int=7)
 SQL = Sql()
 NO_PLAN = {"plan_custom", "plan_generic"}  # SET has none
 FUNCTIONS = {"fence", "look_at_requests"}
-CUSTOM = {"wake_parents", "look_at_parked", "park_on_children", "park_on_signals", "park_paused"} | {
+CUSTOM = {"wake_parents", "look_at_parked", "park_on_children", "park_on_signals", "park_paused", "expire_tokens", "wake_completed"} | {
     name for name in HOT if name.startswith("read_")
 }  # sent between plan_custom and plan_generic
 
@@ -60,6 +60,10 @@ _FILL = (
     """insert into supervisor.update_request (run_id, n, name, id, payload) select id, n, 'go', 'u', '1' from made where n % 10 in (0, 1)""",
     "insert into supervisor.message select id, 1, n, now(), 'go', null, '1' from made",
     "insert into supervisor.consumed select id, 1, n, 6, 'go' from made",
+    "insert into supervisor.attempt (run_id, seq, n, kind, started_at, ended_at, next_retry_at, worker, name, error) "
+    "select id, 6, 1, 7, now(), now(), now(), 77, 'some step', '{\"heartbeat_s\": 1}' from made",
+    "insert into supervisor.completion (run_id, seq, n, kind, payload) select id, 7, 1, 1, '1' from made",
+    "insert into supervisor.beat (run_id, seq, n) select id, 6, 1 from made",
     "insert into supervisor.pause (run_id, detail) select id, '{}' from made where n % 20 = 1",
     "insert into supervisor.changed (run_id) select id from made where n % 2000 = 11",
     "insert into supervisor.timer select id, 5, now() - interval '1 s' from made",
@@ -177,6 +181,9 @@ ARGUMENTS = {
         p.owned, _same("go"), _same("1000000"), _same(9), _same(0), _same("infinity"), _same(1), _same("go"), _same(None), _same(11), WORKER,
     ],
     "park_paused": lambda p: [p.owned, _same(1), _same("s"), _same(1), WORKER],
+    "expire_tokens": lambda p: [p.owned, _same(6), _same(1)],
+    "wake_completed": lambda p: [p.owned, _same(7), _same(1)],
+    "read_completions": lambda p: [p.owned],
     "look_at_requests": lambda p: [WORKER, [1]],
     "insert_consumed": lambda p: [p.owned, _same("go"), _same(1000000), _same(7)],
     "read_messages": lambda p: [p.owned, _same("go"), _same(None)],
@@ -307,6 +314,7 @@ def test_without_a_custom_plan_a_read_would_touch_all_partitions(prepared: Prepa
             "read_children": "child",
             "read_outcomes": "outcome",
             "read_messages": "message",
+            "read_completions": "completion",
         }[name]
         count = (
             "select count(*) from pg_locks l join pg_inherits i on i.inhrelid = l.relation"

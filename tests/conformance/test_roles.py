@@ -18,7 +18,7 @@ SQL = Sql()
 
 # ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
 
-VIEWS = "attempts audits batches children due errors failures keys later leaders live pauses published queues runs signals started steps throughput updates waits workers".split()
+VIEWS = "attempts audits batches children due errors failures keys later leaders live pauses published queues runs signals started steps throughput tokens updates waits workers".split()
 CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
@@ -38,6 +38,7 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "client_facts()", "workflow_parameters(text)", "new_id()", "published(uuid, text)", "published_values(uuid, text)",
     "operate(text, uuid, uuid, integer, bytea, jsonb, text, text)", "pause(uuid, text, text, boolean)", "resume(uuid, text, text, boolean)",
     "retry(uuid, text, text, boolean)", "fork(uuid, integer, jsonb, text, text, text, boolean)",
+    "complete(text, jsonb, boolean)", "fail(text, text, boolean, boolean)", "heartbeat(text, jsonb)", "finish_token(text, smallint, bytea, boolean)", "beat_token(text, bytea)",
     "ask_query(uuid, uuid, text, bytea, double precision)", "query_answer(uuid)", "forget_query(uuid)",
 )  # fmt: skip
 INTERVENE = (  # of operators alone: what a step comes to, and many runs at once
@@ -53,12 +54,12 @@ ENGINE = (  # of workers, their parents and the leader among these
     "drop_batches(text, bigint, integer)", "drop_detached(text)", "drop_queries()", "drop_updates()", "wake_updated(uuid[])", "announce_signal(integer, boolean, text, text)",
 )  # fmt: skip
 WRITTEN = {
-    "INSERT": "run run_key step attempt outcome child child_done consumed publication update_accepted update_done task timer worker workflow queue leader retired",
+    "INSERT": "run run_key step attempt outcome child child_done consumed publication update_accepted update_done completion task timer worker workflow queue leader retired",
     "UPDATE": "task timer worker workflow queue leader retired query update_request pause changed",
     "DELETE": "task timer leader retired query update_request pause changed",
 }
 READ = (
-    "batch cell migration wait_kind run run_key step attempt outcome child child_done message consumed publication update_request update_accepted update_done task timer worker workflow queue leader retired query pause changed worker_now task_now "
+    "batch cell migration wait_kind run run_key step attempt outcome child child_done message consumed publication update_request update_accepted update_done completion beat task timer worker workflow queue leader retired query pause changed worker_now task_now "
     + " ".join(f"run_key_{n}" for n in range(8))
 )
 Right = tuple[str, str]  # object, privilege
@@ -223,5 +224,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query operate intervene operate_many pause resume retry fork skip edit_retry step_of queue_id make_partitions renew_statistics".split()
+        "start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query operate intervene operate_many pause resume retry fork skip edit_retry step_of complete fail heartbeat finish_token beat_token queue_id make_partitions renew_statistics".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"

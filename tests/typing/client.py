@@ -55,6 +55,10 @@ with Client("postgresql:///", schema="supervisor") as client:
     reveal_type(client.retry(run, "why"))  # R: Run[dict[str, int]]
     reveal_type(client.retry(run.id))  # R: Run[Any]
     reveal_type(client.fork(run, 2, workflow=checkout, input=1))  # R: Run[Any]
+    # tokens
+    reveal_type(client.complete("pgst_x", {"any": 1}))  # R: bool
+    reveal_type(client.fail("pgst_x", ValueError("no"), retry=False))  # R: bool
+    client.complete(3)  # E: arg-type reportArgumentType
     # asking
     reveal_type([info.run_id for info in client.list(10, workflow="checkout", status="failed")])  # R: list[UUID]
     reveal_type(client.list(filter="status = failed AND age < 1d", timeout=5)[0].status)  # R: str
