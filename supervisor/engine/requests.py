@@ -76,8 +76,7 @@ class Requests:
 
     def _look_again(self) -> None:
         self._timed = False
-        if self._worker.loop.live:
-            self.look()
+        self.look()  # once more when its last run has gone: one that was to be paused may have left by itself
 
     def forget_asked(self) -> None:
         """What was asked will not be answered: the session is gone. What it had seen is shown again, which changes nothing."""

@@ -6,11 +6,12 @@ import os
 import signal
 from typing import Any
 
-from supervisor import CompleteLater, Retry, Signal, first, gather, publish, sleep, start, step, workflow
+from supervisor import CompleteLater, Retry, Signal, Update, first, gather, publish, sleep, start, step, workflow
 from supervisor.core.context import current
 from tests.harness import note, wait_for_file
 
 OPERATED_GO = Signal("operated_go", str)
+OPERATED_ADD = Update("operated_add", int, int)
 
 
 @step
@@ -201,3 +202,17 @@ def operated_hand_out(word: str) -> int:
 @workflow
 async def operated_handed(word: str) -> int:
     return await operated_hand_out.aio(word)
+
+
+@workflow
+async def operated_updated() -> list[int]:
+    added: list[int] = []
+
+    @OPERATED_ADD.handler
+    async def _(number: int) -> int:
+        value = await operated_add.aio(number)
+        added.append(value)
+        return value
+
+    await OPERATED_GO.wait()
+    return added

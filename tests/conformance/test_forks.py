@@ -260,3 +260,21 @@ def test_the_same_verbs_awaited(live: Live) -> None:
             await run.cancel()
 
     asyncio.run(talk())
+
+
+def test_updates_that_were_accepted_before_the_point_are_the_forks_too(live: Live) -> None:
+    """Its handlers run again over what they were given, and end as they did; a paused run is given on resume what it was sent meanwhile."""
+    run = live.start(operated.operated_updated)
+    assert run.update(operated.OPERATED_ADD, 5, timeout=20) == 5
+    assert live.client.pause(run) in ("paused", "pausing")
+    live.until(lambda: status(live, run) == ("paused", "run_paused"))
+    live.database.sql("select supervisor.update(%s, 'operated_add', '7', 'later')", run.id)
+    assert status(live, run) == ("paused", "run_paused")
+    assert live.client.resume(run)
+    live.until(lambda: live.database.one("select supervisor.update_answer(%s, 'operated_add', 'later') ->> 'stage'", run.id) == "completed")
+    run.signal(operated.OPERATED_GO, "stop")
+    assert run.result(timeout=20) == [5, 7]
+    seq = live.database.one("select max(seq) from supervisor.updates where run_id = %s", run.id)
+    again = live.client.fork(run, seq)
+    assert again.result(timeout=20) == [5]
+    assert live.database.sql("select stage, result from supervisor.updates where run_id = %s", again.id) == [("completed", 5)]
