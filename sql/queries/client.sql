@@ -149,6 +149,48 @@ FROM {schema}.start_and_update($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_c
 -- Raises  SV006 unknown run
 SELECT s.stage, s.reply, s.run_status FROM {schema}.update_standing($1, $2, $3) AS s;
 
+
+-- name: client_operate :one
+-- pause, resume, retry or fork one run.
+-- Locks:  its task and its rows of pause and changed; retry of one that has ended: its key.     Index:  task_pkey; outcome, attempt, step, run primary keys, pruned
+-- $1 text verb    $2 uuid run    $3 uuid id of the run that is made    $4 int4 seq    $5 bytea input, JSON    $6 text options, JSON    $7 text reason    $8 text actor
+-- Returns whether anything was changed, what it is now, the run that goes on, and who is to be told: the worker that has it, or workflow and queue of who is ready
+-- Raises  SV006 unknown run, SV029 it has ended, SV030 it does not fit (DETAIL: run_id, status or why, verb as JSON), SV001, 22023
+SELECT o.did, o.state, o.made, o.owner, o.workflow, o.queue FROM {schema}.operate($1, $2, $3, $4, $5, $6::pg_catalog.text::pg_catalog.jsonb, $7, $8) AS o;
+
+-- name: client_intervene :one
+-- skip a step of one run, or edit_retry.
+-- Locks:  skip: the row of the worker that has it; as client_operate.     Index:  worker_pkey; as client_operate
+-- $1 … $8 as client_operate; $5 bytea result, JSON     Returns, raises  as client_operate
+SELECT o.did, o.state, o.made, o.owner, o.workflow, o.queue FROM {schema}.intervene($1, $2, $3, $4, $5, $6::pg_catalog.text::pg_catalog.jsonb, $7, $8) AS o;
+
+-- name: client_operate_many :many
+-- One of those verbs on many runs, those that nobody else has locked.
+-- Locks:  as client_operate and client_intervene, tasks with SKIP LOCKED.     Index:  as these
+-- $1 text verb    $2 uuid[] run, at most 500    $3 int4 seq    $4 bytea input or result, JSON    $5 text options, JSON    $6 text reason    $7 text actor
+-- Returns run, whether anything was changed, what it is now (ended, unknown, refused, locked too), why, the run that goes on, the worker that is to be told
+SELECT m.run_id, m.did, m.state, m.why, m.made, m.owner FROM {schema}.operate_many($1, $2, $3, $4, $5::pg_catalog.text::pg_catalog.jsonb, $6, $7) AS m;
+
+-- name: client_finish_token :one
+-- Complete or fail the try of a step that a token is of. The same again changes nothing.
+-- Locks:  its run's task.     Index:  task_pkey; completion, step, attempt, outcome primary keys, pruned
+-- $1 text token    $2 int2 kind: 1 completed, 2 failed    $3 bytea value or error, JSON    $4 boolean whether the step's policy decides on another try
+-- Returns whether it was stored, and who is to be told, as client_signal
+-- Raises  SV031 no token of ours, SV032 closed (DETAIL: run_id, seq, attempt, why as JSON), 22023
+SELECT f.stored, f.owner, f.woken, f.workflow, f.queue FROM {schema}.finish_token($1, $2::pg_catalog.int2, $3, $4) AS f;
+
+-- name: client_beat_token :one
+-- A sign of life of who holds a token.
+-- Locks:  its run's task, its row of beat.     Index:  as client_finish_token; beat primary key, pruned
+-- $1 text token    $2 bytea details, JSON (null: none)     Raises  as client_finish_token
+SELECT {schema}.beat_token($1, $2);
+
+-- name: client_step_of :one
+-- Which step has that position and no result.
+-- Locks:  none.     Index:  step and attempt primary keys, pruned; task_pkey
+-- $1 uuid run    $2 int4 seq     Returns its name, or null
+SELECT {schema}.step_of($1, $2);
+
 -- name: client_batch_results :many
 -- A page of a batch's runs, in the order of their ids, which is that of their inputs.
 -- Locks:  none.     Index:  run_batch_idx, outcome primary key, pruned; task_pkey

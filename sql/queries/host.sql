@@ -75,7 +75,7 @@ UNION ALL
  LIMIT 500)
 UNION ALL
 (SELECT NULL, NULL, t.run_id, t.owner, NULL FROM {schema}.update_request q JOIN {schema}.task t ON t.run_id = q.run_id
- WHERE q.rejected_at IS NULL AND q.sent_at < clock_timestamp() - interval '2 s' AND (t.owner IS NOT NULL OR t.wait_kind IN (9, 10, 11, 14, 15))
+ WHERE q.rejected_at IS NULL AND q.sent_at < clock_timestamp() - interval '2 s' AND (t.owner IS NOT NULL OR t.wait_kind IN (9, 10, 11, 13, 14, 15))
  LIMIT 500)
 UNION ALL
 (SELECT NULL, NULL, NULL, NULL, t.run_id FROM {schema}.task t WHERE t.wait_kind BETWEEN 19 AND 23 AND t.owner IS NULL AND t.cancel_to IS NOT NULL LIMIT 500);

@@ -197,6 +197,49 @@ SET owner = NULL, claims = 0, wait_since = clock_timestamp(), version = p.versio
     wait_signals = CASE WHEN NOT p.reached THEN string_to_array(p.names, E'\n') END
 FROM p WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $12::int4;
 
+-- name: park_paused :exec
+-- Put runs aside that somebody paused, when nothing of them executes any more. One that was resumed, or cancelled, meanwhile is ready at once.
+-- Locks:  as lock_own, already held; their rows of pause.     Index:  task_pkey, pause_pkey
+-- $1 uuid[] run    $2 int4[] seq    $3 text[] step    $4 int2[] resumed    $5 text[] version    $6 int4 worker
+WITH asked AS (
+    UPDATE {schema}.pause p SET ready_at = NULL WHERE p.run_id = ANY ($1::uuid[]) RETURNING p.run_id, p.detail)
+UPDATE {schema}.task t
+SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = u.seq, step = u.step, attempt = NULL, resumed = u.resumed, wait_children = NULL, wait_failed = NULL,
+    wait_signals = NULL, cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
+    ready_at = CASE WHEN a.run_id IS NULL THEN clock_timestamp() ELSE 'infinity' END, wait_kind = CASE WHEN a.run_id IS NULL THEN 1 ELSE 7 END, wait_detail = a.detail,
+    version = coalesce(u.version, t.version)
+FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::text[]) AS u (run_id, seq, step, resumed, version) LEFT JOIN asked a ON a.run_id = u.run_id
+WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $6::int4;
+
+-- name: wake_completed :exec
+-- After a parking, in its transaction: whose token was completed meanwhile is ready at once. Whoever completes one takes the lock that the parking holds.
+-- Locks:  task rows, already held.     Index:  task_pkey, completion primary key (custom plan: prunes)
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] number of the try
+UPDATE {schema}.task t
+SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL, wait_since = clock_timestamp(), wait_children = NULL, wait_failed = NULL, wait_signals = NULL
+FROM (SELECT DISTINCT u.run_id FROM unnest($1::uuid[], $2::int4[], $3::int4[]) AS u (run_id, seq, n)
+      JOIN {schema}.completion c ON c.run_id = u.run_id AND c.seq = u.seq AND c.n = u.n WHERE c.run_id = ANY ($1::uuid[])) AS come
+WHERE t.run_id = come.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM NULL::int4 AND t.wait_kind + 0 IN (9, 10, 11, 13, 14, 15);   -- + 0: by the run, not by task_wait_idx
+
+-- name: expire_tokens :many
+-- Close tokens whose time is over, or whose holder has given no sign of life, by the database's clock; what somebody has closed before stays as it is.
+-- Locks:  none but the new rows.     Index:  attempt primary key, beat primary key (custom plan: prunes)
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] number of the try     Returns run, seq
+INSERT INTO {schema}.completion (run_id, seq, n, kind)
+SELECT a.run_id, a.seq, a.n, CASE WHEN a.next_retry_at <= clock_timestamp() THEN 3 ELSE 4 END
+FROM unnest($1::uuid[], $2::int4[], $3::int4[]) AS u (run_id, seq, n)
+JOIN {schema}.attempt a ON a.run_id = u.run_id AND a.seq = u.seq AND a.n = u.n AND a.kind = 7
+LEFT JOIN {schema}.beat b ON b.run_id = a.run_id AND b.run_id = ANY ($1::uuid[]) AND b.seq = a.seq AND b.n = a.n
+WHERE a.run_id = ANY ($1::uuid[]) AND (a.next_retry_at <= clock_timestamp() OR greatest(a.ended_at, b.at)
+      + (convert_from(a.error, 'UTF8')::jsonb ->> 'heartbeat_s')::float8 * interval '1 s' <= clock_timestamp())
+ON CONFLICT (run_id, seq, n) DO NOTHING RETURNING run_id, seq;
+
+-- name: look_at_requests :many
+-- What somebody wants of runs that this worker has, once a second and when it is told.
+-- Locks:  task rows that nobody has, SKIP LOCKED, and their rows of pause and changed.     Index:  pause_pkey, changed_pkey, task_pkey
+-- $1 int4 worker    $2 int8[] numbers of what it has read     Returns run, number of what changed (null: it is to be paused)
+SELECT r.run_id, r.n FROM {schema}.requests_of($1::int4, $2::int8[]) AS r;
+
 -- name: insert_consumed :exec
 -- Record which messages were given to their runs, in the batch that has the rows of the waits in step.
 -- Locks:  none but the new rows.     Index:  none (insert; the primary key refuses a second consumption)
@@ -405,17 +448,27 @@ SELECT run_id, input FROM {schema}.run WHERE run_id = ANY ($1::uuid[]);
 SELECT run_id, seq, pos, kind, status, name, result, ended_at FROM {schema}.step WHERE run_id = ANY ($1::uuid[]) ORDER BY run_id, pos;
 
 -- name: read_attempts :many
--- Tries of steps that have no result yet (the caller drops the others). Crashes (3) are no tries.
+-- Tries of steps that have no result yet (the caller drops the others), other terms that somebody gave them (kind 5), and tries that were handed over to a
+-- token (kind 7). Crashes (3) are no tries.
 -- Locks:  none.     Index:  attempt primary key, pruned.
--- $1 uuid[] run     Returns run, seq, n, kind, us from now to the next retry
-SELECT run_id, seq, n, kind, (extract(epoch FROM next_retry_at - clock_timestamp()) * 1000000)::int8
-FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) AND kind <= 2 ORDER BY run_id, seq, n;
+-- $1 uuid[] run     Returns run, seq, n, kind, us from now to the next retry, terms as JSON, started, ended, next retry
+SELECT run_id, seq, n, kind, (extract(epoch FROM next_retry_at - clock_timestamp()) * 1000000)::int8,
+       CASE WHEN kind IN (5, 7) THEN error END, started_at, ended_at, next_retry_at
+FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) AND kind IN (1, 2, 5, 7) ORDER BY run_id, seq, n;
 
 -- name: read_timers :many
 -- Timers that were set and have not fired.
 -- Locks:  none.     Index:  timer_pkey
 -- $1 uuid[] run     Returns run, seq, us from now to due
 SELECT run_id, seq, (extract(epoch FROM due_at - clock_timestamp()) * 1000000)::int8 FROM {schema}.timer WHERE run_id = ANY ($1::uuid[]);
+
+-- name: read_completions :many
+-- What came of tries that have a token, and (kind 0) the last signs of life of who holds them.
+-- Locks:  none.     Index:  completion primary key, beat primary key, pruned
+-- $1 uuid[] run     Returns run, seq, number of the try, kind, whether the policy decides, payload, when
+SELECT c.run_id, c.seq, c.n, c.kind, c.retry, c.payload, c.at FROM {schema}.completion c WHERE c.run_id = ANY ($1::uuid[])
+UNION ALL
+SELECT b.run_id, b.seq, b.n, 0::int2, true, NULL, b.at FROM {schema}.beat b WHERE b.run_id = ANY ($1::uuid[]);
 
 -- name: read_children :many
 -- Children that the commands of resumed runs have started; of one that went on as other runs the newest.

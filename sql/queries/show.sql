@@ -5,7 +5,7 @@
 -- Locks:  none.     Index:  run, outcome, task primary keys, pruned
 -- $1 uuid run
 SELECT run_id, key, workflow, queue, priority, status, wait, step, seq, attempt, created_at, ended_at, duration_s, steps, worker,
-       result, error, input, parent_id, parent_seq, version, attributes, progress
+       result, error, input, parent_id, parent_seq, version, attributes, progress, forked_from, forked_seq
 FROM {schema}.runs WHERE run_id = $1;
 
 -- name: show_wait :one
@@ -53,3 +53,18 @@ SELECT n, name, id, stage, sent_at, accepted_at, ended_at, seq, payload, result,
 -- Locks:  none.     Index:  run_key primary key
 -- $1 text key
 SELECT k.run_id, k.workflow FROM {schema}.keys AS k WHERE k.key = $1 ORDER BY k.run_id DESC;
+
+-- name: show_pause :many
+-- Who has paused one run, and whether it has stopped.
+-- Locks:  none.     Index:  pause_pkey, task_pkey
+-- $1 uuid run
+SELECT settled, asked_at, actor, reason, waited_for FROM {schema}.pauses WHERE run_id = $1;
+
+-- name: show_audit :many
+-- What operators did, newest first: to one run, or to all.
+-- Locks:  none.     Index:  audit primary key, pruned; of all runs audit_at_idx, one scan backwards per partition
+-- $1 uuid run (null: all)    $2 text verb (null: all)    $3 timestamptz before (null: from now on)    $4 int4 limit
+SELECT a.n, a.at, a.verb, a.run_id, a.workflow, a.key, a.login, a.actor, a.reason, a.details
+FROM {schema}.audits AS a
+WHERE ($1::pg_catalog.uuid IS NULL OR a.run_id = $1) AND ($2::pg_catalog.text IS NULL OR a.verb = $2) AND ($3::pg_catalog.timestamptz IS NULL OR a.at < $3)
+ORDER BY a.at DESC, a.n DESC LIMIT $4;

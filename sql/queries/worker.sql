@@ -53,6 +53,11 @@ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 - 946684800000000
 -- Locks:  none.     Index:  none (one row)     Returns int2
 SELECT number FROM {schema}.cell;
 
+-- name: token_key :one
+-- The secret that tokens are made with.
+-- Locks:  none.     Index:  none (one row)     Returns bytea
+SELECT token_key FROM {schema}.cell;
+
 -- ── a lost session ───────────────────────────────────────────────────────────────────────────────────────────
 -- Its successor takes over: end what is left of it, wait until it can't commit any more, take its tasks in the transaction
 -- that declares it dead, and then look what had become durable.

@@ -19,10 +19,10 @@ _HOMES = {
     "supervisor.core.cancelled": ("Cancelled",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
-        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "CompensationFailed", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "HistoryTooLarge", "HistoryTooLong", "HistoryUnreadable", "InputInvalid", "KeyExists", "KeyMismatch",
-        "MissingExtra", "NonRetryable", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "QueryFailed", "QueryReadOnly", "QueryTooLong", "QueryUnknown", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
-        "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
-        "SupervisorError", "TransactionMisused", "UnknownWorkflow",
+        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "CompensationFailed", "CompleteLater", "CompletionFailed", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "HeartbeatMissed", "HistoryTooLarge", "HistoryTooLong", "HistoryUnreadable", "InputInvalid", "KeyExists", "KeyMismatch",
+        "MissingExtra", "NonRetryable", "OperationRefused", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "QueryFailed", "QueryReadOnly", "QueryTooLong", "QueryUnknown", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
+        "RunEnded", "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
+        "SupervisorError", "TokenClosed", "TokenUnknown", "TransactionMisused", "UnknownWorkflow",
         "UpdateFailed", "UpdateRejected", "UpdateUnfinished", "UpdateUnknown", "VersionUnknown",
     ),
 }  # fmt: skip
@@ -47,15 +47,15 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     from supervisor.core.cancelled import Cancelled as Cancelled
     from supervisor.core.context import Current as Current
     from supervisor.core.errors import (
-        AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, CompensationFailed as CompensationFailed, ConfigInvalid as ConfigInvalid,
-        DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, FilterInvalid as FilterInvalid, HistoryTooLarge as HistoryTooLarge, HistoryTooLong as HistoryTooLong, HistoryUnreadable as HistoryUnreadable, InputInvalid as InputInvalid,
-        KeyExists as KeyExists, KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OutsideWorkflow as OutsideWorkflow,
+        AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, CompensationFailed as CompensationFailed, CompleteLater as CompleteLater, CompletionFailed as CompletionFailed, ConfigInvalid as ConfigInvalid,
+        DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, FilterInvalid as FilterInvalid, HeartbeatMissed as HeartbeatMissed, HistoryTooLarge as HistoryTooLarge, HistoryTooLong as HistoryTooLong, HistoryUnreadable as HistoryUnreadable, InputInvalid as InputInvalid,
+        KeyExists as KeyExists, KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OperationRefused as OperationRefused, OutsideWorkflow as OutsideWorkflow,
         PayloadRefused as PayloadRefused, PermissionMissing as PermissionMissing, QueryFailed as QueryFailed, QueryReadOnly as QueryReadOnly, QueryTooLong as QueryTooLong,
         QueryUnknown as QueryUnknown, ReadTimeout as ReadTimeout, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
-        RunCancelled as RunCancelled, RunClosed as RunClosed, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
+        RunCancelled as RunCancelled, RunClosed as RunClosed, RunEnded as RunEnded, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
         SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,
         StepFailed as StepFailed, StepInterrupted as StepInterrupted, StepTimeout as StepTimeout, SupervisorError as SupervisorError,
-        TransactionMisused as TransactionMisused, UnknownWorkflow as UnknownWorkflow, UpdateFailed as UpdateFailed, UpdateRejected as UpdateRejected,
+        TokenClosed as TokenClosed, TokenUnknown as TokenUnknown, TransactionMisused as TransactionMisused, UnknownWorkflow as UnknownWorkflow, UpdateFailed as UpdateFailed, UpdateRejected as UpdateRejected,
         UpdateUnfinished as UpdateUnfinished, UpdateUnknown as UpdateUnknown, VersionUnknown as VersionUnknown,
     )  # fmt: skip
     from supervisor.core.retry import Retry as Retry

@@ -29,6 +29,8 @@ from supervisor.api.asked import (
 )
 from supervisor.api.handles import Batch as Batch, Moved as Moved, Progress as Progress, Run as Run, RunInfo as RunInfo, VersionInfo as VersionInfo
 from supervisor.api.hints import Hints
+from supervisor.api.operators import OperatorVerbs
+from supervisor.api.tokens import TokenVerbs
 from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting import Waiter
 from supervisor.core.errors import ClientMisused, DatabaseUnavailable
@@ -52,7 +54,7 @@ Q = TypeVar("Q")
 QUERY_TIMEOUT_S = 20.0
 
 
-class ClientVerbs:
+class ClientVerbs(OperatorVerbs, TokenVerbs):
     """What `Client` and `Within` share: the verbs, typed; they differ in who carries them (`_carry`)."""
 
     _unsure = False  # whether a start that returned may still be rolled back

@@ -17,6 +17,8 @@ from supervisor.api.asked import Asked, Named, chunk_of, id_of, refuse_inside_ru
 from supervisor.api.client import QUERY_TIMEOUT_S, check_process, questions_of
 from supervisor.api.handles import AsyncBatch, AsyncRun, Moved, Progress, RunInfo, VersionInfo
 from supervisor.api.hints import Hints
+from supervisor.api.operators import AsyncOperatorVerbs
+from supervisor.api.tokens import AsyncTokenVerbs
 from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting_async import AsyncWaiter
 from supervisor.core.errors import ClientMisused, DatabaseUnavailable
@@ -41,7 +43,7 @@ Q = TypeVar("Q")
 CHUNK_RUNS = 1_000  # runs per transaction of start_many: their encoding holds the event loop for about 2 ms
 
 
-class AsyncClientVerbs:
+class AsyncClientVerbs(AsyncOperatorVerbs, AsyncTokenVerbs):
     """What `AsyncClient` and `AsyncWithin` share: the verbs, typed; they differ in who carries them (`_carry`)."""
 
     _unsure = False  # whether a start that returned may still be rolled back

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from supervisor.api.signals import Message
     from supervisor.api.updates import UpdateMessage
     from supervisor.db.client_calls import Conflict, Outcome, QueryStanding, Questions, Sent, UpdateStanding, Verb, What
+    from supervisor.db.operator_calls import Operated
 
 T = TypeVar("T")
 
@@ -71,12 +72,12 @@ class Verbs:
         tell = None if self._hints is None else self._hints.may()
         sent = yield from self.questions.signal(run_id, message.name, message.payload, message.id or uuid.uuid4().hex, tell)
         if not tell:
-            self._tell(sent)
+            self.tell(sent)
         return sent.stored or message.id is None  # without an id of the caller's, what was there is its own first try
 
     def update(self, run_id: uuid.UUID, message: UpdateMessage[Any]) -> Verb[None]:
         """Send an update to a run; one of its name and id that is there already is the same."""
-        self._tell((yield from self.questions.update(run_id, message.name, message.payload, message.id)))
+        self.tell((yield from self.questions.update(run_id, message.name, message.payload, message.id)))
 
     def send_with_start(self, what: What, message: Message | UpdateMessage[Any], asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:
         payload = yield from self._input(asked, args, kwargs)
@@ -91,10 +92,10 @@ class Verbs:
         created = named.bytes == run_id
         if created and self._hints is not None:
             self._hints.add(asked.name, asked.queue, 1, asked.delay_s)
-        self._tell(sent)
+        self.tell(sent)
         return Started(named, created, asked, key, time.monotonic() if created else 0.0)
 
-    def _tell(self, sent: Sent) -> None:
+    def tell(self, sent: Sent) -> None:
         """Have it announced, by whoever may: to the worker that has the run, or to all that a run was woken."""
         if self._hints is None or not sent.stored:
             return
@@ -102,6 +103,14 @@ class Verbs:
             self._hints.signalled(sent.owner)
         elif sent.woken:
             self._hints.add(sent.workflow, sent.queue, 1, 0.0)
+
+    def tell_operated(self, done: Operated) -> None:
+        """Likewise, of what an operator did."""
+        if self._hints is not None and done.did:
+            if done.owner is not None:
+                self._hints.signalled(done.owner)
+            if done.workflow is not None:
+                self._hints.add(done.workflow, done.queue, 1, 0.0)
 
     def start_record(self, asked: Asked, record: Any) -> Verb[Started]:
         encode = yield from self.encoder(asked)

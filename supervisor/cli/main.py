@@ -38,6 +38,16 @@ COMMANDS = {
     "query": Command("supervisor.cli.query", "query", "Ask a run what its handler answers, by a replay of its history."),
     "cancel": Command("supervisor.cli.cancel", "cancel", "Cancel live runs: by id, by key, or all that a filter asks for."),
     "terminate": Command("supervisor.cli.cancel", "terminate", "End live runs at once, without their code."),
+    "pause": Command("supervisor.cli.operate", "pause", "Stop live runs until somebody resumes them."),
+    "resume": Command("supervisor.cli.operate", "resume", "Let paused runs go on where they were."),
+    "retry": Command("supervisor.cli.operate", "retry", "Try again now: parked runs, steps that wait for a retry, runs that failed."),
+    "skip": Command("supervisor.cli.operate", "skip", "Give a step that failed, crashed or hangs a result."),
+    "edit-retry": Command("supervisor.cli.operate", "edit_retry", "Change the retry policy of a step that failed, for this run alone."),
+    "fork": Command("supervisor.cli.operate", "fork", "Start a new run with the history of another one, up to a step."),
+    "complete": Command("supervisor.cli.tokens", "complete", "Give a step that handed out a token its result."),
+    "fail": Command("supervisor.cli.tokens", "fail", "Fail the try of a step that handed out a token."),
+    "heartbeat": Command("supervisor.cli.tokens", "heartbeat", "A sign of life of who holds a token."),
+    "audit": Command("supervisor.cli.audit", "audit", "List what operators did to runs, and why."),
     "signal": Command("supervisor.cli.signal", "signal", "Send a message to a live run, by its id or its key."),
     "update": Command("supervisor.cli.update", "update", "Send a request to a live run, and wait for its answer."),
     "versions": Command("supervisor.cli.versions", "versions", "Show which code has how many runs; give runs to another version."),
@@ -91,6 +101,7 @@ EXIT_OF_ERROR = {
     "permission_missing": EXIT_PERMISSION,
     "definition": EXIT_CONFIG,
     "history_unreadable": EXIT_USAGE,
+    "token_unknown": EXIT_USAGE,
 }
 
 

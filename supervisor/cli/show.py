@@ -122,7 +122,7 @@ def _executing(found: History) -> list[dict[str, Any]]:
 def _as_object(seen: Seen) -> dict[str, Any]:
     found, executing = seen
     facts = {"why": found.wait, "executing": executing, "published": found.published, "updates": found.updates, "history": found.steps}
-    return {**found.run, **facts, "attempts": found.attempts, "children": found.children}
+    return {**found.run, **facts, "attempts": found.attempts, "children": found.children, "pause": found.pause, "audit": found.audit}
 
 
 def _text(seen: Seen) -> str:
@@ -133,12 +133,23 @@ def _text(seen: Seen) -> str:
     facts = [f"started {ago(run['created_at'])}", f"queue {plain(run['queue'])}", f"priority {run['priority']}"]
     if run["parent_id"]:
         facts.append(f"child of {run['parent_id']} (seq {run['parent_seq']})")
+    if run["forked_from"]:
+        lines.append(f"forked from {run['forked_from']}" + (f", before the result of seq {run['forked_seq']}" if run["forked_seq"] is not None else ", all of its history"))
     lines += [", ".join(facts), f"input {short_json(run['input'])}"]
     if run["attributes"]:
         lines.append(f"attributes {short_json(run['attributes'])}")
     if run["progress"]:
         lines.append(f"progress {progress_words(run['progress'])}, {ago(datetime.fromisoformat(run['progress']['at']))}")
-    return "\n".join([*lines, *_published(found), *_updates(found), *_steps(found), *_children(found)])
+    return "\n".join([*lines, *_published(found), *_updates(found), *_steps(found), *_children(found), *_audit(found)])
+
+
+def _audit(found: History) -> list[str]:
+    """What operators did to it."""
+    if not found.audit:
+        return []
+    from supervisor.cli.audit import rows
+
+    return ["", table(("done by operators", "when", "who", "why", "what"), [(row[1], row[0], *row[4:]) for row in rows(found.audit)])]
 
 
 def _now(found: History, executing: list[dict[str, Any]]) -> list[str]:
@@ -154,12 +165,14 @@ def _now(found: History, executing: list[dict[str, Any]]) -> list[str]:
         lines += _poison(wait["detail"])
     elif wait["detail"]:
         lines.append(f"  {plain(wait['detail'])}")
+    if found.pause and not found.pause["settled"]:
+        lines.append(f"  to be paused when what executes has ended, asked for {ago(found.pause['asked_at'])} by {plain(found.pause['actor'])}")
     for each in executing:
         where = f" (seq {each['seq']}, {each['where']})" if each["seq"] is not None else ""
         lines.append(f"  executes {plain(each['step'])}{where} for {duration(each['for_s'])}, process {each['pid']} of this host")
     when = f"{ago(wait['wake_at'])}: " if wait["wake_at"] else ""
     lines.append(f"  what frees it: {when}{plain(wait['freed_by'])}")
-    last = [each for each in found.attempts if each["seq"] == wait["seq"] and each["error"]]
+    last = [each for each in found.attempts if each["seq"] == wait["seq"] and each["error"] and each["kind"] in ("failed", "crashed")]
     if last:
         lines.append(f"  its last error: {_error(last[-1]['error'])}")
     return lines
@@ -213,13 +226,14 @@ def _steps(found: History) -> list[str]:
         return ["no steps yet"]
     failed = Counter(each["seq"] for each in found.attempts if each["kind"] == "failed")
     crashed = Counter(each["seq"] for each in found.attempts if each["kind"] == "crashed")
+    skipped = {each["seq"] for each in found.attempts if each["kind"] == "skipped"}
     done = {each["seq"] for each in found.steps}
     undone = {undo["seq"]: undo["of"] for each in found.steps if each["kind"] == "compensation" for undo in each["result"]["undo"]}
     rows = [
         (
             each["seq"],
             _shown_name(each, undone),
-            each["status"],
+            "skipped" if each["seq"] in skipped else each["status"],
             ago(each["started_at"]),
             duration(each["duration_ms"] / 1000),
             _tries(each, failed[each["seq"]], crashed[each["seq"]]),
@@ -227,9 +241,9 @@ def _steps(found: History) -> list[str]:
         )
         for each in found.steps
     ]
-    unfinished = {each["seq"]: each for each in found.attempts if each["seq"] not in done and each["kind"] != "forgiven"}
+    unfinished = {each["seq"]: each for each in found.attempts if each["seq"] not in done and each["kind"] not in ("forgiven", "edited")}
     rows += [
-        (seq, _undoing(each["name"], seq, undone), "not yet", ago(each["started_at"]), "-", _with_crashes(failed[seq], crashed[seq]), _error(each["error"]) if each["error"] else "-")
+        (seq, _undoing(each["name"], seq, undone), "not yet", ago(each["started_at"]), "-", _with_crashes(failed[seq], crashed[seq]), _error(each["error"]) if each["error"] and each["kind"] != "entrusted" else "-")
         for seq, each in unfinished.items()
     ]
     return ["", table(("seq", "step", "status", "started", "took", "attempts", "result"), sorted(rows, key=lambda row: row[0]))]

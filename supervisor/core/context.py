@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
+from supervisor.core import tokens
 from supervisor.core.errors import OutsideWorkflow
 
 
@@ -65,6 +68,13 @@ class Current:
     cancelled: Token
     history_length: int = 0
     should_continue: bool = False
+    _token: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+
+    def token(self) -> str:
+        """In a step: what completes this try of it from outside, for whoever gets it; see CompleteLater. The same whenever it is asked for."""
+        if self._token is None:
+            raise OutsideWorkflow("current().token() completes a step: it means something in steps only")
+        return self._token()
 
     @property
     def idempotency_key(self) -> str:
@@ -73,6 +83,9 @@ class Current:
 
 # Set around a step in a thread or a task; holds what `describe` needs, not the description: most steps never ask.
 executing: ContextVar[Any] = ContextVar("pgsupervisor_step", default=None)
+
+# The cell's key for tokens; set once per process by the worker. A step's process is given its token instead.
+token_key = b""
 
 # The worker's loop, for steps that run on its own thread; set once per process by the worker.
 loop: Any = None
@@ -100,6 +113,12 @@ def is_repeated(found: Any) -> bool:
     return getattr(found, "history", None) is not None or loop is not None and loop.leaves_memory()
 
 
+def token_of(step: Any) -> str:
+    """The token of a step's command; of one in a process of its own, what it was given."""
+    given: str | None = getattr(step, "token", None)
+    return given if given is not None else tokens.make(token_key, step.run.id, step.seq, step.attempt)
+
+
 def describe(found: Any) -> Current:
     run = getattr(found, "run", found)
     step = found if run is not found else None
@@ -120,6 +139,7 @@ def describe(found: Any) -> Current:
         should_continue=run.seq >= run.workflow.seq_warn,
         logger=logging.LoggerAdapter(logging.getLogger(f"pgsupervisor.{run.workflow.name}"), facts),
         cancelled=Token(found if step is not None else _Nobody),
+        _token=partial(token_of, step) if step is not None else None,
     )
 
 

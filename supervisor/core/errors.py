@@ -6,6 +6,7 @@ and what to do. Nothing here imports anything of the project.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -204,6 +205,41 @@ class RetryAfter(SupervisorError):
     def __init__(self, seconds: float) -> None:
         self.seconds = float(seconds)
         super().__init__(f"try again after {self.seconds:g} s")
+
+
+class CompleteLater(SupervisorError):
+    """Raise it in a step that has handed out `current().token()`: its result comes from outside, by complete or fail.
+
+    timeout     seconds until it is given up (StepTimeout); else what is left of the step's own, else none
+    heartbeat   seconds within which whoever holds the token is to give a sign of life, again and again (HeartbeatMissed)
+    """
+
+    code = "complete_later"
+
+    def __init__(self, timeout: float | timedelta | None = None, heartbeat: float | timedelta | None = None) -> None:
+        self.timeout_s, self.heartbeat_s = _seconds("timeout", timeout), _seconds("heartbeat", heartbeat)
+        super().__init__("its result comes from outside")
+
+
+def _seconds(name: str, given: float | timedelta | None) -> float | None:
+    if given is None:
+        return None
+    value = given.total_seconds() if isinstance(given, timedelta) else given
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e10:
+        raise DefinitionError(f"CompleteLater({name}={given!r}): give seconds, more than 0, or a timedelta")
+    return float(value)
+
+
+class HeartbeatMissed(SupervisorError, TimeoutError):
+    """Whoever was to complete a step from outside gave no sign of life in time; the step's policy decides whether it is tried again."""
+
+    code = "heartbeat_missed"
+
+
+class CompletionFailed(SupervisorError):
+    """What a step is told that was failed from outside with a text."""
+
+    code = "completion_failed"
 
 
 class TransactionMisused(SupervisorError):
@@ -473,6 +509,48 @@ class VersionUnknown(SupervisorError):
             f"no worker has ever had version {version!r} of workflow {workflow!r} (known: {', '.join(known) or 'none'}); "
             f"start a worker whose app has it first: python -m supervisor versions says which there are"
         )
+
+
+class RunEnded(SupervisorError):
+    """An operator's verb was asked of a run that has ended; nothing was done."""
+
+    code = "run_ended"
+
+    def __init__(self, run_id: object, status: str, verb: str) -> None:
+        self.run_id, self.status, self.verb = run_id, status, verb
+        super().__init__(
+            f"run {run_id} has ended ({status}), so {verb} changes nothing of it; "
+            f"retry goes on with one that did not complete, fork with any, as another run: python -m supervisor retry {run_id}"
+        )
+
+
+class OperationRefused(SupervisorError):
+    """An operator's verb does not fit what the run does now; nothing was done. `why` says what stands in its way."""
+
+    code = "operation_refused"
+
+    def __init__(self, run_id: object, verb: str, why: str) -> None:
+        self.run_id, self.verb, self.why = run_id, verb, why
+        super().__init__(f"run {run_id}: {verb} is not possible: {why}; see what it does: python -m supervisor show {run_id}")
+
+
+class TokenUnknown(SupervisorError):
+    """It is no token that was given out in this database and schema."""
+
+    code = "token_unknown"
+
+    def __init__(self) -> None:
+        super().__init__("this is no token that was given out here; give it whole, as current().token() had it, to the same database and schema")
+
+
+class TokenClosed(SupervisorError):
+    """The try that the token is of has ended: nothing was changed. `why` says how."""
+
+    code = "token_closed"
+
+    def __init__(self, run_id: object, seq: int, attempt: int, why: str) -> None:
+        self.run_id, self.seq, self.attempt, self.why = run_id, seq, attempt, why
+        super().__init__(f"the token of run {run_id}, seq {seq}, try {attempt} is closed: {why}; see: python -m supervisor show {run_id}")
 
 
 class BatchUnknown(SupervisorError):

@@ -5,17 +5,19 @@ What somebody else has locked is left and said. A client's role is enough.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
 
 from supervisor.core import awaited
 from supervisor.db import refusals
+from supervisor.db.client_calls import Questions
 from supervisor.db.statements import Sql, ended_channel, signal_channel, wake_channel
 
 SLICE_RUNS = 500
@@ -64,6 +66,47 @@ def _slice(conn: psycopg.Connection, schema: str, block: str, runs: Sequence[uui
         except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable):
             continue
     return None
+
+
+class Deed(NamedTuple):
+    """A verb with what it takes, as db/operator_calls.py has it."""
+
+    verb: str
+    seq: int | None = None
+    payload: bytes | None = None
+    options: dict[str, Any] | None = None
+
+
+class Done(NamedTuple):
+    """What has come of it for one run. `state`: also ended, unknown, refused, locked; `why`: of a refusal, or how it ended."""
+
+    run_id: uuid.UUID
+    did: bool
+    state: str
+    why: str | None
+    made: uuid.UUID | None
+    owner: int | None
+
+
+def operate(conn: psycopg.Connection, schema: str, deed: Deed, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> list[Done]:
+    """Do it to at most SLICE_RUNS *runs*, in one transaction; those that somebody has locked say so."""
+    text = Sql(schema).get("client_operate_many").encode()
+    values = (deed.verb, list(runs), deed.seq, deed.payload, json.dumps(deed.options or {}), reason, actor)
+    for _ in range(TRIES):
+        try:
+            with refusals.told(conn, schema, "operator"):
+                rows = psycopg.RawCursor(conn).execute(text, values).fetchall()
+        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable):
+            continue
+        except psycopg.DatabaseError as error:
+            raise Questions(schema).refusal(error, f"{deed.verb} of {len(runs)} runs", "operator") from None
+        done = [Done(*row) for row in rows]
+        owners = sorted({each.owner for each in done if each.did and each.owner is not None})
+        if owners:
+            with suppress(psycopg.Error):
+                conn.execute(Sql(schema).get("announce_each").encode(), ([signal_channel(schema)], [json.dumps(owners[:500])]))
+        return done
+    return [Done(run_id, False, "locked", None, None, None) for run_id in runs]
 
 
 def _announce(conn: psycopg.Connection, schema: str, payloads: Sequence[tuple[str, str]]) -> None:

@@ -524,6 +524,8 @@ class Questions:
         if state == "SV026":
             asked = json.loads(error.diag.message_detail or "{}")
             return VersionUnknown(asked["workflow"], asked["version"], asked["known"])
+        if (operated := refusals.operated(state, error.diag.message_detail or "{}")) is not None:
+            return operated
         if state == "SV006":
             return RunUnknown(error.diag.message_detail or "")
         if state == "SV008":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -19,6 +20,7 @@ from supervisor.db.statements import Sql
 
 ROWS_MAX = 10_000
 CHILDREN_MAX = UPDATES_MAX = 1_000
+AUDIT_MAX = 100
 
 Row = dict[str, Any]
 
@@ -28,7 +30,8 @@ class History:
     """`run` is a row of runs, `wait` of waits (None once it ended), `steps` and `attempts` rows of theirs, at most 10,000.
 
     `children` are the runs that it started, at most 1,000. `published` is what it published, the last value of each key. `updates` are the
-    updates that were sent to it, at most 1,000.
+    updates that were sent to it, at most 1,000. `pause`: who paused it; `audit`: what operators did to it,
+    the newest first, at most 100.
     """
 
     run: Row
@@ -38,6 +41,16 @@ class History:
     children: Sequence[Row] = ()
     published: Sequence[Row] = ()
     updates: Sequence[Row] = ()
+    pause: Row | None = None
+    audit: Sequence[Row] = ()
+
+
+def audit(conn: psycopg.Connection, schema: str, which: str | None, verb: str | None, before: datetime | None, limit: int) -> list[Row]:
+    """What operators did, newest first: to the run that *which* names, or to all."""
+    sql = Sql(schema)
+    with refusals.told(conn, schema):
+        run_id = _run(conn, sql, which)["run_id"] if which is not None else None
+        return _rows(conn, sql, "show_audit", run_id, verb, before, limit)
 
 
 def read(conn: psycopg.Connection, schema: str, which: str) -> History:
@@ -52,9 +65,11 @@ def read(conn: psycopg.Connection, schema: str, which: str) -> History:
             children = _rows(conn, sql, "show_children", run_id, CHILDREN_MAX)
             published = _rows(conn, sql, "show_published", run_id)
             updates = _rows(conn, sql, "show_updates", run_id, UPDATES_MAX)
+            pause = _rows(conn, sql, "show_pause", run_id) if wait else []
+            done = _rows(conn, sql, "show_audit", run_id, None, None, AUDIT_MAX)
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
-    return History(run, wait[0] if wait else None, steps, attempts, children, published, updates)
+    return History(run, wait[0] if wait else None, steps, attempts, children, published, updates, pause[0] if pause else None, done)
 
 
 def _run(conn: psycopg.Connection, sql: Sql, which: str) -> Row:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 import psycopg
 
-from supervisor.core.errors import PermissionMissing, SchemaMissing
+from supervisor.core.errors import OperationRefused, PermissionMissing, RunEnded, SchemaMissing, SupervisorError, TokenClosed, TokenUnknown
 from supervisor.db import migrations
 from supervisor.db.statements import Sql
 
@@ -22,6 +24,22 @@ def no_right(schema: str, user: str, role: str, text: str, what: str = "this") -
         f"role {user!r} may not do {what} in schema {schema!r} ({text}); "
         f'grant it the engine\'s role: GRANT {Sql(schema).tokens[f"role_{role}"]} TO "{user}"'
     )
+
+
+def operated(state: str, detail: str) -> SupervisorError | None:
+    """What the functions of operators, and those for tokens, refuse, by its SQLSTATE; None for anything else."""
+    if state == "SV029":
+        facts = json.loads(detail)
+        return RunEnded(UUID(facts["run_id"]), facts["status"], facts["verb"])
+    if state == "SV030":
+        facts = json.loads(detail)
+        return OperationRefused(UUID(facts["run_id"]), facts["verb"], facts["why"])
+    if state == "SV031":
+        return TokenUnknown()
+    if state == "SV032":
+        facts = json.loads(detail)
+        return TokenClosed(UUID(facts["run_id"]), facts["seq"], facts["attempt"], facts["why"])
+    return None
 
 
 @contextmanager

@@ -131,6 +131,12 @@ class WorkerCalls:
             clock: int = self._one("clock")
             return clock - int(((before + time.time()) / 2 - 946684800) * 1e6)
 
+    def token_key(self) -> bytes:
+        """What tokens are made with."""
+        with _told("reading the key of tokens"):
+            key: bytes = self._one("token_key")
+            return key
+
     def cell(self) -> int:
         with _told("reading the cell"):
             number: int = self._one("cell_number")

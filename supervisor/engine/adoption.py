@@ -274,6 +274,7 @@ class Adoption:
         timers = [(row[0], row[1]) for _, row in batch.rare.get("insert_timers", ())]
         worker.commands.timers_inserted([(*timer, *found.timers[timer]) for timer in timers if timer in found.timers])
         asked = [(row[0], row[1]) for _, row in batch.rare.get("fire_timers", ())]
+        worker.tokens.expired(_rows(batch, "expire_tokens"))
         worker.commands.timers_fired(asked, {timer: found.steps[timer] for timer in asked if timer in found.steps})
 
 

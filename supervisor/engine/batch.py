@@ -18,10 +18,11 @@ from supervisor.db.arrays import Row, elements, encode_rows
 # what the loop's session prepares
 HOT = (
     "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "insert_progress", "set_attributes", "continue_runs", "finish", "insert_children_done", "lock_parents", "wake_parents",
-    "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
+    "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "park_paused", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
     "fire_timers", "drop_timers", "publish", "claim", "claim_missing", "plan_custom", "plan_generic",
     "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "wake_updated",
-    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "no_deadline", "close_children",
+    "look_at_requests", "expire_tokens", "wake_completed",
+    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_completions", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "no_deadline", "close_children",
 )  # fmt: skip
 STEP_OIDS = (UUID, INT4, INT4, TEXT, BYTEA, FLOAT8, FLOAT8, INT2, INT2)  # the last two only where the batch is mixed
 PLAIN_COLUMNS = 7
@@ -43,12 +44,15 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "release": (UUID, TIMESTAMPTZ, INT2, TEXT, INT4, TEXT, INT4, INT2, TEXT),
     "park_on_children": (UUID, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2, TEXT),
     "park_on_signals": (UUID, TEXT, TEXT, INT4, INT4, TIMESTAMPTZ, INT4, TEXT, TEXT, INT2, TEXT),
+    "park_paused": (UUID, INT4, TEXT, INT2, TEXT),
     "insert_consumed": (UUID, TEXT, INT8, INT4),
     "insert_update_ends": (UUID, INT4, INT2, BYTEA, TIMESTAMPTZ),
     "accept_updates": (UUID, TEXT, TEXT, INT4),
     "reject_updates": (UUID, TEXT, TEXT, BYTEA),
     "publish": (UUID, INT2, INT4, TEXT, INT4, TIMESTAMPTZ),
     "fire_timers": (UUID, INT4, INT4, TEXT, INT2, INT2, BYTEA),
+    "expire_tokens": (UUID, INT4, INT4),
+    "wake_completed": (UUID, INT4, INT4),
     "wake_parents": (UUID,),
     "look_at_parked": (UUID,),
 }
@@ -56,8 +60,8 @@ NOBODYS = ("wake_parents", "look_at_parked")  # of runs that are not in this wor
 # The generic plans of `publish` and `release` compare every row with every other (9,000 in one statement took 25 s): many small ones instead.
 JOINED_ROWS_MAX = 64  # 2 ms of the server's; a statement more costs 0.1 ms
 SAID = ("insert_published", "insert_progress", "set_attributes")  # what workflow code says without waiting
-WITH_WORKER = frozenset({"continue_runs", "insert_attempts", "release", "park_on_children", "park_on_signals", "fire_timers", "publish", "told_cancel", "no_deadline"})
-PARKINGS = ("park_on_children", "park_on_signals")
+WITH_WORKER = frozenset({"continue_runs", "insert_attempts", "release", "park_on_children", "park_on_signals", "park_paused", "fire_timers", "publish", "told_cancel", "no_deadline"})
+PARKINGS = ("park_on_children", "park_on_signals", "park_paused")
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
 
 
@@ -129,6 +133,9 @@ class Batch:
             out += [("lock_own", [*ids, worker]), ("plan_custom", None)]
             out += [(name, self._encoded(name, worker)) for name in parkings]
             out.append(("plan_generic", None))
+        for name in ("wake_completed", "expire_tokens"):
+            if name in self.rare:
+                out += [("plan_custom", None), (name, self._encoded(name, worker)), ("plan_generic", None)]
         if "fire_timers" in self.rare:
             out.append(("fire_timers", self._encoded("fire_timers", worker)))
         for name in ("accept_updates", "reject_updates"):  # after the task rows: whoever sends one locks both in that order

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import traceback
 from collections.abc import Callable
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -22,15 +22,19 @@ from supervisor._fastpath.wire import Command
 from supervisor.api.words import TIMEOUT, ChildRun, Continued
 from supervisor.core import codec, versions
 from supervisor.core.cancelled import Cancelled
-from supervisor.core.errors import AsyncioInWorkflow, HistoryTooLong, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError
-from supervisor.core.retry import next_wait_s
+from supervisor.core.errors import (
+    AsyncioInWorkflow, CompleteLater, HistoryTooLong, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError,
+)  # fmt: skip
+from supervisor.core.retry import Retry, next_wait_s
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
 from supervisor.engine.compensation import Undo, begin, time_is_over
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
+from supervisor.engine.misuse import explained
 from supervisor.engine.replay import Kid, Past, check, has_begun
 from supervisor.engine.signals import Listening, until
+from supervisor.engine.tokens import Entrusted
 
 log = logging.getLogger("pgsupervisor.engine")
 
@@ -40,13 +44,7 @@ STEP_RUNNING = 8
 STAY_BESIDE_CHILDREN_S = 0.02  # nobody tells a run in memory that its child has ended
 CANCELLED, TERMINATED = 3, 4  # outcome.status: ended from outside
 CLOSE_POLICIES = {"request_cancel": 0, "abandon": 1, "terminate": 2}  # task.parent_close
-BACKOFF, TIMER, SIGNAL, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 11, 14, 15, 19, 20, 22, 23
-DURABLE_WORD = {
-    "sleep": "sleep(seconds)", "gather": "gather(…)", "wait": "gather(…) or first(…)", "TaskGroup": "gather(…)", "timeout": "@step(timeout=…) or first(…)",
-    "timeout_at": "@step(timeout=…) or first(…)", "wait_for": "@step(timeout=…) or first(…)", "create_task": "gather(…)", "ensure_future": "gather(…)",
-    "to_thread": "a def step, called with .aio", "run_in_executor": "a def step, called with .aio", "shield": "shield(…)", "Event": "a step",
-    "get_running_loop": "a step", "Queue": "a step", "Lock": "a step", "open_connection": "a step",
-}  # fmt: skip
+BACKOFF, TIMER, SIGNAL, TOKEN, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 11, 13, 14, 15, 19, 20, 22, 23
 
 
 class Waiting:
@@ -77,6 +75,7 @@ class Commands:
         self.watchdog: Any = None
         self.signals: Any = None
         self.updates: Any = None
+        self.tokens: Any = None
         self.green = green
         self.close_green = close_green
 
@@ -139,14 +138,16 @@ class Commands:
     def _recall(self, run: Any, cmd: Any, past: Past) -> bool:
         """Take up a step where the history left it; False when it does not begin now."""
         cmd.attempt += past.attempts.pop(cmd.seq, 0)
+        if (past.entrusted or past.settled) and self.tokens.recall(run, cmd, past):
+            return False
         if past.begun.pop(cmd.seq, 0) == cmd.attempt:
             error = StepInterrupted(f"step {cmd.step.name} had begun when its worker died; whether it did its work is not known")
             now = self.loop.now_us()
-            self._fail_for_good(run, cmd, error, now, now)
+            self.failed_for_good(run, cmd, error, now, now)
             return False
         wait_us = past.retry_in_us.pop(cmd.seq, 0)
         if wait_us > 0:
-            self._wait_for_retry(run, cmd, wait_us / 1e6)
+            self.wait_for_retry(run, cmd, wait_us / 1e6)
             return False
         return True
 
@@ -193,10 +194,10 @@ class Commands:
         in_s = waiting.due_at - self._time.time()
         if not waiting.armed and in_s <= STAY_S:
             waiting.armed = True
-            self._time.call_later(max(in_s, 0.0), self._due, run, cmd, context=self._context)
+            self._time.call_later(max(in_s, 0.0), self._due, run, cmd, waiting, context=self._context)
 
-    def _due(self, run: Any, cmd: Any) -> None:
-        if run.gone or cmd.done:
+    def _due(self, run: Any, cmd: Any, waiting: Any) -> None:
+        if run.gone or cmd.done or cmd.extra is not waiting:  # another moment may have been put in its place
             return
         if cmd.kind == core.SIGNAL:
             self.signals.due(run, cmd)
@@ -394,11 +395,14 @@ class Commands:
 
     def failed(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
         """An attempt raised: try again later, or give the error to the workflow."""
+        if isinstance(error, CompleteLater):
+            self.tokens.entrust(run, cmd, error, started, ended)
+            return
         self.failures += 1
         step = cmd.step
-        wait_s = next_wait_s(step.retry, error, cmd.attempt, run.id, cmd.seq)
+        wait_s = next_wait_s(_policy(run, cmd), error, cmd.attempt, run.id, cmd.seq)
         if wait_s is None:
-            self._fail_for_good(run, cmd, error, started, ended)
+            self.failed_for_good(run, cmd, error, started, ended)
             return
         row = (run.id, cmd.seq, cmd.attempt, 1, step.name, codec.encode_error(error), codec.fingerprint(error), started, ended, ended + int(wait_s * 1e6))
         self.batch.add("insert_attempts", run.id, row)
@@ -406,14 +410,14 @@ class Commands:
         if run.open is None:
             run.open = {cmd.seq: cmd}
         cmd.attempt += 1
-        self._wait_for_retry(run, cmd, wait_s)
+        self.wait_for_retry(run, cmd, wait_s)
 
-    def _wait_for_retry(self, run: Any, cmd: Any, wait_s: float) -> None:
+    def wait_for_retry(self, run: Any, cmd: Any, wait_s: float) -> None:
         run.open[cmd.seq] = cmd
         cmd.extra = Waiting(self.loop.now_us() + int(wait_s * 1e6), self._time.time() + wait_s)
         self._watch(run, cmd)
 
-    def _fail_for_good(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
+    def failed_for_good(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
         encoded = codec.encode_error(error)
         row = (run.id, cmd.seq, cmd.attempt, 1, cmd.step.name, encoded, codec.fingerprint(error), started, ended, None)
         self.batch.add("insert_attempts", run.id, row)
@@ -451,7 +455,7 @@ class Commands:
         elif past is not None and past.timed_out and isinstance(error, RunTimedOut):
             self.loop.finish(run, core.TIMED_OUT, codec.encode_error(error))
         else:
-            self.loop.finish(run, core.FAILED, codec.encode_error(_explained(error)))
+            self.loop.finish(run, core.FAILED, codec.encode_error(explained(error)))
 
     def _continue(self, run: Any, asked: Continued) -> None:
         """The run ends, and its successor begins, in one batch."""
@@ -545,7 +549,8 @@ class Commands:
         dues = [cmd for _, cmd in waits if isinstance(cmd.extra, Waiting) or isinstance(cmd.extra, Listening) and cmd.extra.due_us > 0]
         children = [cmd for _, cmd in waits if cmd.kind == core.CHILD]
         signals = [cmd for _, cmd in waits if cmd.kind == core.SIGNAL]
-        if sum(cmd.kind != core.SIGNAL for cmd in dues) + len(children) + len(signals) < len(waits):
+        tokens = [cmd for _, cmd in waits if isinstance(cmd.extra, Entrusted)]
+        if sum(cmd.kind != core.SIGNAL for cmd in dues) + len(children) + len(signals) + len(tokens) < len(waits):
             return
         if not all(isinstance(cmd.extra, Listening) and cmd.extra.settled() for cmd in signals):
             return
@@ -556,6 +561,8 @@ class Commands:
             return
         if signals and not children and self.signals.stays(run, signals):
             return
+        for each in tokens:
+            self.batch.add("wake_completed", run.id, (run.id, each.seq, each.attempt))
         self._leave(run, waits, dues, children, signals)
 
     def rest(self, run: Any) -> None:
@@ -566,10 +573,11 @@ class Commands:
 
     def _leave(self, run: Any, waits: list[tuple[int, Any]], dues: list[Any], children: list[Any], signals: list[Any]) -> None:
         seq, cmd = waits[0]
-        ready_at = min((due.extra.due_us for due in dues), default=INFINITY)
-        kinds = {_WAIT_KINDS[cmd.kind] for _, cmd in waits}
+        entrusted = [cmd.extra.wake_us for _, cmd in waits if isinstance(cmd.extra, Entrusted)]
+        ready_at = min([*(due.extra.due_us for due in dues), *entrusted], default=INFINITY)
+        kinds = {TOKEN if isinstance(cmd.extra, Entrusted) else _WAIT_KINDS[cmd.kind] for _, cmd in waits}
         kind = kinds.pop() if len(kinds) == 1 else ANY_OF
-        facts: dict[str, Any] = {"waits_for": [f"{_KIND_WORDS[cmd.kind]} {cmd.step.name} at seq {at}" for at, cmd in waits[:5]], "of": len(waits)}
+        facts: dict[str, Any] = {"waits_for": [f"{_word(cmd)} {cmd.step.name} at seq {at}" for at, cmd in waits[:5]], "of": len(waits)}
         target, failed = self._wake_at(run, waits, children) if children else (None, None)
         if signals:
             facts |= {"signals": sorted({cmd.step.name for cmd in signals})[:5], "until": until(signals)}
@@ -608,6 +616,14 @@ class Commands:
     def pin(run: Any) -> str | None:
         """The version that a run stays with from here on, whoever takes it up: that of this code, with the patches that the run has met."""
         return versions.pin(run.workflow.version, run.patches) if run.workflow is not None else None
+
+    def pause(self, run: Any) -> None:
+        """Put a run aside that somebody paused: nothing of it executes, and nothing begins."""
+        waits = sorted((run.open or {}).items())
+        cmd = waits[0][1] if waits else run.call
+        seq, name = (cmd.seq, cmd.step.name) if cmd is not None else (None, None)
+        self.batch.add("park_paused", run.id, (run.id, seq, name, 1, self.pin(run)))
+        self._goes(run)
 
     def _goes(self, run: Any) -> None:
         self.loop.touch(run)
@@ -652,6 +668,17 @@ def _not_registered(workflow: str) -> LookupError:
     return LookupError(f"workflow {workflow} was defined after this worker had registered its workflows; define it at import")
 
 
+def _word(cmd: Any) -> str:
+    return "token of" if isinstance(cmd.extra, Entrusted) else _KIND_WORDS[cmd.kind]
+
+
+def _policy(run: Any, cmd: Any) -> Retry:
+    """What a step was declared with, but for what somebody changed for this run."""
+    terms = run.past.terms.get(cmd.seq) if run.past is not None else None
+    declared: Retry = cmd.step.retry
+    return replace(declared, **terms) if terms else declared
+
+
 def _of_child(kid: Kid, workflow: str, seq: int) -> SupervisorError:
     """What a parent is told of a child that did not complete."""
     run_id = str(UUID(bytes=kid.run_id))
@@ -670,24 +697,3 @@ def _gathered(cmd: Any) -> bool:
             return False
         waiter = group.waiter
     return waiter is None
-
-
-def _explained(error: BaseException) -> BaseException:
-    """asyncio's "no running event loop" in workflow code, told with the durable word for it, at its line."""
-    if not isinstance(error, (RuntimeError, AttributeError)) or isinstance(error, AsyncioInWorkflow):
-        return error
-    frames = traceback.extract_tb(error.__traceback__)
-    lost_loop = any(words in str(error) for words in ("no running event loop", "no current event loop", "inside a task"))
-    if not lost_loop and not (isinstance(error, AttributeError) and frames and "asyncio" in frames[-1].filename):
-        return error
-    inside = next((i for i, frame in enumerate(frames) if "asyncio" in frame.filename), None)
-    name = frames[inside].name if inside is not None else "get_running_loop"
-    if inside is not None and name in ("__aenter__", "__init__"):
-        name = {"taskgroups.py": "TaskGroup", "timeouts.py": "timeout"}.get(frames[inside].filename.rsplit("/", 1)[-1], name)
-    at = frames[max((inside or len(frames)) - 1, 0)]
-    file = frames[inside].filename.rsplit("/", 1)[-1] if inside is not None else ""
-    word = "a step" if file in ("locks.py", "queues.py", "streams.py", "subprocess.py") else DURABLE_WORD.get(name, "a step")
-    told = AsyncioInWorkflow(f"{at.filename}:{at.lineno}: asyncio.{name} in workflow code can't be replayed; use {word}")
-    told.__traceback__ = error.__traceback__
-    return told
-

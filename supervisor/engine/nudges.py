@@ -37,6 +37,7 @@ class Nudges:
             worker.signals.look()
             worker.cancels.look()
             worker.updates.look()
+            worker.requests.look()
         if told % SIGNALLED:
             worker.rest.nudged()
             worker.commands.pump()

@@ -59,6 +59,7 @@ class Request(msgspec.Struct, omit_defaults=True):
     key: str | None = None
     redelivered: bool = False
     deadline_s: float | None = None
+    token: str = ""
     history_length: int = 0
     history_warn: int = 1
 
@@ -242,4 +243,5 @@ def _described(step: Any, request: Request) -> Any:
             id=request.run_id, key=key, seq=request.history_length, workflow=SimpleNamespace(name=request.workflow, seq_warn=request.history_warn)
         ),
         step=step, seq=request.seq, attempt=request.attempt, redelivered=request.redelivered, extra=SimpleNamespace(deadline=deadline),
+        token=request.token,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.core import codec, registry
+from supervisor.core import codec, context, registry
 from supervisor.core.errors import DefinitionError, StepDied, StepTimeout
 from supervisor.engine.nursery import MESSAGE_MAX, Answer, Ask, Nursery, Request, Told, length
 
@@ -85,7 +85,7 @@ class Processes:
             step=self._numbers[id(step)], input=msgspec.Raw(given), run_id=run.id,
             workflow=run.workflow.name, seq=command.seq, attempt=command.attempt, key=run.key.decode() if run.key is not None else None,
             redelivered=bool(command.redelivered), deadline_s=time.time() + limit_s if limit_s is not None else None,
-            history_length=run.seq, history_warn=run.workflow.seq_warn,
+            token=context.token_of(command), history_length=run.seq, history_warn=run.workflow.seq_warn,
         )  # fmt: skip
         encoded = msgspec.json.encode(request)
         return length.pack(len(encoded)) + encoded

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pgsupervisor.worker")
 
-READS = ("read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_cancellations")
+READS = ("read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_completions", "read_cancellations")
 # Resumed runs read at once. At first few: with 1,000 steps of 60 bytes each that is about 4 MiB. Twice as many after a slice whose histories were
 # short, down to where they are not: a question costs 5 ms of planning, so 30,000 sleepers that were due together woke at 8,800 a second by 64, 12,100 by 256.
 SLICE_MIN, SLICE_MAX = 64, 256
@@ -81,7 +81,8 @@ class Reading:
         runs = [self.waiting.popleft() for _ in range(min(self._slice, len(self.waiting)))]
         self._busy = True
         ids = encode_rows((UUID_OID,), [(run.id,) for run, _ in runs])
-        self._worker.ask(Reads(runs), [("plan_custom", None), *((name, ids) for name in READS), ("plan_generic", None)])
+        requests = self._worker.requests.question()
+        self._worker.ask(Reads(runs), [requests, ("plan_custom", None), *((name, ids) for name in READS), ("plan_generic", None)])
 
     def looked(self, look: Look, answer: Any) -> None:
         """Which children of runs in memory have ended."""
@@ -101,6 +102,7 @@ class Reading:
             self._worker.trouble = DatabaseUnavailable(f"history can't be read: {answer.message} ({answer.sqlstate})")
             return
         if read.pasts is None:
+            self._worker.requests.told(answer["look_at_requests"])
             read.pasts = replay.read_past(answer)
             self._adapt(answer["read_steps"].ntuples)
             kids = [kid.run_id for past in read.pasts.values() for kid in past.kids.values()]

@@ -26,6 +26,7 @@ from supervisor.engine.handlers import Handling, give
 _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i").unpack
 _i8 = struct.Struct(">q").unpack
+NEVER = (1 << 63) - 1
 KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run", core.SIGNAL: "wait for signal"}
 KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers", core.CANCEL: "delivery of", core.UNDO: "plan of", core.PATCH: "patch"}
 
@@ -79,6 +80,9 @@ class Past:
     records: list[Record] = field(default_factory=list)
     attempts: dict[int, int] = field(default_factory=dict)  # seq → tries that failed
     retry_in_us: dict[int, int] = field(default_factory=dict)
+    entrusted: dict[int, Handed] = field(default_factory=dict)  # seq → its last try that was
+    settled: dict[int, Settled] = field(default_factory=dict)  # seq → what came of the last
+    terms: dict[int, dict[str, Any]] = field(default_factory=dict)  # seq → parts of its retry policy that somebody changed
     begun: dict[int, int] = field(default_factory=dict)  # seq → try whose start is durable (at_most_once)
     timers_us: dict[int, int] = field(default_factory=dict)
     kids: dict[int, Kid] = field(default_factory=dict)
@@ -116,6 +120,28 @@ def has_begun(run: Any) -> bool:
     return any(cmd.attempt > 1 or cmd.extra == "begun" for cmd in asked)
 
 
+@dataclass
+class Handed:
+    """A try that its step's body has handed over to a token; times in us since 2000."""
+
+    attempt: int
+    started_us: int
+    since_us: int
+    due_us: int
+    heartbeat_s: float | None
+
+
+@dataclass
+class Settled:
+    """What came of a try that has a token: the row of completion (kind 0: there is none), and the last sign of life, us since 2000."""
+
+    attempt: int
+    kind: int = 0
+    retry: bool = True
+    payload: bytes | None = None
+    beat_us: int = 0
+
+
 def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
     """What the reads of one batch brought, by run id."""
     pasts: dict[bytes, Past] = defaultdict(Past)
@@ -123,16 +149,11 @@ def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
         pasts[row[0]].input = row[1]
     for run_id, seq, _pos, kind, status, name, result, ended in _rows(results.get("read_steps")):
         pasts[run_id].records.append(Record(_i4(seq)[0], _i2(kind)[0], _i2(status)[0], name, result, _i8(ended)[0]))
-    for run_id, seq, n, kind, retry_in in _rows(results.get("read_attempts")):
-        past, at = pasts[run_id], _i4(seq)[0]
-        if _i2(kind)[0] == 2:
-            past.begun[at] = _i4(n)[0]
-        elif _i2(kind)[0] == 1:
-            past.attempts[at] = _i4(n)[0]
-            if retry_in is not None:
-                past.retry_in_us[at] = _i8(retry_in)[0]
+    _read_attempts(pasts, results.get("read_attempts"))
     for run_id, seq, due_in in _rows(results.get("read_timers")):
         pasts[run_id].timers_us[_i4(seq)[0]] = _i8(due_in)[0]
+    for (run_id, at), settled in read_settled(results.get("read_completions")).items():
+        pasts[run_id].settled[at] = settled
     for run_id, seq, kid in _rows(results.get("read_children")):
         pasts[run_id].kids[_i4(seq)[0]] = Kid(kid)
     for run_id, request in read_requests(results.get("read_cancellations")).items():
@@ -150,6 +171,48 @@ def read_requests(result: Any) -> dict[bytes, Request]:
 
 def _text(value: bytes | None) -> str:
     return "" if value is None else value.decode()
+
+
+def _read_attempts(pasts: dict[bytes, Past], result: Any) -> None:
+    edits: dict[tuple[bytes, int], tuple[int, bytes, bytes | None]] = {}
+    for run_id, seq, n, kind, retry_in, terms, started, ended, due in _rows(result):
+        past, at, number = pasts[run_id], _i4(seq)[0], _i4(n)[0]
+        if _i2(kind)[0] == 2:
+            past.begun[at] = number
+        elif _i2(kind)[0] == 7:
+            past.entrusted[at] = Handed(number, _i8(started)[0], _i8(ended)[0], NEVER if due is None else _i8(due)[0], msgspec.json.decode(terms)["heartbeat_s"])
+        elif _i2(kind)[0] == 5:
+            edits[run_id, at] = max(edits.get((run_id, at), (0, b"", None)), (number, terms, retry_in), key=lambda each: each[0])
+        else:
+            past.attempts[at] = number
+            if retry_in is not None:
+                past.retry_in_us[at] = _i8(retry_in)[0]
+    for (run_id, at), (_, terms, retry_in) in edits.items():
+        edit(pasts[run_id], at, terms, None if retry_in is None else _i8(retry_in)[0])
+
+
+def read_settled(result: Any) -> dict[tuple[bytes, int], Settled]:
+    """By run and seq, of the last try of each that has anything: completions, and signs of life (kind 0)."""
+    found: dict[tuple[bytes, int], Settled] = {}
+    for run_id, seq, n, kind, retry, payload, at in _rows(result):
+        key, attempt, what = (run_id, _i4(seq)[0]), _i4(n)[0], _i2(kind)[0]
+        one = found.get(key)
+        if one is None or attempt > one.attempt:
+            one = found[key] = Settled(attempt)
+        if attempt == one.attempt:
+            if what == 0:
+                one.beat_us = _i8(at)[0]
+            else:
+                one.kind, one.retry, one.payload = what, retry == b"\x01", payload
+    return found
+
+
+def edit(past: Past, seq: int, terms: bytes, in_us: int | None) -> None:
+    """Other terms for a step that failed: its policy, and when the try after those that it had is due."""
+    told = msgspec.json.decode(terms)
+    past.terms[seq] = {name: int(value) if name == "max_attempts" else value for name, value in told["policy"].items()}
+    if in_us is not None and told["after"] == past.attempts.get(seq):
+        past.retry_in_us[seq] = in_us
 
 
 def read_outcomes(result: Any) -> dict[bytes, tuple[int, bytes | None]]:

@@ -39,9 +39,13 @@ from supervisor.engine.executors import Executors
 from supervisor.engine.processes import Processes
 from supervisor.engine.reading import Look, Reading, Reads
 from supervisor.engine.nudges import Nudges
+from supervisor.engine.requests import Edited, Wishes
+from supervisor.engine.requests import Requests as OperatorRequests
 from supervisor.engine.rest import Board, Rest, Seat
 from supervisor.engine.signals import Letters, Signals
 from supervisor.engine.taking import Taking
+from supervisor.engine.tokens import Look as TokenLook
+from supervisor.engine.tokens import Tokens
 from supervisor.engine.transactional import Transactions
 from supervisor.engine.updates import Left, Requests, Updates
 from supervisor.engine.visibility import OnThisThread, loop_hidden
@@ -154,6 +158,7 @@ class Worker:
         self._say(ready=False)
         self.catalogue = self.register(calls, self.id)
         offset, cell = calls.clock_offset_us(), calls.cell()
+        context.token_key = calls.token_key()
         self.pipeline = calls.pipeline(self.statements)
         self._make_parts(*self.catalogue, offset, cell)
         self.become(self.identity, self.application_name)
@@ -210,6 +215,8 @@ class Worker:
         self.signals.forget_asked()
         self.updates.forget_asked()
         self.cancels.forget_asked()
+        self.requests.forget_asked()
+        self.tokens.forget_asked()
         self._claims_in_flight = self._asked_in_flight = 0
         self.rest.lost()
         self.trouble = None
@@ -239,10 +246,13 @@ class Worker:
         self.commands.loop = self.loop
         self.signals = self.commands.signals = Signals(self)
         self.updates = self.commands.updates = Updates(self)
+        self.requests = OperatorRequests(self)
+        self.tokens = self.commands.tokens = Tokens(self)
         self.cancels = Cancels(self)
         self._takers: dict[type, Callable[[Any, Any], None]] = {
             Reads: self.reading.answered, Look: self.reading.looked, Letters: self.signals.answered, Requests: self.updates.answered, Left: self.updates.answered,
-            Marks: self.cancels.marked, Reasons: self.cancels.asked, Own: self.adoption.told,
+            Marks: self.cancels.marked, Reasons: self.cancels.asked, Wishes: self.requests.answered, Edited: self.requests.answered,
+            TokenLook: self.tokens.answered, Own: self.adoption.told,
         }  # fmt: skip
         self.watchdog = self.commands.watchdog = Watchdog(self.loop, self.commands, self._schedule, self._walk_again, self._leave)
         self.transactions.clock = self.loop.now_us
@@ -321,6 +331,8 @@ class Worker:
             self.signals.ask()
             self.updates.ask()
             self.cancels.ask()
+            self.requests.ask()
+            self.tokens.ask()
         if loop.ready and self.pipeline.waiting < 2:
             self._schedule()
         elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.active:
@@ -340,6 +352,8 @@ class Worker:
         ready, loop.ready = loop.ready, []
         if self._draining:
             ready = self._give_back(ready)
+        if self.requests.pausing:
+            ready = self.requests.hold(ready)
         group = ready[:GROUP_MAX]
         self._walking = ready
         self.watchdog.before_group()
@@ -516,6 +530,8 @@ class Worker:
         if "fire_timers" in results:
             fired = {(row[0], _i4.unpack(row[1])[0]): _i8(row[2])[0] for row in replay._rows(results["fire_timers"])}
             self.commands.timers_fired([(row[0], row[1]) for _, row in batch.rare["fire_timers"]], fired)
+        if "expire_tokens" in results:
+            self.tokens.expired([row for _, row in batch.rare["expire_tokens"]])
         if "look_at_parked" in results:
             self._parents.update(row[0] for row in replay._rows(results["look_at_parked"]))
         if "claim" in results:

@@ -18,7 +18,7 @@ SQL = Sql()
 
 # ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
 
-VIEWS = "attempts attributes batches cancellations children compensations due errors failures keys later leaders live published queues runs signals started steps throughput updates versions waits workers".split()
+VIEWS = "attempts audits attributes batches cancellations children compensations due errors failures keys later leaders live pauses published queues runs signals started steps throughput tokens updates versions waits workers".split()
 CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
@@ -37,12 +37,20 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "start_one(text, uuid, bytea, text, smallint, interval)", "start_and_tell(text, uuid, bytea, text, smallint, interval, text, text)",
     "client_facts()", "workflow_parameters(text)", "new_id()", "published(uuid, text)", "published_values(uuid, text)",
     "newest(uuid)", "progress(uuid)", "attributes(uuid)",
+    "operate(text, uuid, uuid, integer, bytea, jsonb, text, text)", "pause(uuid, text, text, boolean)", "resume(uuid, text, text, boolean)",
+    "retry(uuid, text, text, boolean)", "fork(uuid, integer, jsonb, text, text, text, boolean)",
+    "complete(text, jsonb, boolean)", "fail(text, text, boolean, boolean)", "heartbeat(text, jsonb)", "finish_token(text, smallint, bytea, boolean)", "beat_token(text, bytea)",
     "ask_query(uuid, uuid, text, bytea, double precision)", "query_answer(uuid)", "forget_query(uuid)",
 )  # fmt: skip
 HISTORIES = ("history_run(uuid)", "history_steps(uuid, integer, integer)", "history_pending(uuid)", "history_sample(text, timestamp with time zone, integer, text)")
+INTERVENE = (  # of operators alone: what a step comes to, and many runs at once
+    "intervene(text, uuid, uuid, integer, bytea, jsonb, text, text)", "operate_many(text, uuid[], integer, bytea, jsonb, text, text)",
+    "skip(uuid, integer, jsonb, text, text, boolean)", "step_of(uuid, integer)",
+    "edit_retry(uuid, integer, integer, double precision, double precision, double precision, double precision, text, text, boolean)",
+)  # fmt: skip
 PURE = ("as_json(bytea, smallint)", "merged_attributes(bytea, bytea)", "id_time(uuid)", "id_floor(timestamp with time zone)")
 ENGINE = (  # of workers, their parents and the leader among these
-    "make_partitions(timestamp with time zone)", "fence(integer, uuid, integer)", "queue_id(text)", "outcome_name(smallint)",
+    "make_partitions(timestamp with time zone)", "fence(integer, uuid, integer)", "queue_id(text)", "outcome_name(smallint)", "requests_of(integer, bigint[])", "put_aside(uuid[])",
     "all_owned(bigint, integer, integer)", "take_away(uuid[], timestamp with time zone, smallint, text)", "as_leader(bigint)",
     "take_term(uuid, text, integer, text)", "renew_statistics()", "partitioned()", "keep_if_live(text)", "drop_keys(text, uuid, integer)",
     "accepts(text, text)", "version_of(integer, integer)", "has_begun(uuid)", "run_version(uuid)", "pin(uuid, text, integer, integer)",
@@ -52,12 +60,12 @@ ENGINE = (  # of workers, their parents and the leader among these
 )  # fmt: skip
 OPERATORS = ("retry(uuid)", "move_runs(text, text, text, uuid, integer, boolean)")
 WRITTEN = {
-    "INSERT": "run run_key step attempt outcome child child_done cancellation consumed publication progress_note update_accepted update_done task timer worker workflow workflow_version queue leader retired",
-    "UPDATE": "task timer worker workflow workflow_version queue leader retired query update_request",
-    "DELETE": "task timer leader retired query update_request",
+    "INSERT": "run run_key step attempt outcome child child_done cancellation consumed publication progress_note update_accepted update_done completion task timer worker workflow workflow_version queue leader retired",
+    "UPDATE": "task timer worker workflow workflow_version queue leader retired query update_request pause changed",
+    "DELETE": "task timer leader retired query update_request pause changed",
 }
 READ = (
-    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done task timer worker workflow workflow_version served missing queue leader retired query worker_now task_now "
+    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done completion beat task timer worker workflow workflow_version served missing queue leader retired query pause changed worker_now task_now "
     + " ".join(f"run_key_{n}" for n in range(8))
 )
 Right = tuple[str, str]  # object, privilege
@@ -75,7 +83,7 @@ MAY: dict[str, set[Right]] = {
     | rights("queue_id_seq workflow_id_seq workflow_version_id_seq worker_id_seq", "USAGE"),
     "supervisor_client": USES | rights([*CALLS, *PURE], "EXECUTE"),
     "supervisor_viewer": USES | rights([*PURE, *HISTORIES], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
-    "supervisor_operator": USES | rights([*CALLS, *PURE, *OPERATORS, *HISTORIES], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
+    "supervisor_operator": USES | rights([*CALLS, *PURE, *OPERATORS, *HISTORIES, *INTERVENE], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
     NOBODY: set(),
 }  # fmt: skip
 
@@ -222,5 +230,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample retry move_runs queue_id make_partitions renew_statistics close_children end_wedged".split()
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token queue_id make_partitions renew_statistics close_children end_wedged".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"

@@ -49,6 +49,16 @@ with Client("postgresql:///", schema="supervisor") as client:
     reveal_type(batch[0].result())  # R: dict[str, int]
     reveal_type([one.created for one in batch])  # R: list[bool]
     reveal_type(client.start_many("checkout", [1, 2]))  # R: Batch[Any]
+    # operators
+    reveal_type(client.pause(run, "why", actor="ann"))  # R: str
+    reveal_type(client.resume(run))  # R: bool
+    reveal_type(client.retry(run, "why"))  # R: Run[dict[str, int]]
+    reveal_type(client.retry(run.id))  # R: Run[Any]
+    reveal_type(client.fork(run, 2, workflow=checkout, input=1))  # R: Run[Any]
+    # tokens
+    reveal_type(client.complete("pgst_x", {"any": 1}))  # R: bool
+    reveal_type(client.fail("pgst_x", ValueError("no"), retry=False))  # R: bool
+    client.complete(3)  # E: arg-type reportArgumentType
     # asking
     reveal_type([info.run_id for info in client.list(10, workflow="checkout", status="failed")])  # R: list[UUID]
     reveal_type(client.list(filter="status = failed AND age < 1d", timeout=5)[0].status)  # R: str
@@ -60,6 +70,8 @@ with Client("postgresql:///", schema="supervisor") as client:
     client.start(checkout.options(key=1), 1)  # E: arg-type reportArgumentType
     client.start(book, 1)  # E: call-overload reportArgumentType
     client.start_many(checkout, 3)  # E: call-overload reportArgumentType
+    client.skip(run, 0)  # E: call-arg reportCallIssue
+    client.edit_retry(run, 0, max_attempts="3")  # E: arg-type reportArgumentType
     client.list(limit="all")  # E: arg-type reportArgumentType
     client.list(filter=3)  # E: arg-type reportArgumentType
     client.get(3)  # E: arg-type reportArgumentType

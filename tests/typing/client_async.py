@@ -35,6 +35,9 @@ async def main(conn: psycopg.AsyncConnection) -> None:
         reveal_type(await client.start_many(ordered, numbers(), key=str))  # R: AsyncBatch[dict[str, int]]
         reveal_type(await client.within(conn).start(ordered, 1))  # R: AsyncRun[dict[str, int]]
         reveal_type(await client.cancel(run))  # R: bool
+        reveal_type(await client.retry(run))  # R: AsyncRun[dict[str, int]]
+        reveal_type(await client.pause(run, actor="ann"))  # R: str
+        reveal_type(await client.complete("pgst_x"))  # R: bool
         await client.start(ordered, "1")  # E: call-overload reportArgumentType
         await client.start(ordered)  # E: call-overload reportCallIssue
         client.result(3)  # E: arg-type reportArgumentType

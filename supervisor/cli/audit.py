@@ -1,0 +1,56 @@
+"""`audit`: what operators did to runs, when, who, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from supervisor.cli import options
+from supervisor.cli.output import ago, plain, print_json, say, short_json, table
+
+VERBS = ("pause", "resume", "retry", "fork", "skip", "edit_retry")
+
+
+def _moment(_ctx: click.Context, _param: click.Parameter, given: datetime | None) -> datetime | None:
+    return given.replace(tzinfo=UTC) if given is not None and given.tzinfo is None else given
+
+
+@click.command("audit")
+@click.argument("run", metavar="[RUN|KEY]", required=False)
+@click.option("--verb", type=click.Choice(VERBS), help="Only such deeds.")
+@click.option("--before", metavar="TIME", type=click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")), callback=_moment, help="Only older ones; UTC.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
+@options.dsn
+@options.schema
+@options.as_json
+def audit(run: str | None, verb: str | None, before: datetime | None, limit: int, dsn: str | None, schema: str | None, as_json: bool) -> None:
+    """List what operators did to one run, or to all, newest first.
+
+    Kept as long as the runs' history. With --json one object per line. The role wants to be viewer or operator.
+    """
+    from supervisor.db import history
+
+    name = options.resolve_schema(schema)
+    with options.connect(dsn, name, purpose="audit") as conn:
+        found = history.audit(conn, name, run, verb, before, limit)
+    if as_json:
+        for each in found:
+            print_json(each)
+    elif found:
+        click.echo(table(("when", "verb", "run", "workflow", "who", "why", "what"), rows(found)))
+    else:
+        say("no operator has done anything of that kind")
+
+
+def rows(found: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
+    """As tables show them."""
+    return [
+        (ago(each["at"]), each["verb"], each["run_id"], each["workflow"], _who(each), each["reason"], short_json(each["details"])) for each in found
+    ]
+
+
+def _who(each: dict[str, Any]) -> str:
+    return plain(each["login"] if each["actor"] is None else f"{each['actor']} ({each['login']})")

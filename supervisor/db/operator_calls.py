@@ -1,0 +1,89 @@
+"""What operators ask of one run, and holders of tokens of one step: their statements, and how the answers are read.
+
+Generators' questions, as those of client_calls.py; who carries them, and what refusals mean, stands there.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any, NamedTuple
+
+import psycopg
+
+from supervisor.db.client_calls import Ask, Sent, Talk
+
+REFUSED = "SV030"
+COMPLETED, FAILED = 1, 2  # completion.kind
+INTERVENE = ("skip", "edit_retry")  # what an operator's role may alone
+
+
+class Operated(NamedTuple):
+    """What has come of a verb. `owner`: worker that is to look; `workflow` and `queue`: of a run that is ready now."""
+
+    did: bool
+    state: str
+    made: uuid.UUID | None
+    owner: int | None
+    workflow: str | None
+    queue: str | None
+
+
+def operate(
+    verb: str,
+    run_id: uuid.UUID,
+    made_id: bytes | None = None,
+    seq: int | None = None,
+    payload: bytes | None = None,
+    options: dict[str, Any] | None = None,
+    reason: str | None = None,
+    actor: str | None = None,
+) -> Ask[Operated]:
+    """Do *verb*. Raises RunUnknown, RunEnded, OperationRefused.
+
+    Repeated when the session was lost in between, under the same id of what is made: a refusal then says that the first try had arrived.
+    """
+    made = None if made_id is None else uuid.UUID(bytes=made_id)
+    values = (verb, run_id, made, seq, payload, json.dumps(options or {}), reason, actor)
+    block = "client_intervene" if verb in INTERVENE else "client_operate"
+
+    def talk(tries: int) -> Talk[Operated]:
+        try:
+            rows = yield block, values
+        except psycopg.Error as error:
+            if tries == 1 or error.sqlstate != REFUSED:
+                raise
+            return Operated(True, "", run_id, None, None, None)
+        return Operated(*rows[0])
+
+    return Ask(talk, f"{verb} of run {run_id}", writes=True, role="operator" if verb in INTERVENE else "client")
+
+
+def finish_token(token: str, kind: int, payload: bytes, retry: bool = True) -> Ask[Sent]:
+    """Complete (1) or fail (2) the try that a token is of. Raises TokenUnknown, TokenClosed. Said again it is the same, so a lost answer is repeated."""
+
+    def talk(tries: int) -> Talk[Sent]:
+        rows = yield "client_finish_token", (token, kind, payload, retry)
+        sent = Sent(*rows[0])
+        return sent._replace(stored=True) if tries > 1 else sent
+
+    return Ask(talk, "completion of a token" if kind == COMPLETED else "failure of a token", writes=True)
+
+
+def beat_token(token: str, details: bytes | None) -> Ask[None]:
+    """A sign of life of who holds a token. Raises TokenUnknown, TokenClosed."""
+
+    def talk(tries: int) -> Talk[None]:
+        yield "client_beat_token", (token, details)
+
+    return Ask(talk, "heartbeat of a token", writes=True)
+
+
+def step_of(run_id: uuid.UUID, seq: int) -> Ask[str | None]:
+    """Name of the step at *seq* that has no result; None where that is not known."""
+
+    def talk(tries: int) -> Talk[str | None]:
+        rows = yield "client_step_of", (run_id, seq)
+        return rows[0][0]  # type: ignore[no-any-return]
+
+    return Ask(talk, f"skip in run {run_id}", role="operator")

@@ -1,0 +1,235 @@
+"""What operators do to a step that failed, crashed or hangs: try it again now, on other terms, or give it a result."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+
+from supervisor import InputInvalid, OperationRefused, ResultInvalid, RunEnded, RunUnknown
+from tests.apps import operated
+from tests.conformance.conftest import Live
+from tests.conformance.test_pausing import at_gate, audits, status
+
+APP = "tests.apps.operated"
+
+
+def in_backoff(live: Live, run: Any, word: str, tries: int = 1) -> None:
+    live.until(lambda: live.effects.count("try", word) == tries and status(live, run) == ("waiting", "step_backoff"))
+
+
+def details(live: Live, run: Any) -> list[dict[str, Any]]:
+    return [row for (row,) in live.database.sql("select details from supervisor.audits where run_id = %s order by n", run.id)]
+
+
+# ── again, now ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_step_in_backoff_is_tried_at_once(live: Live) -> None:
+    """Nobody waits 50 minutes for a service that is back. The try counts as the next one; and again when that fails."""
+    run = live.start(operated.operated_retrying, "now", "now-open")
+    in_backoff(live, run, "now")
+    assert live.client.retry(run, "it is back", actor="ann") == run
+    in_backoff(live, run, "now", 2)
+    live.effects.open("now-open")
+    assert live.database.one("select supervisor.retry(%s)", run.id) == run.id
+    assert run.result(timeout=20) == 3
+    assert [line[2] for line in live.effects.lines("try") if line[1] == "now"] == ["1", "2", "3"]
+    assert [each[:3] for each in audits(live, run)] == [("retry", "ann", "it is back"), ("retry", None, None)]
+    assert details(live, run)[0] == {"was": "step_backoff", "steps": ["operated_failing"]}
+    kinds = live.database.sql("select kind, n from supervisor.attempts where run_id = %s order by kind, n", run.id)
+    assert kinds == [("edited", 1), ("edited", 2), ("failed", 1), ("failed", 2)]
+
+
+def test_a_step_in_backoff_beside_one_that_executes_is_tried_at_once(live: Live) -> None:
+    """The run is its worker's: that one is told, and does not repeat the other step."""
+    run = live.start(operated.operated_retrying_beside, "beside", "beside-open", "beside-gate")
+    at_gate(live, "beside")
+    live.until(lambda: live.effects.count("try", "beside") == 1 and live.database.one("select count(*) from supervisor.attempts where run_id = %s", run.id) == 1)
+    live.effects.open("beside-open")
+    assert live.client.retry(run) == run
+    live.until(lambda: live.rows(run) == 1)
+    live.effects.open("beside-gate")
+    assert run.result(timeout=20) == [2, "beside"]
+    assert live.effects.count("at", "beside") == 1
+    live.until(lambda: live.database.one("select count(*) from supervisor.changed") == 0)
+
+
+def test_a_retry_that_was_asked_for_holds_after_kill_9(live: Live) -> None:
+    """Told to a worker that dies before it has heard: who takes the run reads it in the history."""
+    run = live.start(operated.operated_retrying_beside, "dies", "dies-open", "dies-gate")
+    at_gate(live, "dies")
+    live.until(lambda: live.database.one("select count(*) from supervisor.attempts where run_id = %s", run.id) == 1)
+    live.effects.open("dies-open")
+    assert live.database.one("select supervisor.retry(%s)", run.id) == run.id
+    live.kill()
+    live.effects.open("dies-gate")
+    assert run.result(timeout=20) == [2, "dies"]
+
+
+def test_a_poisonous_run_is_retried_or_its_step_skipped(live: Live) -> None:
+    """Three dead workers park it. retry forgives them, as before; skip spares the fourth."""
+    run = live.start(operated.operated_poisonous, "poison")
+    live.until(lambda: status(live, run) == ("waiting", "attempts_exhausted"), 60)
+    assert live.effects.count("try", "poison") == 3
+    assert live.client.retry(run, "the memory was bad") == run
+    live.until(lambda: live.effects.count("try", "poison") == 6 and status(live, run) == ("waiting", "attempts_exhausted"), 60)
+    live.client.skip(run, 0, 41, "counted by hand", actor="ann")
+    assert run.result(timeout=20) == 42
+    assert live.effects.count("try", "poison") == 6
+
+
+def test_what_waits_for_something_else_is_not_retried(live: Live) -> None:
+    asleep, atgate, done = live.start(operated.operated_asleep, 3000.0), live.start(operated.operated_two_steps, "else", "else-gate"), live.start(operated.operated_asleep, 0.0)
+    at_gate(live, "else")
+    done.result(timeout=20)
+    live.until(lambda: status(live, asleep) == ("waiting", "timer"))
+    for run, why in ((asleep, "it waits for something else: timer"), (atgate, "a worker executes it"), (done, "it has completed: there is nothing to try again")):
+        with pytest.raises(OperationRefused, match=why) as refused:
+            live.client.retry(run)
+        assert (refused.value.run_id, refused.value.verb) == (run.id, "retry")
+    live.client.pause(asleep)
+    with pytest.raises(OperationRefused, match="it is paused: resume it first"):
+        live.client.retry(asleep)
+    with pytest.raises(RunUnknown):
+        live.client.retry(uuid.uuid4())
+    asleep.cancel()
+    live.effects.open("else-gate")
+
+
+# ── other terms ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_other_terms_hold_for_this_run_and_this_step(live: Live) -> None:
+    """One more try, soon; a replay counts as it was told; another run of the same step is not touched."""
+    run, other = live.start(operated.operated_exhausting, "terms"), live.start(operated.operated_exhausting, "other")
+    in_backoff(live, run, "terms")
+    in_backoff(live, other, "other")
+    live.client.edit_retry(run, 0, max_attempts=4, initial=0.001, factor=1.0, maximum=0.01, next_in=0.0, reason="it is known to come back", actor="ann")
+    assert run.result(timeout=20) == "caught try 4 of terms"
+    assert live.effects.count("try", "terms") == 4 and live.effects.count("try", "other") == 1
+    assert details(live, run)[0]["policy"] == {"max_attempts": 4, "initial": 0.001, "factor": 1, "maximum": 0.01}
+    live.client.edit_retry(other, 0, max_attempts=1)
+    live.client.retry(other)
+    assert other.result(timeout=20) == "caught try 2 of other", "no try is left after the one that was made"
+
+
+def test_other_terms_survive_kill_9_and_add_up(live: Live) -> None:
+    """What a later edit does not name stays as an earlier one had it."""
+    run = live.start(operated.operated_exhausting, "adds")
+    in_backoff(live, run, "adds")
+    live.client.edit_retry(run, 0, max_attempts=2)
+    live.client.edit_retry(run, 0, next_in=3000.0)
+    live.until(lambda: status(live, run) == ("waiting", "step_backoff"))
+    live.kill()
+    live.client.edit_retry(run, 0, next_in=0.0)
+    assert run.result(timeout=20) == "caught try 2 of adds"
+
+
+def test_a_later_due_time_is_honoured(live: Live) -> None:
+    run = live.start(operated.operated_retrying, "later", "later-open")
+    in_backoff(live, run, "later")
+    live.client.edit_retry(run, 0, next_in=90_000.0)
+    far = "select wait_kind = 9 and ready_at > clock_timestamp() + interval '89000 s' from supervisor.task where run_id = %s"
+    live.until(lambda: live.database.one(far, run.id))
+    run.cancel()
+
+
+def test_terms_that_mean_nothing_are_refused(live: Live) -> None:
+    run = live.start(operated.operated_retrying, "bad", "bad-open")
+    in_backoff(live, run, "bad")
+    with pytest.raises(InputInvalid, match="nothing to change"):
+        live.client.edit_retry(run, 0)
+    with pytest.raises(InputInvalid, match="max_attempts does not fit"):
+        live.client.edit_retry(run, 0, max_attempts=0)
+    with pytest.raises(psycopg.DatabaseError, match="factor does not fit"):
+        live.database.sql("select supervisor.edit_retry(%s, 0, factor => 0.5)", run.id)
+    for seq in (1, -1, 99):
+        with pytest.raises(OperationRefused, match=f"step {seq} has not failed"):
+            live.client.edit_retry(run, seq, max_attempts=3)
+    assert audits(live, run) == []
+    run.terminate()
+    with pytest.raises(RunEnded):
+        live.client.edit_retry(run, 0, max_attempts=3)
+
+
+# ── a result in place of a step ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_step_in_backoff_is_given_a_result(live: Live) -> None:
+    """It is not executed again; the history says who gave it the result, and a kill changes nothing of it."""
+    run = live.start(operated.operated_retrying_beside, "given", "given-open", "given-gate")
+    at_gate(live, "given")
+    live.until(lambda: live.database.one("select count(*) from supervisor.attempts where run_id = %s", run.id) == 1)
+    live.client.skip(run, 0, 12, "done by hand", actor="ann")
+    live.kill()
+    live.effects.open("given-gate")
+    assert run.result(timeout=20) == [12, "given"]
+    assert live.effects.count("try", "given") == 1
+    assert live.database.sql("select seq, name, status, result, worker from supervisor.steps where run_id = %s and seq = 0", run.id) == [(0, "operated_failing", "completed", 12, 0)]
+    skipped = live.database.sql("select seq, name, error from supervisor.attempts where run_id = %s and kind = 'skipped'", run.id)
+    assert skipped == [(0, "operated_failing", {"by": "ann", "reason": "done by hand"})]
+    assert details(live, run) == [{"seq": 0, "step": "operated_failing", "result": 12}]
+
+
+@pytest.mark.parametrize("kind", ["operated_two_steps", "operated_two_steps_def"])
+def test_a_step_that_hangs_is_given_a_result(live: Live, kind: str) -> None:
+    """Its worker learns that the run is not its own any more: what the step returns at last is nobody's."""
+    word = f"hangs-{kind}"
+    run = live.start(getattr(operated, kind), word, f"{word}-gate")
+    at_gate(live, word)
+    live.until(lambda: status(live, run)[1] == "step_running")
+    live.client.skip(run, 0, "by hand")
+    assert run.result(timeout=20) == f"after {word}"
+    assert live.database.one("select result from supervisor.steps where run_id = %s and seq = 0", run.id) == "by hand"
+    live.effects.open(f"{word}-gate")
+    live.until(lambda: live.effects.count("left", word) == 1)
+    assert live.effects.count("after", word) == 1
+
+
+def test_a_paused_run_stays_paused_when_its_step_is_skipped(live: Live) -> None:
+    run = live.start(operated.operated_retrying, "still", "still-open")
+    in_backoff(live, run, "still")
+    assert live.client.pause(run) == "paused"
+    live.client.skip(run, 0, 5)
+    assert status(live, run) == ("paused", "run_paused")
+    assert live.client.resume(run)
+    assert run.result(timeout=20) == 5
+
+
+def test_a_result_must_fit_and_the_step_must_be_pending(live: Live) -> None:
+    """Where the step's code is known its annotation is asked; a wrong one would park the run for good."""
+    run = live.start(operated.operated_retrying, "fit", "fit-open")
+    in_backoff(live, run, "fit")
+    with pytest.raises(ResultInvalid):
+        live.client.skip(run, 0, "seven")
+    for seq in (-1, 1, 7):
+        with pytest.raises(OperationRefused, match=f"step {seq} has its result, or nobody knows yet that it was called"):
+            live.client.skip(run, seq, 1)
+    live.database.sql("select supervisor.skip(%s, 0, '7', reason => 'in SQL')", run.id)
+    assert run.result(timeout=20) == 7
+    with pytest.raises(RunEnded):
+        live.client.skip(run, 0, 1)
+
+
+def test_a_verb_that_is_rolled_back_leaves_nothing(live: Live) -> None:
+    """Not its effect and not its row of audit; the worker goes on with what it has."""
+    run = live.start(operated.operated_two_steps, "rolled", "rolled-gate")
+    at_gate(live, "rolled")
+    live.until(lambda: status(live, run)[1] == "step_running")
+    with psycopg.connect(live.database.dsn) as conn:
+        live.client.within(conn).skip(run, 0, "never")
+        assert conn.execute("select count(*) from supervisor.steps where run_id = %s", (run.id,)).fetchone() == (1,)
+        conn.rollback()
+    live.effects.open("rolled-gate")
+    assert run.result(timeout=20) == "after rolled"
+    assert audits(live, run) == [] and live.effects.count("at", "rolled") == 1
+
+
+def test_actors_and_reasons_have_a_limit(live: Live) -> None:
+    run = live.start(operated.operated_asleep, 3000.0)
+    with pytest.raises(InputInvalid, match="a reason has at most 4000 characters and an actor 200"):
+        live.client.pause(run, "x" * 4001)
+    run.cancel()
