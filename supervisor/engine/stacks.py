@@ -267,12 +267,12 @@ def render(facts: dict[str, Any]) -> str:
             idle[text] += 1
         else:
             lines += [f"  thread {thread['name']}{_doing(executing)}", *text]
-    for text, count in idle.items():
-        lines += [f"  {count} more thread{'s' * (count > 1)}, executing no step", *text[-2:]]
     for group in facts.get("groups", ()):
         lines += _group(group)
     if facts.get("groups_left_out"):
         lines.append(f"  and {facts['runs_left_out']:,} in {facts['groups_left_out']:,} other places; --all shows each")
+    for text, count in idle.items():
+        lines += [f"  {count} more thread{'s' * (count > 1)}, executing no step", *text[-2:]]
     if facts.get("note"):
         lines.append(f"  {facts['note']}")
     return "\n".join(lines)
