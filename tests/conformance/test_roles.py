@@ -58,7 +58,7 @@ ENGINE = (  # of workers, their parents and the leader among these
     "close_children(uuid[])", "end_wedged(uuid[])", "error_json(text, text)",
     "set_attributes(uuid, integer, bytea, timestamp with time zone)", "continue_run(uuid, uuid, integer, text, smallint, bytea, interval, integer)",
 )  # fmt: skip
-OPERATORS = ("retry(uuid)", "move_runs(text, text, text, uuid, integer, boolean)")
+OPERATORS = ("move_runs(text, text, text, uuid, integer, boolean)",)
 WRITTEN = {
     "INSERT": "run run_key step attempt outcome child child_done cancellation consumed publication progress_note update_accepted update_done completion task timer worker workflow workflow_version queue leader retired",
     "UPDATE": "task timer worker workflow workflow_version queue leader retired query update_request pause changed",
