@@ -65,14 +65,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$ SELECT v.version FROM {schema}.worker w JOIN {schema}.workflow_version v ON v.workflow = p_workflow AND v.id = ANY (w.serves) WHERE w.id = p_worker $$;
 COMMENT ON FUNCTION {schema}.version_of(int4, int4) IS 'Internal: the version of a workflow that a worker has or had';
 
--- Custom plan: prunes.
+-- Custom plan: prunes. One question after the other: what a run with a step, a try or a timer never needs is not even planned, so nobody who holds
+-- what was published or noted holds it up.
 CREATE FUNCTION {schema}.has_begun(p_run uuid) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
-    RETURN EXISTS (SELECT FROM {schema}.step s WHERE s.run_id = p_run) OR EXISTS (SELECT FROM {schema}.attempt a WHERE a.run_id = p_run AND a.kind <= 2)
-        OR EXISTS (SELECT FROM {schema}.timer t WHERE t.run_id = p_run) OR EXISTS (SELECT FROM {schema}.child c WHERE c.parent_id = p_run)
-        OR EXISTS (SELECT FROM {schema}.publication p WHERE p.run_id = p_run);
+    IF EXISTS (SELECT FROM {schema}.step s WHERE s.run_id = p_run) OR EXISTS (SELECT FROM {schema}.attempt a WHERE a.run_id = p_run AND a.kind <= 2)
+       OR EXISTS (SELECT FROM {schema}.timer t WHERE t.run_id = p_run) OR EXISTS (SELECT FROM {schema}.child c WHERE c.parent_id = p_run) THEN
+        RETURN true;
+    END IF;
+    RETURN EXISTS (SELECT FROM {schema}.publication p WHERE p.run_id = p_run) OR EXISTS (SELECT FROM {schema}.progress_note n WHERE n.run_id = p_run);
 END $$;
 COMMENT ON FUNCTION {schema}.has_begun(uuid) IS 'Internal: whether anything of a run is durable, so that it is of some version';
 

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -30,7 +31,9 @@ log = logging.getLogger("pgsupervisor.stacks")
 HEAR_WITHIN_S = 3.0  # a process whose interpreter is free says at once that it has heard
 ANSWER_WITHIN_S = 60.0
 WRITE_WITHIN_S = 1.0
-STATES = {"T": "it is stopped (SIGSTOP); kill -CONT lets it go on", "t": "a debugger holds it", "D": "it waits in the kernel for a disk", "Z": "it has ended"}
+ENDS_WITHIN_S = 0.5  # after its socket is closed, a process goes through the end of its interpreter
+ENDED = "it has ended meanwhile"
+STATES = {"T": "it is stopped (SIGSTOP); kill -CONT lets it go on", "t": "a debugger holds it", "D": "it waits in the kernel for a disk"}
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-f]+)")
 _FRAME = re.compile(r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$')
 
@@ -99,19 +102,33 @@ def ask(process: Process, everything: bool = False) -> dict[str, Any]:
     facts = {"role": "parent" if process.number < 0 else "worker", "number": process.number, "pid": process.pid, "parent_pid": process.parent}
     owner = owner_of(process.pid)
     if owner is None:
-        return {**facts, "threads": [], "note": "it has ended meanwhile"}
+        return {**facts, "threads": [], "note": ENDED}
     if os.geteuid() not in (0, owner):
         return {**facts, "threads": [], "refused": True, "note": f"refused: it belongs to {account(owner)}, and stacks are for that account and root; ask as one of them: sudo {_again()}"}
     try:
         return {**facts, **_answer_of(process, everything)}
     except (OSError, ValueError) as error:
         why = error
+    if not isinstance(why, TimeoutError) and _ends(process.pid):
+        return {**facts, "threads": [], "note": ENDED}
     state = STATES.get(state_of(process.pid))
     reason = state or ("its loop is held up" if process.number < 0 else "some code holds its interpreter")
     threads = [] if state is not None else written_by_signal(process.pid)
     if state is None and not threads:
         reason += "; SIGUSR1 was sent: where it can, it writes its stacks to its log"
     return {**facts, "threads": threads, "unanswered": True, "note": f"it did not answer ({why or type(why).__name__}): {reason}"}
+
+
+def _ends(pid: int) -> bool:
+    """Whether a process that closed its door has ended, or does so now."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], ENDS_WITHIN_S)[0])
+    finally:
+        os.close(pidfd)
 
 
 def _answer_of(process: Process, everything: bool) -> dict[str, Any]:

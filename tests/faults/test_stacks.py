@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from supervisor import Client
-from supervisor.host.stacks import discover
+from supervisor.host.stacks import ask, discover
 from tests.apps import parked
 from tests.harness import ROOT, Database, Effects, Host, HostFactory, eventually
 
@@ -150,6 +150,15 @@ def test_a_stopped_worker_is_called_stopped(hosts: HostFactory) -> None:
         finally:
             os.kill(pid, signal.SIGCONT)
         assert worker_of(host)["threads"]
+
+
+def test_a_worker_that_ends_while_all_are_asked_is_no_failure(hosts: HostFactory) -> None:
+    """Found, and gone or on its way out when it is asked: that is said, and the exit code is that of the others."""
+    with hosts(APP) as host:
+        (found,) = [each for each in discover() if each.pid == host.worker_pids()[0]]
+        host.kill_worker()  # a zombie, or gone
+        facts = ask(found)
+        assert facts["note"] == "it has ended meanwhile" and "unanswered" not in facts
 
 
 def test_a_crowd_of_parked_runs_is_a_few_lines(hosts: HostFactory, effects: Effects) -> None:
