@@ -315,13 +315,18 @@ def test_an_async_client_belongs_to_one_loop(hosted: Hosted) -> None:
 
 
 def test_import_of_the_client_is_quick() -> None:
-    """Web servers and command lines import it at their start. Its own CPU, and the best of ten: other programs use this machine, too."""
-    program = (
+    """Web servers and command lines import it at their start. In its own CPU, against what every asyncio program imports, in turns: others use this machine."""
+    ours = (
         "import time; began = time.process_time(); from supervisor import AsyncClient, Client; Client(); AsyncClient(); "
         "import sys; assert 'psycopg' not in sys.modules; print(time.process_time() - began)"
     )
-    times = [float(subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout) for _ in range(10)]
-    assert min(times) < 0.15, times
+    usual = "import time; began = time.process_time(); import asyncio, http.client, inspect, json, logging, msgspec; print(time.process_time() - began)"
+
+    def cpu_s(program: str) -> float:
+        return float(subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    times = [(cpu_s(ours), cpu_s(usual)) for _ in range(10)]
+    assert min(own for own, _ in times) < 2.2 * min(base for _, base in times), times
 
 
 def test_a_handle_of_nothing_is_refused(hosted: Hosted) -> None:
