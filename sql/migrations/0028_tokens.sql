@@ -173,7 +173,7 @@ BEGIN
             DETAIL = json_build_object('run_id', v_open.run_id, 'seq', v_open.seq, 'attempt', v_open.n, 'why', v_open.why)::text;
     END IF;
     INSERT INTO {schema}.beat AS b (run_id, seq, n, details) VALUES (v_open.run_id, v_open.seq, v_open.n, p_details)
-    ON CONFLICT (run_id, seq) DO UPDATE SET n = excluded.n, at = clock_timestamp(), details = excluded.details;
+    ON CONFLICT (run_id, seq) DO UPDATE SET n = excluded.n, at = clock_timestamp(), details = coalesce(excluded.details, b.details);
 END $$;
 COMMENT ON FUNCTION {schema}.beat_token(text, bytea) IS 'heartbeat for programs: encoded details';
 

@@ -57,6 +57,14 @@ SELECT u.run_id, u.pos, u.done, u.total, u.noted_at
 FROM unnest($1::uuid[], $2::int4[], $3::float8[], $4::float8[], $5::timestamptz[]) AS u (run_id, pos, done, total, noted_at)
 ON CONFLICT (run_id, pos) DO NOTHING;
 
+-- name: note_beats :exec
+-- Last signs of life of steps that execute, and what was said with them: null leaves what was said before.
+-- Locks:  the rows of beat, by run and seq.     Index:  none (insert; the primary key is looked at)
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] number of the try    $4 timestamptz[] when    $5 bytea[] details
+INSERT INTO {schema}.beat AS b (run_id, seq, n, at, details)
+SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::timestamptz[], $5::bytea[]) ORDER BY 1, 2
+ON CONFLICT (run_id, seq) DO UPDATE SET n = excluded.n, at = excluded.at, details = coalesce(excluded.details, b.details);
+
 -- name: set_attributes :exec
 -- Record what runs set of their attributes, and index it. A replay may repeat the last of it: nothing happens then.
 -- Locks:  none but rows of the index of runs that this worker has.     Index:  none here; those of its function: primary keys
@@ -449,12 +457,12 @@ SELECT run_id, seq, pos, kind, status, name, result, ended_at FROM {schema}.step
 
 -- name: read_attempts :many
 -- Tries of steps that have no result yet (the caller drops the others), other terms that somebody gave them (kind 5), and tries that were handed over to a
--- token (kind 7). Crashes (3) are no tries.
+-- token (kind 7), and when the time of all tries is over (kind 8). Crashes (3) are no tries.
 -- Locks:  none.     Index:  attempt primary key, pruned.
 -- $1 uuid[] run     Returns run, seq, n, kind, us from now to the next retry, terms as JSON, started, ended, next retry
 SELECT run_id, seq, n, kind, (extract(epoch FROM next_retry_at - clock_timestamp()) * 1000000)::int8,
        CASE WHEN kind IN (5, 7) THEN error END, started_at, ended_at, next_retry_at
-FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) AND kind IN (1, 2, 5, 7) ORDER BY run_id, seq, n;
+FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) AND kind IN (1, 2, 5, 7, 8) ORDER BY run_id, seq, n;
 
 -- name: read_timers :many
 -- Timers that were set and have not fired.
@@ -463,12 +471,12 @@ FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) AND kind IN (1, 2, 5, 7) O
 SELECT run_id, seq, (extract(epoch FROM due_at - clock_timestamp()) * 1000000)::int8 FROM {schema}.timer WHERE run_id = ANY ($1::uuid[]);
 
 -- name: read_completions :many
--- What came of tries that have a token, and (kind 0) the last signs of life of who holds them.
+-- What came of tries that have a token, and (kind 0) the last signs of life of steps and of who holds tokens, with what was said.
 -- Locks:  none.     Index:  completion primary key, beat primary key, pruned
 -- $1 uuid[] run     Returns run, seq, number of the try, kind, whether the policy decides, payload, when
 SELECT c.run_id, c.seq, c.n, c.kind, c.retry, c.payload, c.at FROM {schema}.completion c WHERE c.run_id = ANY ($1::uuid[])
 UNION ALL
-SELECT b.run_id, b.seq, b.n, 0::int2, true, NULL, b.at FROM {schema}.beat b WHERE b.run_id = ANY ($1::uuid[]);
+SELECT b.run_id, b.seq, b.n, 0::int2, true, b.details, b.at FROM {schema}.beat b WHERE b.run_id = ANY ($1::uuid[]);
 
 -- name: read_children :many
 -- Children that the commands of resumed runs have started; of one that went on as other runs the newest.

@@ -42,6 +42,12 @@ FROM {schema}.children AS c JOIN {schema}.runs AS r ON r.run_id = c.run_id WHERE
 -- $1 uuid run
 SELECT key, value, published_at, pos FROM {schema}.published WHERE run_id = $1 ORDER BY key;
 
+-- name: show_heartbeats :many
+-- The last sign of life of each step of one run that gave any, and what was said.
+-- Locks:  none.     Index:  beat primary key, pruned
+-- $1 uuid run
+SELECT seq, attempt, at, details FROM {schema}.heartbeats WHERE run_id = $1 ORDER BY seq;
+
 -- name: show_updates :many
 -- The updates that were sent to one run, in the order of arrival.
 -- Locks:  none.     Index:  update_accepted, step, update_done, outcome primary keys, pruned; update_request_pkey

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "supervisor.api.decorators": ("StartOptions", "Workflow", "step", "workflow"),
-    "supervisor.api.words": ("ChildRun", "compensate", "continue_as_new", "current", "deprecate_patch", "first", "gather", "now", "patched", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"),
+    "supervisor.api.words": ("ChildRun", "compensate", "continue_as_new", "current", "deprecate_patch", "first", "gather", "heartbeat", "now", "patched", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"),
     "supervisor.api.signals": ("Signal",),
     "supervisor.api.transaction": ("AsyncTransaction", "Transaction"),
     "supervisor.api.client": ("Client",),
@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         AsyncUpdateHandle as AsyncUpdateHandle, Update as Update, UpdateHandle as UpdateHandle, handlers_finished as handlers_finished,
     )  # fmt: skip
     from supervisor.api.words import (
-        ChildRun as ChildRun, compensate as compensate, continue_as_new as continue_as_new, current as current, deprecate_patch as deprecate_patch, first as first, gather as gather, now as now, patched as patched, progress as progress,
+        ChildRun as ChildRun, compensate as compensate, continue_as_new as continue_as_new, current as current, deprecate_patch as deprecate_patch, first as first, gather as gather, heartbeat as heartbeat, now as now, patched as patched, progress as progress,
         publish as publish, random as random, set_attributes as set_attributes, shield as shield, sleep as sleep,
         sleep_until as sleep_until, start as start, uuid4 as uuid4,
     )  # fmt: skip

@@ -46,6 +46,8 @@ class StepInfo:
     isolation: str | None
     place: Place | None
     where: str  # module.function, for errors and logs
+    heartbeat_s: float | None = None  # within which a try has to give signs of life
+    close_s: float | None = None  # all tries together
 
 
 def _look_like(made: Any, fn: Callable[..., Any]) -> None:
@@ -63,7 +65,7 @@ class _StepBase(core_loop.Step):
         super().__init__(fn, name, None, codec.encode_raw, inspect.iscoroutinefunction(fn))
         self.info = info
         self.retry = info.retry
-        self.special = info.at_most_once or info.transactional or info.timeout_s is not None or info.place == "process"
+        self.special = info.at_most_once or info.transactional or _limited(info) or info.place == "process"
         self.input: Input | None = None  # of a step that runs in a process: how its arguments travel
         self.sync = _block
         _look_like(self, fn)
@@ -345,16 +347,19 @@ def step(fn: Callable[P, R], /) -> DefStepOf[P, R]: ...
 def step(
     *, transactional: Literal[True], name: str | None = None, retry: Retry | bool | None = None,
     timeout: float | timedelta | None = None, isolation: Literal["serializable", "repeatable read"] | None = None,
+    schedule_to_close: float | timedelta | None = None,
 ) -> _TransactionalDecorator: ...  # fmt: skip
 @overload
 def step(
     *, name: str | None = None, retry: Retry | bool | None = None, timeout: float | timedelta | None = None,
     at_most_once: bool = False, transactional: Literal[False] = False, run: Place | None = None,
+    heartbeat: float | timedelta | None = None, schedule_to_close: float | timedelta | None = None,
 ) -> _StepDecorator: ...  # fmt: skip
 def step(
     fn: Callable[..., Any] | None = None, /, *, name: str | None = None, retry: Retry | bool | None = None,
     timeout: float | timedelta | None = None, at_most_once: bool = False, transactional: bool = False,
-    isolation: str | None = None, run: Place | None = None,
+    isolation: str | None = None, run: Place | None = None, heartbeat: float | timedelta | None = None,
+    schedule_to_close: float | timedelta | None = None,
 ) -> Any:  # fmt: skip
     """Make a function a durable step: its result is stored before the next step starts, and never computed again.
 
@@ -366,11 +371,13 @@ def step(
     isolation      of a transactional step: "serializable" or "repeatable read"; it then runs alone
     run            "inline" on the loop's thread, "thread", or "process": in a process of its own, which a timeout ends for certain;
                    default: the engine decides by measuring
+    heartbeat      seconds or timedelta within which the step says heartbeat(…), again and again; else the attempt fails with HeartbeatMissed
+    schedule_to_close  seconds or timedelta for all attempts together, waits between them included; then StepTimeout, or the last attempt's error
     """
 
     def decorate(fn: Callable[..., Any]) -> Any:
         _check_function(fn, "step", name)
-        info = StepInfo(_policy(retry), _timeout(timeout), at_most_once, transactional, isolation, run, f"{fn.__module__}.{fn.__qualname__}")
+        info = StepInfo(_policy(retry), _timeout(timeout), at_most_once, transactional, isolation, run, f"{fn.__module__}.{fn.__qualname__}", _limit(heartbeat, "heartbeat="), _limit(schedule_to_close, "schedule_to_close="))
         _check_step(fn, info)
         kind: Any = AsyncStep if inspect.iscoroutinefunction(fn) else DefStep
         made = kind(fn, name or fn.__name__, info)
@@ -394,8 +401,12 @@ def _check_step(fn: Callable[..., Any], info: StepInfo) -> None:
         raise DefinitionError(
             f"step {fn.__qualname__}: run={info.place!r}; a def step may run \"inline\", \"thread\" or \"process\", an async def step runs on the event loop"
         )
-    if info.place == "inline" and info.timeout_s is not None:
-        raise DefinitionError(f"step {fn.__qualname__}: a step with a timeout is never inline; leave out run=\"inline\"")
+    if info.place == "inline" and _limited(info):
+        raise DefinitionError(f"step {fn.__qualname__}: a step with a timeout, heartbeat or schedule_to_close is never inline; leave out run=\"inline\"")
+    if info.heartbeat_s is not None and info.transactional:
+        raise DefinitionError(f"step {fn.__qualname__}: a transactional step gives no heartbeats; give it a timeout=")
+    if info.heartbeat_s is not None and info.timeout_s is not None and info.heartbeat_s >= info.timeout_s:
+        raise DefinitionError(f"step {fn.__qualname__}: heartbeat={info.heartbeat_s:g} s is not less than timeout={info.timeout_s:g} s, so it would never be missed; give less, or leave it out")
     if info.place == "process":
         if "<" in fn.__qualname__:
             raise DefinitionError(f"step {fn.__qualname__}: a lambda or a function inside of another one is not the same in every process; define it at the module's level")
@@ -418,6 +429,19 @@ def _policy(retry: Retry | bool | None) -> Retry:
     if not isinstance(retry, Retry):
         raise DefinitionError(f"retry={retry!r}: give True or Retry(max_attempts=…, …)")
     return retry
+
+
+def _limited(info: StepInfo) -> bool:
+    return info.timeout_s is not None or info.heartbeat_s is not None or info.close_s is not None
+
+
+def _limit(value: float | timedelta | None, what: str) -> float | None:
+    if value is None:
+        return None
+    limit_s = seconds(value, what)
+    if not limit_s:
+        raise DefinitionError(f"{what}{value!r}: give more than 0 s")
+    return limit_s
 
 
 def _timeout(timeout: float | timedelta | None) -> float | None:

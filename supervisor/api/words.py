@@ -18,7 +18,7 @@ from supervisor.core import codec, context
 from supervisor.core.attributes import checked
 from supervisor.core.versions import check_patch
 from supervisor.core.context import Current, current
-from supervisor.core.errors import DefinitionError, InputInvalid, OutsideWorkflow, QueryReadOnly
+from supervisor.core.errors import DefinitionError, InputInvalid, OutsideWorkflow, PayloadRefused, QueryReadOnly
 from supervisor.core.retry import seconds
 
 P = ParamSpec("P")
@@ -30,6 +30,7 @@ T4 = TypeVar("T4")
 
 EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 PUBLISHED_KEY_MAX = 200
+HEARTBEAT_BYTES_MAX = 65_536
 
 
 class _Named:
@@ -229,6 +230,22 @@ def progress(done: float, total: float | None = None) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
             raise InputInvalid("progress", f"{what}={value!r} is no number")
     context.loop.progressed(run, float(done), None if total is None else float(total))
+
+
+def heartbeat(details: Any = None) -> None:
+    """In a step: say that it is at work, and how far: `heartbeat({"row": 4_000})`; the next attempt reads it: `current().heartbeat_details()`.
+
+    From any thread or task of the step, as often as it likes: it costs about 10 µs, and is stored once a second at most, or when the attempt
+    fails. *details* are JSON of at most 64 KiB; without them what was said before stays. A step with `heartbeat=` fails with
+    HeartbeatMissed when it says nothing for so long. Raises OutsideWorkflow, PayloadRefused.
+    """
+    found = context.here()
+    if found is None or context.note_beat is None or getattr(found, "run", found) is found:
+        raise OutsideWorkflow("heartbeat(…) is for steps: it was called outside of one; workflow code says progress(…)")
+    encoded = None if details is None else codec.encode(details, "details of a heartbeat")
+    if encoded is not None and len(encoded) > HEARTBEAT_BYTES_MAX:
+        raise PayloadRefused("details", f"{len(encoded):,} bytes are too many for a heartbeat, {HEARTBEAT_BYTES_MAX:,} are the most; store the value elsewhere and say where it is")
+    context.note_beat(found, context.given.get(), encoded)
 
 
 def set_attributes(attributes: Mapping[str, Any] | None = None, /, **more: Any) -> None:

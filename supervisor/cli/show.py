@@ -122,7 +122,7 @@ def _executing(found: History) -> list[dict[str, Any]]:
 def _as_object(seen: Seen) -> dict[str, Any]:
     found, executing = seen
     facts = {"why": found.wait, "executing": executing, "published": found.published, "updates": found.updates, "history": found.steps}
-    return {**found.run, **facts, "attempts": found.attempts, "children": found.children, "pause": found.pause, "audit": found.audit}
+    return {**found.run, **facts, "attempts": found.attempts, "children": found.children, "pause": found.pause, "audit": found.audit, "heartbeats": found.heartbeats}
 
 
 def _text(seen: Seen) -> str:
@@ -170,6 +170,11 @@ def _now(found: History, executing: list[dict[str, Any]]) -> list[str]:
     for each in executing:
         where = f" (seq {each['seq']}, {each['where']})" if each["seq"] is not None else ""
         lines.append(f"  executes {plain(each['step'])}{where} for {duration(each['for_s'])}, process {each['pid']} of this host")
+    done = {each["seq"] for each in found.steps}
+    for each in found.heartbeats:
+        if each["seq"] not in done:
+            said = f": {short_json(each['details'])}" if each["details"] is not None else ""
+            lines.append(f"  last heartbeat of seq {each['seq']} {ago(each['at'])}{said}")
     when = f"{ago(wait['wake_at'])}: " if wait["wake_at"] else ""
     lines.append(f"  what frees it: {when}{plain(wait['freed_by'])}")
     last = [each for each in found.attempts if each["seq"] == wait["seq"] and each["error"] and each["kind"] in ("failed", "crashed")]

@@ -9,11 +9,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, overload
 from uuid import UUID
 
-from supervisor.core import tokens
+from supervisor.core import codec, tokens
 from supervisor.core.errors import OutsideWorkflow
+
+
+T = TypeVar("T")
 
 
 class Token:
@@ -69,12 +72,25 @@ class Current:
     history_length: int = 0
     should_continue: bool = False
     _token: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+    _step: Any = field(default=None, repr=False, compare=False)
 
     def token(self) -> str:
         """In a step: what completes this try of it from outside, for whoever gets it; see CompleteLater. The same whenever it is asked for."""
         if self._token is None:
             raise OutsideWorkflow("current().token() completes a step: it means something in steps only")
         return self._token()
+
+    @overload
+    def heartbeat_details(self) -> Any: ...
+    @overload
+    def heartbeat_details(self, type: type[T]) -> T | None: ...
+    def heartbeat_details(self, type: Any = Any) -> Any:
+        """In a step: what was said last with heartbeat(…), by this try or one before it, read as *type*; None when nothing was. Raises ResultInvalid."""
+        if self._step is None:
+            raise OutsideWorkflow("current().heartbeat_details() is of a step: it means something in steps only")
+        past = self._step.run.past
+        encoded = past.details.get(self._step.seq) if past is not None else None
+        return None if encoded is None else codec.Shape(type, f"heartbeat of step {self._step.step.name}").decode(encoded)
 
     @property
     def idempotency_key(self) -> str:
@@ -83,6 +99,12 @@ class Current:
 
 # Set around a step in a thread or a task; holds what `describe` needs, not the description: most steps never ask.
 executing: ContextVar[Any] = ContextVar("pgsupervisor_step", default=None)
+
+# In a thread or task of the worker: the try that executes there.
+given: ContextVar[Any] = ContextVar("pgsupervisor_try", default=None)
+
+# Takes a step's signs of life: (command, try or None, encoded details or None). Set once per process, by the worker or by a step's process.
+note_beat: Callable[[Any, Any, bytes | None], None] | None = None
 
 # The cell's key for tokens; set once per process by the worker. A step's process is given its token instead.
 token_key = b""
@@ -140,6 +162,7 @@ def describe(found: Any) -> Current:
         logger=logging.LoggerAdapter(logging.getLogger(f"pgsupervisor.{run.workflow.name}"), facts),
         cancelled=Token(found if step is not None else _Nobody),
         _token=partial(token_of, step) if step is not None else None,
+        _step=step,
     )
 
 

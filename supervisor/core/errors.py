@@ -170,7 +170,7 @@ class StepFailed(SupervisorError):
 
 
 class StepTimeout(SupervisorError, TimeoutError):
-    """An attempt of a step did not end within its `timeout=`."""
+    """An attempt of a step did not end within its `timeout=`, or all of them together within `schedule_to_close=`."""
 
     code = "step_timeout"
 
@@ -231,7 +231,7 @@ def _seconds(name: str, given: float | timedelta | None) -> float | None:
 
 
 class HeartbeatMissed(SupervisorError, TimeoutError):
-    """Whoever was to complete a step from outside gave no sign of life in time; the step's policy decides whether it is tried again."""
+    """A step, or whoever was to complete it from outside, gave no sign of life in time; the step's policy decides whether it is tried again."""
 
     code = "heartbeat_missed"
 

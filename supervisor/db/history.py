@@ -31,7 +31,7 @@ class History:
 
     `children` are the runs that it started, at most 1,000. `published` is what it published, the last value of each key. `updates` are the
     updates that were sent to it, at most 1,000. `pause`: who paused it; `audit`: what operators did to it,
-    the newest first, at most 100.
+    the newest first, at most 100. `heartbeats`: the last sign of life of each step that gave any.
     """
 
     run: Row
@@ -43,6 +43,7 @@ class History:
     updates: Sequence[Row] = ()
     pause: Row | None = None
     audit: Sequence[Row] = ()
+    heartbeats: Sequence[Row] = ()
 
 
 def audit(conn: psycopg.Connection, schema: str, which: str | None, verb: str | None, before: datetime | None, limit: int) -> list[Row]:
@@ -66,10 +67,11 @@ def read(conn: psycopg.Connection, schema: str, which: str) -> History:
             published = _rows(conn, sql, "show_published", run_id)
             updates = _rows(conn, sql, "show_updates", run_id, UPDATES_MAX)
             pause = _rows(conn, sql, "show_pause", run_id) if wait else []
+            beats = _rows(conn, sql, "show_heartbeats", run_id)
             done = _rows(conn, sql, "show_audit", run_id, None, None, AUDIT_MAX)
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
-    return History(run, wait[0] if wait else None, steps, attempts, children, published, updates, pause[0] if pause else None, done)
+    return History(run, wait[0] if wait else None, steps, attempts, children, published, updates, pause[0] if pause else None, done, beats)
 
 
 def _run(conn: psycopg.Connection, sql: Sql, which: str) -> Row:

@@ -17,7 +17,7 @@ from supervisor.db.arrays import Row, elements, encode_rows
 
 # what the loop's session prepares
 HOT = (
-    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "insert_progress", "set_attributes", "continue_runs", "finish", "insert_children_done", "lock_parents", "wake_parents",
+    "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "insert_progress", "set_attributes", "note_beats", "continue_runs", "finish", "insert_children_done", "lock_parents", "wake_parents",
     "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "park_paused", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
     "fire_timers", "drop_timers", "publish", "claim", "claim_missing", "plan_custom", "plan_generic",
     "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "wake_updated",
@@ -33,6 +33,7 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "insert_published": (UUID, TEXT, INT4, BYTEA, TIMESTAMPTZ),
     "insert_progress": (UUID, INT4, FLOAT8, FLOAT8, TIMESTAMPTZ),
     "set_attributes": (UUID, INT4, BYTEA, TIMESTAMPTZ),
+    "note_beats": (UUID, INT4, INT4, TIMESTAMPTZ, BYTEA),
     "continue_runs": (UUID, UUID, INT4, TEXT, INT2, BYTEA, INT8),
     "insert_timers": (UUID, INT4, INT8, TIMESTAMPTZ),
     "insert_runs": (UUID, INT4, TEXT, INT2, BYTEA, UUID, INT4, INT8, INT2, INT2),
@@ -59,7 +60,7 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
 NOBODYS = ("wake_parents", "look_at_parked")  # of runs that are not in this worker's memory
 # The generic plans of `publish` and `release` compare every row with every other (9,000 in one statement took 25 s): many small ones instead.
 JOINED_ROWS_MAX = 64  # 2 ms of the server's; a statement more costs 0.1 ms
-SAID = ("insert_published", "insert_progress", "set_attributes")  # what workflow code says without waiting
+SAID = ("insert_published", "insert_progress", "set_attributes", "note_beats")  # what workflow code and steps say without waiting
 WITH_WORKER = frozenset({"continue_runs", "insert_attempts", "release", "park_on_children", "park_on_signals", "park_paused", "fire_timers", "publish", "told_cancel", "no_deadline"})
 PARKINGS = ("park_on_children", "park_on_signals", "park_paused")
 INFINITY = (1 << 63) - 1  # timestamptz 'infinity' on the wire
@@ -72,7 +73,7 @@ class Batch:
     runs      runs with something in it; leaving: those that are to leave memory when it is durable
     steps     parameters of insert_steps, outcomes: of finish, both without the worker's id
     rare      statement → [(run in memory, row)]
-    said      what runs publish, how far they are, their attributes: (run, statement, key) → the row; of what one batch would write twice the last is enough
+    said      what runs publish, how far they are, their attributes, signs of life of their steps: (run, statement, key) → the row; of what one batch would write twice the last is enough
     claim     parameters of the claim that rides along, or None; asked: how many it may bring
     missing   parameters of claim_missing, now and then beside it
     tries     how often it was refused by trouble of the session that may be a row's fault after all

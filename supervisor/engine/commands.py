@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Callable
 from contextvars import copy_context
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -23,16 +22,16 @@ from supervisor.api.words import TIMEOUT, ChildRun, Continued
 from supervisor.core import codec, versions
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.errors import (
-    AsyncioInWorkflow, CompleteLater, HistoryTooLong, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, RunTimedOut, StepInterrupted, SupervisorError,
+    AsyncioInWorkflow, CompleteLater, HistoryTooLong, ReplayMismatch, RunCancelled, RunTerminated, RunTimedOut, StepInterrupted,
 )  # fmt: skip
-from supervisor.core.retry import Retry, next_wait_s
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
 from supervisor.engine.compensation import Undo, begin, time_is_over
+from supervisor.engine import terms
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.misuse import explained
-from supervisor.engine.replay import Kid, Past, check, has_begun
+from supervisor.engine.replay import CANCELLED, TERMINATED, Kid, Past, check, has_begun
 from supervisor.engine.signals import Listening, until
 from supervisor.engine.tokens import Entrusted
 
@@ -42,7 +41,6 @@ STAY_S = 1.0  # a run that waits no longer than this stays in memory: leaving an
 PUBLISH_AFTER_US = 1_000_000  # a step that runs longer is named in its run's task row
 STEP_RUNNING = 8
 STAY_BESIDE_CHILDREN_S = 0.02  # nobody tells a run in memory that its child has ended
-CANCELLED, TERMINATED = 3, 4  # outcome.status: ended from outside
 CLOSE_POLICIES = {"request_cancel": 0, "abandon": 1, "terminate": 2}  # task.parent_close
 BACKOFF, TIMER, SIGNAL, TOKEN, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 11, 13, 14, 15, 19, 20, 22, 23
 
@@ -76,6 +74,7 @@ class Commands:
         self.signals: Any = None
         self.updates: Any = None
         self.tokens: Any = None
+        self.beats: Any = None
         self.green = green
         self.close_green = close_green
 
@@ -112,6 +111,8 @@ class Commands:
         info = step.info
         if step.shape is None:
             step.settle()
+        if info.close_s is not None and self._closed(run, cmd):
+            return
         step.inline = step.inline or info.place == "inline"
         if step.inline:
             self.loop.inline(run, cmd)
@@ -130,6 +131,18 @@ class Commands:
         else:
             run.executing += 1
             self.executors.begin(run, cmd)
+
+    def _closed(self, run: Any, cmd: Any) -> bool:
+        """Whether the time of all its tries is over. When the first one begins, its end is recorded, so that no crash begins it anew."""
+        now, closes = self.loop.now_us(), self.past_of(run).closes
+        if cmd.seq not in closes:
+            closes[cmd.seq] = now + int(cmd.step.info.close_s * 1e6)
+            self.batch.add("insert_attempts", run.id, (run.id, cmd.seq, 1, terms.SCHEDULED, cmd.step.name, None, None, now, None, closes[cmd.seq]))
+            self.loop.touch(run)
+        if now < closes[cmd.seq]:
+            return False
+        self.failed_for_good(run, cmd, terms.closed(cmd), now, now)
+        return True
 
     def again_after_ack(self, run: Any, cmd: Any) -> None:
         self.loop.touch(run)
@@ -242,7 +255,7 @@ class Commands:
         joined = isinstance(cmd.extra, tuple)
         seq = cmd.extra[1] if joined else cmd.seq
         workflow = cmd.extra[2] if joined else cmd.step.workflow
-        past = self._past(run)
+        past = self.past_of(run)
         kid = past.kids.get(seq)
         if kid is None:
             self._insert_child(run, cmd)
@@ -257,7 +270,7 @@ class Commands:
             if run.gone:
                 self.with_children.discard(run)
             elif run.executing and run.open:
-                kids = self._past(run).kids
+                kids = self.past_of(run).kids
                 joins = [(cmd, kids.get(cmd.extra[1] if isinstance(cmd.extra, tuple) else cmd.seq)) for cmd in run.open.values() if cmd.kind == core.CHILD]
                 found += [(run, cmd, kid) for cmd, kid in joins if kid is not None and kid.status is None]
         return found
@@ -274,7 +287,7 @@ class Commands:
         workflow_id = self._workflow_ids.get(start.workflow.name)
         if workflow_id is None:
             raise _not_registered(start.workflow.name)
-        past = self._past(run)
+        past = self.past_of(run)
         row = (
             kid, workflow_id, options.queue, options.priority, start.payload, run.id, cmd.seq, int(options.delay_s * 1e6),
             CLOSE_POLICIES[options.parent_close], int(past.cancelled is not None or past.compensating),
@@ -284,7 +297,7 @@ class Commands:
         past.kids[cmd.seq] = Kid(kid)
         return kid
 
-    def _past(self, run: Any) -> Past:
+    def past_of(self, run: Any) -> Past:
         if run.past is None:
             run.past = Past()
         past: Past = run.past
@@ -307,7 +320,7 @@ class Commands:
             self.loop.record(run, cmd, core.COMPLETED, kid.result, now, now)
             self.loop.deliver(run, cmd, workflow.decode_result(kid.result), None)
             return
-        encoded = codec.encode_error(_of_child(kid, workflow.name, cmd.extra[1] if isinstance(cmd.extra, tuple) else cmd.seq))
+        encoded = codec.encode_error(kid.error(workflow.name, cmd.extra[1] if isinstance(cmd.extra, tuple) else cmd.seq))
         self.loop.record(run, cmd, core.FAILED, encoded, now, now)
         self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
 
@@ -323,16 +336,16 @@ class Commands:
 
     def attributed(self, run: Any, changes: dict[str, Any]) -> None:
         """Workflow code sets attributes: what is stored is all that it has set so far, so the last row is enough."""
-        past = self._past(run)
+        past = self.past_of(run)
         past.attributes.update(changes)
         self._say(run, "set_attributes", "", (run.id, run.pos, codec.encode(past.attributes, "attributes"), self.loop.now_us()))
 
     def _say(self, run: Any, statement: str, key: str, row: Row) -> None:
         """It becomes durable with what led to it: the row rides in the same batch."""
         if run.history is None:
-            self._said(run, statement, key, row)
+            self.said(run, statement, key, row)
         else:  # a replay: it is durable, unless nothing was delivered after it
-            self._past(run).said[statement, key] = row
+            self.past_of(run).said[statement, key] = row
 
     def met(self, run: Any, cmd: Any) -> None:
         """Workflow code takes the new branch of a patch: a row that is durable before anything that follows. It is given nothing by it."""
@@ -343,10 +356,11 @@ class Commands:
     def say_again(self, run: Any) -> None:
         """After a replay: what followed the last recorded delivery may have been lost with the worker. If it was not, nothing is written."""
         for (statement, key), row in run.past.said.items():
-            self._said(run, statement, key, row)
+            self.said(run, statement, key, row)
         run.past.said = {}
 
-    def _said(self, run: Any, statement: str, key: str, row: Row) -> None:
+    def said(self, run: Any, statement: str, key: str, row: Row) -> None:
+        """Put it into the batch, in the place of what was said there under that key."""
         self.batch.said[run.id, statement, key] = row
         self.loop.bytes_now += sum(len(value) for value in row if isinstance(value, bytes))
         self.loop.touch(run)
@@ -363,7 +377,7 @@ class Commands:
 
     def compensates(self, run: Any, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Workflow code names what undoes something."""
-        self._past(run).undo.append(Undo(what, args, kwargs, run.seq - 1))
+        self.past_of(run).undo.append(Undo(what, args, kwargs, run.seq - 1))
 
     def _begin_undo(self, run: Any, cmd: Any) -> None:
         """The plan is recorded. From here on the run has all the time that it takes."""
@@ -400,7 +414,8 @@ class Commands:
             return
         self.failures += 1
         step = cmd.step
-        wait_s = next_wait_s(_policy(run, cmd), error, cmd.attempt, run.id, cmd.seq)
+        self.beats.settle(run, cmd)
+        wait_s = terms.next_try_s(run, cmd, error, ended)
         if wait_s is None:
             self.failed_for_good(run, cmd, error, started, ended)
             return
@@ -467,7 +482,7 @@ class Commands:
             return
         successor = self._new_id()
         row = (run.id, successor, workflow_id, options.queue, options.priority if asked.chosen else None, asked.payload, int(options.delay_s * 1e6))
-        self._past(run).successor = row
+        self.past_of(run).successor = row
         self.end(run, core.CONTINUED, msgspec.json.encode(str(UUID(bytes=successor))))
 
     def end(self, run: Any, status: int, encoded: bytes) -> None:
@@ -670,22 +685,6 @@ def _not_registered(workflow: str) -> LookupError:
 
 def _word(cmd: Any) -> str:
     return "token of" if isinstance(cmd.extra, Entrusted) else _KIND_WORDS[cmd.kind]
-
-
-def _policy(run: Any, cmd: Any) -> Retry:
-    """What a step was declared with, but for what somebody changed for this run."""
-    terms = run.past.terms.get(cmd.seq) if run.past is not None else None
-    declared: Retry = cmd.step.retry
-    return replace(declared, **terms) if terms else declared
-
-
-def _of_child(kid: Kid, workflow: str, seq: int) -> SupervisorError:
-    """What a parent is told of a child that did not complete."""
-    run_id = str(UUID(bytes=kid.run_id))
-    cause = codec.decode_error(kid.result) if kid.result else None
-    if kid.status in (CANCELLED, TERMINATED):
-        return (RunCancelled if kid.status == CANCELLED else RunTerminated)(run_id, workflow, str(cause or ""), seq=seq)
-    return RunFailed(run_id, workflow, codec.brief(cause) if cause is not None else "it ended without a result", seq, cause)
 
 
 def _gathered(cmd: Any) -> bool:

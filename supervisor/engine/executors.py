@@ -20,8 +20,9 @@ from types import CoroutineType
 from typing import Any
 
 from supervisor._fastpath.wire import Watched
-from supervisor.core.context import executing
-from supervisor.core.errors import DefinitionError, StepTimeout
+from supervisor.core.context import executing, given
+from supervisor.core.errors import DefinitionError, HeartbeatMissed
+from supervisor.engine import terms
 from supervisor.engine.processes import Processes
 
 PROMOTE_AFTER_CALLS = 50
@@ -33,7 +34,7 @@ STRIKES, STRIKES_S, STRIKES_LOST_US = 3, 10.0, 100_000
 class Call:
     """One attempt of a step in a thread, a task or a process. `live` until it ended or was given up."""
 
-    __slots__ = ("command", "deadline", "holds", "live", "lost", "published", "run", "started", "task", "timer", "told")
+    __slots__ = ("beat_at", "command", "deadline", "holds", "live", "lost", "published", "pulse", "run", "started", "task", "timer", "told")
 
     def __init__(self, run: Any, command: Any, started: int) -> None:
         self.run = run
@@ -47,6 +48,8 @@ class Call:
         self.deadline: datetime | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.pulse: asyncio.TimerHandle | None = None  # looks for signs of life
+        self.beat_at = 0.0  # the last one, by time.monotonic()
         self.told: threading.Event | None = None  # made by the body, where it waits to be told that it was given up
 
 
@@ -80,6 +83,7 @@ class Executors:
         self._lost = 0  # threads inside of calls that were given up a while ago
         self._in_processes = 0
         self._tallies: dict[Any, list[tuple[int, int]]] = {}
+        self.beats: Any = None
         self.busy = 0  # calls given to threads and not ended
         self.ended = 0  # calls that threads have ended
         self.mean_us = 0.0  # how long they take, the last ones most
@@ -144,7 +148,8 @@ class Executors:
             call.started = self._clock()
             if slot is not None:
                 slot.enter(call.run.id, command.seq, call.started, command.step.wire_name)
-            token = executing.set(command)
+            call.beat_at = time.monotonic()
+            token, mine = executing.set(command), given.set(call)
             self.doing[me] = call
             value = error = None
             try:
@@ -153,6 +158,7 @@ class Executors:
                 error = raised
             del self.doing[me]
             executing.reset(token)
+            given.reset(mine)
             if slot is not None:
                 slot.leave()
             took_us, busy_us = (time.perf_counter_ns() - started) // 1000, (time.thread_time_ns() - busy) // 1000
@@ -226,12 +232,11 @@ class Executors:
         if self._processes is None:
             raise DefinitionError(f"step {call.command.step.name}: run=\"process\" was not known when this worker was started; define the step at import")
 
-        def begun(limit_s: float | None) -> None:
+        def begun() -> float | None:
             call.started = self._clock()
-            if limit_s is not None:
-                call.deadline = datetime.now(UTC) + timedelta(seconds=limit_s)
+            return self._deadline(call)
 
-        return self._processes.call(call.command, begun)
+        return self._processes.call(call.command, begun, lambda details: self.beats.note(call.command, call, details))
 
     async def _await(self, call: Call) -> None:
         command = call.command
@@ -239,6 +244,7 @@ class Executors:
         if slot is not None:
             slot.enter(call.run.id, command.seq, call.started, command.step.wire_name)
         executing.set(command)
+        given.set(call)
         value = error = None
         try:
             body = command.step.fn(*command.args, **(command.kwargs or {})) if command.step.is_async else self._call_process(call)
@@ -254,16 +260,42 @@ class Executors:
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _limit(self, call: Call) -> None:
-        limit_s = call.command.step.info.timeout_s
+    def _deadline(self, call: Call) -> float | None:
+        """How long a try that begins now may take."""
+        limit_s = terms.limit_s(call.run, call.command, self._clock())
         if limit_s is not None:
             call.deadline = datetime.now(UTC) + timedelta(seconds=limit_s)
+        return limit_s
+
+    def _limit(self, call: Call) -> None:
+        limit_s = self._deadline(call)
+        if limit_s is not None:
             call.timer = self._loop.call_later(limit_s, self._expire, call, limit_s, context=self._context)
+        if call.command.step.info.heartbeat_s is not None:
+            call.beat_at = time.monotonic()
+            self._listen(call, call.command.step.info.heartbeat_s)
 
     def _expire(self, call: Call, limit_s: float) -> None:
+        if call.live:
+            self._end_early(call, terms.over(call.command, limit_s))
+
+    def _listen(self, call: Call, in_s: float) -> None:
+        call.pulse = self._loop.call_later(in_s, self._listened, call, context=self._context)
+
+    def _listened(self, call: Call) -> None:
+        """Has it said that it is at work? One that waits for a thread is given its time when it has one."""
         if not call.live:
             return
-        error = StepTimeout(f"step {call.command.step.name} did not end within {limit_s:g} s")
+        every_s = call.command.step.info.heartbeat_s
+        if call.task is None and not call.holds:
+            call.beat_at = time.monotonic()
+        left_s = call.beat_at + every_s - time.monotonic()
+        if left_s > 0:
+            self._listen(call, left_s)
+        else:
+            self._end_early(call, HeartbeatMissed(f"step {call.command.step.name} gave no sign of life for {every_s:g} s (heartbeat)"))
+
+    def _end_early(self, call: Call, error: BaseException) -> None:
         self.give_up(call)
         self._finished(call, None, error, self._clock())
 
@@ -271,13 +303,12 @@ class Executors:
         """Nobody waits for this call any more. A task is cancelled; a thread is told, and another one takes its place, for it can't be ended."""
         if not call.live:
             return
+        self.beats.collect()
         call.live = False
         if call.told is not None:
             call.told.set()
         self.calls.discard(call)
-        if call.timer is not None:
-            call.timer.cancel()
-            call.timer = None
+        self._disarm(call)
         if call.task is not None:
             call.task.cancel()
         elif call not in self._detached:
@@ -316,11 +347,18 @@ class Executors:
             self._end(call, value, error, ended)
 
     def _end(self, call: Call, value: Any, error: BaseException | None, ended: int) -> None:
+        self.beats.collect()  # what a try said comes before its end
         call.live = False
         self.calls.discard(call)
-        if call.timer is not None:
-            call.timer.cancel()
+        self._disarm(call)
         self._finished(call, value, error, ended)
+
+    @staticmethod
+    def _disarm(call: Call) -> None:
+        for timer in (call.timer, call.pulse):
+            if timer is not None:
+                timer.cancel()
+        call.timer = call.pulse = None
 
     def stop(self) -> None:
         for _ in range(self._started):

@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import traceback
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -28,6 +29,8 @@ from supervisor.core.context import executing
 from supervisor.engine.forked import die_with, fork_apart, leave
 
 MESSAGE_MAX = 4096
+DETAILS, BARE = 1, 2  # a sign of life with something said, and without
+NULL = msgspec.Raw(b"null")
 length = struct.Struct(">i")
 
 
@@ -60,15 +63,17 @@ class Request(msgspec.Struct, omit_defaults=True):
     redelivered: bool = False
     deadline_s: float | None = None
     token: str = ""
+    details: msgspec.Raw = NULL  # of the last heartbeat before
     history_length: int = 0
     history_warn: int = 1
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
-    """The result as it is to be stored, or an error with the fingerprint of the place where it was raised."""
+    """The result as it is to be stored, or an error with the fingerprint of the place where it was raised; before it any number of signs of life."""
 
     payload: msgspec.Raw
     fingerprint: str = ""
+    beat: int = 0  # DETAILS or BARE
 
 
 class Nursery:
@@ -194,14 +199,42 @@ def _live(connection: socket.socket, nursery: int) -> None:
         die_with(nursery, signal.SIGKILL)
         context.loop = None
         steps = registry.steps()
+        line = _Line(connection)
+        context.note_beat = line.beat
         while (message := read_message(connection)) is not None:
-            answer = msgspec.json.encode(_execute(steps, msgspec.json.decode(message, type=Request)))
-            connection.sendall(length.pack(len(answer)) + answer)
+            line.answer(_execute(steps, line.begin(msgspec.json.decode(message, type=Request))))
         code = 0
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
     finally:
         leave(code)
+
+
+class _Line:
+    """To the worker: signs of life of the try that executes, from any of its threads, then its answer. Those of a try that is over are dropped."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._mine = threading.Lock()
+        self._executing: tuple[bytes, int, int] | None = None
+
+    def begin(self, request: Request) -> Request:
+        self._executing = (request.run_id, request.seq, request.attempt)
+        return request
+
+    def beat(self, described: Any, call: Any, details: bytes | None) -> None:
+        with self._mine:
+            if self._executing == (described.run.id, described.seq, described.attempt):
+                self._send(Answer(NULL, beat=BARE) if details is None else Answer(msgspec.Raw(details), beat=DETAILS))
+
+    def answer(self, answer: Answer) -> None:
+        with self._mine:
+            self._executing = None
+            self._send(answer)
+
+    def _send(self, answer: Answer) -> None:
+        encoded = msgspec.json.encode(answer)
+        self._connection.sendall(length.pack(len(encoded)) + encoded)
 
 
 def read_message(connection: socket.socket) -> bytes | None:
@@ -237,10 +270,11 @@ def _described(step: Any, request: Request) -> Any:
     from datetime import UTC, datetime
 
     key = request.key.encode() if request.key is not None else None
+    details = {request.seq: bytes(request.details)} if request.details != NULL else {}
     deadline = datetime.fromtimestamp(request.deadline_s, UTC) if request.deadline_s is not None else None
     return SimpleNamespace(
         run=SimpleNamespace(
-            id=request.run_id, key=key, seq=request.history_length, workflow=SimpleNamespace(name=request.workflow, seq_warn=request.history_warn)
+            id=request.run_id, key=key, seq=request.history_length, past=SimpleNamespace(details=details), workflow=SimpleNamespace(name=request.workflow, seq_warn=request.history_warn)
         ),
         step=step, seq=request.seq, attempt=request.attempt, redelivered=request.redelivered, extra=SimpleNamespace(deadline=deadline),
         token=request.token,

@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from supervisor.core import codec, context, registry
-from supervisor.core.errors import DefinitionError, StepDied, StepTimeout
-from supervisor.engine.nursery import MESSAGE_MAX, Answer, Ask, Nursery, Request, Told, length
+from supervisor.core.errors import DefinitionError, HeartbeatMissed, StepDied
+from supervisor.engine import terms
+from supervisor.engine.nursery import DETAILS, MESSAGE_MAX, NULL, Answer, Ask, Nursery, Request, Told, length
 
 KILL_AFTER_S = 1.0
 GONE_WITHIN_S = 5.0  # of a SIGKILL: only a process inside of the kernel takes longer
@@ -39,6 +40,26 @@ class _Process:
         self.idle_since = 0.0
 
 
+class _Limits:
+    """Until when a try may take, and until when there has to be a sign of life, by the event loop's clock."""
+
+    def __init__(self, limit_s: float | None, heartbeat_s: float | None, now: Callable[[], float]) -> None:
+        self.limit_s, self._heartbeat_s, self._now = limit_s, heartbeat_s, now
+        self._end_at = None if limit_s is None else now() + limit_s
+
+    def next_at(self) -> float | None:
+        """After a sign of life, or the beginning: when it is to be ended, if nothing comes."""
+        if self._heartbeat_s is None:
+            return self._end_at
+        missed_at = self._now() + self._heartbeat_s
+        return missed_at if self._end_at is None else min(missed_at, self._end_at)
+
+    def passed(self, command: Any) -> BaseException:
+        if self.limit_s is not None and self._end_at is not None and self._now() >= self._end_at:
+            return terms.over(command, self.limit_s, "; its process was ended")
+        return HeartbeatMissed(f"step {command.step.name} gave no sign of life for {self._heartbeat_s:g} s (heartbeat); its process was ended")
+
+
 class Processes:
     """At most *limit* calls at once. `unfit(why)` is called when no process can be made any more."""
 
@@ -55,22 +76,31 @@ class Processes:
         self.unfit: Callable[[str], None] = lambda why: None
         self._events.add_reader(self._control.fileno(), self._heard)
 
-    async def call(self, command: Any, begun: Callable[[float | None], None]) -> Any:
-        """Execute the step of *command* in a process; *begun* is told its time limit when it begins. Raises what it raised, StepTimeout or StepDied."""
+    async def call(self, command: Any, begun: Callable[[], float | None], beat: Callable[[bytes | None], None]) -> Any:
+        """Execute the step of *command* in a process.
+
+        begun   is called when it begins, and says how many seconds it may take
+        beat    is told of its signs of life, with what was said
+        Raises what it raised, StepTimeout, HeartbeatMissed or StepDied.
+        """
         step = command.step
-        limit_s: float | None = step.info.timeout_s
         if id(step) not in self._numbers:
             raise DefinitionError(f"step {step.name} was defined after this worker had started, so its processes do not know it; define it at import")
         given = step.input.write(command.args, command.kwargs or {})
         async with self._room:
             process = await self._take(step.name)
-            begun(limit_s)
+            limits = _Limits(begun(), step.info.heartbeat_s, self._events.time)
+
+            def heard(details: bytes | None) -> None:
+                beat(details)
+                timeout.reschedule(limits.next_at())
+
             try:
-                async with asyncio.timeout(limit_s):
-                    answer = await self._exchange(process, self._request(command, given, limit_s))
+                async with asyncio.timeout_at(limits.next_at()) as timeout:
+                    answer = await self._exchange(process, self._request(command, given, limits.limit_s), heard)
             except TimeoutError:
                 await self._end(process)
-                raise StepTimeout(f"step {step.name} did not end within {limit_s:g} s; its process was ended") from None
+                raise limits.passed(command) from None
             except BaseException:  # given up: nobody waits for this
                 self._terminate(process)
                 raise
@@ -81,10 +111,11 @@ class Processes:
 
     def _request(self, command: Any, given: bytes, limit_s: float | None) -> bytes:
         run, step = command.run, command.step
+        details = run.past.details.get(command.seq) if run.past is not None else None
         request = Request(
             step=self._numbers[id(step)], input=msgspec.Raw(given), run_id=run.id,
             workflow=run.workflow.name, seq=command.seq, attempt=command.attempt, key=run.key.decode() if run.key is not None else None,
-            redelivered=bool(command.redelivered), deadline_s=time.time() + limit_s if limit_s is not None else None,
+            details=msgspec.Raw(details) if details is not None else NULL, redelivered=bool(command.redelivered), deadline_s=time.time() + limit_s if limit_s is not None else None,
             token=context.token_of(command), history_length=run.seq, history_warn=run.workflow.seq_warn,
         )  # fmt: skip
         encoded = msgspec.json.encode(request)
@@ -124,15 +155,21 @@ class Processes:
             except OSError:  # it is gone; _heard says so
                 return
 
-    async def _exchange(self, process: _Process, message: bytes) -> Answer | None:
-        """Send, and read the answer; None when the process died instead."""
+    async def _exchange(self, process: _Process, message: bytes, heard: Callable[[bytes | None], None]) -> Answer | None:
+        """Send, and read signs of life and the answer; None when the process died instead."""
         try:
             await self._events.sock_sendall(process.connection, message)
-            head = await self._read(process.connection, length.size)
-            body = await self._read(process.connection, length.unpack(head)[0]) if head is not None else None
+            while (head := await self._read(process.connection, length.size)) is not None:
+                body = await self._read(process.connection, length.unpack(head)[0])
+                if body is None:
+                    return None
+                answer = msgspec.json.decode(body, type=Answer)
+                if not answer.beat:
+                    return answer
+                heard(bytes(answer.payload) if answer.beat == DETAILS else None)
         except OSError:
-            return None
-        return msgspec.json.decode(body, type=Answer) if body is not None else None
+            pass
+        return None
 
     async def _read(self, connection: socket.socket, size: int) -> bytes | None:
         parts = bytearray()

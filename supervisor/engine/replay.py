@@ -19,9 +19,10 @@ from supervisor._fastpath import loop as core
 from supervisor.api.words import TIMEOUT
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.codec import decode_error, brief
-from supervisor.core.errors import InputInvalid, ReplayMismatch
+from supervisor.core.errors import InputInvalid, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, SupervisorError
 from supervisor.engine import compensation
 from supervisor.engine.handlers import Handling, give
+from supervisor.engine.terms import SCHEDULED
 
 _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i").unpack
@@ -29,6 +30,7 @@ _i8 = struct.Struct(">q").unpack
 NEVER = (1 << 63) - 1
 KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run", core.SIGNAL: "wait for signal"}
 KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers", core.CANCEL: "delivery of", core.UNDO: "plan of", core.PATCH: "patch"}
+CANCELLED, TERMINATED = 3, 4  # outcome.status: ended from outside
 
 
 @dataclass
@@ -63,6 +65,14 @@ class Kid:
         self.status, self.result = status, result
         return status is not None
 
+    def error(self, workflow: str, seq: int) -> SupervisorError:
+        """What its parent is told of one that did not complete."""
+        run_id = str(UUID(bytes=self.run_id))
+        cause = decode_error(self.result) if self.result else None
+        if self.status in (CANCELLED, TERMINATED):
+            return (RunCancelled if self.status == CANCELLED else RunTerminated)(run_id, workflow, str(cause or ""), seq=seq)
+        return RunFailed(run_id, workflow, brief(cause) if cause is not None else "it ended without a result", seq, cause)
+
 
 @dataclass
 class Request:
@@ -84,6 +94,8 @@ class Past:
     settled: dict[int, Settled] = field(default_factory=dict)  # seq → what came of the last
     terms: dict[int, dict[str, Any]] = field(default_factory=dict)  # seq → parts of its retry policy that somebody changed
     begun: dict[int, int] = field(default_factory=dict)  # seq → try whose start is durable (at_most_once)
+    closes: dict[int, int] = field(default_factory=dict)  # seq → when the time of all its tries is over, us since 2000
+    details: dict[int, bytes] = field(default_factory=dict)  # seq → what was said last with a heartbeat
     timers_us: dict[int, int] = field(default_factory=dict)
     kids: dict[int, Kid] = field(default_factory=dict)
     given: int = 0  # in the replay: records that the workflow was given
@@ -154,6 +166,8 @@ def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
         pasts[run_id].timers_us[_i4(seq)[0]] = _i8(due_in)[0]
     for (run_id, at), settled in read_settled(results.get("read_completions")).items():
         pasts[run_id].settled[at] = settled
+    for (run_id, at), details in read_details(results.get("read_completions")).items():
+        pasts[run_id].details[at] = details
     for run_id, seq, kid in _rows(results.get("read_children")):
         pasts[run_id].kids[_i4(seq)[0]] = Kid(kid)
     for run_id, request in read_requests(results.get("read_cancellations")).items():
@@ -179,6 +193,8 @@ def _read_attempts(pasts: dict[bytes, Past], result: Any) -> None:
         past, at, number = pasts[run_id], _i4(seq)[0], _i4(n)[0]
         if _i2(kind)[0] == 2:
             past.begun[at] = number
+        elif _i2(kind)[0] == SCHEDULED:
+            past.closes[at] = _i8(due)[0]
         elif _i2(kind)[0] == 7:
             past.entrusted[at] = Handed(number, _i8(started)[0], _i8(ended)[0], NEVER if due is None else _i8(due)[0], msgspec.json.decode(terms)["heartbeat_s"])
         elif _i2(kind)[0] == 5:
@@ -205,6 +221,11 @@ def read_settled(result: Any) -> dict[tuple[bytes, int], Settled]:
             else:
                 one.kind, one.retry, one.payload = what, retry == b"\x01", payload
     return found
+
+
+def read_details(result: Any) -> dict[tuple[bytes, int], bytes]:
+    """By run and seq: what was said last with a sign of life, whichever try it was."""
+    return {(row[0], _i4(row[1])[0]): row[5] for row in _rows(result) if _i2(row[3])[0] == 0 and row[5] is not None}
 
 
 def edit(past: Past, seq: int, terms: bytes, in_us: int | None) -> None:

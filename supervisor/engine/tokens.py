@@ -19,7 +19,8 @@ from supervisor.core import codec
 from supervisor.core.errors import CompleteLater, DatabaseUnavailable, DefinitionError, HeartbeatMissed, ResultInvalid, StepTimeout
 from supervisor.db.arrays import encode_rows
 from supervisor.db.pipeline import Refused
-from supervisor.engine.replay import Past, Settled, read_settled
+from supervisor.engine import terms as terms_of
+from supervisor.engine.replay import Past, Settled, read_details, read_settled
 
 if TYPE_CHECKING:
     from supervisor.engine.commands import Commands
@@ -75,10 +76,11 @@ class Tokens:
             commands.failed_for_good(run, cmd, error, started, ended)
             return
         limit_s = later.timeout_s if later.timeout_s is not None else step.info.timeout_s
-        due = None if limit_s is None else (ended if later.timeout_s is not None else started) + int(limit_s * 1e6)
+        due = INFINITY if limit_s is None else (ended if later.timeout_s is not None else started) + int(limit_s * 1e6)
+        due = min(due, terms_of.closes_us(run, cmd))
         terms = msgspec.json.encode({"heartbeat_s": later.heartbeat_s})
-        commands.batch.add("insert_attempts", run.id, (run.id, cmd.seq, cmd.attempt, ENTRUSTED, step.name, terms, None, started, ended, due))
-        self._wait(run, cmd, Entrusted(started, INFINITY if due is None else due, later.heartbeat_s, ended))
+        commands.batch.add("insert_attempts", run.id, (run.id, cmd.seq, cmd.attempt, ENTRUSTED, step.name, terms, None, started, ended, None if due == INFINITY else due))
+        self._wait(run, cmd, Entrusted(started, due, later.heartbeat_s, ended))
         commands.loop.touch(run)
 
     def _wait(self, run: Any, cmd: Any, entrusted: Entrusted) -> None:
@@ -92,7 +94,7 @@ class Tokens:
     def recall(self, run: Any, cmd: Any, past: Past) -> bool:
         """Take up a try where the history left it; False where it was not handed over and nothing came of it."""
         settled, entrusted = past.settled.pop(cmd.seq, None), past.entrusted.pop(cmd.seq, None)
-        mine = settled is not None and settled.attempt == cmd.attempt
+        mine = settled is not None and settled.kind != 0 and settled.attempt == cmd.attempt
         if entrusted is None or entrusted.attempt != cmd.attempt:
             if not mine:
                 return False
@@ -186,7 +188,7 @@ class Tokens:
         if isinstance(answer, Refused):
             self._worker.trouble = DatabaseUnavailable(f"completions can't be read: {answer.message} ({answer.sqlstate})")
             return
-        found = read_settled(answer["read_completions"])
+        found, said = read_settled(answer["read_completions"]), read_details(answer["read_completions"])
         for run in look.runs:
             for cmd in self._of(run):
                 if self._in_flight(run):
@@ -194,6 +196,8 @@ class Tokens:
                 settled = found.get((run.id, cmd.seq))
                 if settled is not None and settled.attempt != cmd.attempt:
                     settled = None
+                if (run.id, cmd.seq) in said:
+                    self._commands.past_of(run).details[cmd.seq] = said[run.id, cmd.seq]
                 if settled is not None:
                     cmd.extra.beat_us = max(cmd.extra.beat_us, settled.beat_us)
                 if not cmd.done:

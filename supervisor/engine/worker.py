@@ -31,6 +31,7 @@ from supervisor.db.worker_calls import Identity, Origin, WorkerCalls
 from supervisor.engine import replay
 from supervisor.engine.adoption import ASKED, Adoption, Own
 from supervisor.engine.batch import HOT, INFINITY, Batch
+from supervisor.engine.beats import Beats
 from supervisor.engine.cancelling import Cancels, Marks, Reasons
 from supervisor.engine.claims import Claims, every_second
 from supervisor.engine.commands import COMMIT_REJECTED, Commands
@@ -248,6 +249,8 @@ class Worker:
         self.updates = self.commands.updates = Updates(self)
         self.requests = OperatorRequests(self)
         self.tokens = self.commands.tokens = Tokens(self)
+        self.beats = self.commands.beats = self.executors.beats = Beats(self.commands, self._time.call_soon_threadsafe)
+        context.note_beat = self.beats.note
         self.cancels = Cancels(self)
         self._takers: dict[type, Callable[[Any, Any], None]] = {
             Reads: self.reading.answered, Look: self.reading.looked, Letters: self.signals.answered, Requests: self.updates.answered, Left: self.updates.answered,

@@ -174,6 +174,7 @@ ARGUMENTS = {
     "insert_published": lambda p: [p.owned, _same("k"), _same(9), _same("1"), _same("now")],
     "insert_progress": lambda p: [p.owned, _same(9), _same(1.0), _same(2.0), _same("now")],
     "set_attributes": lambda p: [p.owned, _same(9), _same("{}"), _same("now")],
+    "note_beats": lambda p: [p.owned, _same(9), _same(1), _same("now"), _same("{}")],
     "continue_runs": lambda p: [p.owned, p.fresh, _same(None), _same(None), _same(None), _same("{}"), _same(0), WORKER],
     "wake_updated": lambda p: [p.parents],
     "finish": lambda p: [p.owned, _same(1), _same(3), _same("1"), _same(1.8e9), WORKER],

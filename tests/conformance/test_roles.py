@@ -18,7 +18,7 @@ SQL = Sql()
 
 # ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
 
-VIEWS = "attempts audits attributes batches cancellations children compensations due errors failures keys later leaders live pauses published queues runs signals started steps throughput tokens updates versions waits workers".split()
+VIEWS = "attempts audits attributes batches cancellations children compensations due errors failures keys later leaders live pauses published queues runs signals started steps throughput tokens heartbeats updates versions waits workers".split()
 CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
@@ -60,8 +60,8 @@ ENGINE = (  # of workers, their parents and the leader among these
 )  # fmt: skip
 OPERATORS = ("move_runs(text, text, text, uuid, integer, boolean)",)
 WRITTEN = {
-    "INSERT": "run run_key step attempt outcome child child_done cancellation consumed publication progress_note update_accepted update_done completion task timer worker workflow workflow_version queue leader retired",
-    "UPDATE": "task timer worker workflow workflow_version queue leader retired query update_request pause changed",
+    "INSERT": "run run_key step attempt outcome child child_done cancellation consumed publication progress_note update_accepted update_done completion beat task timer worker workflow workflow_version queue leader retired",
+    "UPDATE": "task timer worker workflow workflow_version queue leader retired query update_request pause changed beat",
     "DELETE": "task timer leader retired query update_request pause changed",
 }
 READ = (

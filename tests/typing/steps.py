@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from supervisor import Retry, step
+from supervisor import Retry, Transaction, current, heartbeat, step
 
 
 @step
@@ -100,6 +100,20 @@ def wrong_in_def_workflow() -> None:
 
 
 takes_a_function(parse.aio)  # E: arg-type reportArgumentType
+
+
+@step(run="process", timeout=60, heartbeat=timedelta(seconds=3), schedule_to_close=3600)
+def takes_long(rows: int) -> int:
+    heartbeat()
+    heartbeat({"row": rows})
+    begun_at: int | None = current().heartbeat_details(int)
+    words: list[str] = current().heartbeat_details(int)  # E: assignment reportAssignmentType
+    print(words, current().heartbeat_details())
+    return begun_at or 0
+
+
+@step(transactional=True, schedule_to_close=60)
+def tried_for_a_minute(tx: Transaction, name: str) -> None: ...
 
 
 # ── declared as they should not be ───────────────────────────────────────────────────────────────────────────────
