@@ -70,7 +70,10 @@ def ended(host: Host, within_s: float = 30.0) -> int:
 
 
 def words(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+        return ""
 
 
 def sockets(pid: int) -> set[str]:
@@ -348,7 +351,8 @@ def test_processes_are_named(hosts: HostFactory, write: Callable[..., str]) -> N
         assert {words(pid) for pid in host.worker_pids()} == {f"pgsupervisor: worker {n} of shop, generation 1" for n in range(2)}
         os.kill(host.pid, signal.SIGHUP)
         reloaded(host, 2, 2)
-        assert all(words(pid).endswith("of shop, generation 2") for pid in host.worker_pids())
+        new = [True] * 2
+        eventually(lambda: [words(pid).endswith("of shop, generation 2") for pid in host.worker_pids()] == new, 20, "the old ones end, and the new ones are named")
 
 
 def test_without_the_library_nothing_is_named_and_nothing_breaks(database: Database, hosts: HostFactory, write: Callable[..., str], tmp_path: Path) -> None:
