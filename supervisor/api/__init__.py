@@ -12,6 +12,7 @@ _HOMES = {
     "supervisor.api.transaction": ("AsyncTransaction", "Transaction"),
     "supervisor.api.client": ("Client",),
     "supervisor.api.client_async": ("AsyncClient",),
+    "supervisor.api.bulk": ("Bulk",),
     "supervisor.api.handles": ("AsyncBatch", "AsyncRun", "Batch", "Moved", "Progress", "Run", "RunInfo", "VersionInfo"),
     "supervisor.api.queries": ("Query",),
     "supervisor.api.updates": ("AsyncUpdateHandle", "Update", "UpdateHandle", "handlers_finished"),
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     from supervisor.api.client import Client as Client
     from supervisor.api.client_async import AsyncClient as AsyncClient
     from supervisor.api.decorators import StartOptions as StartOptions, Workflow as Workflow, step as step, workflow as workflow
+    from supervisor.api.bulk import Bulk as Bulk
     from supervisor.api.handles import AsyncBatch as AsyncBatch, AsyncRun as AsyncRun, Batch as Batch, Moved as Moved, Progress as Progress, Run as Run, RunInfo as RunInfo, VersionInfo as VersionInfo
     from supervisor.api.queries import Query as Query
     from supervisor.api.signals import Signal as Signal

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from supervisor.api.asked import Asked, id_of, registered
+from supervisor.api.bulk import AsyncBulkVerbs, BulkVerbs
 from supervisor.api.handles import AsyncRun, Run, RunInfo
 from supervisor.core import codec, registry
 from supervisor.core.errors import InputInvalid
@@ -88,7 +89,7 @@ def terms(parts: dict[str, Any], next_in: Any) -> dict[str, Any]:
 # ── for threads ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class OperatorVerbs:
+class OperatorVerbs(BulkVerbs):
     """The verbs of `Client` and `Within`. *reason* and *actor* are kept in the view audits, with the role of the session."""
 
     _unsure = False
@@ -168,7 +169,7 @@ class OperatorVerbs:
 # ── for an event loop ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class AsyncOperatorVerbs:
+class AsyncOperatorVerbs(AsyncBulkVerbs):
     """`OperatorVerbs`, awaited."""
 
     _unsure = False

@@ -112,6 +112,12 @@ class Verbs:
             if done.workflow is not None:
                 self._hints.add(done.workflow, done.queue, 1, 0.0)
 
+    def tell_slice(self, owners: Sequence[int | None]) -> None:
+        """Likewise, of many runs: the workers that have some of them."""
+        if self._hints is not None:
+            for owner in {each for each in owners if each is not None}:
+                self._hints.signalled(owner)
+
     def start_record(self, asked: Asked, record: Any) -> Verb[Started]:
         encode = yield from self.encoder(asked)
         return (yield from self._start(asked, encode(record)))

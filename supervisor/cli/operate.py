@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import psycopg
 
     from supervisor.api.client import Client
-    from supervisor.db.bulk import Deed, Done
+    from supervisor.db.bulk import Deed
+    from supervisor.db.operator_calls import Done
 
 REFUSED_SHOWN = 5
 

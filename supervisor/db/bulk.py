@@ -18,6 +18,7 @@ import psycopg
 from supervisor.core import awaited
 from supervisor.db import refusals
 from supervisor.db.client_calls import Questions
+from supervisor.db.operator_calls import Done
 from supervisor.db.statements import Sql, ended_channel, signal_channel, wake_channel
 
 SLICE_RUNS = 500
@@ -75,17 +76,6 @@ class Deed(NamedTuple):
     seq: int | None = None
     payload: bytes | None = None
     options: dict[str, Any] | None = None
-
-
-class Done(NamedTuple):
-    """What has come of it for one run. `state`: also ended, unknown, refused, locked; `why`: of a refusal, or how it ended."""
-
-    run_id: uuid.UUID
-    did: bool
-    state: str
-    why: str | None
-    made: uuid.UUID | None
-    owner: int | None
 
 
 def operate(conn: psycopg.Connection, schema: str, deed: Deed, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> list[Done]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import psycopg
@@ -27,6 +28,32 @@ class Operated(NamedTuple):
     owner: int | None
     workflow: str | None
     queue: str | None
+
+
+class Done(NamedTuple):
+    """What has come of it for one run. `state`: also ended, unknown, refused, locked; `why`: of a refusal, or how it ended."""
+
+    run_id: uuid.UUID
+    did: bool
+    state: str
+    why: str | None
+    made: uuid.UUID | None
+    owner: int | None
+
+
+def operate_many(
+    verb: str, runs: Sequence[uuid.UUID], seq: int | None, payload: bytes | None, options: dict[str, Any], reason: str | None, actor: str | None
+) -> Ask[list[Done]]:
+    """Do *verb* to at most 500 runs, in one transaction; those that somebody has locked say so.
+
+    Repeated when the session was lost in between: what the first try did is then told as it is found.
+    """
+    values = (verb, list(runs), seq, payload, json.dumps(options), reason, actor)
+
+    def talk(tries: int) -> Talk[list[Done]]:
+        return [Done(*row) for row in (yield "client_operate_many", values)]
+
+    return Ask(talk, f"{verb} of {len(runs)} runs", writes=True, role="operator")
 
 
 def operate(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
 import psycopg
 import pytest
 
-from supervisor import InputInvalid, OperationRefused, ResultInvalid, RunEnded, RunUnknown
+from supervisor import AsyncClient, Bulk, FilterInvalid, InputInvalid, OperationRefused, ResultInvalid, RunEnded, RunUnknown
 from tests.apps import operated
 from tests.conformance.conftest import Live
 from tests.conformance.test_pausing import at_gate, audits, status
@@ -226,6 +227,46 @@ def test_a_verb_that_is_rolled_back_leaves_nothing(live: Live) -> None:
     live.effects.open("rolled-gate")
     assert run.result(timeout=20) == "after rolled"
     assert audits(live, run) == [] and live.effects.count("at", "rolled") == 1
+
+
+def test_all_that_a_filter_finds_are_asked_slice_by_slice(live: Live) -> None:
+    """Two slices; what ended is left out, what somebody has locked is told and had when it is asked again, and each has its row of audit."""
+    runs = [run.id for run in live.client.start_many(operated.operated_asleep.options(queue="default", batch="all-of-them"), [3000.0] * 520)]
+    live.until(lambda: live.database.one("select count(*) from supervisor.timer where run_id = any(%s)", runs) == len(runs), 40)
+    mine, told = "batch = all-of-them", []
+    assert live.client.operate_all("pause", mine, dry_run=True) == Bulk(520, 0, 0)
+    with live.database.connect() as other, other.transaction():
+        other.execute("select supervisor.pause(%s)", (runs[7],))
+        came = live.client.operate_all("pause", mine, each=told.append, reason="year end", actor="ann")
+        assert came == Bulk(520, 519, 0, (runs[7],))
+        raise psycopg.Rollback
+    assert sorted(each.run_id for each in told) == sorted(runs) and {each.state for each in told} == {"paused", "locked"}
+    again = asyncio.run(_resume_all(live, mine))
+    assert (again.found, again.done, again.refused) == (520, 519, 1)
+    audited = "select verb, actor, reason, count(*) from supervisor.audits where run_id = any(%s) group by 1, 2, 3 order by 1"
+    assert live.database.sql(audited, runs) == [("pause", "ann", "year end", 519), ("resume", None, None, 519)]
+    live.database.sql("select supervisor.terminate_many(%s)", runs[:500])
+    assert live.client.operate_all("pause", mine) == Bulk(20, 20, 0)
+    live.database.sql("select supervisor.terminate_many(%s)", runs[500:])
+
+
+async def _resume_all(live: Live, filter: str) -> Bulk:
+    async with AsyncClient(live.database.dsn) as client:
+        return await client.operate_all("resume", filter)
+
+
+def test_what_a_verb_takes_is_checked_before_a_run_is_asked(live: Live) -> None:
+    for words, text in (
+        (("stop", "workflow = x"), "there is no verb 'stop'; it is one of pause"), (("skip", "workflow = x"), "skip wants seq="),
+    ):  # fmt: skip
+        with pytest.raises(InputInvalid, match=text):
+            live.client.operate_all(*words)  # type: ignore[arg-type]
+    with pytest.raises(InputInvalid, match="pause takes no seq="):
+        live.client.operate_all("pause", "workflow = x", seq=1)
+    with pytest.raises(InputInvalid, match="edit_retry wants max_attempts"):
+        live.client.operate_all("edit_retry", "workflow = x", seq=1, policy={})
+    with pytest.raises(FilterInvalid):
+        live.client.operate_all("pause", "workflow is x")
 
 
 def test_actors_and_reasons_have_a_limit(live: Live) -> None:

@@ -51,6 +51,8 @@ with Client("postgresql:///", schema="supervisor") as client:
     reveal_type(client.start_many("checkout", [1, 2]))  # R: Batch[Any]
     # operators
     reveal_type(client.pause(run, "why", actor="ann"))  # R: str
+    reveal_type(client.operate_all("pause", "status = waiting", dry_run=True, each=lambda each: print(each.made)))  # R: Bulk
+    client.operate_all("stop", "status = waiting")  # E: arg-type reportArgumentType
     reveal_type(client.resume(run))  # R: bool
     reveal_type(client.retry(run, "why"))  # R: Run[dict[str, int]]
     reveal_type(client.retry(run.id))  # R: Run[Any]
