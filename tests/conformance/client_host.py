@@ -14,7 +14,7 @@ from tests.harness import Database, Effects, Host, HostFactory, Server
 
 @dataclass
 class Hosted:
-    """A database with a host of tests.apps.asked, and a client."""
+    """A database with a host of the file's APP, else of tests.apps.asked, and a client."""
 
     database: Database
     effects: Effects
@@ -27,13 +27,13 @@ class Hosted:
 
 
 @pytest.fixture(scope="module")
-def hosted(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
+def hosted(server: Server, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
     folder = tmp_path_factory.mktemp("hosted")
     database = server.database()
     effects = Effects(folder / "effects")
     hosts = HostFactory(database, effects, folder)
     try:
-        with Client(database.dsn) as client, hosts("tests.apps.asked") as host:
+        with Client(database.dsn) as client, hosts(getattr(request.module, "APP", "tests.apps.asked")) as host:
             yield Hosted(database, effects, host, client)
     finally:
         hosts.stop_all()

@@ -20,6 +20,7 @@ from supervisor.bench import pooler
 from supervisor.db import borrowed
 from tests.apps.asked import Doubled, asked_double, asked_failure, asked_sleeper
 from tests.conformance.client_host import Hosted, hosted as hosted, register
+from tests.conformance.connections import django_connection
 from tests.harness import Database, Server, eventually
 
 LEVELS = [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE]
@@ -367,20 +368,11 @@ def test_async_sqlalchemy(hosted: Hosted) -> None:
 
 
 def test_django(hosted: Hosted) -> None:
-    django = pytest.importorskip("django")
-    from django.conf import settings
-
-    parts = conninfo_to_dict(hosted.database.dsn)
-    if not settings.configured:
-        settings.configure(
-            DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": parts["dbname"], "USER": parts.get("user", ""), "HOST": parts["host"], "PORT": parts.get("port", "")}},
-            USE_TZ=True,
-        )  # fmt: skip
-        django.setup()
-    from django.db import OperationalError, connection, transaction
+    pytest.importorskip("django")
+    from django.db import OperationalError, transaction
 
     client = hosted.client
-    try:
+    with django_connection(hosted.database.dsn, "default") as connection:
         with transaction.atomic():
             kept = client.within(connection).start(asked_double, 1)
             with connection.cursor() as cursor:
@@ -408,8 +400,6 @@ def test_django(hosted: Hosted) -> None:
                 cursor.execute("select 1")
             client.start(asked_sleeper.options(key="dj-race"), 1)
             client.within(connection).start(asked_sleeper.options(key="dj-race"), 1)
-    finally:
-        connection.close()
 
 
 def test_workflow_code_may_not_borrow_either(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
