@@ -28,7 +28,7 @@ from tests.harness import ROOT, Server, eventually
 APP = "tests.apps.within"
 ENDINGS = ("committed", "rolled_back", "savepoint", "aborted")
 CELLS = [(kind, verb, ending) for kind in KINDS for verb in VERBS for ending in ENDINGS]
-MOVED = [(kind, verb) for kind in ("psycopg_repeatable_read", "psycopg_serializable") for verb in ("signal", "cancel", "update")]
+MOVED = [(kind, verb) for kind in ("psycopg_repeatable_read", "psycopg_serializable") for verb in ("signal", "cancel", "update", "complete")]
 OTHERS_ON = ("psycopg", "psycopg_async", "sqlalchemy", "sqlalchemy_async", "django", "sql")
 FAILING = {"retry": within_failed, "fork": within_failed, "skip": within_backoff, "edit_retry": within_backoff}  # what is done to runs that failed
 HANDLES = (Run, AsyncRun, UpdateHandle, AsyncUpdateHandle)
