@@ -252,8 +252,11 @@ class SqlAlchemy(Connection):
 
         engine = create_engine("postgresql+psycopg://", connect_args=conninfo_to_dict(dsn))
         left.callback(engine.dispose)
-        self.conn = left.enter_context(engine.connect())
+        self.conn = left.enter_context(self.opened(engine))
         self.within = left.enter_context(Client(dsn)).within(self.conn)
+
+    def opened(self, engine: Any) -> Any:
+        return engine.connect()
 
     @contextmanager
     def transaction(self, keep: bool) -> Iterator[None]:
@@ -270,6 +273,16 @@ class SqlAlchemy(Connection):
 
     def sql(self, statement: str) -> None:
         self.conn.exec_driver_sql(statement)
+
+
+class SqlAlchemySession(SqlAlchemy):
+    def opened(self, engine: Any) -> Any:
+        from sqlalchemy.orm import Session
+
+        return Session(engine)
+
+    def sql(self, statement: str) -> None:
+        self.conn.connection().exec_driver_sql(statement)
 
 
 class AsyncSqlAlchemy(AsyncPsycopg):
@@ -355,7 +368,8 @@ def django_connection(dsn: str, alias: str) -> Iterator[Any]:
 
 KINDS: dict[str, type[Connection]] = {
     "psycopg": Psycopg, "psycopg_repeatable_read": RepeatableRead, "psycopg_serializable": Serializable, "psycopg_block": PsycopgBlock,
-    "psycopg_async": AsyncPsycopg, "sqlalchemy": SqlAlchemy, "sqlalchemy_async": AsyncSqlAlchemy, "django": Django, "sql": Plain, "trigger": Trigger,
+    "psycopg_async": AsyncPsycopg, "sqlalchemy": SqlAlchemy, "sqlalchemy_session": SqlAlchemySession, "sqlalchemy_async": AsyncSqlAlchemy,
+    "django": Django, "sql": Plain, "trigger": Trigger,
 }  # fmt: skip
 
 

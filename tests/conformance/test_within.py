@@ -29,7 +29,7 @@ APP = "tests.apps.within"
 ENDINGS = ("committed", "rolled_back", "savepoint", "aborted")
 CELLS = [(kind, verb, ending) for kind in KINDS for verb in VERBS for ending in ENDINGS]
 MOVED = [(kind, verb) for kind in ("psycopg_repeatable_read", "psycopg_serializable") for verb in ("signal", "cancel", "update", "complete")]
-OTHERS_ON = ("psycopg", "psycopg_async", "sqlalchemy", "sqlalchemy_async", "django", "sql")
+OTHERS_ON = ("psycopg", "psycopg_async", "sqlalchemy", "sqlalchemy_session", "sqlalchemy_async", "django", "sql")
 FAILING = {"retry": within_failed, "fork": within_failed, "skip": within_backoff, "edit_retry": within_backoff}  # what is done to runs that failed
 HANDLES = (Run, AsyncRun, UpdateHandle, AsyncUpdateHandle)
 STARTS, HANDED = ("start", "start_many", "signal_with_start", "update_with_start"), ("complete", "fail", "heartbeat")  # what they need a run for, or a token
@@ -146,7 +146,7 @@ class World:
 
     def traces(self, word: str) -> list[str]:
         """Tables of the engine in which *word* stands anywhere, as text or in bytes."""
-        tables = "select relname::text from pg_class where relnamespace = 'supervisor'::regnamespace and relkind in ('r', 'p') and not relispartition"
+        tables = "select relname::text from pg_class where relnamespace = 'supervisor'::regnamespace and relkind = 'r' and pg_relation_size(oid) > 0"
         found = " or ".join(f"strpos(t::text, '{text}') > 0" for text in (word, word.encode().hex()))
         each = [f"select '{name}' where exists (select from supervisor.\"{name}\" t where {found})" for (name,) in self.database.sql(tables)]
         return [name for (name,) in self.database.sql(" union all ".join(each))]
@@ -350,7 +350,7 @@ HAPPENED: dict[str, str] = {  # true of the run or name when it has happened
     "fail": "select status = 'failed' and error ->> 'message' like '%%' || %(word)s || '%%' from supervisor.runs where run_id = %(run)s",
     "heartbeat": "select details = to_jsonb(%(word)s::text) from supervisor.tokens where run_id = %(run)s",
     "pause": "select status = 'paused' from supervisor.runs where run_id = %(run)s",
-    "resume": "select status = 'waiting' from supervisor.runs where run_id = %(run)s",
+    "resume": "select status in ('ready', 'running', 'waiting') from supervisor.runs where run_id = %(run)s",
     "retry": "select count(*) = 2 from supervisor.runs where input ->> 'name' = %(name)s and status = 'failed'",
     "fork": "select count(*) = 2 from supervisor.runs where input ->> 'name' = %(name)s and status = 'failed'",
     "skip": "select status = 'completed' and result = to_jsonb(%(word)s::text) from supervisor.runs where run_id = %(run)s",
