@@ -50,12 +50,14 @@ SQL = {
 SETUP = (
     "create table orders (verb text, name text, run uuid, token text, word text)",
     "create table triggering () inherits (orders)",
+    "create table deferring () inherits (orders)",
     "create function order_made() returns trigger language plpgsql as $$ begin case new.verb "
     + " ".join(
         f"when '{verb}' then perform {call.format(name='new.name', run='new.run', token='new.token', word='new.word')};" for verb, call in SQL.items()
     )
     + " end case; return new; end $$",
     "create trigger order_made after insert on triggering for each row execute function order_made()",
+    "create constraint trigger order_made after insert on deferring deferrable initially deferred for each row execute function order_made()",
 )
 
 

@@ -17,12 +17,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from supervisor import AsyncClient, AsyncRun, Client, KeyMismatch, Run, RunCancelled, RunClosed, SupervisorError, TokenClosed
+from supervisor import AsyncClient, AsyncRun, Client, ClientMisused, KeyMismatch, Run, RunCancelled, RunClosed, SupervisorError, TokenClosed
 from supervisor.api.updates import AsyncUpdateHandle, UpdateHandle
 from supervisor.api.within import AsyncWithin, Within
 from tests.apps.within import END, within_asked, within_backoff, within_failed, within_open, within_started, within_token, within_told
 from tests.conformance.client_host import Hosted, hosted as hosted
-from tests.conformance.connections import KINDS, SETUP, VERBS, Connection, Target
+from tests.conformance.connections import KINDS, SETUP, VERBS, Connection, Target, row_of
 from tests.harness import ROOT, Server, eventually
 
 APP = "tests.apps.within"
@@ -45,7 +45,7 @@ def roles(server: Server, hosted: Hosted) -> Iterator[dict[str, str]]:
     try:
         for role, group in ((CLIENT, "supervisor_client"), (OPERATOR, "supervisor_operator")):
             database.sql(f"create role {role} login in role {group}")
-            database.sql(f"grant select, insert on orders, triggering to {role}")
+            database.sql(f"grant select, insert on orders, triggering, deferring to {role}")
         yield {role: make_conninfo(database.dsn, user=role) for role in (CLIENT, OPERATOR)}
     finally:
         for role in (CLIENT, OPERATOR):
@@ -103,6 +103,7 @@ class World:
         asked += [(verb, f"{what}-{verb}") for what in ("killed", "unsaid") for verb in VERBS]
         asked += [(verb, f"moved-{kind}-{verb}") for kind, verb in MOVED]
         asked += [(verb, f"other-{kind}-{verb}") for kind in OTHERS_ON for verb in OTHERS if verb not in FAILING]
+        asked += [("signal", "deferred")]
         self._targets = {target.name: target for target in self.make(asked)}
         for verb, workflow in FAILING.items():
             for kind in OTHERS_ON:
@@ -305,6 +306,27 @@ def test_the_matrix_is_done_as_a_client_that_may_nothing_else(world: World, conn
     for statement in ("select from supervisor.runs", "delete from supervisor.task", "select supervisor.skip(supervisor.new_id(), 0, '1')"):
         with pytest.raises(Exception, match="permission denied"), conn.transaction(True):
             conn.sql(statement)
+
+
+def test_a_deferred_trigger_says_its_verb_at_the_commit(world: World, connections: Callable[[str], Connection]) -> None:
+    """And what is refused there is refused to the commit: the row is not there either."""
+    target, conn = world["deferred"], connections("trigger")
+    with conn.transaction(True):
+        conn.sql(row_of("deferring", "signal", target, "kept-deferred"))
+    world.once("signal", target, "kept-deferred")
+    with pytest.raises(psycopg.Error, match="has ended"), conn.transaction(True):
+        conn.sql(row_of("deferring", "signal", target, "lost-deferred"))
+    assert world.orders(target) == ["kept-deferred"] and world.traces("lost-deferred") == []
+
+
+@pytest.mark.parametrize("kind", ["psycopg_block", "django"])
+def test_no_verb_is_said_where_no_transaction_is_open(world: World, connections: Callable[[str], Connection], kind: str) -> None:
+    """Each statement would be committed by itself, and the caller believes that it is not."""
+    conn, target = connections(kind), Target(f"outside-{kind}", uuid.UUID(int=0), "pgst_none")
+    for verb, said in {**VERBS, **{verb: said for verb, (said, _) in OTHERS.items() if verb != "skip"}}.items():  # skip asks first, which a client may not
+        with pytest.raises(ClientMisused, match="commits each statement by itself"):
+            conn.utter(said, "", target, f"lost-{verb}")
+    assert world.traces(target.name) == []
 
 
 # ── the other verbs ──────────────────────────────────────────────────────────────────────────────────────────────
