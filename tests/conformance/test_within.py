@@ -323,7 +323,7 @@ def test_a_deferred_trigger_says_its_verb_at_the_commit(world: World, connection
 def test_no_verb_is_said_where_no_transaction_is_open(world: World, connections: Callable[[str], Connection], kind: str) -> None:
     """Each statement would be committed by itself, and the caller believes that it is not."""
     conn, target = connections(kind), Target(f"outside-{kind}", uuid.UUID(int=0), "pgst_none")
-    for verb, said in {**VERBS, **{verb: said for verb, (said, _) in OTHERS.items() if verb != "skip"}}.items():  # skip asks first, which a client may not
+    for verb, said in {**VERBS, **{verb: said for verb, (said, _) in OTHERS.items() if verb not in ("skip", "operate_all")}}.items():  # they ask first, which a client may not
         with pytest.raises(ClientMisused, match="commits each statement by itself"):
             conn.utter(said, "", target, f"lost-{verb}")
     assert world.traces(target.name) == []
@@ -356,6 +356,10 @@ OTHERS: dict[str, tuple[Said, str]] = {
         lambda within, target, word: within.edit_retry(target.run, 0, next_in=0, reason=word),
         "supervisor.edit_retry({run}, 0, next_in => 0, reason => {word})",
     ),
+    "operate_all": (
+        lambda within, target, word: within.operate_all("pause", f"key = {target.name}", reason=word),
+        "supervisor.operate_many('pause', array[{run}], null, null, '{{}}', {word}, null)",
+    ),
     "terminate": (lambda within, target, word: within.terminate(target.run, word), "supervisor.terminate({run}, {word})"),
 }
 READY = {
@@ -377,6 +381,7 @@ HAPPENED: dict[str, str] = {  # true of the run or name when it has happened
     "fork": "select count(*) = 2 from supervisor.runs where input ->> 'name' = %(name)s and status = 'failed'",
     "skip": "select status = 'completed' and result = to_jsonb(%(word)s::text) from supervisor.runs where run_id = %(run)s",
     "edit_retry": "select count(*) = 2 from supervisor.attempts where run_id = %(run)s and kind = 'failed'",
+    "operate_all": "select status = 'paused' from supervisor.runs where run_id = %(run)s",
     "terminate": "select status = 'terminated' from supervisor.runs where run_id = %(run)s",
 }
 
