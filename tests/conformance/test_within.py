@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import psycopg
@@ -75,7 +75,11 @@ class World:
 
     def __init__(self, hosted: Hosted) -> None:
         self.hosted, self.client, self.database, self.effects = hosted, hosted.client, hosted.database, hosted.effects
+        self._asking = hosted.database.connect()
         self._targets: dict[str, Target] = {}
+
+    def close(self) -> None:
+        self._asking.close()
 
     def make(self, asked: list[tuple[str, str]], held: bool = False) -> list[Target]:
         """Targets for (verb, name), all at once; when this returns their runs have left memory, or where *held* wait in it."""
@@ -152,6 +156,11 @@ class World:
         each = [f"select '{name}' where exists (select from supervisor.\"{name}\" t where {found})" for (name,) in self.database.sql(tables)]
         return [name for (name,) in self.database.sql(" union all ".join(each))]
 
+    def holds(self, question: str, target: Target, word: str = "") -> bool:
+        """Whether *question*, of a target and a word, is answered with yes."""
+        row = self._asking.execute(question, {**target._asdict(), "word": word}).fetchone()
+        return row is not None and bool(row[0])
+
     def orders(self, target: Target) -> list[str]:
         return [word for (word,) in self.database.sql("select word from orders where name = %s order by word", target.name)]
 
@@ -172,10 +181,11 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(hosted: Hosted, roles: dict[str, str]) -> World:
+def world(hosted: Hosted, roles: dict[str, str]) -> Iterator[World]:
     made = World(hosted)
     made.all()
-    return made
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize(("kind", "verb", "ending"), CELLS, ids=["-".join(cell) for cell in CELLS])
@@ -386,19 +396,13 @@ HAPPENED: dict[str, str] = {  # true of the run or name when it has happened
 }
 
 
-def is_true(world: World, question: str, target: Target, word: str = "") -> bool:
-    with world.database.connect() as conn:
-        row = conn.execute(question, {**target._asdict(), "word": word}).fetchone()
-    return row is not None and bool(row[0])
-
-
 @pytest.mark.parametrize("kind", OTHERS_ON)
 def test_every_other_verb_shares_the_fate_of_its_transaction(world: World, roles: dict[str, str], kind: str) -> None:
     """Those of operators too, as an operator."""
     targets = {verb: world[f"other-{kind}-{verb}"] for verb in OTHERS}
     world.client.pause(targets["resume"].run)
     for verb, question in READY.items():
-        eventually(lambda verb=verb, question=question: is_true(world, question, targets[verb]), 20, f"what {verb} is done to")  # type: ignore[misc]
+        eventually(partial(world.holds, question, targets[verb]), 20, f"what {verb} is done to")
     with ExitStack() as left:
         conn = connected(kind, roles[OPERATOR], left)
         for word, keep in ((f"lost-other-{kind}", False), (f"kept-other-{kind}", True)):
@@ -407,9 +411,9 @@ def test_every_other_verb_shares_the_fate_of_its_transaction(world: World, roles
                     conn.utter(said, call, targets[verb], word)
             if not keep:
                 assert world.traces(word) == []
-                assert [verb for verb, question in HAPPENED.items() if is_true(world, question, targets[verb], word)] == []
+                assert [verb for verb, question in HAPPENED.items() if world.holds(question, targets[verb], word)] == []
     for verb, question in HAPPENED.items():
-        eventually(lambda verb=verb, question=question: is_true(world, question, targets[verb], f"kept-other-{kind}"), 20, f"{verb} on {kind}")  # type: ignore[misc]
+        eventually(partial(world.holds, question, targets[verb], f"kept-other-{kind}"), 20, f"{verb} on {kind}")
 
 
 def test_no_verb_is_missing_in_a_transaction() -> None:
