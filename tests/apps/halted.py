@@ -49,7 +49,7 @@ def halt_in_transaction(tx: Any, name: str) -> str:
     return name
 
 
-@step(retry=Retry(max_attempts=3, initial=3600))
+@step(retry=Retry(max_attempts=3, initial=3e6, maximum=3e6))
 def halt_fails(name: str) -> str:
     note("halt_began", name)
     raise OSError("not now")

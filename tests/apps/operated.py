@@ -31,7 +31,7 @@ def operated_after(word: str) -> str:
     return f"after {word}"
 
 
-@step(retry=Retry(max_attempts=20, initial=3000, maximum=3000))
+@step(retry=Retry(max_attempts=20, initial=3e6, maximum=3e6))
 def operated_failing(word: str, until: str) -> int:
     """Fails until the file *until* is there."""
     attempt = current().attempt
@@ -43,7 +43,7 @@ def operated_failing(word: str, until: str) -> int:
     return attempt
 
 
-@step(retry=Retry(max_attempts=3, initial=3000, maximum=3000))
+@step(retry=Retry(max_attempts=3, initial=3e6, maximum=3e6))
 def operated_always_failing(word: str) -> int:
     note("try", word, current().attempt)
     raise ValueError(f"try {current().attempt} of {word}")

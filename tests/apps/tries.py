@@ -97,7 +97,7 @@ async def charges(kind: str) -> str:
     return await charge.aio(kind)
 
 
-@step(retry=Retry(max_attempts=2, initial=3600))
+@step(retry=Retry(max_attempts=2, initial=3e6, maximum=3e6))
 def later(seconds: float) -> int:
     note("later", current().attempt)
     raise RetryAfter(seconds)
