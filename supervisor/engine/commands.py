@@ -31,7 +31,7 @@ from supervisor.engine import terms
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.misuse import explained
-from supervisor.engine.replay import CANCELLED, TERMINATED, Kid, Past, check, has_begun
+from supervisor.engine.replay import CANCELLED, TERMINATED, Kid, Past, check, has_begun, too_long
 from supervisor.engine.signals import Listening, until
 from supervisor.engine.tokens import Entrusted
 
@@ -494,13 +494,11 @@ class Commands:
 
     def grown(self, run: Any, cmd: Any) -> HistoryTooLong | None:
         """The run calls a command beyond what its history is warned at: the error where it may not."""
-        most = run.workflow.info.max_steps
-        run.seq_max = most
-        if cmd.seq < most:
-            if run.history is None:
-                log.warning("run %s of %s has called %d of at most %d steps; it should continue as a new run", UUID(bytes=run.id), run.workflow.name, cmd.seq, most)
-            return None
-        return HistoryTooLong(UUID(bytes=run.id), run.workflow.name, most)
+        error = too_long(run, cmd)
+        if error is None and run.history is None:
+            name, most = run.workflow.name, run.workflow.info.max_steps
+            log.warning("run %s of %s has called %d of at most %d steps; it should continue as a new run", UUID(bytes=run.id), name, cmd.seq, most)
+        return error
 
     def time_out(self, run: Any) -> None:
         """The run's `timeout=` is over: it ends here, whatever it was doing, once what it has named is undone. A step that is executing is given up."""

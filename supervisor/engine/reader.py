@@ -13,11 +13,11 @@ from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import SLOT_BYTES, Slot
 from supervisor.api.words import Continued
 from supervisor.core import codec, context, registry
-from supervisor.core.errors import ReplayMismatch
+from supervisor.core.errors import HistoryTooLong, ReplayMismatch
 from supervisor.engine import compensation, handlers
 from supervisor.engine.commands import Commands
 from supervisor.engine.green import close_green, green
-from supervisor.engine.replay import Past, check, handling_of, replay
+from supervisor.engine.replay import Past, check, handling_of, replay, too_long
 
 
 class Reader:
@@ -87,8 +87,9 @@ class Reader:
     def attributed(self, run: Any, changes: dict[str, Any]) -> None:
         pass
 
-    def grown(self, run: Any, cmd: Any) -> None:
-        pass
+    def grown(self, run: Any, cmd: Any) -> HistoryTooLong | None:
+        """What its code was told then it is told again: a run may have ended by it."""
+        return too_long(run, cmd)
 
     def compensates(self, run: Any, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run.past.undo.append(compensation.Undo(what, args, kwargs, run.seq - 1))

@@ -19,7 +19,7 @@ from supervisor._fastpath import loop as core
 from supervisor.api.words import TIMEOUT
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.codec import decode_error, brief
-from supervisor.core.errors import InputInvalid, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, SupervisorError
+from supervisor.core.errors import HistoryTooLong, InputInvalid, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, SupervisorError
 from supervisor.engine import compensation
 from supervisor.engine.handlers import Handling, give
 from supervisor.engine.terms import SCHEDULED
@@ -279,6 +279,13 @@ def check(run: Any, command: Any) -> None:
     record = run.history.get(command.seq)
     if record is not None and (record.kind != command.kind or record.name != command.step.wire_name):
         raise ReplayMismatch(UUID(bytes=run.id), command.seq, str(record), _called(command))
+
+
+def too_long(run: Any, cmd: Any) -> HistoryTooLong | None:
+    """The error of a command that is one more than the run may have; from now on it is looked at where that is."""
+    most = run.workflow.info.max_steps
+    run.seq_max = most
+    return None if cmd.seq < most else HistoryTooLong(UUID(bytes=run.id), run.workflow.name, most)
 
 
 def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
