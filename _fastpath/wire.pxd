@@ -39,5 +39,6 @@ cdef class Slot:
 
 cpdef object resume(object coroutine)
 cpdef int64_t clock_us()
+cpdef void hold_clock(int64_t us)
 cpdef int64_t id_time_us(bytes run_id)
 cpdef unsigned long thread_id()

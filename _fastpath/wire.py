@@ -193,9 +193,18 @@ class Watched:
         self._coroutine.close()
 
 
+_held = 0
+
+
 def clock_us() -> int:
-    """This machine's clock in microseconds since 2000-01-01."""
-    return time.time_ns() // 1000 - EPOCH_2000_US
+    """This machine's clock in microseconds since 2000-01-01, or what it is held at."""
+    return _held or time.time_ns() // 1000 - EPOCH_2000_US
+
+
+def hold_clock(us: int) -> None:
+    """The clock of this process shows *us* from now on; 0: it goes again. For tests of workflows (supervisor.testing)."""
+    global _held
+    _held = us
 
 
 def id_time_us(run_id: bytes) -> int:

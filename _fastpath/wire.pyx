@@ -301,11 +301,22 @@ cdef class Watched:
         self.coroutine.close()
 
 
+cdef int64_t _held = 0
+
+
 cpdef int64_t clock_us():
-    """This machine's clock in microseconds since 2000-01-01."""
+    """This machine's clock in microseconds since 2000-01-01, or what it is held at."""
     cdef timespec now
+    if _held:
+        return _held
     clock_gettime(CLOCK_REALTIME, &now)
     return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000 - 946684800000000LL
+
+
+cpdef void hold_clock(int64_t us):
+    """The clock of this process shows *us* from now on; 0: it goes again. For tests of workflows (supervisor.testing)."""
+    global _held
+    _held = us
 
 
 cpdef int64_t id_time_us(bytes run_id):

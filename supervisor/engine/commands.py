@@ -57,6 +57,8 @@ class Waiting:
 class Commands:
     """The loop's answers. `batch` is the one being built; `pump` asks the worker to look for work soon."""
 
+    may_inline = True  # `def` steps, on the loop's own thread
+
     def __init__(self, executors: Executors, transactions: Any, workflow_ids: dict[str, int], new_id: Callable[[], bytes], pump: Callable[[], None]) -> None:
         self.loop: Any = None
         self.batch = Batch()
@@ -113,7 +115,7 @@ class Commands:
             step.settle()
         if info.close_s is not None and self._closed(run, cmd):
             return
-        step.inline = step.inline or info.place == "inline"
+        step.inline = self.may_inline and (step.inline or info.place == "inline")
         if step.inline:
             self.loop.inline(run, cmd)
         elif info.at_most_once and cmd.extra is None:
