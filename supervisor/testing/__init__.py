@@ -1,0 +1,26 @@
+"""The test kit: run workflows in a test, without a database or on one, with time that is skipped and steps that are mocked. See docs/testing.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from supervisor.core.errors import EnvironmentStuck as EnvironmentStuck, MockUsedUp as MockUsedUp, NotInMemory as NotInMemory, StepNotMocked as StepNotMocked
+    from supervisor.testing.environment import TestEnvironment as TestEnvironment, crashes as crashes
+    from supervisor.testing.mocks import Call as Call, Mock as Mock
+
+_HOMES = {
+    "Call": "testing.mocks", "EnvironmentStuck": "core.errors", "Mock": "testing.mocks", "MockUsedUp": "core.errors", "NotInMemory": "core.errors",
+    "StepNotMocked": "core.errors", "TestEnvironment": "testing.environment", "crashes": "testing.environment",
+}  # fmt: skip
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Imported at first use: who asks for the plugin alone loads no engine."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"supervisor.{home}"), name)

@@ -1,0 +1,156 @@
+"""What is recorded of runs in memory: as a document, replayed, asked, and in words."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from supervisor.core.errors import EnvironmentStuck, ReplayMismatch, RunUnknown
+from supervisor.core.histories import STATUSES, History, Pending, Recorded, kind_name, moment
+from supervisor.engine.answering import answers
+from supervisor.engine.reader import Reader
+from supervisor.engine.verify import Divergence, Verifier
+from supervisor.testing.tables import OUTCOMES, WAITS, Tables, Task
+
+NONDETERMINISM = 19
+
+
+def history(tables: Tables, run_id: uuid.UUID) -> History:
+    """As db/histories.py reads it."""
+    row = tables.runs.get(run_id.bytes)
+    if row is None:
+        raise RunUnknown(run_id)
+    records = [
+        Recorded(each.seq, kind_name(each.kind), STATUSES[each.status], each.name, moment(each.ended), msgspec.Raw(each.result if each.result is not None else b"null"))
+        for each in tables.steps.get(row.id, ())
+    ]  # fmt: skip
+    task, outcome = tables.tasks.get(row.id), tables.outcomes.get(row.id)
+    status = OUTCOMES[outcome.status] if outcome is not None else "waiting"
+    version = outcome.version if outcome is not None else task.version if task is not None else None
+    recorded = {each.seq for each in records}
+    return History(
+        run_id=run_id, workflow=tables.catalogue.name_of(row.workflow), version=version, key=row.key, status=status, input=msgspec.Raw(row.input), records=records,
+        pending=[each for each in _pending(tables, row.id, task) if each.seq not in recorded],
+    )  # fmt: skip
+
+
+def _pending(tables: Tables, run: bytes, task: Task | None) -> Iterator[Pending]:
+    for seq in tables.timers.get(run, ()):
+        yield Pending(seq, "timer", "sleep")
+    for seq, kid in tables.children.get(run, {}).items():
+        yield Pending(seq, "child", tables.catalogue.name_of(tables.runs[kid].workflow))
+    for seq, name in {each.seq: each.name for each in tables.attempts.get(run, ())}.items():
+        yield Pending(seq, "attempt", name)
+    if task is not None and task.owner is None and task.wait_kind in range(9, 16) and task.seq is not None and task.step is not None:
+        yield Pending(task.seq, "wait", task.step)
+
+
+# ── replayed ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Untimed(Verifier):
+    """Without an alarm clock: a test has a limit of its own."""
+
+    @contextmanager
+    def _watched(self, code: Any) -> Iterator[None]:
+        yield
+
+
+def verify(document: History) -> None:
+    """Raises ReplayMismatch where the code that is here does something else."""
+    parted = _Untimed().compare(document)
+    if parted is not None:
+        raise mismatch(parted)
+
+
+def mismatch(parted: Divergence) -> ReplayMismatch:
+    place = f"{parted.now} at {parted.file}:{parted.line}" if parted.file else parted.now
+    return ReplayMismatch(parted.run_id, parted.seq, parted.recorded, place)
+
+
+class _Started(msgspec.Struct):
+    """As AnswerCalls.run gives it."""
+
+    workflow: str
+    key: str | None
+    input: bytes
+    steps: int
+    result_bytes: int
+    reached: int | None
+
+
+class _Asked(msgspec.Struct):
+    id: uuid.UUID
+    run_id: uuid.UUID
+    name: str
+    input: bytes | None
+    tries: int = 0
+
+
+class _Calls:
+    """What the answerer of queries reads."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._t = tables
+
+    def run(self, run_id: uuid.UUID) -> _Started:
+        row, steps = self._t.runs[run_id.bytes], self._t.steps.get(run_id.bytes, [])
+        known = [*self._t.timers.get(row.id, ()), *self._t.children.get(row.id, ()), *(each.seq for each in self._t.attempts.get(row.id, ()))]
+        name = self._t.catalogue.name_of(row.workflow)
+        return _Started(name, row.key, row.input, len(steps), sum(len(each.result or b"") for each in steps), max(known, default=None))
+
+    def steps(self, run_id: uuid.UUID) -> list[tuple[Any, ...]]:
+        return [(each.seq, each.kind, each.status, each.name, each.result, each.ended) for each in self._t.steps.get(run_id.bytes, ())]
+
+
+def answer(tables: Tables, run: bytes, name: str, payload: bytes | None) -> tuple[int, bytes]:
+    """Of a query: (status, JSON), by a replay beside the run, as a host answers it."""
+    asked = _Asked(uuid.uuid4(), uuid.UUID(bytes=run), name, payload)
+    calls: Any = _Calls(tables)
+    [(_, status, reply)] = answers(calls, Reader(), [asked])  # type: ignore[list-item]
+    return status, reply
+
+
+# ── in words ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def waiting(tables: Tables) -> list[str]:
+    """Every live run and what it waits for."""
+    return [f"run {uuid.UUID(bytes=task.id)} of {_named(tables, task)}: {_words(tables, task)}" for task in sorted(tables.tasks.values(), key=lambda task: task.id)]
+
+
+def _named(tables: Tables, task: Task) -> str:
+    name = tables.catalogue.name_of(task.workflow)
+    return f"{name} (key {task.key!r})" if task.key is not None else name
+
+
+def _words(tables: Tables, task: Task) -> str:
+    if task.owner is not None:
+        return "it is in memory"
+    facts = json.loads(task.detail) if task.detail else {}
+    kind = WAITS[(task.wait_kind or 1) - 1]
+    if task.put_aside:
+        return f"put aside, {kind}: {facts.get('error') or facts.get('why') or facts}"
+    if task.ready_at <= tables.now():
+        return "it is ready"
+    until = f", until {moment(task.ready_at).isoformat()}" if tables.next_due() is not None and task.ready_at < (1 << 62) else ""
+    return f"waits for {', '.join(facts.get('waits_for') or [kind])}{until}"
+
+
+def refuse_put_aside(tables: Tables, run: bytes) -> None:
+    """Raise why the engine has put the run aside, if it has."""
+    task = tables.tasks.get(run)
+    if task is None or task.owner is not None or not task.put_aside:
+        return
+    facts = json.loads(task.detail or "{}")
+    if task.wait_kind == NONDETERMINISM:
+        raise ReplayMismatch(uuid.UUID(bytes=run), facts["seq"], facts["expected"], facts["found"])
+    raise EnvironmentStuck(f"run {uuid.UUID(bytes=run)} was put aside by the engine", waiting(tables))
+
+
+__all__ = ["answer", "history", "refuse_put_aside", "verify", "waiting"]

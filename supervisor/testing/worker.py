@@ -1,0 +1,401 @@
+"""The engine's own worker, in the test's process, on tables in memory or on a real session; steps are executed one after another, or played by mocks.
+
+Everything that decides (what a command becomes, retries, replay, cancellation, waits) is supervisor.engine. Owned here: that it does not poll, for
+whoever changes something tells it; and how the bodies of steps are executed, so that the same test does the same in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from datetime import timedelta
+from queue import SimpleQueue
+from typing import Any
+
+from supervisor.core import registry
+from supervisor.core.context import executing
+from supervisor.core.errors import MockUsedUp, NotInMemory, StepNotMocked
+from supervisor.db.worker_calls import Identity
+from supervisor.engine.commands import Commands
+from supervisor.engine.executors import Call as Executed
+from supervisor.engine.executors import Executors
+from supervisor.engine.rest import Board, Rest
+from supervisor.engine.watchdog import Watchdog
+from supervisor.engine.worker import Worker, WorkerOptions
+from supervisor.testing.clock import Clock, VirtualLoop
+from supervisor.testing.ids import SeededIds
+from supervisor.testing.mocks import Call, Mock, Mocks
+from supervisor.testing.session import MemorySession
+from supervisor.testing.statements import Statements
+from supervisor.testing.tables import COMPLETED, CRASHED, StepRow, Tables
+
+IN_FLIGHT = 10_000
+INF = float("inf")
+
+
+@contextmanager
+def running(events: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """While the parts of a worker are made they look for the loop that they live on; a test's own loop is hidden."""
+    before = asyncio._get_running_loop()
+    asyncio._set_running_loop(events)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(before)
+
+
+class Told(Rest):
+    """A worker that found nothing rests until it is told."""
+
+    def _wait(self, wait_s: float) -> None:
+        self.look_at = INF
+
+
+class Unwatched(Watchdog):
+    """No step runs on the loop's own thread."""
+
+    def before_group(self) -> None:
+        pass
+
+
+class OneByOne(Executors):
+    """Bodies of steps: `def` ones in a thread that the loop waits for, `async def` ones as tasks, mocked ones as their mocks say.
+
+    fail     told of what ends the test
+    """
+
+    def __init__(self, clock: Clock, now_us: Callable[[], int], finished: Any, mocks: Mocks, fail: Callable[[BaseException], None]) -> None:
+        super().__init__(1, [], [], now_us, finished, None, lambda _: None)
+        self._virtual, self._mocks, self._fail = clock, mocks, fail
+        self._played: dict[Executed, asyncio.TimerHandle | asyncio.Handle] = {}
+        self._thread: StepThread | None = None
+
+    def begin(self, run: Any, command: Any) -> Executed:
+        call = self._mocks.note(run, command)
+        mock = self._mocks.of(command.step)
+        if mock is not None:
+            return self._play(run, command, mock, call)
+        if self._mocks.strict:
+            self._fail(StepNotMocked(command.step.name, str(call)))
+            return self._known(run, command)
+        return self.task(run, command) if command.step.is_async else self._in_thread(run, command)
+
+    def _known(self, run: Any, command: Any) -> Executed:
+        call = Executed(run, command, self._clock())
+        self.calls.add(call)
+        self._limit(call)
+        return call
+
+    def _limit(self, call: Executed) -> None:
+        limit_s = call.command.step.info.timeout_s
+        if limit_s is not None:
+            call.deadline = self._virtual.now + timedelta(seconds=limit_s)
+            call.timer = self._loop.call_later(limit_s, self._expire, call, limit_s, context=self._context)
+
+    # ── mocks ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _play(self, run: Any, command: Any, mock: Mock, call: Call) -> Executed:
+        made = self._known(run, command)
+        self._played[made] = self._loop.call_later(mock.takes_s, self._played_now, made, mock, call, context=self._context.copy())
+        return made
+
+    def _played_now(self, made: Executed, mock: Mock, call: Call) -> None:
+        self._played.pop(made, None)
+        value, error = outcome_of(made.command, lambda: mock.play(call), self._fail)
+        if inspect.isawaitable(value):
+            made.task = self._loop.create_task(self._await_mock(made, value), context=self._context.copy())
+        elif made.live:
+            self._end(made, value, error, self._clock())
+
+    async def _await_mock(self, made: Executed, waits: Any) -> None:
+        executing.set(made.command)
+        value = error = None
+        try:
+            value = await waits
+        except BaseException as raised:  # noqa: BLE001 - the workflow decides what it means
+            error = raised
+        if made.live:
+            self._end(made, value, error, self._clock())
+
+    # ── bodies ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _in_thread(self, run: Any, command: Any) -> Executed:
+        """Nothing else happens meanwhile; who has not ended when its time is over is left behind."""
+        made = Executed(run, command, self._clock())
+        self.calls.add(made)
+        limit_s = command.step.info.timeout_s
+        if limit_s is not None:
+            made.deadline = self._virtual.now + timedelta(seconds=limit_s)
+        if self._thread is None:
+            self._thread = StepThread()
+        ended = self._thread.run(command)
+        if ended.wait(limit_s):
+            self._loop.call_soon(self._ended, made, *ended.outcome, context=self._context)
+        else:
+            self._thread = None
+            self._virtual.set(self._virtual.us + int((limit_s or 0.0) * 1e6))
+            self._loop.call_soon(self._expire, made, limit_s, context=self._context)
+        return made
+
+    def _ended(self, made: Executed, value: Any, error: BaseException | None) -> None:
+        if made.live:
+            self._end(made, value, error, self._clock())
+
+    def give_up(self, call: Executed) -> None:
+        if call.task is not None:
+            super().give_up(call)
+            return
+        call.live = False
+        self.calls.discard(call)
+        for handle in (call.timer, self._played.pop(call, None)):
+            if handle is not None:
+                handle.cancel()
+        if call.told is not None:
+            call.told.set()
+
+    def stop(self) -> None:
+        for call in list(self.calls):
+            self.give_up(call)
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
+
+
+class _Ended(threading.Event):
+    """Set when a body has ended; `outcome` is (value, error) then."""
+
+    outcome: tuple[Any, BaseException | None] = (None, None)
+
+
+class StepThread:
+    """One thread for the bodies of `def` steps, which are the plain function there, as in a worker's threads."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[Any, _Ended] | None] = SimpleQueue()
+        threading.Thread(target=self._work, name="pgsupervisor-test-step", daemon=True).start()
+
+    def run(self, command: Any) -> _Ended:
+        ended = _Ended()
+        self._queue.put((command, ended))
+        return ended
+
+    def stop(self) -> None:
+        self._queue.put(None)
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            command, ended = job
+            ended.outcome = outcome_of(command, lambda: command.step.fn(*command.args, **(command.kwargs or {})), None)  # noqa: B023
+            ended.set()
+
+
+def outcome_of(command: Any, body: Callable[[], Any], fail: Callable[[BaseException], None] | None) -> tuple[Any, BaseException | None]:
+    """What *body* returns or raises, called as the body of that step."""
+    token = executing.set(command)
+    try:
+        return body(), None
+    except MockUsedUp as error:
+        if fail is not None:
+            fail(error)
+        return None, error
+    except BaseException as error:  # noqa: BLE001 - the workflow decides what it means
+        return None, error
+    finally:
+        executing.reset(token)
+
+
+class WithoutDatabase:
+    """Transactional steps where there is no transaction: mocked, or refused. What a mock returns is recorded as the transaction would."""
+
+    def __init__(self, statements: Statements, loop: asyncio.AbstractEventLoop, mocks: Mocks, done: Any, fail: Callable[[BaseException], None], now_us: Any) -> None:
+        self._statements, self._loop, self._mocks, self._done, self._fail, self._now = statements, loop, mocks, done, fail, now_us
+        self.worker = 0
+        self.thread = self.doing = None
+
+    def submit(self, run: Any, command: Any) -> None:
+        call, mock = self._mocks.note(run, command), self._mocks.of(command.step)
+        if mock is None:
+            self._fail(NotInMemory(f"step {command.step.name} is transactional and has no mock: its transaction"))
+        else:
+            self._loop.call_later(mock.takes_s, self._play, run, command, mock, call)
+
+    def _play(self, run: Any, command: Any, mock: Mock, call: Call) -> None:
+        if run.gone:
+            return
+        now, step = self._now(), command.step
+        value, error = outcome_of(command, lambda: mock.play(call), self._fail)
+        if error is None:
+            try:
+                encoded, value = step.shape.settle(value)
+                self._statements.add_step(run.id, StepRow(command.seq, run.pos, command.kind, COMPLETED, step.name, encoded, now, now, self.worker))
+            except Exception as refused:  # noqa: BLE001 - a value that can't be stored fails the attempt
+                value, error = None, refused
+        self._done([(run, command, value, error, now, now)])
+
+    def go_on(self, identity: Identity) -> None:
+        self.worker = identity.id
+
+    def stop(self) -> None:
+        pass
+
+
+class MemoryWorker(Worker):
+    """A worker on tables in memory. `failure` is what ends the test, once there is such a thing."""
+
+    def __init__(self, tables: Tables, clock: Clock, events: VirtualLoop, ids: SeededIds, mocks: Mocks, number: int) -> None:
+        super().__init__(WorkerOptions(dsn="", threads=1, in_flight=IN_FLIGHT))
+        self.tables, self.events, self.failure = tables, events, None
+        self.known = registry.workflows()
+        self._clock, self._seeded, self._mocks, self._number = clock, ids, mocks, number
+        self.killed = False
+        self._recorded: dict[bytes, Any] = {}
+        self.evicting = False  # every run leaves memory after each of its commits
+        self.on_commit: Callable[[], bool] = lambda: False
+        self.capacity = IN_FLIGHT
+
+    failure: BaseException | None
+
+    def begin(self) -> None:
+        """As `run`, but that others drive the loop."""
+        self._time = self.events
+        with running(self.events):
+            self._end = self.events.create_future()
+            self._context = copy_context()
+            self.rest = Told(Board(1).seat(0), self._schedule, self.events.call_later, self.events.time)
+            self._be_born()
+        for polled in (self.signals, self.updates, self.cancels):
+            polled._timed = True  # as if it were to look again by itself in a moment: it is told instead
+        self._schedule()
+
+    def _be_born(self) -> None:
+        self.identity = Identity(self._number, self.origin.boot)
+        self.id = self.first_id = self._number
+        self.catalogue = self.register(Registrar(self.tables), self._number)  # type: ignore[arg-type]
+        self.pipeline: Any = MemorySession(Statements(self.tables), lambda: self.events.call_soon(self._readable), lambda: self.on_commit())
+        self._make_parts(*self.catalogue, 0, 0)
+        self.become(self.identity, "test")
+
+    def _make_parts(self, workflow_ids: dict[str, int], queue_ids: dict[str, int], offset_us: int, cell: int) -> None:
+        super()._make_parts(workflow_ids, queue_ids, offset_us, cell)
+        self.loop.clock_offset_us = 0
+        self._take_over_steps()
+        self.transactions: Any = WithoutDatabase(self.pipeline.statements, self.events, self._mocks, self._tx_done, self.ends, self.loop.now_us)
+        self.commands.transactions = self.transactions
+        self.commands._new_id = lambda: self._seeded.new().bytes
+
+    def _take_over_steps(self) -> None:
+        commands: Commands = self.commands
+        self.executors = commands.executors = OneByOne(self._clock, self.loop.now_us, commands.ended_call, self._mocks, self.ends)
+        commands.may_inline = False
+        for step in registry.steps():
+            step.inline = False
+        self.watchdog = commands.watchdog = Unwatched(self.loop, commands, self._schedule, self._walk_again, self._leave)
+
+    def ends(self, error: BaseException) -> None:
+        """The test can't go on."""
+        if self.failure is None:
+            self.failure = error
+        self.events.stop()
+
+    def _flush(self) -> None:
+        """What is sent to memory has arrived."""
+
+    def fail(self, error: BaseException) -> None:
+        self.ends(error)
+
+    # ── told from outside ────────────────────────────────────────────────────────────────────────────────────────
+
+    def look(self) -> None:
+        """Something may be to do: runs to claim, messages, updates, cancellations."""
+        self.rest.nudged()
+        for part in (self.signals, self.updates, self.cancels):
+            part.look()
+        self._schedule()
+
+    def settled(self, batch: Any) -> None:
+        super().settled(batch)
+        if self.evicting:
+            for run in batch.runs:
+                if self._may_go(run) and self._has_more(run.id):
+                    self._leaves(run)
+
+    def _has_more(self, run: bytes) -> bool:
+        """Whether anything was recorded since it last left: a replay says again what it had published, and is no progress."""
+        t = self.tables
+        facts = (len(t.steps[run]), len(t.attempts[run]), len(t.children[run]), tuple(t.timers[run]))
+        known, self._recorded[run] = self._recorded.get(run), facts
+        return known != facts
+
+    @staticmethod
+    def _may_go(run: Any) -> bool:
+        commands = [*(run.open or {}).values(), *([run.call] if run.call is not None else []), *(run.fresh or [])]
+        begun = any(cmd.extra == "begun" for cmd in commands)
+        return not (run.gone or run.in_tx or run.executing or run.later or run.coro is None or begun)
+
+    def _leaves(self, run: Any) -> None:
+        """Out of memory, and ready at once: what it goes on with is its history."""
+        task = self.tables.tasks.get(run.id)
+        if task is None or task.owner != self.id:
+            return
+        pin = self.commands.pin(run)
+        self.loop.evict(run)
+        task.owner, task.resumed, task.version = None, max(task.resumed, 1) if task.resumed != CRASHED else 1, pin
+        task.cancel_to = None if task.cancel_to is None else 0
+        task.claims = 0
+        task.wake(self._clock.us)
+        self.rest.nudged()
+        self._schedule()
+
+    def forget(self, run_id: bytes) -> None:
+        """Somebody has ended a run that is in memory."""
+        run = self.loop.live.get(run_id)
+        if run is None:
+            return
+        for cmd in list((run.open or {}).values()):
+            if isinstance(cmd.extra, Executed):
+                self.executors.give_up(cmd.extra)
+        self.loop.evict(run)
+
+    def die(self) -> None:
+        """As a kill: what was not committed is gone, the tasks are given back, and whoever takes them is told that a step may have begun before."""
+        self.held = True
+        self.executors.stop()
+        for run in list(self.loop.live.values()):
+            pin = self.commands.pin(run)
+            self.loop.evict(run)
+            task = self.tables.tasks.get(run.id)
+            if task is not None and task.owner == self.id:
+                task.version = task.version or pin
+        for task in self.tables.tasks.values():
+            if task.owner == self.id:
+                recorded = any(row.worker == self.id for row in self.tables.steps[task.id])
+                task.owner, task.claims, task.resumed = None, 0 if recorded else task.claims, CRASHED
+                task.cancel_to = None if task.cancel_to is None else 0
+                task.wake(self._clock.us)
+
+
+class Registrar:
+    """What a worker tells the catalogue when it is born."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._catalogue = tables.catalogue
+
+    def upsert_workflow(self, name: str, queue: str, timeout_s: float | None, described: bytes) -> tuple[int, int]:
+        known = self._catalogue
+        number = known.workflows.setdefault(name, len(known.workflows) + 1)
+        place = known.queue(queue)
+        known.facts[number] = (place, timeout_s, described)
+        return number, place
+
+    def serve(self, versions: list[tuple[int, str, str]], worker: int) -> None:
+        self._catalogue.versions.update({number: version for number, version, _ in versions})
+
+    def queue_id(self, name: str) -> int:
+        return self._catalogue.queue(name)
+
+
+__all__ = ["MemoryWorker"]

@@ -1,0 +1,103 @@
+"""Programs that must do the same in memory and on a host: those of other apps, and what is missing there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from supervisor import Retry, Signal, Update, current, first, gather, handlers_finished, patched, publish, set_attributes, sleep, start, step, sync, workflow
+from tests.apps import closing, families, letters, longruns, replayed, tries, undone  # noqa: F401 - their workflows are programs here
+
+kitted_word = Signal("kitted_word", str)
+kitted_never = Signal("kitted_never", str)
+kitted_add = Update("kitted_add", int, int)
+
+
+@step
+def kitted_plus(n: int) -> int:
+    return n + 1
+
+
+@step
+async def kitted_tells() -> list[Any]:
+    here = current()
+    return [here.seq, here.step, here.attempt, here.redelivered, here.workflow]
+
+
+@step(retry=Retry(max_attempts=3, initial=0.01, maximum=0.01))
+def kitted_third(word: str) -> str:
+    if current().attempt < 3:
+        raise ValueError(f"{word} {current().attempt}")
+    return word
+
+
+@step
+def kitted_nan() -> float:
+    return float("nan")
+
+
+@step(at_most_once=True)
+def kitted_launch(word: str) -> str:
+    return word
+
+
+@workflow
+async def kitted_mixed(n: int) -> dict[str, Any]:
+    """A bit of everything, one after another: so there is one order only."""
+    said: dict[str, Any] = {"plus": await kitted_plus.aio(n), "told": await kitted_tells(), "third": await kitted_third.aio("x")}
+    said["launched"] = await kitted_launch.aio("moon")
+    publish("said", said)
+    set_attributes(stage="mixed", n=n)
+    await sleep(0.02)
+    if patched("kitted-a"):
+        said["patched"] = await kitted_plus.aio(40)
+    try:
+        await kitted_nan.aio()
+    except Exception as error:  # noqa: BLE001
+        said["nan"] = type(error).__name__
+    said["child"] = await families.kid(3)
+    child = await start(families.kid_def, 4)
+    said["started"] = await child.result()
+    try:
+        await families.bad_kid(9)
+    except Exception as error:  # noqa: BLE001
+        said["bad"] = [type(error).__name__, str(error.__cause__)]
+    said["won"] = list(await first(late=sleep(600), never=kitted_never.wait(timeout=600), soon=sleep(0.02)))
+    said["words"] = await gather(kitted_word.wait(), kitted_word.wait())
+    return said
+
+
+@workflow
+def kitted_mixed_def(n: int) -> list[Any]:
+    said: list[Any] = [kitted_plus(n), kitted_tells.sync(), kitted_third("y")]
+    sync.sleep(0.02)
+    said += [families.kid.sync(5), list(sync.first(late=kitted_waits.aio(), soon=kitted_plus.aio(1)))]
+    return said
+
+
+@workflow
+async def kitted_waits() -> str:
+    return await kitted_word.wait()
+
+
+@workflow
+async def kitted_updated() -> list[int]:
+    got: list[int] = []
+
+    def check(n: int) -> None:
+        if n < 0:
+            raise ValueError(f"{n} is negative")
+
+    @kitted_add.handler(validator=check)
+    async def _(n: int) -> int:
+        got.append(await kitted_plus.aio(n))
+        return sum(got)
+
+    await kitted_word.wait()
+    await handlers_finished()
+    return got
+
+
+@workflow(timeout=0.5)
+async def kitted_late() -> None:
+    await kitted_plus.aio(1)
+    await sleep(600)

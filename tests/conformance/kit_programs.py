@@ -1,0 +1,146 @@
+"""Programs for test_testing_equals_host.py: each is started and talked to through a client, and tells what it saw of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from supervisor import Client, Run, UpdateRejected
+from supervisor.core import codec
+from supervisor.core.histories import History
+from tests.apps import closing, families, kitted, letters, longruns, replayed, tries, undone
+
+
+@dataclass
+class Stage:
+    """Where a program is played."""
+
+    client: Client
+    rest: Callable[[Run[Any]], None]  # waits until a run does nothing by itself any more
+    history: Callable[[UUID], History]
+
+
+def run_and_end(workflow: Any, *args: Any, **kwargs: Any) -> Callable[[Stage], Any]:
+    return lambda stage: [stage.client.start(workflow, *args, **kwargs)]
+
+
+def told(*messages: Any) -> Callable[[Stage, Run[Any]], None]:
+    def tell(stage: Stage, run: Run[Any]) -> None:
+        for signal, value in messages:
+            run.signal(signal, value)
+
+    return tell
+
+
+def and_then(start: Callable[[Stage], list[Run[Any]]], *acts: Callable[[Stage, Run[Any]], None]) -> Callable[[Stage], list[Run[Any]]]:
+    def play(stage: Stage) -> list[Run[Any]]:
+        runs = start(stage)
+        for act in acts:
+            stage.rest(runs[0])
+            act(stage, runs[0])
+        return runs
+
+    return play
+
+
+def cancelled(stage: Stage, run: Run[Any]) -> None:
+    assert run.cancel("enough", actor="me")
+
+
+def terminated(stage: Stage, run: Run[Any]) -> None:
+    assert run.terminate("at once")
+
+
+def updated(stage: Stage, run: Run[Any]) -> None:
+    assert [run.update(kitted.kitted_add, n) for n in (1, 2)] == [2, 5]
+    try:
+        run.update(kitted.kitted_add, -1)
+    except UpdateRejected as error:
+        assert str(error.__cause__) == "-1 is negative"
+    run.signal(kitted.kitted_word, "over")
+
+
+def keys(stage: Stage) -> list[Run[Any]]:
+    one = stage.client.start(families.kid.options(key="kit"), 1)
+    two = stage.client.start(families.kid.options(key="kit"), 1)
+    assert (one.created, two.created, one.id == two.id) == (True, False, True)
+    return [one]
+
+
+words = told((kitted.kitted_word, "a"), (kitted.kitted_word, "b"))
+PROGRAMS: dict[str, Callable[[Stage], list[Run[Any]]]] = {
+    "mixed": and_then(run_and_end(kitted.kitted_mixed, 3), words),
+    "mixed_def": run_and_end(kitted.kitted_mixed_def, 3),
+    "updated": and_then(run_and_end(kitted.kitted_updated), updated),
+    "late": run_and_end(kitted.kitted_late),
+    "keys": keys,
+    "raises": run_and_end(replayed.replayed_raises),
+    "goes_on": run_and_end(replayed.replayed_goes_on, 2),
+    "plain": and_then(run_and_end(replayed.replayed_plain, 1), told((replayed.replayed_go, "x"))),
+    "cancelled_waiting": and_then(run_and_end(replayed.replayed_cancelled), cancelled),
+    "terminated_waiting": and_then(run_and_end(replayed.replayed_cancelled), terminated),
+    "cancelled_sleeping": and_then(run_and_end(replayed.replayed_sleeps), cancelled),
+    "cancelled_tree": and_then(run_and_end(closing.closing_grandparent, "tree"), cancelled),
+    "undone": run_and_end(undone.undone_def, "kit"),
+    "undone_child": run_and_end(replayed.replayed_undone),
+    "calls": run_and_end(families.calls_def),
+    "wrong_input": run_and_end(families.wrong_input),
+    "generations": run_and_end(families.generations, 3),
+    "delayed": run_and_end(families.delayed),
+    "closing_catches": run_and_end(closing.closing_catches, 2),
+    "counts": run_and_end(longruns.longruns_count, 3),
+    "becomes": run_and_end(longruns.longruns_becomes, 4),
+    "keeps": run_and_end(longruns.longruns_keeps, True),
+    "limited": run_and_end(longruns.longruns_limited, 60),
+    "hears": and_then(run_and_end(letters.collects_with_steps, 3), told(*((letters.numbers, n) for n in (3, 1, 2)))),
+    "either": run_and_end(letters.either, 0.05),
+    "patient": and_then(run_and_end(letters.patient, 2), told((letters.numbers, 7))),
+    "approval_late": run_and_end(letters.approval, 0.05),
+    "forgives": and_then(run_and_end(letters.forgives), told(("numbers", 1), ("numbers", "no number"), ("numbers", 3))),
+    "tries": run_and_end(tries.tries, "task", 3),
+    "tries_too_often": run_and_end(tries.tries, "thread", 9),
+    "declined": run_and_end(tries.charges, "declined"),
+    "non_retryable": run_and_end(tries.charges, "non_retryable"),
+    "retried_later": run_and_end(tries.retried_without_policy),
+    "times_out": run_and_end(tries.timeouts, "task"),
+    "relaunches": run_and_end(tries.relaunches, "kit", 3),
+}  # fmt: skip
+
+
+def seen(stage: Stage, run: Run[Any]) -> dict[str, Any]:
+    """What is to be equal: how it ended, and what is recorded of it and of what it went on as."""
+    try:
+        ended: Any = ["returned", run.result(timeout=60)]
+    except Exception as error:  # noqa: BLE001
+        ended = [type(error).__name__, type(error.__cause__).__name__, str(error.__cause__)]
+    history = stage.history(run.id)
+    return {
+        "ended": _masked(ended), "status": history.status, "attributes": dict(stage.client.attributes(run)), "published": dict(stage.client.published(run)),
+        "progress": [each.done for each in [stage.client.progress(run)] if each is not None],
+        "records": [(each.seq, each.kind, each.status, each.name, _value(each)) for each in history.records],
+    }  # fmt: skip
+
+
+def _value(record: Any) -> Any:
+    raw = bytes(record.result)
+    if record.kind == "child_start":
+        return "a run"
+    if record.status == "failed":
+        error = codec.decode_error(raw)
+        return [type(error).__name__, _without_ids(str(error))]
+    return _without_ids(raw.decode())
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_masked(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _masked(each) for key, each in value.items()}
+    return _without_ids(value) if isinstance(value, str) else value
+
+
+def _without_ids(text: str) -> str:
+    return re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<id>", text)
