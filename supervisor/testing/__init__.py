@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from supervisor.core.errors import EnvironmentStuck as EnvironmentStuck, MockUsedUp as MockUsedUp, NotInMemory as NotInMemory, StepNotMocked as StepNotMocked
+    from supervisor.testing.database import DatabaseEnvironment as DatabaseEnvironment
     from supervisor.testing.environment import TestEnvironment as TestEnvironment, crashes as crashes
     from supervisor.testing.mocks import Call as Call, Mock as Mock
 
 _HOMES = {
-    "Call": "testing.mocks", "EnvironmentStuck": "core.errors", "Mock": "testing.mocks", "MockUsedUp": "core.errors", "NotInMemory": "core.errors",
+    "Call": "testing.mocks", "DatabaseEnvironment": "testing.database", "EnvironmentStuck": "core.errors", "Mock": "testing.mocks", "MockUsedUp": "core.errors", "NotInMemory": "core.errors",
     "StepNotMocked": "core.errors", "TestEnvironment": "testing.environment", "crashes": "testing.environment",
 }  # fmt: skip
 __all__ = list(_HOMES)

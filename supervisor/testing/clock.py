@@ -79,8 +79,29 @@ class _Selector(selectors.BaseSelector):
         return self.real.get_map()
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop by a Clock. `run_ready` runs what can run now.
+class DrivenLoop(asyncio.SelectorEventLoop):
+    """An event loop that stops where it would wait. `run_ready` runs what can run now."""
+
+    def __init__(self) -> None:
+        self._chosen = _Selector(self._rests)
+        super().__init__(self._chosen)
+
+    def run_ready(self) -> None:
+        """Run until nothing is ready any more."""
+        self.run_forever()
+
+    def next_timer_s(self) -> float | None:
+        """Seconds from now to the next timer."""
+        whens = [handle.when() for handle in self._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
+        return None if not whens else max(0.0, min(whens) - self.time())
+
+    def _rests(self, timeout: float | None) -> list[Any]:
+        """Nothing is ready."""
+        raise NotImplementedError
+
+
+class VirtualLoop(DrivenLoop):
+    """By a Clock.
 
     busy    whether a step's body executes, so that something from outside may be waited for
     """
@@ -89,23 +110,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.clock, self._busy = clock, busy
         self._lent = 0  # calls that the loop's own thread pool has
         self._waited_s, self._waited_at = 0.0, 0  # how long was really waited, since the clock was set to what
-        chosen = _Selector(self._rests)
-        super().__init__(chosen)
+        super().__init__()
         self._clock_resolution = 1e-6
-        self._own_files = len(chosen.get_map())
-        self._chosen = chosen
+        self._own_files = len(self._chosen.get_map())
 
     def time(self) -> float:
         return (self.clock.us - self.clock.began_us) / 1e6
-
-    def run_ready(self) -> None:
-        """Run until nothing is ready any more."""
-        self.run_forever()
-
-    def next_timer(self) -> int | None:
-        """When the next timer is due, in us since 2000."""
-        whens = [handle.when() for handle in self._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
-        return None if not whens else self.clock.began_us + round(min(whens) * 1e6)
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         self._lent += 1
@@ -117,7 +127,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._lent -= 1
 
     def _rests(self, timeout: float | None) -> list[Any]:
-        """Nothing is ready. Wait for what may come from outside; where nothing can, stop."""
+        """Wait for what may come from outside; where nothing can, stop."""
         if timeout is not None and timeout <= self._clock_resolution:  # a timer is due, but for what is lost in a float
             return []
         if not self._busy() or not (self._lent or len(self._chosen.get_map()) > self._own_files):
@@ -131,3 +141,23 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if not events and timeout is not None:
             self.clock.set(self.clock.us + round(timeout * 1e6))
         return events
+
+
+class SkippingLoop(DrivenLoop):
+    """By the machine's clock and what was skipped of it; waits while *busy* says that an answer or a step is to come."""
+
+    def __init__(self, busy: Callable[[], bool]) -> None:
+        self._busy = busy
+        self.skipped_s = 0.0
+        super().__init__()
+
+    def time(self) -> float:
+        return time.monotonic() + self.skipped_s
+
+    def _rests(self, timeout: float | None) -> list[Any]:
+        if timeout is not None and timeout <= 1e-4:
+            return self._chosen.real.select(timeout)
+        if not self._busy():
+            self.stop()
+            return []
+        return self._chosen.real.select(min(timeout if timeout is not None else 1.0, 1.0))

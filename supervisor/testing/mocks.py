@@ -108,6 +108,11 @@ class Mocks:
         self.calls.append(call)
         return call
 
+    def last(self, command: Any) -> Call:
+        """The attempt of *command* that was noted last."""
+        run_id = UUID(bytes=command.run.id)
+        return next(call for call in reversed(self.calls) if (call.run_id, call.seq) == (run_id, command.seq))
+
     def _drop(self, mock: Mock) -> None:
         there = self._by_step[mock.step]
         if mock in there:

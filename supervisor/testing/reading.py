@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from supervisor.core.errors import EnvironmentStuck, ReplayMismatch, RunUnknown
 from supervisor.core.histories import STATUSES, History, Pending, Recorded, kind_name, moment
 from supervisor.engine.answering import answers
+from supervisor.engine.batch import INFINITY
 from supervisor.engine.reader import Reader
 from supervisor.engine.verify import Divergence, Verifier
 from supervisor.testing.tables import OUTCOMES, WAITS, Tables, Task
@@ -121,36 +123,40 @@ def answer(tables: Tables, run: bytes, name: str, payload: bytes | None) -> tupl
 
 def waiting(tables: Tables) -> list[str]:
     """Every live run and what it waits for."""
-    return [f"run {uuid.UUID(bytes=task.id)} of {_named(tables, task)}: {_words(tables, task)}" for task in sorted(tables.tasks.values(), key=lambda task: task.id)]
+    return [_of_task(tables, task) for task in sorted(tables.tasks.values(), key=lambda task: task.id)]
 
 
-def _named(tables: Tables, task: Task) -> str:
-    name = tables.catalogue.name_of(task.workflow)
-    return f"{name} (key {task.key!r})" if task.key is not None else name
+def _of_task(tables: Tables, task: Task) -> str:
+    name, until = tables.catalogue.name_of(task.workflow), None if task.ready_at >= INFINITY else moment(task.ready_at)
+    return words(uuid.UUID(bytes=task.id), name, task.key, task.owner is not None, task.wait_kind, task.detail, task.ready_at <= tables.now(), until)
 
 
-def _words(tables: Tables, task: Task) -> str:
-    if task.owner is not None:
-        return "it is in memory"
-    facts = json.loads(task.detail) if task.detail else {}
-    kind = WAITS[(task.wait_kind or 1) - 1]
-    if task.put_aside:
-        return f"put aside, {kind}: {facts.get('error') or facts.get('why') or facts}"
-    if task.ready_at <= tables.now():
-        return "it is ready"
-    until = f", until {moment(task.ready_at).isoformat()}" if tables.next_due() is not None and task.ready_at < (1 << 62) else ""
-    return f"waits for {', '.join(facts.get('waits_for') or [kind])}{until}"
+def words(run_id: uuid.UUID, workflow: str, key: str | None, owned: bool, kind: int | None, detail: str | None, ready: bool, until: datetime | None) -> str:
+    """One live run and what it waits for."""
+    facts = json.loads(detail) if detail else {}
+    code = WAITS[(kind or 1) - 1]
+    if owned:
+        what = "it is in memory"
+    elif (kind or 0) >= NONDETERMINISM:
+        what = f"put aside, {code}: {facts.get('error') or facts.get('why') or facts}"
+    elif ready:
+        what = "it is ready"
+    else:
+        what = f"waits for {', '.join(facts.get('waits_for') or [code])}{'' if until is None else f', until {until.isoformat()}'}"
+    return f"run {run_id} of {workflow}{f' (key {key!r})' if key is not None else ''}: {what}"
 
 
 def refuse_put_aside(tables: Tables, run: bytes) -> None:
     """Raise why the engine has put the run aside, if it has."""
     task = tables.tasks.get(run)
-    if task is None or task.owner is not None or not task.put_aside:
-        return
-    facts = json.loads(task.detail or "{}")
-    if task.wait_kind == NONDETERMINISM:
-        raise ReplayMismatch(uuid.UUID(bytes=run), facts["seq"], facts["expected"], facts["found"])
-    raise EnvironmentStuck(f"run {uuid.UUID(bytes=run)} was put aside by the engine", waiting(tables))
+    if task is not None and task.owner is None and task.put_aside:
+        raise put_aside(uuid.UUID(bytes=run), task.wait_kind or 0, json.loads(task.detail or "{}"), waiting(tables))
 
 
-__all__ = ["answer", "history", "refuse_put_aside", "verify", "waiting"]
+def put_aside(run_id: uuid.UUID, kind: int, facts: dict[str, Any], others: list[str]) -> Exception:
+    if kind == NONDETERMINISM:
+        return ReplayMismatch(run_id, facts["seq"], facts["expected"], facts["found"])
+    return EnvironmentStuck(f"run {run_id} was put aside by the engine", others)
+
+
+__all__ = ["NONDETERMINISM", "answer", "history", "put_aside", "refuse_put_aside", "verify", "waiting", "words"]

@@ -12,21 +12,22 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
-from datetime import timedelta
+from datetime import datetime, timedelta
 from queue import SimpleQueue
 from typing import Any
 
-from supervisor.core import registry
+from supervisor.core import context, registry
 from supervisor.core.context import executing
 from supervisor.core.errors import MockUsedUp, NotInMemory, StepNotMocked
 from supervisor.db.worker_calls import Identity
+from supervisor.engine.batch import Batch
 from supervisor.engine.commands import Commands
 from supervisor.engine.executors import Call as Executed
 from supervisor.engine.executors import Executors
 from supervisor.engine.rest import Board, Rest
 from supervisor.engine.watchdog import Watchdog
 from supervisor.engine.worker import Worker, WorkerOptions
-from supervisor.testing.clock import Clock, VirtualLoop
+from supervisor.testing.clock import Clock, DrivenLoop, VirtualLoop
 from supervisor.testing.ids import SeededIds
 from supervisor.testing.mocks import Call, Mock, Mocks
 from supervisor.testing.session import MemorySession
@@ -65,12 +66,16 @@ class Unwatched(Watchdog):
 class OneByOne(Executors):
     """Bodies of steps: `def` ones in a thread that the loop waits for, `async def` ones as tasks, mocked ones as their mocks say.
 
+    clock    the moment, for deadlines; passes: told how long a body was waited for in vain, where time is not the machine's
     fail     told of what ends the test
     """
 
-    def __init__(self, clock: Clock, now_us: Callable[[], int], finished: Any, mocks: Mocks, fail: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, clock: Callable[[], datetime], passes: Callable[[float], None] | None, now_us: Callable[[], int], finished: Any, mocks: Mocks,
+        fail: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
         super().__init__(1, [], [], now_us, finished, None, lambda _: None)
-        self._virtual, self._mocks, self._fail = clock, mocks, fail
+        self._now, self._passes, self._mocks, self._fail = clock, passes, mocks, fail
         self._played: dict[Executed, asyncio.TimerHandle | asyncio.Handle] = {}
         self._thread: StepThread | None = None
 
@@ -93,7 +98,7 @@ class OneByOne(Executors):
     def _limit(self, call: Executed) -> None:
         limit_s = call.command.step.info.timeout_s
         if limit_s is not None:
-            call.deadline = self._virtual.now + timedelta(seconds=limit_s)
+            call.deadline = self._now() + timedelta(seconds=limit_s)
             call.timer = self._loop.call_later(limit_s, self._expire, call, limit_s, context=self._context)
 
     # ── mocks ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -129,7 +134,7 @@ class OneByOne(Executors):
         self.calls.add(made)
         limit_s = command.step.info.timeout_s
         if limit_s is not None:
-            made.deadline = self._virtual.now + timedelta(seconds=limit_s)
+            made.deadline = self._now() + timedelta(seconds=limit_s)
         if self._thread is None:
             self._thread = StepThread()
         ended = self._thread.run(command)
@@ -137,7 +142,8 @@ class OneByOne(Executors):
             self._loop.call_soon(self._ended, made, *ended.outcome, context=self._context)
         else:
             self._thread = None
-            self._virtual.set(self._virtual.us + int((limit_s or 0.0) * 1e6))
+            if self._passes is not None:
+                self._passes(limit_s or 0.0)
             self._loop.call_soon(self._expire, made, limit_s, context=self._context)
         return made
 
@@ -243,21 +249,22 @@ class WithoutDatabase:
         pass
 
 
-class MemoryWorker(Worker):
-    """A worker on tables in memory. `failure` is what ends the test, once there is such a thing."""
+class DrivenWorker(Worker):
+    """A worker that others drive. `failure` is what ends the test, once there is such a thing; `killed`: it is to die, and does nothing more.
 
-    def __init__(self, tables: Tables, clock: Clock, events: VirtualLoop, ids: SeededIds, mocks: Mocks, number: int) -> None:
-        super().__init__(WorkerOptions(dsn="", threads=1, in_flight=IN_FLIGHT))
-        self.tables, self.events, self.failure = tables, events, None
+    replay   every run leaves memory after each of its commits, and goes on by a replay
+    """
+
+    failure: BaseException | None = None
+    killed = False
+
+    def __init__(self, options: WorkerOptions, events: DrivenLoop, mocks: Mocks, replay: bool) -> None:
+        super().__init__(options)
+        self.events, self.mocks, self.replay = events, mocks, replay
         self.known = registry.workflows()
-        self._clock, self._seeded, self._mocks, self._number = clock, ids, mocks, number
-        self.killed = False
-        self._recorded: dict[bytes, Any] = {}
-        self.evicting = False  # every run leaves memory after each of its commits
-        self.on_commit: Callable[[], bool] = lambda: False
+        self.facing: Any = None  # what user code of this process speaks to
         self.capacity = IN_FLIGHT
-
-    failure: BaseException | None
+        self._recorded: dict[bytes, tuple[int, int]] = {}
 
     def begin(self) -> None:
         """As `run`, but that others drive the loop."""
@@ -267,29 +274,15 @@ class MemoryWorker(Worker):
             self._context = copy_context()
             self.rest = Told(Board(1).seat(0), self._schedule, self.events.call_later, self.events.time)
             self._be_born()
+            self._watch()
+        self.facing = context.loop
         for polled in (self.signals, self.updates, self.cancels):
             polled._timed = True  # as if it were to look again by itself in a moment: it is told instead
         self._schedule()
 
-    def _be_born(self) -> None:
-        self.identity = Identity(self._number, self.origin.boot)
-        self.id = self.first_id = self._number
-        self.catalogue = self.register(Registrar(self.tables), self._number)  # type: ignore[arg-type]
-        self.pipeline: Any = MemorySession(Statements(self.tables), lambda: self.events.call_soon(self._readable), lambda: self.on_commit())
-        self._make_parts(*self.catalogue, 0, 0)
-        self.become(self.identity, "test")
-
-    def _make_parts(self, workflow_ids: dict[str, int], queue_ids: dict[str, int], offset_us: int, cell: int) -> None:
-        super()._make_parts(workflow_ids, queue_ids, offset_us, cell)
-        self.loop.clock_offset_us = 0
-        self._take_over_steps()
-        self.transactions: Any = WithoutDatabase(self.pipeline.statements, self.events, self._mocks, self._tx_done, self.ends, self.loop.now_us)
-        self.commands.transactions = self.transactions
-        self.commands._new_id = lambda: self._seeded.new().bytes
-
-    def _take_over_steps(self) -> None:
+    def _take_over_steps(self, clock: Callable[[], datetime], passes: Callable[[float], None] | None) -> None:
         commands: Commands = self.commands
-        self.executors = commands.executors = OneByOne(self._clock, self.loop.now_us, commands.ended_call, self._mocks, self.ends)
+        self.executors = commands.executors = OneByOne(clock, passes, self.loop.now_us, commands.ended_call, self.mocks, self.ends)
         commands.may_inline = False
         for step in registry.steps():
             step.inline = False
@@ -300,9 +293,6 @@ class MemoryWorker(Worker):
         if self.failure is None:
             self.failure = error
         self.events.stop()
-
-    def _flush(self) -> None:
-        """What is sent to memory has arrived."""
 
     def fail(self, error: BaseException) -> None:
         self.ends(error)
@@ -316,39 +306,76 @@ class MemoryWorker(Worker):
             part.look()
         self._schedule()
 
-    def settled(self, batch: Any) -> None:
+    def settled(self, batch: Batch) -> None:
         super().settled(batch)
-        if self.evicting:
+        if batch.leaving:
+            self.rest.nudged()
+        if self.replay:
             for run in batch.runs:
-                if self._may_go(run) and self._has_more(run.id):
-                    self._leaves(run)
-
-    def _has_more(self, run: bytes) -> bool:
-        """Whether anything was recorded since it last left: a replay says again what it had published, and is no progress."""
-        t = self.tables
-        facts = (len(t.steps[run]), len(t.attempts[run]), len(t.children[run]), tuple(t.timers[run]))
-        known, self._recorded[run] = self._recorded.get(run), facts
-        return known != facts
+                if self._may_go(run) and self._has_more(run):
+                    self.commands.give_back(run)
+        self._schedule()
 
     @staticmethod
     def _may_go(run: Any) -> bool:
-        commands = [*(run.open or {}).values(), *([run.call] if run.call is not None else []), *(run.fresh or [])]
+        commands = _commands_of(run)
         begun = any(cmd.extra == "begun" for cmd in commands)
         return not (run.gone or run.in_tx or run.executing or run.later or run.coro is None or begun)
 
-    def _leaves(self, run: Any) -> None:
-        """Out of memory, and ready at once: what it goes on with is its history."""
-        task = self.tables.tasks.get(run.id)
-        if task is None or task.owner != self.id:
-            return
-        pin = self.commands.pin(run)
-        self.loop.evict(run)
-        task.owner, task.resumed, task.version = None, max(task.resumed, 1) if task.resumed != CRASHED else 1, pin
-        task.cancel_to = None if task.cancel_to is None else 0
-        task.claims = 0
-        task.wake(self._clock.us)
-        self.rest.nudged()
-        self._schedule()
+    def _has_more(self, run: Any) -> bool:
+        """Whether anything was recorded since it last left: a replay says again what it had published, and is no progress."""
+        facts = (run.pos, sum(cmd.attempt for cmd in _commands_of(run)))
+        known, self._recorded[run.id] = self._recorded.get(run.id), facts
+        return known != facts
+
+    def die(self) -> None:
+        """As a kill: what was not committed is gone, the tasks are given back, and whoever takes them is told that a step may have begun before."""
+        self.held = True
+        self.executors.stop()
+        for run in list(self.loop.live.values()):
+            self.loop.evict(run)
+        self._bury()
+
+    def _bury(self) -> None:
+        raise NotImplementedError
+
+
+def _commands_of(run: Any) -> list[Any]:
+    return [*(run.open or {}).values(), *([run.call] if run.call is not None else []), *(run.fresh or [])]
+
+
+class MemoryWorker(DrivenWorker):
+    """On tables in memory."""
+
+    def __init__(self, tables: Tables, clock: Clock, events: VirtualLoop, ids: SeededIds, mocks: Mocks, number: int, replay: bool) -> None:
+        super().__init__(WorkerOptions(dsn="", threads=1, in_flight=IN_FLIGHT), events, mocks, replay)
+        self.tables = tables
+        self._clock, self._seeded, self._number = clock, ids, number
+        self.on_commit: Callable[[], bool] = lambda: False
+
+    def _be_born(self) -> None:
+        self.identity = Identity(self._number, self.origin.boot)
+        self.id = self.first_id = self._number
+        self.catalogue = self.register(Registrar(self.tables), self._number)  # type: ignore[arg-type]
+        self.pipeline: Any = MemorySession(Statements(self.tables), lambda: self.events.call_soon(self._readable), lambda: self.on_commit())
+        self._make_parts(*self.catalogue, 0, 0)
+        self.become(self.identity, "test")
+
+    def _make_parts(self, workflow_ids: dict[str, int], queue_ids: dict[str, int], offset_us: int, cell: int) -> None:
+        super()._make_parts(workflow_ids, queue_ids, offset_us, cell)
+        self._take_over_steps(lambda: self._clock.now, self._passes)
+        self.transactions: Any = WithoutDatabase(self.pipeline.statements, self.events, self.mocks, self._tx_done, self.ends, self.loop.now_us)
+        self.commands.transactions = self.transactions
+        self.commands._new_id = lambda: self._seeded.new().bytes
+
+    def _passes(self, seconds: float) -> None:
+        self._clock.set(self._clock.us + round(seconds * 1e6))
+
+    def _watch(self) -> None:
+        """There is no socket."""
+
+    def _flush(self) -> None:
+        """What is sent to memory has arrived."""
 
     def forget(self, run_id: bytes) -> None:
         """Somebody has ended a run that is in memory."""
@@ -360,21 +387,14 @@ class MemoryWorker(Worker):
                 self.executors.give_up(cmd.extra)
         self.loop.evict(run)
 
-    def die(self) -> None:
-        """As a kill: what was not committed is gone, the tasks are given back, and whoever takes them is told that a step may have begun before."""
-        self.held = True
-        self.executors.stop()
-        for run in list(self.loop.live.values()):
-            pin = self.commands.pin(run)
-            self.loop.evict(run)
-            task = self.tables.tasks.get(run.id)
-            if task is not None and task.owner == self.id:
-                task.version = task.version or pin
+    def _bury(self) -> None:
+        """As the reaper does it (`release_tasks`)."""
         for task in self.tables.tasks.values():
             if task.owner == self.id:
                 recorded = any(row.worker == self.id for row in self.tables.steps[task.id])
                 task.owner, task.claims, task.resumed = None, 0 if recorded else task.claims, CRASHED
                 task.cancel_to = None if task.cancel_to is None else 0
+                task.version = task.version or self.tables.catalogue.versions.get(task.workflow)
                 task.wake(self._clock.us)
 
 
@@ -398,4 +418,4 @@ class Registrar:
         return self._catalogue.queue(name)
 
 
-__all__ = ["MemoryWorker"]
+__all__ = ["DrivenWorker", "MemoryWorker"]

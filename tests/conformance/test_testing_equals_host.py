@@ -10,7 +10,7 @@ import pytest
 
 from supervisor import Client, Run
 from supervisor.db.histories import reading
-from supervisor.testing import TestEnvironment
+from supervisor.testing import DatabaseEnvironment, TestEnvironment
 from tests.conformance.kit_programs import PROGRAMS, Stage, seen
 from tests.harness import Effects, HostFactory, Server, eventually
 
@@ -41,6 +41,14 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_EFFECTS", str(tmp_path / "effects"))
 
 
+@pytest.fixture(scope="module")
+def on_database(server: Server) -> Iterator[DatabaseEnvironment]:
+    database = server.database()
+    with DatabaseEnvironment(database.dsn, schema="supervisor") as env:
+        yield env
+    database.drop()
+
+
 @pytest.mark.parametrize("replay", [False, True], ids=["stays", "replays"])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_does_the_same_in_memory_as_on_a_host(host, name, replay):
@@ -49,11 +57,22 @@ def test_a_program_does_the_same_in_memory_as_on_a_host(host, name, replay):
         stage = Stage(env, lambda run: _rest(env, run), env.history)
         here = [seen(stage, run) for run in PROGRAMS[name](stage)]
         env.verify()
-    for mine, theirs in zip(here, host[name], strict=True):
+    _same(here, host[name])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_does_the_same_in_an_environment_with_a_database(host, name, on_database):
+    """There it is the engine on PostgreSQL; what is the kit's own are the skipped time and the order of steps."""
+    stage = Stage(on_database, lambda run: _rest(on_database, run), on_database.history)
+    _same([seen(stage, run) for run in PROGRAMS[name](stage)], host[name])
+
+
+def _same(here: list[dict[str, Any]], there: list[dict[str, Any]]) -> None:
+    for mine, theirs in zip(here, there, strict=True):
         for fact in theirs:
             assert mine[fact] == theirs[fact], fact
 
 
-def _rest(env: TestEnvironment, run: Run[Any]) -> None:
+def _rest(env: TestEnvironment | DatabaseEnvironment, run: Run[Any]) -> None:
     while run.status().status not in ("waiting", "failed"):
         env.advance(0.1)

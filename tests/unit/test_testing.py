@@ -79,7 +79,7 @@ def test_a_run_that_waits_for_nothing_that_comes_is_an_error_and_no_hang(env):
 
 def test_a_run_that_never_ends_is_an_error(env, monkeypatch):
     """As many jumps as no test means to have."""
-    monkeypatch.setattr("supervisor.testing.environment.JUMPS_MAX", 200)
+    monkeypatch.setattr("supervisor.testing.driving.JUMPS_MAX", 200)
     with pytest.raises(EnvironmentStuck, match="after 200 jumps"):
         env.start(kit_shop.kit_spins).result()
 
