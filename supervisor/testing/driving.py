@@ -233,7 +233,7 @@ class Driven(Client):
         if self._depth:
             yield
             return
-        before = context.loop
+        before = context.loop, context.token_key
         self._depth += 1
         self._hold()
         try:
@@ -241,7 +241,7 @@ class Driven(Client):
             yield
         finally:
             self._let_go()
-            context.loop = before
+            context.loop, context.token_key = before
             self._depth -= 1
 
     def _hold(self) -> None:
@@ -266,7 +266,7 @@ class Driven(Client):
         if self._worker is None and not self._closed:
             self._worker = self._new_worker()
         if self._worker is not None:
-            context.loop = self._worker.facing
+            context.loop, context.token_key = self._worker.facing, self._worker.token_key
             self._worker.loop.hand_to(thread_id())
 
     def _new_worker(self) -> DrivenWorker:

@@ -55,6 +55,7 @@ def request_cancel(tables: Tables, runs: Iterable[bytes], reason: str | None, ac
 def _mark(tables: Tables, task: Task, reason: str | None, actor: str) -> bool:
     """Whether no code of it can run: it never began, or the engine has put it aside."""
     tables.cancellations[task.id][CANCELLED] = (reason, actor)
+    tables.pauses.pop(task.id, None)
     if task.owner is not None:
         task.cancel_to = task.owner
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 from supervisor.api.asked import id_of
@@ -14,6 +15,7 @@ from supervisor.core.errors import NotInMemory
 from supervisor.core.histories import History
 from supervisor.db.client_calls import carry
 from supervisor.testing import reading
+from supervisor.testing.blocks import Blocks
 from supervisor.testing.clock import Clock, VirtualLoop, microseconds
 from supervisor.testing.driving import Driven
 from supervisor.testing.ids import SeededIds
@@ -42,6 +44,8 @@ class TestEnvironment(Driven):
         self._ids = SeededIds(self._clock, self.seed)
         self._events: VirtualLoop = VirtualLoop(self._clock, self._is_busy)
         self._made = Verbs(MemoryQuestions(self._tables, self._ids, self._answer), None)  # type: ignore[arg-type]
+        self._token_key = Random(f"tokens {self.seed}").randbytes(32)
+        self._blocks = Blocks(self._tables, self._token_key)
         self._workers = 0
         self._crash_at: int | None = None
 
@@ -81,7 +85,7 @@ class TestEnvironment(Driven):
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ask(self, make: Callable[[Verbs], Any]) -> Any:
-        return carry(make(self._verbs()), _asks_nobody)
+        return carry(make(self._verbs()), lambda asked: carry(asked.talk(1), self._blocks.rows))
 
     def _told(self) -> None:
         """Whoever changed a table has told the worker."""
@@ -105,7 +109,7 @@ class TestEnvironment(Driven):
 
     def _new_worker(self) -> DrivenWorker:
         self._workers += 1
-        worker = MemoryWorker(self._tables, self._clock, self._events, self._ids, self._mocks, self._workers, self.replay)
+        worker = MemoryWorker(self._tables, self._clock, self._events, self._ids, self._mocks, self._workers, self.replay, self._token_key)
         worker.on_commit = lambda: self._committed(worker)
         self._tables.wake, self._tables.drop = worker.look, worker.forget
         worker.begin()
@@ -146,10 +150,6 @@ class TestEnvironment(Driven):
         if due is not None and due <= self._clock.us:
             self._tables.wake()
         return True
-
-
-def _asks_nobody(asked: Any) -> Any:
-    raise NotInMemory(getattr(asked, "what", "that verb"))
 
 
 def crashes(make: Callable[[], TestEnvironment] = TestEnvironment) -> Iterator[TestEnvironment]:

@@ -6,7 +6,6 @@ Each is a generator that asks nobody, so that the verbs are the product's own.
 from __future__ import annotations
 
 import functools
-import getpass
 import hashlib
 import uuid
 from collections.abc import Callable, Generator, Sequence
@@ -22,7 +21,7 @@ from supervisor.testing import tables as rows
 from supervisor.testing.clock import EPOCH_2000
 from supervisor.testing.ending import end_runs, error_json, request_cancel
 from supervisor.testing.statements import wake_updated
-from supervisor.testing.tables import OUTCOMES, TERMINATED, WAITS, Message, RunRow, Tables, Task
+from supervisor.testing.tables import ACTOR, OUTCOMES, PAUSED, TERMINATED, WAITS, Message, RunRow, Tables, Task
 
 T = TypeVar("T")
 Answer = Generator[Any, Any, T]
@@ -242,7 +241,7 @@ class MemoryQuestions:
     @at_once
     def cancel(self, run_id: uuid.UUID, reason: str | None, actor: str | None) -> list[Told]:
         run = self._t.newest(self._known(run_id.bytes).id)
-        asked = request_cancel(self._t, [run], reason, actor or getpass.getuser())
+        asked = request_cancel(self._t, [run], reason, actor or ACTOR)
         return [self._told(each) for each in asked]
 
     def _told(self, run: bytes) -> Told:
@@ -254,7 +253,7 @@ class MemoryQuestions:
         run = self._t.newest(self._known(run_id.bytes).id)
         if not end_runs(self._t, [run], TERMINATED, error_json("RunTerminated", reason or "it was terminated")):
             return False
-        self._t.cancellations[run].setdefault(TERMINATED, (reason, actor or getpass.getuser()))
+        self._t.cancellations[run].setdefault(TERMINATED, (reason, actor or ACTOR))
         return True
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -292,11 +291,11 @@ class MemoryQuestions:
             status, ended = (OUTCOMES[outcome.status], moment(outcome.ended)) if outcome is not None else ("lost", None)
             return Found(*facts, status, None, None, None, None, moment(row.created), ended)
         wait = self._wait(task)
-        status = "running" if task.owner is not None else "ready" if wait == 1 else "waiting"
+        status = "running" if task.owner is not None else {1: "ready", PAUSED: "paused"}.get(wait or 0, "waiting")
         return Found(*facts, status, None if wait is None else WAITS[wait - 1], task.step, task.seq, task.attempt, moment(row.created), None)
 
     def _wait(self, task: Task) -> int | None:
-        if task.owner is not None or task.put_aside:
+        if task.owner is not None or task.put_aside or task.wait_kind == PAUSED:
             return task.wait_kind
         if task.ready_at > self._t.now():
             return task.wait_kind if task.wait_kind in range(9, 16) else 10

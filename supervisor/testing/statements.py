@@ -17,10 +17,11 @@ from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor.core import versions
 from supervisor.core.errors import NotInMemory
 from supervisor.db.arrays import elements
-from supervisor.engine.batch import OUTCOME_OIDS, PLAIN_COLUMNS, RARE_OIDS, STEP_OIDS
+from supervisor.engine.batch import INFINITY, OUTCOME_OIDS, PLAIN_COLUMNS, RARE_OIDS, STEP_OIDS
+from supervisor.engine.tokens import ENTRUSTED
 from supervisor.testing.ending import close_children, error_json
 from supervisor.testing.tables import (
-    CANCELLED, CODE_MISSING, COMPLETED, PARKED_FROM, QUEUED, RESUMED, UPDATED, AttemptRow, Message, Outcome, RunRow, StepRow, Tables, Task,
+    CANCELLED, CODE_MISSING, COMPLETED, PARKED_FROM, PAUSED, QUEUED, RESUMED, UPDATED, AttemptRow, Completion, Message, Outcome, RunRow, StepRow, Tables, Task,
 )  # fmt: skip
 
 EPOCH_2000_S = 946_684_800
@@ -188,6 +189,9 @@ class Statements:
         if task.cancel_to:
             t.cancellations[made][CANCELLED] = t.cancellations[task.id][CANCELLED]
             fresh.cancel_to, fresh.resumed = 0, RESUMED
+        if task.id in t.pauses:
+            t.pauses[made] = t.pauses.pop(task.id)
+            t.put_aside(made)
         for (run, name), messages in list(t.messages.items()):
             if run == task.id:
                 taken = t.consumed[run, name]
@@ -245,6 +249,60 @@ class Statements:
         for run in _ids(params):
             if (task := self._own(run, params)) is not None:
                 task.cancel_at = None
+
+    def _park_paused(self, params: Params) -> None:
+        for run, seq, step, resumed, version in self._rows("park_paused", params):
+            task, pause = self._own(run, params), self.t.pauses.get(run)
+            if task is None:
+                continue
+            if pause is None:
+                self._leave(task, None, seq, step, version, self.t.now(), QUEUED, True)
+            else:
+                pause.ready_at = None
+                self._leave(task, pause.detail, seq, step, version, INFINITY, PAUSED, False)
+                task.ready_at = INFINITY
+            task.resumed = resumed
+
+    def _look_at_requests(self, params: Params) -> list[Cells]:
+        for run in list(self.t.pauses):
+            if run in self.t.tasks:
+                self.t.put_aside(run)
+            else:
+                del self.t.pauses[run]
+        worker = struct.unpack(">i", params[0])[0]
+        return [(run, None) for run in self.t.pauses if self.t.tasks[run].owner == worker]
+
+    # ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _wake_completed(self, params: Params) -> None:
+        for run, seq, n in self._rows("wake_completed", params):
+            task = self.t.tasks.get(run)
+            if (seq, n) in self.t.completions[run] and task is not None and task.owner is None and task.wait_kind in (9, 10, 11, 13, 14, 15):
+                task.wake(self.t.now())
+                self.t.wake()
+
+    def _expire_tokens(self, params: Params) -> list[Cells]:
+        now = self.t.now()
+        closed: list[Cells] = []
+        for run, seq, n in self._rows("expire_tokens", params):
+            given = next(row for row in self.t.attempts[run] if (row.seq, row.n, row.kind) == (seq, n, ENTRUSTED))
+            late = given.next_retry is not None and given.next_retry <= now
+            if (late or self._is_silent(run, given, now)) and (seq, n) not in self.t.completions[run]:
+                self.t.completions[run][seq, n] = Completion(3 if late else 4, True, None, now)
+                closed.append((run, i4(seq)))
+        return closed
+
+    def _is_silent(self, run: bytes, given: AttemptRow, now: int) -> bool:
+        heartbeat_s = msgspec.json.decode(given.error or b"{}").get("heartbeat_s")
+        last = max(given.ended or 0, self.t.beats[run].get((given.seq, given.n), 0))
+        return heartbeat_s is not None and last + heartbeat_s * 1e6 <= now
+
+    def _read_completions(self, params: Params) -> list[Cells]:
+        found: list[Cells] = []
+        for run in _ids(params):
+            found += [(run, i4(seq), i4(n), i2(c.kind), bytes([c.retry]), c.payload, i8(c.at)) for (seq, n), c in self.t.completions.get(run, {}).items()]
+            found += [(run, i4(seq), i4(n), i2(0), b"\x01", None, i8(at)) for (seq, n), at in self.t.beats.get(run, {}).items()]
+        return found
 
     # ── timers and children ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -379,7 +437,8 @@ class Statements:
     def _read_attempts(self, params: Params) -> list[Cells]:
         now = self.t.now()
         return [
-            (run, i4(row.seq), i4(row.n), i2(row.kind), _opt(i8, None if row.next_retry is None else row.next_retry - now))
+            (run, i4(row.seq), i4(row.n), i2(row.kind), _opt(i8, None if row.next_retry is None else row.next_retry - now),
+             row.error if row.kind == ENTRUSTED else None, i8(row.started), _opt(i8, row.ended), _opt(i8, row.next_retry))
             for run in sorted(_ids(params)) for row in sorted(self.t.attempts[run], key=lambda each: (each.seq, each.n))
         ]  # fmt: skip
 
@@ -410,7 +469,7 @@ def wake_updated(tables: Tables, runs: Iterable[bytes]) -> list[bytes]:
     woken = []
     for run in sorted(runs):
         task = tables.tasks.get(run)
-        parked = task is not None and task.owner is None and task.wait_kind in (9, 10, 11, 14, 15)
+        parked = task is not None and task.owner is None and task.wait_kind in (9, 10, 11, 13, 14, 15)
         if task is not None and parked and any(each.error is None for each in tables.updates[run]):
             task.wake(tables.now())
             task.resumed = UPDATED

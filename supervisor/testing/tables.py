@@ -16,12 +16,13 @@ from supervisor.engine.batch import INFINITY
 
 COMPLETED, FAILED, CANCELLED, TERMINATED, TIMED_OUT, CONTINUED = 1, 2, 3, 4, 5, 6  # outcome.status
 OUTCOMES = {1: "completed", 2: "failed", 3: "cancelled", 4: "terminated", 5: "timed_out", 6: "continued"}
-QUEUED, CODE_MISSING, PARKED_FROM = 1, 20, 19  # task.wait_kind: from 19 on the engine has put it aside
+QUEUED, PAUSED, CODE_MISSING, PARKED_FROM = 1, 7, 20, 19  # task.wait_kind: from 19 on the engine has put it aside
 WAITS = (
     "queued", "no_worker", "concurrency", "rate_limited", "fairness", "queue_paused", "run_paused", "step_running", "step_backoff", "timer", "signal", "update",
     "token", "child", "any_of", "debounce", "batch", "schedule_overlap", "nondeterminism", "code_missing", "attempts_exhausted", "crash_loop", "commit_rejected",
 )  # fmt: skip
 FRESH, RESUMED, CRASHED, UPDATED = 0, 1, 2, 3  # task.resumed
+ACTOR = "test"  # of who does not say who he is: on every machine the same
 REQUEST_CANCEL, ABANDON, TERMINATE = 0, 1, 2  # task.parent_close
 
 
@@ -134,6 +135,26 @@ class Sent:
 
 
 @dataclass
+class Completion:
+    """What came of a try that has a token: 1 completed, 2 failed, 3 its time was over, 4 its holder gave no sign of life."""
+
+    kind: int
+    retry: bool
+    payload: bytes | None
+    at: int
+
+
+@dataclass
+class Pause:
+    """That somebody has paused a run, and what it waited for when it was put aside."""
+
+    detail: str
+    ready_at: int | None = None
+    wait_kind: int | None = QUEUED
+    wait_detail: str | None = None
+
+
+@dataclass
 class Catalogue:
     """Workflows and queues by number."""
 
@@ -176,6 +197,9 @@ class Tables:
         self.accepted: dict[tuple[bytes, str, str], int] = {}
         self.answers: dict[tuple[bytes, int], tuple[int, bytes, int]] = {}
         self.cancellations: dict[bytes, dict[int, tuple[str | None, str]]] = defaultdict(dict)
+        self.completions: dict[bytes, dict[tuple[int, int], Completion]] = defaultdict(dict)
+        self.beats: dict[bytes, dict[tuple[int, int], int]] = defaultdict(dict)
+        self.pauses: dict[bytes, Pause] = {}
         self.keys: dict[tuple[int, str], tuple[bytes, bytes]] = {}
 
     def number(self) -> int:
@@ -243,6 +267,16 @@ class Tables:
             sums = self.ended_children[parent]
             sums[0] += n
             sums[1] += failed
+
+    def put_aside(self, run: bytes) -> None:
+        """Stop a run that is to be paused and that nobody has."""
+        task, pause = self.tasks.get(run), self.pauses.get(run)
+        if task is None or pause is None or task.owner is not None or task.wait_kind == PAUSED:
+            return
+        pause.ready_at = None if task.wait_kind in range(11, 16) else task.ready_at
+        pause.wait_kind, pause.wait_detail = task.wait_kind, task.detail
+        task.wake(self.now())
+        task.ready_at, task.wait_kind, task.detail = INFINITY, PAUSED, pause.detail
 
     def wake_parents(self, parents: Iterable[bytes]) -> None:
         for parent in sorted(set(parents)):

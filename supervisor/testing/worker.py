@@ -263,6 +263,7 @@ class DrivenWorker(Worker):
         self.events, self.mocks, self.replay = events, mocks, replay
         self.known = registry.workflows()
         self.facing: Any = None  # what user code of this process speaks to
+        self.token_key = b""
         self.capacity = IN_FLIGHT
         self._recorded: dict[bytes, tuple[int, int]] = {}
 
@@ -275,8 +276,8 @@ class DrivenWorker(Worker):
             self.rest = Told(Board(1).seat(0), self._schedule, self.events.call_later, self.events.time)
             self._be_born()
             self._watch()
-        self.facing = context.loop
-        for polled in (self.signals, self.updates, self.cancels):
+        self.facing, self.token_key = context.loop, context.token_key
+        for polled in (self.signals, self.updates, self.cancels, self.requests):
             polled._timed = True  # as if it were to look again by itself in a moment: it is told instead
         self._schedule()
 
@@ -302,7 +303,7 @@ class DrivenWorker(Worker):
     def look(self) -> None:
         """Something may be to do: runs to claim, messages, updates, cancellations."""
         self.rest.nudged()
-        for part in (self.signals, self.updates, self.cancels):
+        for part in (self.signals, self.updates, self.cancels, self.requests):
             part.look()
         self._schedule()
 
@@ -347,9 +348,9 @@ def _commands_of(run: Any) -> list[Any]:
 class MemoryWorker(DrivenWorker):
     """On tables in memory."""
 
-    def __init__(self, tables: Tables, clock: Clock, events: VirtualLoop, ids: SeededIds, mocks: Mocks, number: int, replay: bool) -> None:
+    def __init__(self, tables: Tables, clock: Clock, events: VirtualLoop, ids: SeededIds, mocks: Mocks, number: int, replay: bool, token_key: bytes) -> None:
         super().__init__(WorkerOptions(dsn="", threads=1, in_flight=IN_FLIGHT), events, mocks, replay)
-        self.tables = tables
+        self.tables, self.token_key = tables, token_key
         self._clock, self._seeded, self._number = clock, ids, number
         self.on_commit: Callable[[], bool] = lambda: False
 
@@ -357,6 +358,7 @@ class MemoryWorker(DrivenWorker):
         self.identity = Identity(self._number, self.origin.boot)
         self.id = self.first_id = self._number
         self.catalogue = self.register(Registrar(self.tables), self._number)  # type: ignore[arg-type]
+        context.token_key = self.token_key
         self.pipeline: Any = MemorySession(Statements(self.tables), lambda: self.events.call_soon(self._readable), lambda: self.on_commit())
         self._make_parts(*self.catalogue, 0, 0)
         self.become(self.identity, "test")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor import Retry, Signal, Update, current, first, gather, handlers_finished, patched, publish, set_attributes, sleep, start, step, sync, workflow
+from supervisor import CompleteLater, Retry, Signal, Update, current, first, gather, handlers_finished, patched, publish, set_attributes, sleep, start, step, sync, workflow
 from tests.apps import closing, families, letters, longruns, replayed, tries, undone  # noqa: F401 - their workflows are programs here
+from tests.harness import note
 
 kitted_word = Signal("kitted_word", str)
 kitted_never = Signal("kitted_never", str)
@@ -101,3 +102,14 @@ async def kitted_updated() -> list[int]:
 async def kitted_late() -> None:
     await kitted_plus.aio(1)
     await sleep(600)
+
+
+@step(retry=Retry(max_attempts=2, initial=0.01))
+def kitted_hands_over(seconds: float, beat: float | None) -> str:
+    note("kitted_token", current().run_id, current().token())
+    raise CompleteLater(timeout=seconds, heartbeat=beat)
+
+
+@workflow
+async def kitted_handed(seconds: float, beat: float | None = None) -> str:
+    return f"got {await kitted_hands_over.aio(seconds, beat)}"

@@ -11,6 +11,7 @@ from uuid import UUID
 from supervisor import Client, Run, UpdateRejected
 from supervisor.core import codec
 from supervisor.core.histories import History
+from tests.harness import Effects
 from tests.apps import closing, families, kitted, letters, longruns, replayed, tries, undone
 
 
@@ -21,6 +22,11 @@ class Stage:
     client: Client
     rest: Callable[[Run[Any]], None]  # waits until a run does nothing by itself any more
     history: Callable[[UUID], History]
+    notes: Effects
+
+    def tokens(self, run: Run[Any]) -> list[str]:
+        """Those that the run's steps have given out."""
+        return [line[2] for line in self.notes.lines("kitted_token") if line[1] == str(run.id)]
 
 
 def run_and_end(workflow: Any, *args: Any, **kwargs: Any) -> Callable[[Stage], Any]:
@@ -70,6 +76,24 @@ def keys(stage: Stage) -> list[Run[Any]]:
     return [one]
 
 
+def completed(stage: Stage, run: Run[Any]) -> None:
+    token = stage.tokens(run)[-1]
+    stage.client.heartbeat(token)
+    assert [stage.client.complete(token, "it") for _ in range(2)] == [True, False]
+
+
+def failed(stage: Stage, run: Run[Any]) -> None:
+    assert stage.client.fail(stage.tokens(run)[-1], "not good")
+
+
+def paused(stage: Stage, run: Run[Any]) -> None:
+    assert stage.client.pause(run, "lunch") in ("paused", "pausing")
+    stage.rest(run)
+    run.signal(kitted.kitted_word, "while it stood")
+    assert run.status().status == "paused"
+    assert stage.client.resume(run)
+
+
 words = told((kitted.kitted_word, "a"), (kitted.kitted_word, "b"))
 PROGRAMS: dict[str, Callable[[Stage], list[Run[Any]]]] = {
     "mixed": and_then(run_and_end(kitted.kitted_mixed, 3), words),
@@ -106,6 +130,12 @@ PROGRAMS: dict[str, Callable[[Stage], list[Run[Any]]]] = {
     "non_retryable": run_and_end(tries.charges, "non_retryable"),
     "retried_later": run_and_end(tries.retried_without_policy),
     "times_out": run_and_end(tries.timeouts, "task"),
+    "completed": and_then(run_and_end(kitted.kitted_handed, 600, 60), completed),
+    "failed_twice": and_then(run_and_end(kitted.kitted_handed, 600), failed, failed),
+    "token_late": run_and_end(kitted.kitted_handed, 0.05),
+    "token_silent": run_and_end(kitted.kitted_handed, 600, 0.05),
+    "paused": and_then(run_and_end(kitted.kitted_waits), paused),
+    "paused_sleeping": and_then(run_and_end(replayed.replayed_sleeps), lambda stage, run: stage.client.pause(run), lambda stage, run: run.cancel("over", actor="me")),
     "relaunches": run_and_end(tries.relaunches, "kit", 3),
 }  # fmt: skip
 

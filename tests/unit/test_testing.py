@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from supervisor import (
-    Client, ClientInsideRun, DefinitionError, KeyMismatch, RunCancelled, RunClosed, RunFailed, RunTerminated, StepTimeout, workflow,
+    Client, ClientInsideRun, CompleteLater, DefinitionError, KeyMismatch, RunCancelled, RunClosed, RunFailed, RunTerminated, StepTimeout, TokenClosed, current, workflow,
 )  # fmt: skip
 from supervisor.core.errors import EnvironmentStuck, MockUsedUp, NotInMemory, PayloadRefused, ReplayMismatch, StepNotMocked
 from supervisor.core.histories import line
@@ -380,3 +380,24 @@ def test_what_needs_a_database_says_so(env):
     for ask in (lambda: env.within(None), lambda: env.list(filter="workflow = x"), lambda: env.versions()):
         with pytest.raises(NotInMemory, match="needs a database"):
             ask()
+
+
+def test_tokens_and_pauses(env):
+    """What others complete, and operators stop, is tested without either."""
+    given = []
+    env.mock(kit_charge, calls=lambda order_id, cents: given.append(current().token()) or _hands_over())
+    run = env.start(kit_checkout, ORDER)
+    assert env.waiting() == [f"run {run.id} of kit_checkout: waits for token of kit_charge at seq 0, until {(env.now + timedelta(seconds=60)).isoformat()}"]
+    assert env.complete(given[0], "from outside") and not env.complete(given[0], "from outside")
+    with pytest.raises(TokenClosed):
+        env.complete(given[0], "something else")
+    env.pause(run)
+    run.signal(kit_approved, "ann")
+    assert run.status().status == "paused"
+    assert env.resume(run) and run.result() == KitReceipt("from outside", "ann")
+    with pytest.raises(NotInMemory):
+        env.fork(run, seq=0)
+
+
+def _hands_over() -> None:
+    raise CompleteLater(timeout=60)
