@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from supervisor.testing.database import DatabaseEnvironment as DatabaseEnvironment
     from supervisor.testing.environment import TestEnvironment as TestEnvironment, crashes as crashes
     from supervisor.testing.mocks import Call as Call, Mock as Mock
+    from supervisor.testing.reading import replay_file as replay_file
 
 _HOMES = {
     "Call": "testing.mocks", "DatabaseEnvironment": "testing.database", "EnvironmentStuck": "core.errors", "Mock": "testing.mocks", "MockUsedUp": "core.errors", "NotInMemory": "core.errors",
-    "StepNotMocked": "core.errors", "TestEnvironment": "testing.environment", "crashes": "testing.environment",
+    "StepNotMocked": "core.errors", "TestEnvironment": "testing.environment", "crashes": "testing.environment", "replay_file": "testing.reading",
 }  # fmt: skip
 __all__ = list(_HOMES)
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from supervisor._fastpath.wire import thread_id
 from supervisor.api import client as clients
+from supervisor.api import client_async as clients_async
 from supervisor.api.asked import CHUNK_RUNS, chunk_of, value_of
 from supervisor.api.client import Client
 from supervisor.api.handles import Run
@@ -25,6 +26,7 @@ from supervisor.core.errors import EnvironmentStuck
 from supervisor.core.histories import History
 from supervisor.engine.visibility import loop_hidden
 from supervisor.testing import reading
+from supervisor.testing.client_async import DrivenAsyncClient
 from supervisor.testing.clock import DrivenLoop
 from supervisor.testing.mocks import Call, Mock, Mocks, step_of
 from supervisor.testing.worker import DrivenWorker
@@ -56,13 +58,15 @@ class Driven(Client):
         self._events: DrivenLoop
         self._depth = 0
         self._driving = self._installed = self._closed = False
-        self._before: Client | None = None
+        self._before: tuple[Client | None, Any] = None, None
+        self._aio = DrivenAsyncClient(self)
 
     def __enter__(self) -> Self:
-        """Until it is closed, `workflow.start(…)` means this environment."""
+        """Until it is closed, `workflow.start(…)` and `workflow.start.aio(…)` mean this environment."""
         if not self._installed:
-            self._installed, self._before = True, clients._defaults.get(os.getpid())
+            self._installed, self._before = True, (clients._defaults.get(os.getpid()), clients_async.default_async_client)
             clients._defaults[os.getpid()] = self
+            clients_async.default_async_client = self._default_aio
         return self
 
     def close(self) -> None:
@@ -72,8 +76,9 @@ class Driven(Client):
         self._closed = True
         if self._installed:
             clients._defaults.pop(os.getpid(), None)
-            if self._before is not None:
-                clients._defaults[os.getpid()] = self._before
+            before, clients_async.default_async_client = self._before
+            if before is not None:
+                clients._defaults[os.getpid()] = before
         if self._worker is not None:
             with self._entered():
                 self._worker.die()
@@ -81,6 +86,14 @@ class Driven(Client):
                 self._run_ready()
         self._events.close()
         super().close()
+
+    @property
+    def aio(self) -> DrivenAsyncClient:
+        """This environment as an AsyncClient: `run = await env.aio.start(checkout, order); await run`."""
+        return self._aio
+
+    async def _default_aio(self) -> DrivenAsyncClient:
+        return self._aio
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

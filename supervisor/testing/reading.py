@@ -7,12 +7,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from supervisor.core import context
 from supervisor.core.errors import EnvironmentStuck, ReplayMismatch, RunUnknown
-from supervisor.core.histories import STATUSES, History, Pending, Recorded, kind_name, moment
+from supervisor.core.histories import STATUSES, History, Pending, Recorded, kind_name, moment, read
 from supervisor.engine.answering import answers
 from supervisor.engine.batch import INFINITY
 from supervisor.engine.reader import Reader
@@ -68,6 +70,18 @@ def verify(document: History) -> None:
     parted = _Untimed().compare(document)
     if parted is not None:
         raise mismatch(parted)
+
+
+def replay_file(path: str | Path) -> int:
+    """Replay every history of a file that `export` wrote, without executing anything; how many. Raises ReplayMismatch, HistoryUnreadable."""
+    before, n = context.loop, 0
+    try:
+        with Path(path).open("rb") as file:
+            for n, document in enumerate(read(file, str(path)), 1):
+                verify(document)
+    finally:
+        context.loop = before
+    return n
 
 
 def mismatch(parted: Divergence) -> ReplayMismatch:
@@ -159,4 +173,4 @@ def put_aside(run_id: uuid.UUID, kind: int, facts: dict[str, Any], others: list[
     return EnvironmentStuck(f"run {run_id} was put aside by the engine", others)
 
 
-__all__ = ["NONDETERMINISM", "answer", "history", "put_aside", "refuse_put_aside", "verify", "waiting", "words"]
+__all__ = ["NONDETERMINISM", "answer", "history", "put_aside", "refuse_put_aside", "replay_file", "verify", "waiting", "words"]

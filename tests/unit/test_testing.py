@@ -14,7 +14,7 @@ from supervisor import (
 )  # fmt: skip
 from supervisor.core.errors import EnvironmentStuck, MockUsedUp, NotInMemory, PayloadRefused, ReplayMismatch, StepNotMocked
 from supervisor.core.histories import line
-from supervisor.testing import TestEnvironment, crashes
+from supervisor.testing import TestEnvironment, crashes, replay_file
 from tests.apps import kit_shop
 from tests.apps.kit_shop import KitDeclined, KitOrder, KitReceipt, kit_approved, kit_charge, kit_checkout, kit_pack
 
@@ -367,6 +367,33 @@ def test_in_a_test_with_an_event_loop_of_its_own(env):
         return receipt
 
     assert asyncio.run(test()).by == "ann"
+
+
+def test_code_that_awaits_its_client(env):
+    """A web handler with an AsyncClient, or with `checkout.start.aio`, is tested as it stands."""
+
+    async def handler() -> list[object]:
+        run = await env.aio.start(kit_checkout, ORDER)
+        await run.signal(kit_approved, "ann")
+        other = await kit_shop.kit_sums.start.aio()
+        said = [(await run).by, (await run.status()).status, await other.update(kit_shop.kit_add, 2), await other.query(kit_shop.kit_total)]
+        batch = await env.aio.start_many(kit_shop.kit_takes, [1.0, 2.0])
+        return [*said, [await each for each in batch]]
+
+    assert asyncio.run(handler()) == ["ann", "completed", 2, 2, [1.0, 2.0]]
+
+
+def test_histories_of_a_file_are_replayed(env, tmp_path):
+    """What `export` has written, in production or here, is compared with the code in any test."""
+    kit_shop.kit_calls.clear()
+    run = env.start(kit_checkout, ORDER)
+    run.signal(kit_approved, "ann")
+    run.result()
+    (tmp_path / "good.jsonl").write_bytes(line(env.history(run)))
+    assert replay_file(tmp_path / "good.jsonl") == 1
+    (tmp_path / "bad.jsonl").write_bytes(line(env.history(env.start(kit_shop.kit_changes_its_mind))))
+    with pytest.raises(ReplayMismatch, match="kit_"):
+        replay_file(tmp_path / "bad.jsonl")
 
 
 def test_two_environments_beside_each_other():
