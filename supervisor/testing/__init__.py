@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from supervisor.core.errors import EnvironmentStuck as EnvironmentStuck, MockUsedUp as MockUsedUp, NotInMemory as NotInMemory, StepNotMocked as StepNotMocked
     from supervisor.testing.database import DatabaseEnvironment as DatabaseEnvironment
     from supervisor.testing.environment import TestEnvironment as TestEnvironment, crashes as crashes
+    from supervisor.testing.errors import EnvironmentStuck as EnvironmentStuck, MockUsedUp as MockUsedUp, NotInMemory as NotInMemory, StepNotMocked as StepNotMocked
     from supervisor.testing.mocks import Call as Call, Mock as Mock
     from supervisor.testing.reading import replay_file as replay_file
 
 _HOMES = {
-    "Call": "testing.mocks", "DatabaseEnvironment": "testing.database", "EnvironmentStuck": "core.errors", "Mock": "testing.mocks", "MockUsedUp": "core.errors", "NotInMemory": "core.errors",
-    "StepNotMocked": "core.errors", "TestEnvironment": "testing.environment", "crashes": "testing.environment", "replay_file": "testing.reading",
+    "Call": "testing.mocks", "DatabaseEnvironment": "testing.database", "EnvironmentStuck": "testing.errors", "Mock": "testing.mocks", "MockUsedUp": "testing.errors", "NotInMemory": "testing.errors",
+    "StepNotMocked": "testing.errors", "TestEnvironment": "testing.environment", "crashes": "testing.environment", "replay_file": "testing.reading",
 }  # fmt: skip
 __all__ = list(_HOMES)
 

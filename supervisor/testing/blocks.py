@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from supervisor.core import tokens
-from supervisor.core.errors import NotInMemory, RunEnded, RunUnknown, TokenClosed, TokenUnknown
+from supervisor.core.errors import RunEnded, RunUnknown, TokenClosed, TokenUnknown
+from supervisor.testing.errors import NotInMemory
 from supervisor.testing.statements import wake_updated
 from supervisor.testing.tables import ACTOR, OUTCOMES, PAUSED, UPDATED, Completion, Pause, Tables
 

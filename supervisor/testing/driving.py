@@ -22,12 +22,12 @@ from supervisor.api.client import Client
 from supervisor.api.handles import Run
 from supervisor.api.verbs import Verbs
 from supervisor.core import context, registry
-from supervisor.core.errors import EnvironmentStuck
 from supervisor.core.histories import History
 from supervisor.engine.visibility import loop_hidden
 from supervisor.testing import reading
 from supervisor.testing.client_async import DrivenAsyncClient
 from supervisor.testing.clock import DrivenLoop
+from supervisor.testing.errors import EnvironmentStuck
 from supervisor.testing.mocks import Call, Mock, Mocks, step_of
 from supervisor.testing.worker import DrivenWorker
 

@@ -11,13 +11,13 @@ from typing import Any
 from supervisor.api.asked import id_of
 from supervisor.api.handles import Run
 from supervisor.api.verbs import Verbs
-from supervisor.core.errors import NotInMemory
 from supervisor.core.histories import History
 from supervisor.db.client_calls import carry
 from supervisor.testing import reading
 from supervisor.testing.blocks import Blocks
 from supervisor.testing.clock import Clock, VirtualLoop, microseconds
 from supervisor.testing.driving import Driven
+from supervisor.testing.errors import NotInMemory
 from supervisor.testing.ids import SeededIds
 from supervisor.testing.questions import MemoryQuestions
 from supervisor.testing.tables import Tables

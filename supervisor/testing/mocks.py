@@ -14,7 +14,8 @@ from typing import Any
 from uuid import UUID
 
 from supervisor.core import registry
-from supervisor.core.errors import DefinitionError, MockUsedUp
+from supervisor.core.errors import DefinitionError
+from supervisor.testing.errors import MockUsedUp
 
 _NOTHING: Any = object()
 

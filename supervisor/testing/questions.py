@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from supervisor.core.errors import BatchUnknown, InputInvalid, KeyExists, KeyMismatch, NotInMemory, RunClosed, RunUnknown, UnknownWorkflow
+from supervisor.core.errors import BatchUnknown, InputInvalid, KeyExists, KeyMismatch, RunClosed, RunUnknown, UnknownWorkflow
 from supervisor.core.ids import RunIds
 from supervisor.db.client_calls import BatchResult, Conflict, Found, Outcome, QueryStanding, Sent, Told, UpdateStanding
 from supervisor.testing import tables as rows
 from supervisor.testing.clock import EPOCH_2000
 from supervisor.testing.ending import end_runs, error_json, request_cancel
+from supervisor.testing.errors import NotInMemory
 from supervisor.testing.statements import wake_updated
 from supervisor.testing.tables import ACTOR, OUTCOMES, PAUSED, TERMINATED, WAITS, Message, RunRow, Tables, Task
 

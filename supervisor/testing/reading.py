@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 
 from supervisor.core import context
-from supervisor.core.errors import EnvironmentStuck, ReplayMismatch, RunUnknown
+from supervisor.core.errors import ReplayMismatch, RunUnknown
 from supervisor.core.histories import STATUSES, History, Pending, Recorded, kind_name, moment, read
 from supervisor.engine.answering import answers
 from supervisor.engine.batch import INFINITY
 from supervisor.engine.reader import Reader
 from supervisor.engine.verify import Divergence, Verifier
+from supervisor.testing.errors import EnvironmentStuck
 from supervisor.testing.tables import OUTCOMES, WAITS, Tables, Task
 
 NONDETERMINISM = 19

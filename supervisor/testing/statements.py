@@ -15,11 +15,11 @@ import msgspec
 from supervisor._fastpath.loop import FLOAT8, INT2, INT4, INT8, TEXT, TIMESTAMPTZ
 from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor.core import versions
-from supervisor.core.errors import NotInMemory
 from supervisor.db.arrays import elements
 from supervisor.engine.batch import INFINITY, OUTCOME_OIDS, PLAIN_COLUMNS, RARE_OIDS, STEP_OIDS
 from supervisor.engine.tokens import ENTRUSTED
 from supervisor.testing.ending import close_children, error_json
+from supervisor.testing.errors import NotInMemory
 from supervisor.testing.tables import (
     CANCELLED, CODE_MISSING, COMPLETED, PARKED_FROM, PAUSED, QUEUED, RESUMED, UPDATED, AttemptRow, Completion, Message, Outcome, RunRow, StepRow, Tables, Task,
 )  # fmt: skip

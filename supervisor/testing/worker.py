@@ -18,7 +18,6 @@ from typing import Any
 
 from supervisor.core import context, registry
 from supervisor.core.context import executing
-from supervisor.core.errors import MockUsedUp, NotInMemory, StepNotMocked
 from supervisor.db.worker_calls import Identity
 from supervisor.engine.batch import Batch
 from supervisor.engine.commands import Commands
@@ -28,6 +27,7 @@ from supervisor.engine.rest import Board, Rest
 from supervisor.engine.watchdog import Watchdog
 from supervisor.engine.worker import Worker, WorkerOptions
 from supervisor.testing.clock import Clock, DrivenLoop, VirtualLoop
+from supervisor.testing.errors import MockUsedUp, NotInMemory, StepNotMocked
 from supervisor.testing.ids import SeededIds
 from supervisor.testing.mocks import Call, Mock, Mocks
 from supervisor.testing.session import MemorySession

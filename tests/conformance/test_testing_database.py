@@ -10,8 +10,9 @@ import psycopg
 import pytest
 
 from supervisor import RunFailed
-from supervisor.core.errors import EnvironmentStuck, ReplayMismatch, StepNotMocked
+from supervisor.core.errors import ReplayMismatch
 from supervisor.testing import DatabaseEnvironment
+from supervisor.testing.errors import EnvironmentStuck, StepNotMocked
 from tests.apps import kit_shop
 from tests.apps.kit_shop import KitOrder, kit_add, kit_approved, kit_book, kit_charge, kit_checkout, kit_total
 from tests.harness import Database, Server

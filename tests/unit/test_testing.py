@@ -12,9 +12,10 @@ import pytest
 from supervisor import (
     Client, ClientInsideRun, CompleteLater, DefinitionError, KeyMismatch, RunCancelled, RunClosed, RunFailed, RunTerminated, StepTimeout, TokenClosed, current, workflow,
 )  # fmt: skip
-from supervisor.core.errors import EnvironmentStuck, MockUsedUp, NotInMemory, PayloadRefused, ReplayMismatch, StepNotMocked
+from supervisor.core.errors import PayloadRefused, ReplayMismatch
 from supervisor.core.histories import line
 from supervisor.testing import TestEnvironment, crashes, replay_file
+from supervisor.testing.errors import EnvironmentStuck, MockUsedUp, NotInMemory, StepNotMocked
 from tests.apps import kit_shop
 from tests.apps.kit_shop import KitDeclined, KitOrder, KitReceipt, kit_approved, kit_charge, kit_checkout, kit_pack
 
