@@ -107,7 +107,7 @@ class Blocks:
         there = self._t.completions[run].get((seq, n))
         if there is not None or why is not None:
             raise TokenClosed(uuid.UUID(bytes=run), seq, n, WHY[there.kind] if there is not None else why or "")
-        self._t.beats[run][seq, n] = self._t.now()
+        self._t.beats[run][seq] = (n, self._t.now(), details)
         self._t.wake()
         return []
 

@@ -246,7 +246,7 @@ class Driven(Client):
         if self._depth:
             yield
             return
-        before = context.loop, context.token_key
+        before = context.loop, context.token_key, context.note_beat
         self._depth += 1
         self._hold()
         try:
@@ -254,7 +254,7 @@ class Driven(Client):
             yield
         finally:
             self._let_go()
-            context.loop, context.token_key = before
+            context.loop, context.token_key, context.note_beat = before
             self._depth -= 1
 
     def _hold(self) -> None:
@@ -279,7 +279,7 @@ class Driven(Client):
         if self._worker is None and not self._closed:
             self._worker = self._new_worker()
         if self._worker is not None:
-            context.loop, context.token_key = self._worker.facing, self._worker.token_key
+            context.loop, context.token_key, context.note_beat = self._worker.facing, self._worker.token_key, self._worker.beats.note
             self._worker.loop.hand_to(thread_id())
 
     def _new_worker(self) -> DrivenWorker:

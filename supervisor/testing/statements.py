@@ -137,6 +137,10 @@ class Statements:
         for run, pos, value, _ in self._rows("set_attributes", params):
             self.t.attributes[run].setdefault(pos, value)
 
+    def _note_beats(self, params: Params) -> None:
+        for run, seq, n, at, said in self._rows("note_beats", params):
+            self.t.beats[run][seq] = (n, at, said if said is not None else self.t.beats[run].get(seq, (0, 0, None))[2])
+
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _finish(self, params: Params) -> None:
@@ -294,14 +298,15 @@ class Statements:
 
     def _is_silent(self, run: bytes, given: AttemptRow, now: int) -> bool:
         heartbeat_s = msgspec.json.decode(given.error or b"{}").get("heartbeat_s")
-        last = max(given.ended or 0, self.t.beats[run].get((given.seq, given.n), 0))
+        n, at, _ = self.t.beats[run].get(given.seq, (0, 0, None))
+        last = max(given.ended or 0, at if n == given.n else 0)
         return heartbeat_s is not None and last + heartbeat_s * 1e6 <= now
 
     def _read_completions(self, params: Params) -> list[Cells]:
         found: list[Cells] = []
         for run in _ids(params):
             found += [(run, i4(seq), i4(n), i2(c.kind), bytes([c.retry]), c.payload, i8(c.at)) for (seq, n), c in self.t.completions.get(run, {}).items()]
-            found += [(run, i4(seq), i4(n), i2(0), b"\x01", None, i8(at)) for (seq, n), at in self.t.beats.get(run, {}).items()]
+            found += [(run, i4(seq), i4(n), i2(0), b"\x01", said, i8(at)) for seq, (n, at, said) in self.t.beats.get(run, {}).items()]
         return found
 
     # ── timers and children ──────────────────────────────────────────────────────────────────────────────────────

@@ -198,7 +198,7 @@ class Tables:
         self.answers: dict[tuple[bytes, int], tuple[int, bytes, int]] = {}
         self.cancellations: dict[bytes, dict[int, tuple[str | None, str]]] = defaultdict(dict)
         self.completions: dict[bytes, dict[tuple[int, int], Completion]] = defaultdict(dict)
-        self.beats: dict[bytes, dict[tuple[int, int], int]] = defaultdict(dict)
+        self.beats: dict[bytes, dict[int, tuple[int, int, bytes | None]]] = defaultdict(dict)  # run → seq → number of the try, when, what was said
         self.pauses: dict[bytes, Pause] = {}
         self.keys: dict[tuple[int, str], tuple[bytes, bytes]] = {}
 

@@ -17,9 +17,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from supervisor.core import context, registry
-from supervisor.core.context import executing
+from supervisor.core.context import executing, given
+from supervisor.core.errors import HeartbeatMissed
 from supervisor.db.worker_calls import Identity
+from supervisor.engine import terms
 from supervisor.engine.batch import Batch
+from supervisor.engine.beats import Beats
 from supervisor.engine.commands import Commands
 from supervisor.engine.executors import Call as Executed
 from supervisor.engine.executors import Executors
@@ -77,6 +80,7 @@ class OneByOne(Executors):
         super().__init__(1, [], [], now_us, finished, None, lambda _: None)
         self._now, self._passes, self._mocks, self._fail = clock, passes, mocks, fail
         self._played: dict[Executed, asyncio.TimerHandle | asyncio.Handle] = {}
+        self._heard: dict[Executed, float] = {}
         self._thread: StepThread | None = None
 
     def begin(self, run: Any, command: Any) -> Executed:
@@ -95,11 +99,23 @@ class OneByOne(Executors):
         self._limit(call)
         return call
 
-    def _limit(self, call: Executed) -> None:
-        limit_s = call.command.step.info.timeout_s
+    def _deadline(self, call: Executed) -> float | None:
+        limit_s = super()._deadline(call)
         if limit_s is not None:
             call.deadline = self._now() + timedelta(seconds=limit_s)
-            call.timer = self._loop.call_later(limit_s, self._expire, call, limit_s, context=self._context)
+        return limit_s
+
+    def _listen(self, call: Executed, in_s: float) -> None:
+        self._heard[call] = call.beat_at
+        super()._listen(call, in_s)
+
+    def _listened(self, call: Executed) -> None:
+        """By the environment's time: has it said anything since it was last looked?"""
+        heard, every_s = self._heard.pop(call, 0.0), call.command.step.info.heartbeat_s
+        if call.live and call.beat_at != heard:
+            self._listen(call, every_s)
+        elif call.live:
+            self._end_early(call, silent(call, every_s))
 
     # ── mocks ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -110,7 +126,7 @@ class OneByOne(Executors):
 
     def _played_now(self, made: Executed, mock: Mock, call: Call) -> None:
         self._played.pop(made, None)
-        value, error = outcome_of(made.command, lambda: mock.play(call), self._fail)
+        value, error = outcome_of(made.command, made, lambda: mock.play(call), self._fail)
         if inspect.isawaitable(value):
             made.task = self._loop.create_task(self._await_mock(made, value), context=self._context.copy())
         elif made.live:
@@ -118,6 +134,7 @@ class OneByOne(Executors):
 
     async def _await_mock(self, made: Executed, waits: Any) -> None:
         executing.set(made.command)
+        given.set(made)
         value = error = None
         try:
             value = await waits
@@ -132,20 +149,40 @@ class OneByOne(Executors):
         """Nothing else happens meanwhile; who has not ended when its time is over is left behind."""
         made = Executed(run, command, self._clock())
         self.calls.add(made)
-        limit_s = command.step.info.timeout_s
-        if limit_s is not None:
-            made.deadline = self._now() + timedelta(seconds=limit_s)
+        limit_s = self._deadline(made)
         if self._thread is None:
             self._thread = StepThread()
-        ended = self._thread.run(command)
-        if ended.wait(limit_s):
+        ended = self._thread.run(command, made)
+        error = self._overdue(made, ended, limit_s)
+        if error is None:
             self._loop.call_soon(self._ended, made, *ended.outcome, context=self._context)
         else:
             self._thread = None
-            if self._passes is not None:
-                self._passes(limit_s or 0.0)
-            self._loop.call_soon(self._expire, made, limit_s, context=self._context)
+            self._loop.call_soon(self._left_behind, made, error, context=self._context)
         return made
+
+    def _overdue(self, made: Executed, ended: _Ended, limit_s: float | None) -> BaseException | None:
+        """Wait for a body; why it is waited for no longer. The environment's time is moved by what was waited in vain."""
+        every_s, waited_s = made.command.step.info.heartbeat_s, 0.0
+        while True:
+            heard = made.beat_at
+            rest_s = min((s for s in (every_s, None if limit_s is None else limit_s - waited_s) if s is not None), default=None)
+            if ended.wait(rest_s):
+                return None
+            waited_s += rest_s or 0.0
+            if limit_s is not None and waited_s >= limit_s:
+                error: BaseException = terms.over(made.command, limit_s)
+            elif made.beat_at == heard:
+                error = silent(made, every_s)
+            else:
+                continue
+            if self._passes is not None:
+                self._passes(waited_s)
+            return error
+
+    def _left_behind(self, made: Executed, error: BaseException) -> None:
+        if made.live:
+            self._end_early(made, error)
 
     def _ended(self, made: Executed, value: Any, error: BaseException | None) -> None:
         if made.live:
@@ -155,11 +192,14 @@ class OneByOne(Executors):
         if call.task is not None:
             super().give_up(call)
             return
+        if not call.live:
+            return
+        self.beats.collect()
         call.live = False
         self.calls.discard(call)
-        for handle in (call.timer, self._played.pop(call, None)):
-            if handle is not None:
-                handle.cancel()
+        self._disarm(call)
+        if (handle := self._played.pop(call, None)) is not None:
+            handle.cancel()
         if call.told is not None:
             call.told.set()
 
@@ -169,6 +209,10 @@ class OneByOne(Executors):
         if self._thread is not None:
             self._thread.stop()
             self._thread = None
+
+
+def silent(call: Executed, every_s: float) -> HeartbeatMissed:
+    return HeartbeatMissed(f"step {call.command.step.name} gave no sign of life for {every_s:g} s (heartbeat)")
 
 
 class _Ended(threading.Event):
@@ -181,12 +225,12 @@ class StepThread:
     """One thread for the bodies of `def` steps, which are the plain function there, as in a worker's threads."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[tuple[Any, _Ended] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Any, Executed, _Ended] | None] = SimpleQueue()
         threading.Thread(target=self._work, name="pgsupervisor-test-step", daemon=True).start()
 
-    def run(self, command: Any) -> _Ended:
+    def run(self, command: Any, made: Executed) -> _Ended:
         ended = _Ended()
-        self._queue.put((command, ended))
+        self._queue.put((command, made, ended))
         return ended
 
     def stop(self) -> None:
@@ -194,14 +238,16 @@ class StepThread:
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            command, ended = job
-            ended.outcome = outcome_of(command, lambda: command.step.fn(*command.args, **(command.kwargs or {})), None)  # noqa: B023
+            command, made, ended = job
+            ended.outcome = outcome_of(command, made, lambda: command.step.fn(*command.args, **(command.kwargs or {})), None)  # noqa: B023
             ended.set()
 
 
-def outcome_of(command: Any, body: Callable[[], Any], fail: Callable[[BaseException], None] | None) -> tuple[Any, BaseException | None]:
-    """What *body* returns or raises, called as the body of that step."""
-    token = executing.set(command)
+def outcome_of(
+    command: Any, made: Executed | None, body: Callable[[], Any], fail: Callable[[BaseException], None] | None
+) -> tuple[Any, BaseException | None]:
+    """What *body* returns or raises, called as the body of that step, in that try of it."""
+    token, mine = executing.set(command), given.set(made)
     try:
         return body(), None
     except MockUsedUp as error:
@@ -212,6 +258,15 @@ def outcome_of(command: Any, body: Callable[[], Any], fail: Callable[[BaseExcept
         return None, error
     finally:
         executing.reset(token)
+        given.reset(mine)
+
+
+class StoredAtOnce(Beats):
+    """Signs of life are stored as they come: no clock of this environment says when a second is over."""
+
+    def _store_due(self) -> None:
+        for key in list(self._last):
+            self._store(key)
 
 
 class WithoutDatabase:
@@ -233,7 +288,7 @@ class WithoutDatabase:
         if run.gone:
             return
         now, step = self._now(), command.step
-        value, error = outcome_of(command, lambda: mock.play(call), self._fail)
+        value, error = outcome_of(command, None, lambda: mock.play(call), self._fail)
         if error is None:
             try:
                 encoded, value = step.shape.settle(value)
@@ -284,6 +339,8 @@ class DrivenWorker(Worker):
     def _take_over_steps(self, clock: Callable[[], datetime], passes: Callable[[float], None] | None) -> None:
         commands: Commands = self.commands
         self.executors = commands.executors = OneByOne(clock, passes, self.loop.now_us, commands.ended_call, self.mocks, self.ends)
+        self.beats = commands.beats = self.executors.beats = StoredAtOnce(commands, self.events.call_soon_threadsafe)
+        context.note_beat = self.beats.note
         commands.may_inline = False
         for step in registry.steps():
             step.inline = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from supervisor import CompleteLater, Retry, Signal, Update, current, first, gather, handlers_finished, patched, publish, set_attributes, sleep, start, step, sync, workflow
-from tests.apps import closing, families, letters, longruns, replayed, tries, undone  # noqa: F401 - their workflows are programs here
+from tests.apps import closing, families, letters, longruns, longsteps, replayed, tries, undone  # noqa: F401 - their workflows are programs here
 from tests.harness import note
 
 kitted_word = Signal("kitted_word", str)

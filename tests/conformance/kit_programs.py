@@ -12,7 +12,7 @@ from supervisor import Client, Run, UpdateRejected
 from supervisor.core import codec
 from supervisor.core.histories import History
 from tests.harness import Effects
-from tests.apps import closing, families, kitted, letters, longruns, replayed, tries, undone
+from tests.apps import closing, families, kitted, letters, longruns, longsteps, replayed, tries, undone
 
 
 @dataclass
@@ -136,6 +136,13 @@ PROGRAMS: dict[str, Callable[[Stage], list[Run[Any]]]] = {
     "token_silent": run_and_end(kitted.kitted_handed, 600, 0.05),
     "paused": and_then(run_and_end(kitted.kitted_waits), paused),
     "paused_sleeping": and_then(run_and_end(replayed.replayed_sleeps), lambda stage, run: stage.client.pause(run), lambda stage, run: run.cancel("over", actor="me")),
+    "signs_of_life_thread": run_and_end(longsteps.longsteps_resume, "thread", "kit"),
+    "silent_thread": run_and_end(longsteps.longsteps_silent, "thread", "kit"),
+    "silent_task": run_and_end(longsteps.longsteps_silent, "task", "kit"),
+    "closing_token": run_and_end(longsteps.longsteps_closing, "token", "kit"),
+    "closing_far": run_and_end(longsteps.longsteps_closing, "far", "kit"),
+    "closing_hangs": run_and_end(longsteps.longsteps_closing, "hangs", "kit"),
+    "signs_of_life_process": run_and_end(longsteps.longsteps_resume, "process", "kit"),
     "relaunches": run_and_end(tries.relaunches, "kit", 3),
 }  # fmt: skip
 
