@@ -49,16 +49,23 @@ class Call:
 
 
 class Mock:
-    """What stands in for one step; `calls` are those that it answered. `with env.mock(…):` removes it at the end."""
+    """What stands in for one step, or workflow; `calls` are those that it answered. `with env.mock(…):` removes it at the end.
 
-    def __init__(self, step: Any, play: Callable[[Call], Any], takes_s: float, remove: Callable[[Mock], None]) -> None:
-        self.step, self.takes_s = step, takes_s
+    is_code   it is a callable: of a workflow, that is code which is replayed
+    """
+
+    def __init__(self, step: Any, play: Callable[[Call], Any], takes_s: float, is_code: bool, remove: Callable[[Mock], None]) -> None:
+        self.step, self.takes_s, self.is_code = step, takes_s, is_code
         self.calls: list[Call] = []
         self._play, self._remove = play, remove
 
     def play(self, call: Call) -> Any:
         """The value, or what is to be awaited for it; raises the error."""
         self.calls.append(call)
+        return self._play(call)
+
+    def replay(self, call: Call) -> Any:
+        """The same again, of a call that was noted."""
         return self._play(call)
 
     @property
@@ -90,18 +97,22 @@ class Mocks:
     def add(
         self, step: Any, returns: Any = _NOTHING, raises: Any = None, sequence: Sequence[Any] | None = None, calls: Callable[..., Any] | None = None, takes_s: float = 0.0
     ) -> Mock:
-        """A mock of *step*, a step or the name of one; the last one that was made counts. Raises DefinitionError."""
+        """A mock of *step*, a step or a workflow, or the name of one; the last one that was made counts. Raises DefinitionError."""
         found = step_of(step)
         given = [returns is not _NOTHING, raises is not None, sequence is not None, calls is not None]
         if sum(given) > 1:
             raise DefinitionError(f"the mock of step {found.name} has several of returns=, raises=, sequence= and calls=; give one")
-        made = Mock(found, _player(found, None if returns is _NOTHING else returns, raises, sequence, calls), takes_s, self._drop)
+        made = Mock(found, _player(found, None if returns is _NOTHING else returns, raises, sequence, calls), takes_s, calls is not None, self._drop)
         self._by_step[found].append(made)
         return made
 
     def of(self, step: Any) -> Mock | None:
         there = self._by_step.get(step)
         return there[-1] if there else None
+
+    def workflows(self) -> list[Any]:
+        """Workflows that have mocks."""
+        return [each for each, mocks in self._by_step.items() if mocks and registry.find(each.name) is each]
 
     def note(self, run: Any, command: Any) -> Call:
         """An attempt begins."""
@@ -144,20 +155,20 @@ def _player(step: Any, returns: Any, raises: Any, sequence: Sequence[Any] | None
 
 
 def step_of(step: Any) -> Any:
-    """The step that is meant. Raises DefinitionError, which names a near one."""
+    """The step, or workflow, that is meant. Raises DefinitionError, which names a near one."""
     known = registry.steps()
     if not isinstance(step, str):
-        if step in known:
+        if step in known or step in registry.workflows().values():
             return step
-        raise DefinitionError(f"{step!r} is no step; give a function that @step decorates, or its name")
-    found = [each for each in known if each.name == step]
+        raise DefinitionError(f"{step!r} is no step and no workflow; give a function that @step or @workflow decorates, or its name")
+    found = [each for each in (*known, *registry.workflows().values()) if each.name == step]
     if len(found) == 1:
         return found[0]
     if found:
         homes = ", ".join(f"{each.fn.__module__}.{each.fn.__qualname__}" for each in found)
-        raise DefinitionError(f"several steps are named {step!r}: {homes}; give the function itself")
-    near = difflib.get_close_matches(step, [each.name for each in known], 3)
-    raise DefinitionError(f"no step is named {step!r}" + (f"; did you mean {' or '.join(near)}?" if near else "; is its module imported?"))
+        raise DefinitionError(f"several are named {step!r}: {homes}; give the function itself")
+    near = difflib.get_close_matches(step, [each.name for each in (*known, *registry.workflows().values())], 3)
+    raise DefinitionError(f"no step and no workflow is named {step!r}" + (f"; did you mean {' or '.join(near)}?" if near else "; is its module imported?"))
 
 
 def call_of(run: Any, command: Any) -> Call:

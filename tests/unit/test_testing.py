@@ -190,14 +190,38 @@ def test_what_a_mock_returns_goes_through_the_codec(env):
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ({"step": "kit_charg", "returns": 1}, "no step is named 'kit_charg'; did you mean kit_charge"),
-        ({"step": print}, "is no step"),
+        ({"step": "kit_charg", "returns": 1}, "no step and no workflow is named 'kit_charg'; did you mean kit_charge"),
+        ({"step": print}, "is no step and no workflow"),
         ({"step": "kit_charge", "returns": 1, "raises": OSError}, "has several of returns=, raises="),
     ],
 )
 def test_a_mock_that_can_not_be(env, how, told):
     with pytest.raises(DefinitionError, match=told):
         env.mock(how.pop("step"), **how)
+
+
+def test_a_child_is_mocked_like_a_step(env):
+    """So that a parent is tested alone: its child is a run, with the child's own type, whatever it is told to do."""
+    with env.mock(kit_checkout, returns=KitReceipt("p", "nobody"), takes=60) as child:
+        before = env.now
+        assert env.start(kit_shop.kit_waits_for_child).result() == KitReceipt("p", "nobody")
+        assert env.now - before == timedelta(seconds=60) and child.calls[0].arguments == {"order": KitOrder(1, 2)}
+    with env.mock("kit_checkout", raises=KitDeclined("no")), pytest.raises(RunFailed) as failed:
+        env.start(kit_shop.kit_waits_for_child).result()
+    assert [each.workflow for each in failed.value.chain] == ["kit_waits_for_child", "kit_checkout"]
+
+    async def another(order: KitOrder) -> KitReceipt:
+        return KitReceipt(await kit_pack.aio(order.id), await kit_approved.wait())
+
+    with env.mock(kit_checkout, calls=another) as child:
+        run = env.start(kit_shop.kit_waits_for_child)
+        env.crash()
+        env.signal(child.calls[0].run_id, kit_approved, "ann")
+        assert run.result() == KitReceipt("really packed 1", "ann") and len(child.calls) == 1
+    env.verify()
+    run = env.start(kit_checkout, ORDER)
+    run.signal(kit_approved, "ben")
+    assert run.result().payment == "really charged 42 999"
 
 
 def test_a_mock_that_is_used_up_ends_the_test(env):
