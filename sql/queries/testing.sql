@@ -6,14 +6,18 @@
 SELECT extract(epoch FROM min(t.ready_at) - clock_timestamp())::float8 FROM {schema}.task t WHERE t.owner IS NULL AND t.ready_at < 'infinity';
 
 -- name: skip_time :exec
--- Let what is due later be due so much earlier. What was recorded stays as it is.
--- Locks:  rows of task, timer, attempt; nobody else works here.     Index:  none: scans of what a test keeps small
+-- Let what is due later be due so much earlier: runs, deadlines, timers, tries, and signs of life, which are that much older then. Histories stay as they are.
+-- Locks:  rows of task, attempt, beat, timer; nobody else works here.     Index:  none: scans of what a test keeps small
 -- $1 float8 seconds
 WITH tasks AS (
     UPDATE {schema}.task t
     SET ready_at = CASE WHEN t.owner IS NULL THEN t.ready_at - make_interval(secs => $1) ELSE t.ready_at END, cancel_at = t.cancel_at - make_interval(secs => $1)
     WHERE t.ready_at > clock_timestamp() OR t.cancel_at IS NOT NULL),
-tries AS (UPDATE {schema}.attempt a SET next_retry_at = a.next_retry_at - make_interval(secs => $1) WHERE a.next_retry_at > clock_timestamp())
+tries AS (
+    UPDATE {schema}.attempt a
+    SET next_retry_at = a.next_retry_at - make_interval(secs => $1), ended_at = CASE WHEN a.kind = 7 THEN a.ended_at - make_interval(secs => $1) ELSE a.ended_at END
+    WHERE a.next_retry_at > clock_timestamp() OR a.kind = 7),
+beats AS (UPDATE {schema}.beat b SET at = b.at - make_interval(secs => $1))
 UPDATE {schema}.timer t SET due_at = t.due_at - make_interval(secs => $1);
 
 -- name: live_runs :many

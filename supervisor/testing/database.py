@@ -1,7 +1,7 @@
 """An environment on a real PostgreSQL: the engine's worker in the test's process, on sessions of its own; what is due later is made due earlier.
 
 Owns the schema that it makes, and that nobody else works in it. The database's clock goes as it does: skipping time moves the moments at which
-something is due (`ready_at`, timers, deadlines, retries) by the same amount, and nothing of what is recorded. So nothing fires before its time has come,
+something is due (`ready_at`, timers, deadlines, retries, signs of life) by the same amount, and nothing of a history. So nothing fires before its time has come,
 and `now()` in a workflow is what the database's clock says.
 """
 
@@ -26,7 +26,9 @@ from supervisor.db.answer_calls import AnswerCalls
 from supervisor.db.histories import reading as reading_histories
 from supervisor.db.testing_calls import Live, TestingCalls
 from supervisor.engine.answering import answers
+from supervisor.engine.batch import INFINITY
 from supervisor.engine.reader import Reader
+from supervisor.engine.tokens import Entrusted
 from supervisor.engine.transactional import Transactions
 from supervisor.engine.worker import WorkerOptions
 from supervisor.leader.burial import Burials, Dead
@@ -93,9 +95,13 @@ class DatabaseWorker(DrivenWorker):
         """What is due later was made due so much earlier."""
         for run in self.loop.live.values():
             run.deadline_us = max(run.deadline_us - us, 1) if run.deadline_us else 0
+            if run.past is not None:
+                run.past.closes = {seq: at - us for seq, at in run.past.closes.items()}
             for cmd in (run.open or {}).values():
-                if getattr(cmd.extra, "due_us", 0) > 0:
+                if 0 < getattr(cmd.extra, "due_us", 0) < INFINITY:
                     cmd.extra.due_us -= us
+                if isinstance(cmd.extra, Entrusted):
+                    cmd.extra.beat_us -= us
 
     def _bury(self) -> None:
         self.killed = True

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor import NonRetryable, Query, Retry, Signal, Update, first, gather, now, publish, random, sleep, sleep_until, step, uuid4, workflow
+from supervisor import CompleteLater, HeartbeatMissed, NonRetryable, Query, Retry, Signal, Update, first, gather, now, publish, random, sleep, sleep_until, step, uuid4, workflow
 from supervisor import sync
 
 
@@ -168,3 +168,27 @@ async def kit_at(year: int) -> str:
 @workflow
 async def kit_gives_up() -> None:
     raise NonRetryable("enough")
+
+
+@step
+def kit_hands_over(beat: float) -> str:
+    raise CompleteLater(heartbeat=beat)
+
+
+@step(retry=Retry(max_attempts=1000, initial=600, factor=1), schedule_to_close=7200)
+def kit_fails_on() -> str:
+    raise OSError("again")
+
+
+@workflow
+async def kit_long_steps() -> list[str]:
+    said = []
+    try:
+        await kit_hands_over.aio(3600)
+    except HeartbeatMissed as error:
+        said.append(type(error).__name__)
+    try:
+        await kit_fails_on.aio()
+    except OSError as error:
+        said.append(str(error))
+    return said

@@ -59,6 +59,13 @@ def test_time_is_skipped_for_timeouts_backoff_and_what_is_in_memory(env):
     assert run.result().by == "ann"
 
 
+def test_silence_and_the_time_of_all_tries_are_skipped(env):
+    """An hour without a sign of life, two hours of tries."""
+    before = env.now
+    assert env.start(kit_shop.kit_long_steps).result() == ["HeartbeatMissed", "again"]
+    assert timedelta(hours=2) <= env.now - before <= timedelta(hours=3.2)
+
+
 def test_a_transactional_step_has_its_transaction(shared):
     """What it writes and that it ended commit together; a mock stands in for the body, with its checkpoint."""
     database, env = shared

@@ -106,6 +106,13 @@ def test_a_timeout_ends_a_body_that_blocks(env):
     assert env.start(kit_shop.kit_takes, 1).result() == 1
 
 
+def test_silence_and_the_time_of_all_tries_are_skipped(env):
+    """An hour without a sign of life, two hours of tries."""
+    before = env.now
+    assert env.start(kit_shop.kit_long_steps).result() == ["HeartbeatMissed", "again"]
+    assert timedelta(hours=2) <= env.now - before <= timedelta(hours=3.2)
+
+
 # ── mocks ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

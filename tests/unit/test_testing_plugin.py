@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness import ROOT
+import pytest
+
+from tests.harness import BUILDS, ROOT
 
 CONFTEST = 'pytest_plugins = ["supervisor.testing.plugin"]\n'
 TESTS = """
@@ -68,3 +70,12 @@ def test_who_does_not_ask_gets_nothing():
     assert not [each for each in entry_points(group="pytest11") if each.value.startswith("supervisor")]
     code = "import sys, supervisor.testing, supervisor.testing.plugin; print([name for name in sys.modules if name.startswith(('supervisor.engine', 'psycopg'))])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_the_kit_runs_on_both_builds_of_the_loop(build):
+    """Which one a process has is decided when it begins."""
+    environ = {**os.environ, "PGSUPERVISOR_LOOP": build}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_testing.py"]
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
