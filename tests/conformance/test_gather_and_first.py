@@ -118,3 +118,21 @@ def test_coroutine_in_a_def_workflow_is_refused(live: Live) -> None:
     """A def workflow has no branches of its own: the error says so, at its line."""
     error = live.error(branches.coroutine_in_def)
     assert isinstance(error, DefinitionError), repr(error)
+
+
+def test_losers_whose_rows_a_crash_swallowed_are_recorded_by_who_comes_next(live: Live) -> None:
+    """The end of a timer, and a transaction, are durable before the batch with what they cancelled: a worker may die in between."""
+    run = live.start(branches.branches_lost, "lost")
+    history = "select seq, pos, kind, status from supervisor.steps where run_id = %s order by pos"
+    told = [(0, 0, "timer", "completed"), (1, 1, "timer", "cancelled"), (2, 2, "signal", "cancelled")]
+    live.until(lambda: run.status().wait == "signal" and live.database.sql(history, run.id) == told, 20)
+    # when the batch with the losers had not arrived, so that their timers are there too, and the run is taken up again
+    live.database.sql("delete from supervisor.step where run_id = %s and status = 3", run.id)
+    live.database.sql("insert into supervisor.timer select %s, seq, now() + interval '1 h' from generate_series(1, 2) as seq", run.id)
+    live.kill()
+    run.signal(branches.branches_said, "go")
+    # then the history is what it would have been, and nothing is left to wait for
+    assert run.result(timeout=20) == ["won", "go"]
+    assert live.database.sql(history, run.id) == [*told, (3, 3, "signal", "completed")]
+    assert live.database.one("select steps from supervisor.runs where run_id = %s", run.id) == 4
+    assert live.database.one("select count(*) from supervisor.timer where run_id = %s", run.id) == 0
