@@ -1,0 +1,216 @@
+"""Play a batch of programs on a real host: start them all at once, send what they wait for, cancel where they want it, and read what became of them.
+
+Signals and cancellations follow what the model says and what runs publish, so that each meets its run at a determined command. Owns
+no verdict: `verdict.py` compares.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from supervisor import Client, RunClosed, Signal
+from tests.apps import modelled
+from tests.harness import Database
+from tests.model.model import CANCELLED_BY, Expected, Message, predict
+
+WORKFLOWS = {"async": modelled.modelled, "def": modelled.modelled_def}
+POLL_S = 0.02
+ENDED_WITHIN_S = 60.0
+CLOCKS_APART_MS = 5  # an id that a client makes may be so much older than one that the database makes then; the batch before ended earlier
+TABLES = ["create table modelled_ledger (place text, attempt int)"]
+
+
+@dataclass
+class Row:
+    """A row of the history, as it stands in the table."""
+
+    seq: int
+    pos: int
+    kind: str
+    name: str
+    status: str
+    result: bytes | None
+
+
+@dataclass
+class Found:
+    """What became of one run."""
+
+    run_id: UUID
+    place: str
+    workflow: str
+    parent: UUID | None
+    status: str | None  # None: it lives
+    result: bytes | None
+    steps: int
+    rows: list[Row] = field(default_factory=list)
+    failed: dict[int, list[int]] = field(default_factory=dict)  # seq → attempts that raised
+    published: dict[str, Any] = field(default_factory=dict)
+    wait: str | None = None
+
+
+@dataclass
+class Played:
+    """A batch that has ended: what was expected of each program, and what was found."""
+
+    name: str
+    programs: list[dict[str, Any]]
+    expected: list[Expected]
+    killed: int
+    problems: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    runs: dict[str, list[Found]] = field(default_factory=lambda: defaultdict(list))  # by place
+    notes: dict[tuple[str, int], list[bool]] = field(default_factory=lambda: defaultdict(list))  # (place, attempt) → redelivered, each time
+    ledger: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+
+class Driver:
+    """Plays batches on one database and the host that serves it. `kill` ends workers."""
+
+    def __init__(self, client: Client, database: Database, folder: Path, kill: Callable[[], int] = lambda: 0) -> None:
+        self.client, self.database, self.folder, self.kill = client, database, folder, kill
+        self._batches = 0
+
+    def play(self, programs: list[dict[str, Any]], kills: Sequence[float] = ()) -> Played:
+        """Play them all at once; *kills*: workers are killed when no larger part of the runs is live."""
+        self._batches += 1
+        name = f"b{self._batches}"
+        expected = [predict(str(n), program["style"], program["body"]) for n, program in enumerate(programs)]
+        began = UUID(int=self.database.one("select supervisor.new_id()").int - (CLOCKS_APART_MS << 80))
+        talks = [Talk(self, name, run) for root in expected for run in root.all()]
+        by_place = {talk.run.place: talk for talk in talks}
+        for root, program in zip(expected, programs, strict=True):
+            by_place[root.place].start(program["body"])
+        killed = self._until_ended(began, by_place, kills)
+        played = Played(name, programs, expected, killed)
+        Reading(self, played, began).read()
+        return played
+
+    def _until_ended(self, began: UUID, talks: dict[str, Talk], kills: Sequence[float]) -> int:
+        killed, until, due = 0, time.monotonic() + ENDED_WITHIN_S, sorted(kills, reverse=True)
+        roots = sum("." not in place for place in talks)
+        while time.monotonic() < until:
+            self._hear(began, talks)
+            for talk in talks.values():
+                talk.go_on()
+            live = self.database.one("select count(*) from supervisor.task where run_id > %s", began)
+            if not live:
+                break
+            if due and live < roots * due[0]:
+                due.pop(0)
+                killed += self.kill()
+            time.sleep(POLL_S)
+        return killed
+
+    def _hear(self, began: UUID, talks: dict[str, Talk]) -> None:
+        """Which runs there are now, and what they have published."""
+        if any(talk.run_id is None and talk.has_to_say for talk in talks.values()):
+            known = [talk.run_id for talk in talks.values() if talk.run_id is not None]
+            query = "select run_id, supervisor.as_json(input, codec) ->> 'at' from supervisor.run where run_id > %s and run_id <> all (%s)"
+            for run_id, place in self.database.sql(query, began, known):
+                talks[place].run_id = run_id
+        if any(talk.has_to_say for talk in talks.values()):
+            by_id = {talk.run_id: talk for talk in talks.values()}
+            for run_id, key in self.database.sql("select run_id, key from supervisor.publication where run_id > %s", began):
+                if run_id in by_id:
+                    by_id[run_id].published.add(key)
+
+
+class Talk:
+    """What is said to one run."""
+
+    def __init__(self, driver: Driver, batch: str, run: Expected) -> None:
+        self.driver, self.batch, self.run = driver, batch, run
+        self.run_id: UUID | None = None
+        self.published: set[str] = set()
+        self.said: list[str] = []  # what should not have happened
+        self.cancel_at = run.cancel_at
+        self.queues: dict[str, list[Message]] = defaultdict(list)
+        for message in run.messages:
+            self.queues[message.name].append(message)
+
+    @property
+    def has_to_say(self) -> bool:
+        return self.cancel_at is not None or any(self.queues.values())
+
+    def start(self, body: list[Any]) -> None:
+        """Start the run, with its first message where that is to come with the start."""
+        what, args = WORKFLOWS[self.run.style], (self.batch, self.run.place, body)
+        first = next((messages[0] for messages in self.queues.values() if messages[0].when == "with"), None)
+        if first is None:
+            self.run_id = self.driver.client.start(what, *args).id
+        else:
+            message = Signal(first.name).message(first.value, id=first.place)
+            self.run_id = self.driver.client.signal_with_start(message, what, *args).id
+
+    def go_on(self) -> None:
+        """Send what is to be sent now, each twice: the second is the first."""
+        if self.run_id is None:
+            return
+        try:
+            for messages in self.queues.values():
+                while messages and (messages[0].when != "after" or messages[0].place in self.published or not self.run.certain):
+                    self._send(messages[0])
+                    messages.pop(0)
+        except RunClosed:
+            self.queues.clear()
+        if self.cancel_at is not None and self.cancel_at in self.published:
+            self.driver.client.cancel(self.run_id, f"cancel {self.cancel_at}", actor=CANCELLED_BY)
+            self.cancel_at = None
+
+    def _send(self, message: Message) -> None:
+        assert self.run_id is not None
+        for time_ in range(2):
+            new = self.driver.client.signal(self.run_id, Signal(message.name), message.value, id=message.place)
+            if new and time_:
+                self.said.append(f"message {message.place} was stored twice")
+
+
+class Reading:
+    """All that is left of a batch, in a few statements."""
+
+    def __init__(self, driver: Driver, played: Played, began: UUID) -> None:
+        self.sql, self.folder, self.played, self.began = driver.database.sql, driver.folder, played, began
+
+    def read(self) -> None:
+        found = {row.run_id: row for row in self._runs()}
+        steps = "select v.run_id, v.seq, v.pos, v.kind, v.name, v.status, s.result from supervisor.steps v join supervisor.step s using (run_id, seq) where v.run_id > %s order by 1, 3"
+        for run_id, *row in self.sql(steps, self.began):
+            found[run_id].rows.append(Row(*row))
+        for run_id, seq, n in self.sql("select run_id, seq, n from supervisor.attempt where run_id > %s and kind = 1 order by 1, 2, 3", self.began):
+            found[run_id].failed.setdefault(seq, []).append(n)
+        for run_id, key, value in self.sql("select run_id, key, value from supervisor.publication where run_id > %s order by pos", self.began):
+            found[run_id].published[key] = json.loads(value)
+        for place, attempt in self.sql("select place, attempt from modelled_ledger where place like %s", f"{self.played.name}/%"):
+            self.played.ledger[place.partition("/")[2]].append(attempt)
+        self._notes()
+
+    def _runs(self) -> list[Found]:
+        query = """
+            select r.run_id, r.input ->> 'at', r.workflow, r.parent_id, case when r.ended_at is not null then r.status end, o.result, coalesce(o.steps, 0), r.wait
+            from supervisor.runs r left join supervisor.outcome o using (run_id) where r.run_id > %s"""
+        runs = []
+        for *facts, wait in self.sql(query, self.began):
+            run = Found(*facts)
+            run.wait = wait
+            runs.append(run)
+            self.played.runs[run.place].append(run)
+        return runs
+
+    def _notes(self) -> None:
+        path = self.folder / f"notes-{self.played.name}"
+        for line in path.read_text().splitlines() if path.exists() else []:
+            place, attempt, redelivered = json.loads(line)
+            self.played.notes[place, attempt].append(redelivered)
+
+
+def kill_times(draw: random.Random) -> list[float]:
+    """When workers are killed while a batch is played: once or twice."""
+    return [draw.uniform(0.3, 1.1) for _ in range(draw.choice([1, 2]))]
