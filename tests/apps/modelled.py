@@ -41,16 +41,16 @@ def place(at: str) -> str:
     return at.partition("/")[2]
 
 
-def beside(what: str, name: str) -> Path:
-    return Path(os.environ["TEST_EFFECTS"]).parent / f"{what}-{name}"
+def beside(name: str) -> Path:
+    return Path(os.environ["TEST_EFFECTS"]).parent / name
 
 
 def noted(at: str) -> int:
     """Note that the step at *at*, a place in a batch, runs, of which attempt, and whether it may have begun before; gives the attempt."""
     here = current()
-    fd = os.open(beside("notes", at.partition("/")[0]), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    fd = os.open(beside("notes"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        os.write(fd, (json.dumps([place(at), here.attempt, here.redelivered]) + "\n").encode())
+        os.write(fd, (json.dumps([at, here.attempt, here.redelivered]) + "\n").encode())
     finally:
         os.close(fd)
     return here.attempt
@@ -125,9 +125,9 @@ async def modelled_hangs(at: str, fails: int, how: str, value: Any) -> list[Any]
 
 @step
 def modelled_gated(at: str, fails: int, how: str, value: Any) -> list[Any]:
-    """Fails until the driver has opened the gate of this place."""
+    """Fails until the driver has opened the gates of this program."""
     noted(at)
-    if not beside("gate", at.replace("/", "-")).exists():
+    if not beside(f"gate-{at.split('.')[0].replace('/', '-')}").exists():
         raise ModelledError("shut", place(at))
     return [place(at), value]
 

@@ -19,13 +19,13 @@ from uuid import UUID
 from supervisor import Client, RunClosed, Signal
 from tests.apps import modelled
 from tests.harness import Database
-from tests.model.model import CANCELLED_BY, Expected, Message, predict
+from tests.model.model import CANCELLED_BY, Expected, Message, failed_row, forks, predict
 
 WORKFLOWS = {"async": modelled.modelled, "def": modelled.modelled_def}
 POLL_S = 0.02
-ENDED_WITHIN_S = 60.0
+ENDED_WITHIN_S = 180.0
 CLOCKS_APART_MS = 5  # an id that a client makes may be so much older than one that the database makes then; the batch before ended earlier
-TABLES = ["create table modelled_ledger (place text, attempt int)"]
+TABLES = ["create table modelled_ledger (place text, attempt int, n serial)"]
 
 
 @dataclass
@@ -76,25 +76,59 @@ class Driver:
 
     def __init__(self, client: Client, database: Database, folder: Path, kill: Callable[[], int] = lambda: 0) -> None:
         self.client, self.database, self.folder, self.kill = client, database, folder, kill
-        self._batches = 0
+        self.ended_within_s = ENDED_WITHIN_S
+        self.batches = self.notes_read = self.ledger_read = 0
 
-    def play(self, programs: list[dict[str, Any]], kills: Sequence[float] = ()) -> Played:
-        """Play them all at once; *kills*: workers are killed when no larger part of the runs is live."""
-        self._batches += 1
-        name = f"b{self._batches}"
+    def play(self, programs: list[dict[str, Any]], kills: Sequence[float] = ()) -> list[Played]:
+        """Play them all at once, and then what is to be done with those that have ended; *kills*: workers are killed when no larger part of the runs is live."""
+        self.batches += 1
+        name = f"b{self.batches}"
+        began = self._now()
+        talks = []
         expected = [predict(str(n), program["style"], program["body"]) for n, program in enumerate(programs)]
-        began = UUID(int=self.database.one("select supervisor.new_id()").int - (CLOCKS_APART_MS << 80))
-        talks = [Talk(self, name, run) for root in expected for run in root.all()]
-        by_place = {talk.run.place: talk for talk in talks}
         for root, program in zip(expected, programs, strict=True):
-            by_place[root.place].start(program["body"])
-        killed = self._until_ended(began, by_place, kills)
-        played = Played(name, programs, expected, killed)
+            talks.append(Talk(self, name, root))
+            talks[-1].start(program["body"])
+        first = self._played(name, programs, talks, began, kills)
+        began = self._now()
+        talks = [talk for root, program in zip(expected, programs, strict=True) for talk in self._operated(first, root, program)]
+        return [first, self._played(f"{name}f", programs, talks, began, kills)] if talks else [first]
+
+    def _now(self) -> UUID:
+        return UUID(int=self.database.one("select supervisor.new_id()").int - (CLOCKS_APART_MS << 80))
+
+    def _played(self, name: str, programs: list[dict[str, Any]], roots: list[Talk], began: UUID, kills: Sequence[float]) -> Played:
+        """Talk to the runs that were begun, and to all below them, until they have ended; read what is left."""
+        below = [Talk(self, name, run) for root in roots for run in root.run.all()[1:]]
+        killed = self._until_ended(began, {talk.run.place: talk for talk in [*roots, *below]}, kills)
+        played = Played(name, programs, [talk.run for talk in roots], killed)
+        for talk in [*roots, *below]:
+            played.problems[int(talk.run.place.split(".")[0])] += talk.said
         Reading(self, played, began).read()
         return played
 
+    def _operated(self, first: Played, root: Expected, program: dict[str, Any]) -> list[Talk]:
+        """The run of *program* has ended as *root* says: retry or fork it, if it is known what comes of that."""
+        found = first.runs.get(root.place, [])
+        verb, *where = program.get("then") or [""]
+        if not verb or not forks(root) or [run.status for run in found] != [root.status]:
+            return []
+        number, style, body = root.place, program["style"], program["body"]
+        if verb == "fork":
+            given = where[0] % (len(root.records) + 1)
+            after = predict(number, style, body, given, variant=1, inbox=root.messages)
+            seq = root.records[given].seq if given < len(root.records) else None
+            changed = {"batch": f"{first.name}f", "at": number, "body": body, "variant": 1}
+            return [Talk(self, f"{first.name}f", after, self.client.fork(found[0].run_id, seq, input=changed).id)]
+        row = failed_row(root)
+        if row is None:
+            return []
+        (self.folder / f"gate-{first.name}-{number}").touch()
+        after = predict(number, style, body, row, opened=True, inbox=root.messages)
+        return [Talk(self, f"{first.name}f", after, self.client.retry(found[0].run_id, "the gates are open").id)]
+
     def _until_ended(self, began: UUID, talks: dict[str, Talk], kills: Sequence[float]) -> int:
-        killed, until, due = 0, time.monotonic() + ENDED_WITHIN_S, sorted(kills, reverse=True)
+        killed, until, due = 0, time.monotonic() + self.ended_within_s, sorted(kills, reverse=True)
         roots = sum("." not in place for place in talks)
         while time.monotonic() < until:
             self._hear(began, talks)
@@ -115,7 +149,8 @@ class Driver:
             known = [talk.run_id for talk in talks.values() if talk.run_id is not None]
             query = "select run_id, supervisor.as_json(input, codec) ->> 'at' from supervisor.run where run_id > %s and run_id <> all (%s)"
             for run_id, place in self.database.sql(query, began, known):
-                talks[place].run_id = run_id
+                if place in talks:
+                    talks[place].run_id = run_id
         if any(talk.has_to_say for talk in talks.values()):
             by_id = {talk.run_id: talk for talk in talks.values()}
             for run_id, key in self.database.sql("select run_id, key from supervisor.publication where run_id > %s", began):
@@ -126,9 +161,8 @@ class Driver:
 class Talk:
     """What is said to one run."""
 
-    def __init__(self, driver: Driver, batch: str, run: Expected) -> None:
-        self.driver, self.batch, self.run = driver, batch, run
-        self.run_id: UUID | None = None
+    def __init__(self, driver: Driver, batch: str, run: Expected, run_id: UUID | None = None) -> None:
+        self.driver, self.batch, self.run, self.run_id = driver, batch, run, run_id
         self.published: set[str] = set()
         self.said: list[str] = []  # what should not have happened
         self.cancel_at = run.cancel_at
@@ -140,6 +174,9 @@ class Talk:
     def has_to_say(self) -> bool:
         return self.cancel_at is not None or any(self.queues.values())
 
+    def id_of(self, message: Message) -> str:
+        return f"{self.batch} {message.place}"
+
     def start(self, body: list[Any]) -> None:
         """Start the run, with its first message where that is to come with the start."""
         what, args = WORKFLOWS[self.run.style], (self.batch, self.run.place, body)
@@ -147,7 +184,7 @@ class Talk:
         if first is None:
             self.run_id = self.driver.client.start(what, *args).id
         else:
-            message = Signal(first.name).message(first.value, id=first.place)
+            message = Signal(first.name).message(first.value, id=self.id_of(first))
             self.run_id = self.driver.client.signal_with_start(message, what, *args).id
 
     def go_on(self) -> None:
@@ -168,7 +205,7 @@ class Talk:
     def _send(self, message: Message) -> None:
         assert self.run_id is not None
         for time_ in range(2):
-            new = self.driver.client.signal(self.run_id, Signal(message.name), message.value, id=message.place)
+            new = self.driver.client.signal(self.run_id, Signal(message.name), message.value, id=self.id_of(message))
             if new and time_:
                 self.said.append(f"message {message.place} was stored twice")
 
@@ -177,7 +214,7 @@ class Reading:
     """All that is left of a batch, in a few statements."""
 
     def __init__(self, driver: Driver, played: Played, began: UUID) -> None:
-        self.sql, self.folder, self.played, self.began = driver.database.sql, driver.folder, played, began
+        self.driver, self.sql, self.played, self.began = driver, driver.database.sql, played, began
 
     def read(self) -> None:
         found = {row.run_id: row for row in self._runs()}
@@ -188,9 +225,7 @@ class Reading:
             found[run_id].failed.setdefault(seq, []).append(n)
         for run_id, key, value in self.sql("select run_id, key, value from supervisor.publication where run_id > %s order by pos", self.began):
             found[run_id].published[key] = json.loads(value)
-        for place, attempt in self.sql("select place, attempt from modelled_ledger where place like %s", f"{self.played.name}/%"):
-            self.played.ledger[place.partition("/")[2]].append(attempt)
-        self._notes()
+        self._effects()
 
     def _runs(self) -> list[Found]:
         query = """
@@ -204,11 +239,20 @@ class Reading:
             self.played.runs[run.place].append(run)
         return runs
 
-    def _notes(self) -> None:
-        path = self.folder / f"notes-{self.played.name}"
-        for line in path.read_text().splitlines() if path.exists() else []:
-            place, attempt, redelivered = json.loads(line)
-            self.played.notes[place, attempt].append(redelivered)
+    def _effects(self) -> None:
+        """What steps have done since it was last read; of an earlier batch is what nobody waited for."""
+        driver, batch = self.driver, f"b{self.driver.batches}"
+        for at, attempt, driver.ledger_read in self.sql("select place, attempt, n from modelled_ledger where n > %s order by n", driver.ledger_read):
+            name, _, place = at.partition("/")
+            if name.removesuffix("f") == batch:
+                self.played.ledger[place].append(attempt)
+        path = driver.folder / "notes"
+        lines = path.read_text().splitlines()[driver.notes_read :] if path.exists() else []
+        driver.notes_read += len(lines)
+        for at, attempt, redelivered in map(json.loads, lines):
+            name, _, place = at.partition("/")
+            if name.removesuffix("f") == batch:
+                self.played.notes[place, attempt].append(redelivered)
 
 
 def kill_times(draw: random.Random) -> list[float]:

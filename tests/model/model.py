@@ -7,7 +7,7 @@ of a child that is cancelled while it runs how far it came (`certain` is False t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,7 @@ class Expected:
     certain: bool = True
     exists: bool = True  # for certain
     parallel: bool = False
+    given: int = 0  # rows of its history that were another run's
 
     @property
     def workflow(self) -> str:
@@ -97,19 +98,46 @@ class Told(BaseException):
         self.reason = reason
 
 
-def predict(place: str, style: str, body: list[Any], variant: Callable[[int], int] = lambda seq: 0, open_gates: bool = False) -> Expected:
+def predict(
+    place: str, style: str, body: list[Any], given: int = 0, variant: int = 0, opened: bool = False, inbox: Sequence[Message] = ()
+) -> Expected:  # fmt: skip
     """The final state of a run of *body*.
 
-    variant     seq of a step → the variant of the run that executed it
-    open_gates  steps that wait for a gate find it open
+    given    so many rows of its history are another run's, which it goes on with; nothing of that is executed again
+    variant  what its own steps are told
+    opened   its own steps find their gates open
+    inbox    messages that were sent to that run
     """
-    return Reader(place, style, variant, open_gates).read(body)
+    return Reader(place, style, given, variant, opened, inbox).read(body)
+
+
+def forks(run: Expected) -> bool:
+    """Whether it is known what becomes of a fork of it: its rows are in one order, and its children end in one way."""
+    return not any(below.parallel or not below.certain for below in run.all())
+
+
+def failed_row(run: Expected) -> int | None:
+    """Which row a retry of *run*, which did not complete, executes again: where it was told that it is cancelled; else the last step that failed with
+    the error that ended it; else its last step if that failed. len(…): none, its code goes on over all of them. None: there is no retry,
+    or which row that is depends on more than the model knows."""
+    kinds = [record.kind for record in run.records]
+    if run.status == "completed" or "compensation" in kinds:
+        return None
+    if run.status == "cancelled":
+        return kinds.index("cancellation")
+    failed = [n for n, record in enumerate(run.records) if record.status == "failed"]
+    same = [n for n in failed if run.records[n].told in (run.result, *run.result[1:])]
+    if len(same) > 1:
+        return None
+    last = max((n for n, record in enumerate(run.records) if record.status != "cancelled"), default=-1)
+    return same[-1] if same else last if last in failed else len(run.records)
 
 
 class Reader:
-    def __init__(self, place: str, style: str, variant: Callable[[int], int], open_gates: bool) -> None:
-        self.run = Expected(place, style)
-        self.variant, self.open_gates = variant, open_gates
+    def __init__(self, place: str, style: str, given: int, variant: int, opened: bool, inbox: Sequence[Message]) -> None:
+        self.run = Expected(place, style, given=given)
+        self.inbox = list(inbox)
+        self.given, self.variant, self.opened = given, variant, opened
         self.told = False
         self.seq = 0
         self.prefix: tuple[int, ...] = ()
@@ -146,6 +174,11 @@ class Reader:
         self.seq += 1
         return self.seq - 1
 
+    @property
+    def own(self) -> bool:
+        """Whether what comes now is not given."""
+        return len(self.run.records) >= self.given
+
     def record(self, kind: str, name: str, seq: int, status: str = "completed", told: Any = None, failed: int = 0) -> None:
         self.run.records.append(Record(kind, name, status, told, failed, seq, (*self.prefix, self.count)))
         self.count += 1
@@ -169,7 +202,11 @@ class Reader:
     def tries(self, place: str, fails: int) -> None:
         """The attempts of a step that succeeds at last."""
         for attempt in range(1, fails + 2):
-            self.run.noted[place, attempt] = "surely"
+            self.noted(place, attempt, "surely")
+
+    def noted(self, place: str, attempt: int, how: str) -> None:
+        if self.own:
+            self.run.noted[place, attempt] = how
 
     # ── commands that may also stand in gather, first and shield ─────────────────────────────────────────────────
 
@@ -178,13 +215,12 @@ class Reader:
         error = self.error(at, name, fails, how)
         attempts = 1 if name in ("once", "hangs", "gated") else fails if error else fails + 1
         for attempt in range(1, attempts + 1):
-            self.run.noted[at, attempt] = "maybe" if name == "hangs" else "at most once" if name == "once" else "surely"
+            self.noted(at, attempt, "maybe" if name == "hangs" else "at most once" if name == "once" else "surely")
         if error is not None:
             self.record("step", NAMES[name], seq, "failed", error.told, attempts)
             raise error
-        variant = self.variant(seq)
-        told = [at, [value, variant] if variant else value]
-        if name in ("tx", "tx task"):
+        told = [at, [value, self.variant] if self.variant and self.own else value]
+        if name in ("tx", "tx task") and self.own:
             self.run.rows[at] = attempts
         self.record("step", NAMES[name], seq, told=told, failed=attempts - 1)
         return told
@@ -195,7 +231,7 @@ class Reader:
         if name == "hangs":
             return Fails("StepTimeout")
         if name == "gated":
-            return None if self.open_gates else Fails("ModelledError", str(("shut", at)))
+            return None if self.opened and self.own else Fails("ModelledError", str(("shut", at)))
         if fails and how in ("lookup", "for good"):
             return Fails("LookupError" if how == "lookup" else "NonRetryable", f"{fails} of {fails}")
         return Fails("ModelledError", str((f"attempt {TRIES}", fails))) if fails >= TRIES else None
@@ -206,7 +242,12 @@ class Reader:
 
     def signal(self, at: str, name: str, value: Any, when: str) -> Any:
         seq = self.take()
-        self.run.messages.append(Message(at, name, value, when))
+        there = next((message for message in self.inbox if message.name == name), None)
+        if there is not None:
+            self.inbox.remove(there)
+            value = there.value
+        else:
+            self.run.messages.append(Message(at, name, value, when))
         if when == "after":
             self.run.published[at] = True
         self.record("signal", name, seq, told=value)
@@ -218,9 +259,13 @@ class Reader:
 
     def child(self, at: str, style: str, body: list[Any]) -> Any:
         seq = self.take()
-        child = predict(at, style, body)
-        self.run.children.append(child)
-        return self.joined(child, seq)
+        return self.joined(self.kid(at, style, body), seq)
+
+    def kid(self, at: str, style: str, body: list[Any]) -> Expected:
+        child = predict(at, style, body, opened=self.opened and self.own)
+        if self.own:
+            self.run.children.append(child)
+        return child
 
     def joined(self, child: Expected, seq: int) -> Any:
         if child.status == "completed":
@@ -231,8 +276,7 @@ class Reader:
         raise error
 
     def start(self, at: str, close: str, style: str, body: list[Any]) -> Any:
-        child = predict(at, style, body)
-        self.run.children.append(child)
+        child = self.kid(at, style, body)
         self.record("child_start", child.workflow, self.take())
         self.started.append(child)
         self.unjoined.append((close, child))
@@ -308,9 +352,10 @@ class Reader:
         return True
 
     def drawn(self, at: str) -> Any:
+        own = self.own  # another run draws other numbers than were recorded
         self.tries(at, 0)
         self.record("step", NAMES["inline"], self.take())
-        return True
+        return own
 
     # ── blocks ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -346,7 +391,8 @@ class Reader:
                 child.doubt()
         self.started.clear()
         self.run.published[at] = True
-        self.run.cancel_at = at
+        if self.own:
+            self.run.cancel_at = at
         self.interrupted(at, *inside)
         raise Told(f"cancel {at}")
 
@@ -366,8 +412,10 @@ class Reader:
         seq = self.take()
         self.record("cancellation", "cancellation", self.take())
         if word == "child":
-            child = predict_stuck(at, *more)
-            self.run.children.append(child)
+            child = predict(at, *more)
+            child.doubt()
+            if self.own:
+                self.run.children.append(child)
             self.record("child", child.workflow, seq, "cancelled")
         else:
             self.forgotten(more[0], seq)
@@ -377,10 +425,3 @@ def at_once(member: list[Any]) -> bool:
     """Whether it ends without waiting for anything."""
     word, *more = member
     return word in ("branch", "attempt") and all(map(at_once, more[0]))
-
-
-def predict_stuck(place: str, style: str, body: list[Any]) -> Expected:
-    """A child that its parent waits for when both are cancelled: it may not even have begun."""
-    child = predict(place, style, body)
-    child.doubt()
-    return child

@@ -19,7 +19,7 @@ STYLES = st.sampled_from(["async", "def"])
 CALM_STEPS = ["inline", "plain", "task", "thread", "tx", "tx task"]
 
 _texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8)
-_scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | _texts
+_scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e15, 1e15) | _texts
 VALUES = st.integers(0, 9) | _scalars | st.lists(_scalars, max_size=3) | st.dictionaries(_texts, _scalars, max_size=2)
 
 
@@ -207,7 +207,8 @@ class Drawn:
 @st.composite
 def _programs(draw: Callable[[Any], Any]) -> dict[str, Any]:
     style = draw(STYLES)
-    return {"style": style, "body": Drawn(draw, draw(st.integers(1, COMMANDS))).block(Place(style))}
+    body = Drawn(draw, draw(st.integers(1, COMMANDS))).block(Place(style))
+    return {"style": style, "body": body, "then": draw(st.none() | st.just(["retry"]) | st.integers(0, COMMANDS).map(lambda row: ["fork", row]))}
 
 
 def size(value: Any) -> int:
@@ -221,5 +222,5 @@ WORDS = {
     "step", "sleep", "signal", "late", "child", "start", "join", "leave", "never", "cleans", "gather", "first", "shield", "publish", "compensate", "patched",
     "drawn", "attempt", "finish", "guard", "cancelled",
 }  # fmt: skip
-# `{"style": …, "body": [command, …]}`
+# `{"style": …, "body": [command, …], "then": None, ["retry"] or ["fork", row]}`
 programs = _programs().filter(lambda program: size(program["body"]) <= COMMANDS)

@@ -19,7 +19,8 @@ def judge(played: Played) -> dict[int, list[str]]:
     """What is wrong, by the number of the program; nothing where all is as it was predicted."""
     wrong: dict[int, list[str]] = {}
     places = {run.place for root in played.expected for run in root.all()}
-    for n, root in enumerate(played.expected):
+    for root in played.expected:
+        n = int(root.place)
         said = list(played.problems.get(n, []))
         for run in root.all():
             said += [f"run {run.place}: {what}" for what in _run(played, run)]
