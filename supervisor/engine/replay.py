@@ -265,14 +265,20 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     if run.end is None:
         loop.drive(run, [(None, core.ASK)])
     for record in past.records:
-        if past.said:
-            past.said = {}  # it was in the batch of this record, or in one before
-        if past.handling is not None and past.handling.ended:
-            past.handling.ended = {}
         past.given += 1
+        if record.kind != core.PATCH:  # which is no delivery: the code went on by itself, and what it said since the last one may still be missing
+            _forget_said(past)
         _redeliver(loop, run, record, make_child)
     run.history = None
     return [] if run.end is not None else [run.open[seq] for seq in sorted(run.open)]
+
+
+def _forget_said(past: Past) -> None:
+    """What the code has said was in the batch of the record that follows, or in one before."""
+    if past.said:
+        past.said = {}
+    if past.handling is not None and past.handling.ended:
+        past.handling.ended = {}
 
 
 def check(run: Any, command: Any) -> None:
