@@ -113,6 +113,8 @@ class Driver:
         verb, *where = program.get("then") or [""]
         if not verb or not forks(root) or [run.status for run in found] != [root.status]:
             return []
+        if first.killed and any(record.name == "modelled_once" for record in root.records):  # it may have been interrupted
+            return []
         number, style, body = root.place, program["style"], program["body"]
         if verb == "fork":
             given = where[0] % (len(root.records) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -44,9 +45,9 @@ def _run(played: Played, run: Expected) -> list[str]:
         return [*said, f"it is {one.status or 'alive'} ({shown!r}), not {run.status} ({run.result!r})"]
     if not run.certain:
         return said
-    if (result := _told(one.result, one.status)) != run.result or repr(result) != repr(run.result):
+    if _same(result := _told(one.result, one.status)) != _same(run.result):
         said.append(f"its result is {result!r}, not {run.result!r}")
-    if one.published != run.published:
+    if _same(one.published) != _same(run.published):
         said.append(f"it has published {one.published!r}, not {run.published!r}")
     return said + _history(played, run, one)
 
@@ -59,6 +60,11 @@ def _whole(found: Found) -> list[str]:
     if found.status is not None and found.steps != len(found.rows) and found.status != "terminated":
         said.append(f"its outcome counts {found.steps} rows of {len(found.rows)}")
     return said
+
+
+def _same(value: Any) -> str:
+    """Equal for what is equal as JSON: True is not 1, and the order of names is none."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _told(result: bytes | None, status: str | None) -> Any:
@@ -109,7 +115,7 @@ def _shown(row: Row, killed: int) -> tuple[str, str, str, Any]:
 def _is(rec: Record, status: str, result: Any, killed: int) -> bool:
     if rec.name == "modelled_once" and killed and status == "failed":
         return bool(result[0] == "StepInterrupted")
-    return rec.status == status and (rec.told is None or rec.told == result)
+    return rec.status == status and (rec.told is None or _same(rec.told) == _same(result))
 
 
 # ── effects ──────────────────────────────────────────────────────────────────────────────────────────────────────
