@@ -266,7 +266,7 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
         loop.drive(run, [(None, core.ASK)])
     for record in past.records:
         past.given += 1
-        if record.kind != core.PATCH:  # which is no delivery: the code went on by itself, and what it said since the last one may still be missing
+        if record.kind != core.PATCH and record.status != core.CANCELLED:  # which are no deliveries: what the code said before them came after the last one
             _forget_said(past)
         _redeliver(loop, run, record, make_child)
     run.history = None
@@ -296,7 +296,6 @@ def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
     if record.status == core.CANCELLED:
         if run.dropped.pop(record.seq, None) is None:
             raise ReplayMismatch(UUID(bytes=run.id), record.seq, f"the cancellation of {record}", "something that keeps it")
-        run.pos += 1
         run.now_us = record.ended
         return
     if run.end is not None:

@@ -75,7 +75,8 @@ def operated_precious(word: str) -> str:
 
 @workflow
 async def operated_patched(word: str) -> str:
-    """What it says after a patch was said before its first step."""
+    """What it says after a patch, and after a branch has lost, was said before its first step."""
+    await first(quick=sleep(0.001), never=OPERATED_GO.wait())
     if patched("operated-patch"):
         publish("said", word)
         progress(1, 2)

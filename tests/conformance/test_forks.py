@@ -134,11 +134,11 @@ def test_a_fork_takes_over_what_came_before_the_step(live: Live) -> None:
     assert live.client.status(run).status == "completed"
 
 
-def test_what_a_run_said_after_a_patch_its_fork_says_too(live: Live) -> None:
-    """A patch is a row that nobody waits for: what is said after it has no delivery of its own to come with."""
+def test_what_a_run_said_after_its_last_delivery_its_fork_says_too(live: Live) -> None:
+    """Patches, and branches that lost, are rows that nobody waits for: what is said after them has no delivery of its own to come with."""
     run = live.start(operated.operated_patched, "said")
     assert run.result(timeout=20) == "after said"
-    for seq in (1, None):
+    for seq in (3, None):
         again = live.client.fork(run, seq)
         assert again.result(timeout=20) == "after said"
         assert again.published("said") == "said" and dict(live.client.attributes(again)) == {"word": "said"}
