@@ -27,7 +27,6 @@ commands.STAY_BESIDE_CHILDREN_S = (0.02, 0.002, 0.0)[os.getpid() % 3]  # never m
 TRIES = 4
 NEVER_S = 3600.0
 SOON = Retry(max_attempts=TRIES, initial=0.001, factor=1.0, maximum=0.002, non_retryable=(LookupError,))
-POLICIES: dict[str, Any] = {"request_cancel": "request_cancel", "abandon": "abandon", "terminate": "terminate"}
 
 
 class ModelledError(Exception):
@@ -306,7 +305,7 @@ class Play:
 
     async def start(self, at: str, close: str, style: str, body: list[Any]) -> str:
         what, *args = self.kid(at, style, body)
-        self.started.append(await self.words.start(what.options(parent_close=POLICIES[close]), *args))
+        self.started.append(await self.words.start(what.options(parent_close=close), *args))
         return close
 
     async def leave(self, at: str, close: str, style: str, body: list[Any]) -> str:

@@ -248,9 +248,10 @@ class Reading:
             name, _, place = at.partition("/")
             if name.removesuffix("f") == batch:
                 self.played.ledger[place].append(attempt)
-        path = driver.folder / "notes"
-        lines = path.read_text().splitlines()[driver.notes_read :] if path.exists() else []
-        driver.notes_read += len(lines)
+        with (driver.folder / "notes").open("ab+") as notes:
+            notes.seek(driver.notes_read)
+            lines = notes.readlines()
+            driver.notes_read = notes.tell()
         for at, attempt, redelivered in map(json.loads, lines):
             name, _, place = at.partition("/")
             if name.removesuffix("f") == batch:

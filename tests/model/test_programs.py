@@ -32,6 +32,8 @@ SHRINK_WITHIN_S = 20.0  # a program alone
 REGRESSIONS: list[dict[str, Any]] = [
     {"style": "async", "body": [["first", [["never", "sleep"], ["branch", [["step", "tx task", 0, "", [None]]]]]]]},
     {"style": "async", "body": [["first", [["never", "signal"], ["branch", []], ["cleans", "sleep", [["step", "tx", 1, "after", 1]]]]]]},
+    {"style": "def", "body": [["patched"], ["cancelled", ["never", "sleep"]]], "then": ["retry"]},
+    {"style": "async", "body": [["shield", 60.0, ["signal", "a", 1, "before"]], ["patched"], ["cancelled", ["never", "signal"]]], "then": ["fork", 4]},
     {"style": "def", "body": [["attempt", [["shield", 0.016, ["never", "signal"]]], []]]},
 ]
 

@@ -13,8 +13,6 @@ from tests.apps.modelled import told
 from tests.model.driver import Found, Played, Row
 from tests.model.model import Expected, Record, before
 
-KILLED_ENDS = {"request_cancel": "cancelled", "terminate": "terminated"}
-
 
 def judge(played: Played) -> dict[int, list[str]]:
     """What is wrong, by the number of the program; nothing where all is as it was predicted."""
@@ -81,7 +79,7 @@ def _told(result: bytes | None, status: str | None) -> Any:
 
 def _history(played: Played, run: Expected, found: Found) -> list[str]:
     """The rows are those that the model names, each after those that must come before it."""
-    rows = [(row, *_shown(row, played.killed)) for row in found.rows]
+    rows = [(row, *_shown(row)) for row in found.rows]
     left = list(run.records)
     pairs: list[tuple[Record, Row]] = []
     said = []
@@ -105,7 +103,7 @@ def _told_apart(a: Record, b: Record) -> bool:
     return a.told is not None and b.told is not None and a.told != b.told
 
 
-def _shown(row: Row, killed: int) -> tuple[str, str, str, Any]:
+def _shown(row: Row) -> tuple[str, str, str, Any]:
     result: Any = None
     if row.result is not None and row.kind not in ("child_start", "timer", "cancellation", "compensation", "patch") and row.status != "cancelled":
         result = _told(row.result, "completed" if row.status == "completed" else "failed")
