@@ -94,13 +94,15 @@ def _history(played: Played, run: Expected, found: Found) -> list[str]:
         if found.failed.get(row.seq, []) != list(range(1, rec.failed + 1)) and not (rec.name == "modelled_once" and played.killed):
             said.append(f"row {row.seq}, {kind} {name}: attempts {found.failed.get(row.seq, [])} failed, not {rec.failed} of them")
     said += [f"no row is {rec}" for rec in left]
-    said += [f"{after} came before {rec}" for n, (after, _) in enumerate(pairs) for rec, _ in pairs[n + 1 :] if _told_apart(rec, after) and before(rec.order, after.order)]
+    names = Counter(map(_name, run.records))
+    known = [rec for rec, _ in pairs if rec.told is not None and names[_name(rec)] == 1]  # others may have been taken for each other
+    said += [f"{after} came before {rec}" for n, after in enumerate(known) for rec in known[n + 1 :] if before(rec.order, after.order)]
     return said
 
 
-def _told_apart(a: Record, b: Record) -> bool:
-    """Whether their rows show which is which."""
-    return a.told is not None and b.told is not None and a.told != b.told
+def _name(rec: Record) -> tuple[str, str, str, str]:
+    """Equal for records whose rows can't be told apart."""
+    return rec.kind, rec.name, rec.status, _same(rec.told)
 
 
 def _shown(row: Row) -> tuple[str, str, str, Any]:
