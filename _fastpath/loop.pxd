@@ -31,9 +31,8 @@ cdef class Run:
         Workflow workflow
         object coro, history, later, parent, past, drawn, key, patches
         Command call
-        dict open
+        dict open, dropped
         list fresh, fibers
-        set dropped
         object end
         int64_t batch, now_us, deadline_us
         unsigned long home

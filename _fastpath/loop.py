@@ -779,7 +779,9 @@ class Loop:
             member.done = True
             member.error = self._cancelled()
             if run.history is not None:
-                run.dropped.add(member.seq)
+                run.dropped[member.seq] = member
+                if member.seq in run.history:  # its row follows; what the code says before that was said with this pos
+                    run.pos += 1
             else:  # at the moment of what cancelled it, which a replay gives the run as its time
                 self.worker.dropped(run, member)
                 self.record(run, member, CANCELLED, None, run.now_us, run.now_us)

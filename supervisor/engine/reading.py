@@ -12,8 +12,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from supervisor._fastpath.loop import CANCELLED, Run
 from supervisor._fastpath.loop import UUID as UUID_OID
-from supervisor._fastpath.loop import Run
 from supervisor.core.errors import DatabaseUnavailable, ReplayMismatch
 from supervisor.db.arrays import encode_rows
 from supervisor.db.pipeline import Refused
@@ -142,6 +142,7 @@ class Reading:
             log.exception("run %s can't be brought back", uuid.UUID(bytes=run.id))
             self._put_aside(run, ReplayMismatch(uuid.UUID(bytes=run.id), run.pos, "a result that this code can read", f"{type(error).__name__}: {error}"))
             return
+        self._drop_again(run)
         commands.say_again(run)
         self._worker.updates.end_again(run)
         if past.request is not None:
@@ -158,6 +159,15 @@ class Reading:
         self._worker.updates.resumed(run)
         if run.batch == 0:
             loop.ready.append(run)
+
+    def _drop_again(self, run: Run) -> None:
+        """What a timer or a transaction has cancelled are rows of the batch after it, which may have been lost with the worker."""
+        loop, batch = self._worker.loop, self._worker.commands.batch
+        for seq, cmd in run.dropped.items():
+            if seq in run.past.timers_us:
+                batch.add("drop_timers", run.id, (run.id, seq))
+            loop.record(run, cmd, CANCELLED, None, run.now_us, run.now_us)
+        run.dropped = {}
 
     def _put_aside(self, run: Run, error: ReplayMismatch) -> None:
         """Its code can't go on. Where its time is over it ends, with nothing undone: what is to be undone, the code would have to say."""

@@ -251,27 +251,34 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     """Run the workflow code of *run* over its history; returns the commands that have no record yet, in order of seq.
 
     Raises   ReplayMismatch; the run must then be evicted, nothing of it was executed or recorded.
+    `run.dropped` has the commands whose cancellation was not recorded any more.
     When the code has ended, `run.end` holds (status, encoded result) and nothing is open.
     """
     run.history = {record.seq: record for record in past.records}
     known = (*run.history, *past.attempts, *past.begun, *past.timers_us, *past.kids)
     past.reached = max((past.reached, *known))
     run.past = past
-    run.dropped = set()
+    run.dropped = {}
     run.open = {}
     run.past = past
     loop.begin_run(run, past.input)
     if run.end is None:
         loop.drive(run, [(None, core.ASK)])
     for record in past.records:
-        if past.said:
-            past.said = {}  # it was in the batch of this record, or in one before
-        if past.handling is not None and past.handling.ended:
-            past.handling.ended = {}
         past.given += 1
+        if record.kind != core.PATCH and record.status != core.CANCELLED:  # which are no deliveries: what the code said before them came after the last one
+            _forget_said(past)
         _redeliver(loop, run, record, make_child)
     run.history = None
     return [] if run.end is not None else [run.open[seq] for seq in sorted(run.open)]
+
+
+def _forget_said(past: Past) -> None:
+    """What the code has said was in the batch of the record that follows, or in one before."""
+    if past.said:
+        past.said = {}
+    if past.handling is not None and past.handling.ended:
+        past.handling.ended = {}
 
 
 def check(run: Any, command: Any) -> None:
@@ -294,9 +301,8 @@ def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
             raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _instead(run))
         return
     if record.status == core.CANCELLED:
-        if record.seq not in run.dropped:
+        if run.dropped.pop(record.seq, None) is None:
             raise ReplayMismatch(UUID(bytes=run.id), record.seq, f"the cancellation of {record}", "something that keeps it")
-        run.pos += 1
         run.now_us = record.ended
         return
     if run.end is not None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import supervisor
-from supervisor import first, gather, sleep, step, sync, workflow
+from supervisor import Signal, first, gather, publish, sleep, step, sync, workflow
 from tests.apps.gates import at_gate
+
+
+branches_said = Signal("branches_said", str)
 
 
 @step
@@ -142,3 +145,11 @@ def coroutine_in_def() -> Any:
         return 1
 
     return sync.gather(branch())
+
+
+@workflow
+async def branches_lost(gate: str) -> list[str]:
+    """A timer wins over a timer and a wait; then it stays where it can be looked at."""
+    winner, _ = await first(won=sleep(0.001), slow=sleep(3600), said=branches_said.wait(timeout=3600))
+    publish("winner", winner)
+    return [winner, await branches_said.wait()]

@@ -7,7 +7,7 @@ import signal
 from typing import Any
 
 from supervisor import (
-    Cancelled, CompleteLater, Retry, Signal, Update, compensate, continue_as_new, first, gather, handlers_finished, progress, publish, set_attributes, sleep,
+    Cancelled, CompleteLater, Retry, Signal, Update, compensate, continue_as_new, first, gather, handlers_finished, patched, progress, publish, set_attributes, sleep,
     start, step, workflow,
 )  # fmt: skip
 from supervisor.core.context import current
@@ -71,6 +71,17 @@ def operated_killer(word: str) -> int:
 def operated_precious(word: str) -> str:
     note("at", word)
     return word
+
+
+@workflow
+async def operated_patched(word: str) -> str:
+    """What it says after a patch, and after a branch has lost, was said before its first step."""
+    await first(quick=sleep(0.001), never=OPERATED_GO.wait())
+    if patched("operated-patch"):
+        publish("said", word)
+        progress(1, 2)
+        set_attributes(word=word)
+    return await operated_after.aio(word)
 
 
 @workflow

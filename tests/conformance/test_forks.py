@@ -134,6 +134,18 @@ def test_a_fork_takes_over_what_came_before_the_step(live: Live) -> None:
     assert live.client.status(run).status == "completed"
 
 
+def test_what_a_run_said_after_its_last_delivery_its_fork_says_too(live: Live) -> None:
+    """Patches, and branches that lost, are rows that nobody waits for: what is said after them has no delivery of its own to come with."""
+    run = live.start(operated.operated_patched, "said")
+    assert run.result(timeout=20) == "after said"
+    for seq in (3, None):
+        again = live.client.fork(run, seq)
+        assert again.result(timeout=20) == "after said"
+        assert again.published("said") == "said" and dict(live.client.attributes(again)) == {"word": "said"}
+        told = again.progress()
+        assert told is not None and (told.done, told.total) == (1, 2)
+
+
 def test_a_fork_with_another_input_or_workflow(live: Live) -> None:
     """What it was given before stays as it was; its code decides what to make of it."""
     run = live.start(operated.operated_sum, [1, 2, 3])

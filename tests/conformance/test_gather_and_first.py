@@ -104,6 +104,19 @@ def test_losers_leave_no_timer_behind(live: Live) -> None:
     run = live.start(branches.race, "lonely")
     assert run.result(timeout=20)["value"] == ["b", "b"]
     assert live.database.one("select count(*) from supervisor.timer where run_id = %s", run.id) == 0
+
+
+def test_what_was_said_after_a_branch_had_lost_is_written_once(live: Live) -> None:
+    """The rows of the losers are between what decided and what was said: a replay says it at the same place."""
+    run = live.start(branches.branches_lost, "said")
+    live.until(lambda: run.status().wait == "signal", 20)
+    said = "select pos from supervisor.publication where run_id = %s"
+    assert live.database.sql(said, run.id) == [(3,)]
+    live.database.sql("update supervisor.task set ready_at = clock_timestamp(), wait_kind = 1, wait_signals = null where run_id = %s", run.id)
+    live.until(lambda: run.status().wait == "signal" and live.database.one("select ready_at > now() + interval '1 s' from supervisor.task where run_id = %s", run.id), 20)
+    run.signal(branches.branches_said, "go")
+    assert run.result(timeout=20) == ["won", "go"]
+    assert live.database.sql(said, run.id) == [(3,)]
     cancelled = live.database.one("select count(*) from supervisor.step where run_id = %s and status = 3", run.id)
     assert cancelled == 4
 
@@ -118,3 +131,34 @@ def test_coroutine_in_a_def_workflow_is_refused(live: Live) -> None:
     """A def workflow has no branches of its own: the error says so, at its line."""
     error = live.error(branches.coroutine_in_def)
     assert isinstance(error, DefinitionError), repr(error)
+
+
+def test_losers_whose_rows_a_crash_swallowed_are_recorded_by_who_comes_next(live: Live) -> None:
+    """The end of a timer, and a transaction, are durable before the batch with what they cancelled: a worker may die in between."""
+    run = live.start(branches.branches_lost, "lost")
+    history = "select seq, pos, kind, status from supervisor.steps where run_id = %s order by pos"
+    told = [(0, 0, "timer", "completed"), (1, 1, "timer", "cancelled"), (2, 2, "signal", "cancelled")]
+    live.until(lambda: run.status().wait == "signal" and live.database.sql(history, run.id) == told, 20)
+    # when the batch with the losers had not arrived, so that their timers are there too, and the run is taken up again
+    live.database.sql("delete from supervisor.step where run_id = %s and status = 3", run.id)
+    live.database.sql("insert into supervisor.timer select %s, seq, now() + interval '1 h' from generate_series(1, 2) as seq", run.id)
+    live.kill()
+    run.signal(branches.branches_said, "go")
+    # then the history is what it would have been, and nothing is left to wait for
+    assert run.result(timeout=20) == ["won", "go"]
+    assert live.database.sql(history, run.id) == [*told, (3, 3, "signal", "completed")]
+    assert live.database.one("select steps from supervisor.runs where run_id = %s", run.id) == 4
+    assert live.database.one("select count(*) from supervisor.timer where run_id = %s", run.id) == 0
+
+
+def test_what_was_said_after_a_branch_had_lost_is_written_once(live: Live) -> None:
+    """The rows of the losers are between what decided and what was said: a replay says it at the same place."""
+    run = live.start(branches.branches_lost, "said")
+    live.until(lambda: run.status().wait == "signal", 20)
+    said = "select pos from supervisor.publication where run_id = %s"
+    assert live.database.sql(said, run.id) == [(3,)]
+    live.database.sql("update supervisor.task set ready_at = clock_timestamp(), wait_kind = 1, wait_signals = null where run_id = %s", run.id)
+    live.until(lambda: run.status().wait == "signal" and live.database.one("select ready_at > now() + interval '1 s' from supervisor.task where run_id = %s", run.id), 20)
+    run.signal(branches.branches_said, "go")
+    assert run.result(timeout=20) == ["won", "go"]
+    assert live.database.sql(said, run.id) == [(3,)]
