@@ -27,6 +27,11 @@ ROOT = Path(__file__).parent.parent
 _numbers = itertools.count()
 
 
+def in_a_host() -> bool:
+    """Whether this process is one of a host's. What an app changes of the engine there must not change for tests that run the engine in their own process."""
+    return "pytest" not in sys.modules
+
+
 def eventually(fact: Callable[[], T], within_s: float, what: str = "") -> T:
     """The first true value of *fact*, asked again and again until *within_s* are over. Choose ten times what it should take."""
     deadline = time.monotonic() + within_s

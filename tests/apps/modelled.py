@@ -18,11 +18,13 @@ from supervisor import (
     compensate, current, first, gather, patched, publish, random, shield, sleep, start, step, sync, workflow,
 )  # fmt: skip
 from supervisor.engine import commands, signals
+from tests.harness import in_a_host
 
 # workers differ in how soon what waits leaves memory, so that programs are parked and brought back in all places
-signals.STAY_S = (0.0, 0.02, 1.0)[os.getpid() % 3]
-commands.STAY_S = (1.0, 0.002, 0.02)[os.getpid() % 3]
-commands.STAY_BESIDE_CHILDREN_S = (0.02, 0.002, 0.0)[os.getpid() % 3]  # never more than that
+if in_a_host():
+    signals.STAY_S = (0.0, 0.02, 1.0)[os.getpid() % 3]
+    commands.STAY_S = (1.0, 0.002, 0.02)[os.getpid() % 3]
+    commands.STAY_BESIDE_CHILDREN_S = (0.02, 0.002, 0.0)[os.getpid() % 3]  # never more than that
 
 TRIES = 4
 NEVER_S = 3600.0
