@@ -265,7 +265,7 @@ def test_leader_and_follower_look_at_what_is_due_in_their_pulse(pair: list[tuple
     database.sql(due, timedelta(seconds=50))
     told: list[list[tuple[int, float | None, bool]]] = [[], []]
     for (leadership, _), rows in zip(pair, told, strict=True):
-        leadership.look(lambda: {"queues": None, "workflows": ["w"], "depth": 64}, lambda *row, _rows=rows: _rows.append(row))  # type: ignore[misc]
+        leadership.look(lambda: {"queues": None, "workflows": ["w"], "depth": 64, "supervisor": None}, lambda *row, _rows=rows: _rows.append(row))  # type: ignore[misc]
     parts = [part for both in pair for part in both]
     drive(parts, lambda: 1 in (pair[0][0].term, pair[1][0].term) and all(len(rows) >= 3 for rows in told), 30)
     for rows in told:
@@ -279,7 +279,7 @@ def test_a_look_that_is_refused_keeps_no_leader_from_beating(pair: list[tuple[Le
 
     def wrong() -> dict[str, object]:
         asked.append(time.monotonic())
-        return {"queues": None, "workflows": ["w"], "depth": "many"}
+        return {"queues": None, "workflows": ["w"], "depth": "many", "supervisor": None}
 
     for leadership, _ in pair:
         leadership.look(wrong, lambda *row: None)
