@@ -18,11 +18,12 @@ from supervisor.core.errors import InputInvalid
 if TYPE_CHECKING:
     from supervisor.api.verbs import Verbs
     from supervisor.db.client_calls import Verb
+    from supervisor.db.operator_calls import Deed
 
 T = TypeVar("T")
 BulkVerb = Literal["pause", "resume", "retry", "fork", "skip", "edit_retry"]
 TAKES = {"pause": (), "resume": (), "retry": (), "fork": ("seq", "input", "workflow"), "skip": ("seq", "result"), "edit_retry": ("seq", "policy")}
-SLICE_RUNS, COUNT_RUNS = 500, 10_000
+COUNT_RUNS = 10_000
 MISSING: Any = object()
 
 
@@ -45,17 +46,10 @@ class Bulk(msgspec.Struct, frozen=True):
     locked: tuple[uuid.UUID, ...] = ()
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """A verb with what it takes, checked."""
-
-    verb: str
-    seq: int | None
-    payload: bytes | None
-    options: dict[str, Any]
-
-
-def wanted(verb: str, **given: Any) -> Wanted:
+def wanted(verb: str, **given: Any) -> Deed:
     """Raises InputInvalid for what *verb* does not take, or lacks."""
+    from supervisor.db.operator_calls import Deed
+
     if verb not in TAKES:
         raise InputInvalid("operate_all", f"there is no verb {verb!r}; it is one of {', '.join(TAKES)}")
     told = {name for name, value in given.items() if value is not MISSING and not (name == "policy" and not value)}
@@ -68,11 +62,11 @@ def wanted(verb: str, **given: Any) -> Wanted:
     options: dict[str, Any] = given["policy"] if verb == "edit_retry" else {}
     if verb == "fork":
         options = {"workflow": None if given["workflow"] is MISSING else Asked.of(given["workflow"]).name}
-    return Wanted(verb, given["seq"] if "seq" in told else None, None if payload is MISSING else codec.encode(payload), options)
+    return Deed(verb, given["seq"] if "seq" in told else None, None if payload is MISSING else codec.encode(payload), options)
 
 
 def operate_all(
-    verbs: Verbs, what: Wanted, filter: str, dry_run: bool, timeout_s: float, each: Callable[[Each], object] | None, reason: str | None, actor: str | None
+    verbs: Verbs, what: Deed, filter: str, dry_run: bool, timeout_s: float, each: Callable[[Each], object] | None, reason: str | None, actor: str | None
 ) -> Verb[Bulk]:
     from supervisor.core.filters import LIVE, UNSUCCESSFUL, Compare, both, parse
     from supervisor.db import operator_calls
@@ -82,12 +76,12 @@ def operate_all(
     found = done = refused = 0
     locked: list[uuid.UUID] = []
     before: uuid.UUID | None = None
-    while page := (yield from verbs.questions.filtered(asked, before, COUNT_RUNS if dry_run else SLICE_RUNS, timeout_s)):
+    while page := (yield from verbs.questions.filtered(asked, before, COUNT_RUNS if dry_run else operator_calls.SLICE_RUNS, timeout_s)):
         before = page[-1].run_id
         found += len(page)
         if dry_run:
             continue
-        came = yield from operator_calls.operate_many(what.verb, [one.run_id for one in page], what.seq, what.payload, what.options, reason, actor)
+        came = yield from operator_calls.operate_many(what, [one.run_id for one in page], reason, actor)
         verbs.tell_slice([one.owner for one in came if one.did])
         for one in came:
             done += one.did

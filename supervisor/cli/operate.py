@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from supervisor.api.client import Client
-    from supervisor.db.bulk import Deed
-    from supervisor.db.operator_calls import Done
+    from supervisor.db.operator_calls import Deed, Done
 
 REFUSED_SHOWN = 5
 
@@ -254,7 +253,7 @@ def _tell(as_json: bool, verb: str, run_id: UUID, did: bool, state: str, made: U
 
 def _filtered(order: Order, verb: str, statuses: Sequence[str] | None, seq: int | None, payload: Any, own: dict[str, Any] | None) -> int | None:
     from supervisor.core import codec
-    from supervisor.db.bulk import Deed
+    from supervisor.db.operator_calls import Deed
 
     asked = both(order.asked, Compare("status", "in", tuple(statuses)) if statuses is not None else None)
     deed = Deed(verb, seq, None if payload is None and verb != "skip" else codec.encode(payload), own)

@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import psycopg
@@ -18,10 +18,9 @@ import psycopg
 from supervisor.core import awaited
 from supervisor.db import refusals
 from supervisor.db.client_calls import Questions
-from supervisor.db.operator_calls import Done
+from supervisor.db.operator_calls import SLICE_RUNS as SLICE_RUNS, Deed, Done
 from supervisor.db.statements import Sql, ended_channel, signal_channel, wake_channel
 
-SLICE_RUNS = 500
 TRIES = 5  # a deadlock or a lock that is not had in time changes nothing and is tried again
 KINDS_MAX = 50  # of woken runs in one notification; a name is at most 500 characters long, but most are short
 
@@ -69,19 +68,10 @@ def _slice(conn: psycopg.Connection, schema: str, block: str, runs: Sequence[uui
     return None
 
 
-class Deed(NamedTuple):
-    """A verb with what it takes, as db/operator_calls.py has it."""
-
-    verb: str
-    seq: int | None = None
-    payload: bytes | None = None
-    options: dict[str, Any] | None = None
-
-
 def operate(conn: psycopg.Connection, schema: str, deed: Deed, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> list[Done]:
     """Do it to at most SLICE_RUNS *runs*, in one transaction; those that somebody has locked say so."""
     text = Sql(schema).get("client_operate_many").encode()
-    values = (deed.verb, list(runs), deed.seq, deed.payload, json.dumps(deed.options or {}), reason, actor)
+    values = deed.values(runs, reason, actor)
     for _ in range(TRIES):
         try:
             with refusals.told(conn, schema, "operator"):

@@ -16,6 +16,7 @@ from supervisor.db.client_calls import Ask, Sent, Talk
 
 REFUSED = "SV030"
 COMPLETED, FAILED = 1, 2  # completion.kind
+SLICE_RUNS = 500  # of one transaction
 INTERVENE = ("skip", "edit_retry")  # what an operator's role may alone
 
 
@@ -30,6 +31,19 @@ class Operated(NamedTuple):
     queue: str | None
 
 
+class Deed(NamedTuple):
+    """A verb with what it takes."""
+
+    verb: str
+    seq: int | None = None
+    payload: bytes | None = None
+    options: dict[str, Any] | None = None
+
+    def values(self, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> tuple[object, ...]:
+        """The parameters of client_operate_many."""
+        return (self.verb, list(runs), self.seq, self.payload, json.dumps(self.options or {}), reason, actor)
+
+
 class Done(NamedTuple):
     """What has come of it for one run. `state`: also ended, unknown, refused, locked; `why`: of a refusal, or how it ended."""
 
@@ -41,19 +55,17 @@ class Done(NamedTuple):
     owner: int | None
 
 
-def operate_many(
-    verb: str, runs: Sequence[uuid.UUID], seq: int | None, payload: bytes | None, options: dict[str, Any], reason: str | None, actor: str | None
-) -> Ask[list[Done]]:
-    """Do *verb* to at most 500 runs, in one transaction; those that somebody has locked say so.
+def operate_many(deed: Deed, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> Ask[list[Done]]:
+    """Do it to at most SLICE_RUNS *runs*, in one transaction; those that somebody has locked say so.
 
     Repeated when the session was lost in between: what the first try did is then told as it is found.
     """
-    values = (verb, list(runs), seq, payload, json.dumps(options), reason, actor)
+    values = deed.values(runs, reason, actor)
 
     def talk(tries: int) -> Talk[list[Done]]:
         return [Done(*row) for row in (yield "client_operate_many", values)]
 
-    return Ask(talk, f"{verb} of {len(runs)} runs", writes=True, role="operator")
+    return Ask(talk, f"{deed.verb} of {len(runs)} runs", writes=True, role="operator")
 
 
 def operate(

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from supervisor.engine.replay import Past
-
 if TYPE_CHECKING:
     from supervisor.engine.commands import Commands
     from supervisor.engine.executors import Call
@@ -52,12 +50,11 @@ class Beats:
             run = cmd.run
             if run.gone or cmd.done or call is not None and not call.live:
                 continue
-            if run.past is None:
-                run.past = Past()
+            known = self._commands.past_of(run).details
             if details is None:
-                details = run.past.details.get(cmd.seq)
+                details = known.get(cmd.seq)
             else:
-                run.past.details[cmd.seq] = details
+                known[cmd.seq] = details
             self._last[run.id, cmd.seq] = (run, cmd, attempt, at_us, details)
         self._store_due()
 

@@ -22,12 +22,11 @@ from supervisor.core.codec import decode_error, brief
 from supervisor.core.errors import HistoryTooLong, InputInvalid, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, SupervisorError
 from supervisor.engine import compensation
 from supervisor.engine.handlers import Handling, give
-from supervisor.engine.terms import SCHEDULED
+from supervisor.engine.terms import NEVER, SCHEDULED
 
 _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i").unpack
 _i8 = struct.Struct(">q").unpack
-NEVER = (1 << 63) - 1
 KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run", core.SIGNAL: "wait for signal"}
 KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers", core.CANCEL: "delivery of", core.UNDO: "plan of", core.PATCH: "patch"}
 CANCELLED, TERMINATED = 3, 4  # outcome.status: ended from outside
@@ -260,7 +259,6 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     run.past = past
     run.dropped = {}
     run.open = {}
-    run.past = past
     loop.begin_run(run, past.input)
     if run.end is None:
         loop.drive(run, [(None, core.ASK)])

@@ -145,9 +145,7 @@ class Requests:
             if run.gone or run.id not in pasts:
                 continue
             past = pasts[run.id]
-            if run.past is None:
-                run.past = replay.Past()
-            run.past.terms.update(past.terms)
+            self._worker.commands.past_of(run).terms.update(past.terms)
             for seq, in_us in past.retry_in_us.items():
                 cmd = (run.open or {}).get(seq)
                 if cmd is not None and cmd.kind == core.STEP and isinstance(cmd.extra, Waiting) and cmd.attempt == past.attempts[seq] + 1:

@@ -19,15 +19,14 @@ from supervisor.core import codec
 from supervisor.core.errors import CompleteLater, DatabaseUnavailable, DefinitionError, HeartbeatMissed, ResultInvalid, StepTimeout
 from supervisor.db.arrays import encode_rows
 from supervisor.db.pipeline import Refused
-from supervisor.engine import terms as terms_of
 from supervisor.engine.replay import Past, Settled, read_details, read_settled
+from supervisor.engine.terms import NEVER, closes_us
 
 if TYPE_CHECKING:
     from supervisor.engine.commands import Commands
     from supervisor.engine.worker import Worker
 
 ENTRUSTED = 7  # attempt.kind
-INFINITY = (1 << 63) - 1
 COMPLETED, FAILED, TIMED_OUT, HEARTBEAT_MISSED = 1, 2, 3, 4  # completion.kind
 _i4 = struct.Struct(">i").unpack
 _i2 = struct.Struct(">h").unpack
@@ -76,10 +75,10 @@ class Tokens:
             commands.failed_for_good(run, cmd, error, started, ended)
             return
         limit_s = later.timeout_s if later.timeout_s is not None else step.info.timeout_s
-        due = INFINITY if limit_s is None else (ended if later.timeout_s is not None else started) + int(limit_s * 1e6)
-        due = min(due, terms_of.closes_us(run, cmd))
+        due = NEVER if limit_s is None else (ended if later.timeout_s is not None else started) + int(limit_s * 1e6)
+        due = min(due, closes_us(run, cmd))
         terms = msgspec.json.encode({"heartbeat_s": later.heartbeat_s})
-        commands.batch.add("insert_attempts", run.id, (run.id, cmd.seq, cmd.attempt, ENTRUSTED, step.name, terms, None, started, ended, None if due == INFINITY else due))
+        commands.batch.add("insert_attempts", run.id, (run.id, cmd.seq, cmd.attempt, ENTRUSTED, step.name, terms, None, started, ended, None if due == NEVER else due))
         self._wait(run, cmd, Entrusted(started, due, later.heartbeat_s, ended))
         commands.loop.touch(run)
 
@@ -99,7 +98,7 @@ class Tokens:
             if not mine:
                 return False
             now = self._worker.loop.now_us()  # it came before the step had returned, and then the worker died
-            self._wait(run, cmd, Entrusted(now, INFINITY, None, now))
+            self._wait(run, cmd, Entrusted(now, NEVER, None, now))
         else:
             beat = max(entrusted.since_us, settled.beat_us) if settled is not None else entrusted.since_us
             self._wait(run, cmd, Entrusted(entrusted.started_us, entrusted.due_us, entrusted.heartbeat_s, beat))
