@@ -2,10 +2,10 @@
 -- alone in its transaction and needs no session state, so that it works through a pooler in transaction mode.
 
 -- name: client_facts :one
--- Ask which cell this is, how new its schema is, and what time it has.
+-- Ask which cell this is, how new its schema is, what time it has, and which backend answers.
 -- Locks:  none
--- Returns cell, migration, us since 1970 by the database's clock
-SELECT f.cell, f.migration, (extract(epoch FROM f.clock) * 1000000)::pg_catalog.int8 FROM {schema}.client_facts() AS f;
+-- Returns cell, migration, us since 1970 by the database's clock, process id
+SELECT f.cell, f.migration, (extract(epoch FROM f.clock) * 1000000)::pg_catalog.int8, pg_catalog.pg_backend_pid() FROM {schema}.client_facts() AS f;
 
 -- name: client_home :one
 -- Ask which server, database and schema this is.
@@ -47,11 +47,16 @@ FROM {schema}.replace_runs($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catal
 SELECT {schema}.start_one($1, $2, $3, $4, $5::pg_catalog.int2, pg_catalog.make_interval(secs => $6));
 
 -- name: client_start_told :exec
--- The same, and when it has committed the hosts are told, in a transaction of its own. Fails within a transaction.
+-- The same, and when it has committed the hosts are told, in a transaction of its own; the answer comes when all is on the disk. Fails within a transaction.
 -- Locks:  as client_start_one; after its commit the cluster's queue of notifications     Index:  none but the inserts'
 -- $1 to $6 as client_start_one    $7 text channel    $8 text what was started, as JSON
 -- Raises  as client_start_one; 54000 after the start's commit when the cluster's queue of notifications is full, 57014 before or after it
 CALL {schema}.start_and_tell($1, $2, $3, $4, $5::pg_catalog.int2, pg_catalog.make_interval(secs => $6), $7, $8);
+
+-- name: client_wait_for_disk :exec
+-- Wait until all that was committed before is on the disk: what others may see already need not be.
+-- Locks:  none.     Index:  none
+SELECT {schema}.wait_for_disk();
 
 -- name: client_cancel :many
 -- Ask that a run, and all below it, be cancelled.

@@ -49,6 +49,7 @@ from supervisor.db.packed import add_dumpers, pack_byteas, pack_texts, pack_uuid
 from supervisor.db.statements import Sql, ended_channel, migration_files, query_channel, signal_channel, wake_channel
 
 OFFSET_FRESH_S = 60.0  # a clock of 500 ppm drifts 30 ms in that time; ids may be 60 s off
+PREPARE_AFTER = 2  # times that a session has asked the same: parsing and planning are 0.15 ms of a start's 0.9
 RETRY_S = 10.0  # how long a lost database is tried for before the caller is told
 PAUSE_MAX_S = 1.0
 What = Literal["signal", "update"]
@@ -185,6 +186,7 @@ class Questions:
         self.ids = RunIds()
         self._sql = Sql(schema)
         self._measured_at = 0.0
+        self._backend_pid = 0
         self._user = self._dbname = ""
 
     def text(self, what: str | bytes) -> bytes:
@@ -193,6 +195,10 @@ class Questions:
     def met(self, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
         """Whom a refusal is about."""
         self._user, self._dbname = conn.info.user, conn.info.dbname
+
+    def prepares(self, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+        """Statements of this session, just measured, are prepared: where no pooler, which gives each transaction another backend, is in between."""
+        conn.prepare_threshold = PREPARE_AFTER if conn.info.backend_pid == self._backend_pid else None
 
     def run_ids(self, n: int) -> Verb[list[bytes]]:
         """*n* fresh run ids of 16 bytes; measures the clock's offset first when the last measure is a minute old."""
@@ -263,7 +269,8 @@ class Questions:
     def start_one(self, workflow: str, run_id: bytes, payload: bytes, *, queue: str | None, priority: int, delay_s: float, hint: str | None) -> Ask[None]:
         """Start one run without key, batch and attributes; *hint* is told to the hosts as soon as it has committed. One round trip.
 
-        Repeated and refused as `start`. Only for a session of its own where there is a hint: it takes two transactions.
+        Repeated and refused as `start`. Only for a session of its own where there is a hint: it takes three transactions, of which the last waits for
+        the disk. So a run that a repeated start meets need not be there yet, and that is waited for.
         """
         values = (workflow, uuid.UUID(bytes=run_id), payload, queue, priority, float(delay_s))
 
@@ -277,7 +284,9 @@ class Questions:
             except psycopg.Error as error:
                 if told and error.sqlstate in MAYBE_DONE:
                     yield from talk(2)
-                elif tries == 1 or not _met_itself(error):
+                elif tries > 1 and _met_itself(error):
+                    yield "client_wait_for_disk", ()
+                else:
                     raise
 
         return Ask(talk, f"start of {workflow!r}", writes=True)
@@ -489,7 +498,7 @@ class Questions:
         """The answer's moment is taken as the middle of the round trip."""
         asked_ns = time.time_ns()
         rows = yield "client_facts", ()
-        cell, migration, clock_us = rows[0]
+        cell, migration, clock_us, self._backend_pid = rows[0]
         here_us = (asked_ns + time.time_ns()) // 2000
         self._refuse_other_schema(migration)
         if cell != self.ids.cell:
@@ -666,6 +675,7 @@ class ClientCalls:
                 self.questions.met(conn)
                 add_dumpers(conn.adapters)
                 carry(self.questions.measure().talk(1), partial(self._rows, conn))
+                self.questions.prepares(conn)
             except BaseException:
                 conn.close()
                 raise

@@ -95,6 +95,7 @@ class AsyncClientCalls:
                 self.questions.met(conn)
                 add_dumpers(conn.adapters)
                 await carry_async(self.questions.measure().talk(1), partial(self._rows, conn))
+                self.questions.prepares(conn)
             except BaseException:
                 await conn.close()
                 raise

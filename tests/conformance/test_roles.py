@@ -223,7 +223,7 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     loose = "select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and not coalesce(proconfig @> array['search_path=pg_catalog, pg_temp'], false) and prosqlbody is null"
     # those that commit can have none: all they say is qualified, with their callers' rights
     assert {name.partition("(")[0]: called(peopled, name) for (name,) in peopled.sql(loose)} == {
-        "supervisor.start_and_tell": {'"supervisor".start_one', "pg_catalog.set_config", "pg_catalog.pg_notify"},
+        "supervisor.start_and_tell": {'"supervisor".start_one', "pg_catalog.set_config", "pg_catalog.pg_notify", '"supervisor".wait_for_disk'},
         "supervisor.signal_and_tell": {
             '"supervisor".send_signal', "pg_catalog.set_config", "pg_catalog.pg_notify", "pg_catalog.json_build_array", '"supervisor".wait_for_disk',
         },

@@ -11,7 +11,7 @@ from supervisor import Client
 from supervisor.api import hints
 from tests.apps.asked import asked_sleeper
 from tests.conformance.client_host import register
-from tests.harness import Database
+from tests.harness import Database, Server
 
 ONE = "select supervisor.start_one(%s, %s, %s, %s, %s::int2, make_interval(secs => %s))"
 RUNS = "select from supervisor.start_runs(%s, array[%s]::uuid[], array[%s]::bytea[], null, null, %s, %s::int2, make_interval(secs => %s))"
@@ -83,6 +83,38 @@ def test_the_hosts_hear_of_a_start_with_its_commit(database: Database, monkeypat
         client.start(asked_sleeper, 4)
         told = [note.payload for note in ear.notifies(timeout=10, stop_after=2)]
         assert told == ['[["asked_sleeper",null,1,0.0]]', '[["asked_sleeper",null,2,0.0],["asked_sleeper","asked_other",1,0.0]]']
+
+
+def test_a_start_that_is_seen_before_it_is_on_the_disk_is_there_when_its_caller_is_told(own_server: Server) -> None:
+    """The wait for the disk is cancelled, so the start is repeated, meets itself and waits for the disk instead; then the server is killed."""
+    database = own_server.database()
+    register(database, "asked_sleeper")
+    database.sql("alter system set wal_writer_delay = '10s'")  # nobody else brings it there
+    database.sql("select pg_reload_conf()")
+    database.sql("create sequence supervisor.disk_waits")
+    database.sql("""
+        create or replace function supervisor.wait_for_disk() returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+        begin
+            if nextval('supervisor.disk_waits') = 1 then
+                raise exception 'in between' using errcode = '57014';
+            end if;
+            perform pg_logical_emit_message(true, 'pgsupervisor', '');
+        end $$""")
+    database.sql("checkpoint")
+    with Client(database.dsn) as client:
+        run = client.start(asked_sleeper, 1)
+        own_server.embedded.restart("immediate")
+        assert client.get(run.id).status().status == "ready"
+
+
+def test_a_session_that_goes_straight_to_its_server_prepares_what_it_asks_often(database: Database) -> None:
+    register(database, "asked_sleeper")
+    with Client(database.dsn) as client:
+        for n in range(5):
+            client.start(asked_sleeper, n)
+        assert client._opened is not None and client._opened._conn is not None
+        prepared = client._opened._conn.execute("select count(*) from pg_prepared_statements where statement like '%%start_and_tell%%'").fetchone()
+    assert prepared == (1,)
 
 
 def test_what_commits_in_between_is_refused_in_a_transaction(database: Database) -> None:

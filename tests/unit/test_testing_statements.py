@@ -12,7 +12,7 @@ from supervisor.testing.questions import MemoryQuestions
 from supervisor.testing.statements import Statements
 
 # what a client asks that has no meaning without a database; NotInMemory says so
-WITHOUT = {"filtered", "announcement", "announcement_of_signals", "announcement_of_ends", "refusal", "text", "met", "measure"}
+WITHOUT = {"filtered", "announcement", "announcement_of_signals", "announcement_of_ends", "refusal", "text", "met", "prepares", "measure"}
 
 
 @pytest.mark.parametrize("name", HOT)
