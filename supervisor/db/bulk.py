@@ -17,11 +17,12 @@ import psycopg
 
 from supervisor.core import awaited
 from supervisor.db import refusals
-from supervisor.db.client_calls import Questions
-from supervisor.db.operator_calls import SLICE_RUNS as SLICE_RUNS, Deed, Done
+from supervisor.db.client_calls import Question, Questions, Rows, carry
+from supervisor.db.operator_calls import IN_THE_WAY, WAY_TRIES, Deed, Done, operate_many
+from supervisor.db.operator_calls import SLICE_RUNS as SLICE_RUNS
 from supervisor.db.statements import Sql, ended_channel, signal_channel, wake_channel
 
-TRIES = 5  # a deadlock or a lock that is not had in time changes nothing and is tried again
+OWNERS_MAX = 500  # in one notification; a number has at most 10 digits
 KINDS_MAX = 50  # of woken runs in one notification; a name is at most 500 characters long, but most are short
 
 
@@ -59,34 +60,32 @@ def terminate(
 def _slice(conn: psycopg.Connection, schema: str, block: str, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> list[Any] | None:
     """The rows of one transaction; None where somebody was in the way again and again."""
     text = Sql(schema).get(block).encode()
-    for _ in range(TRIES):
+    for _ in range(WAY_TRIES):
         try:
             with refusals.told(conn, schema, "client"):
                 return psycopg.RawCursor(conn).execute(text, (list(runs), reason, actor)).fetchall()
-        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable):
+        except IN_THE_WAY:
             continue
     return None
 
 
 def operate(conn: psycopg.Connection, schema: str, deed: Deed, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> list[Done]:
     """Do it to at most SLICE_RUNS *runs*, in one transaction; those that somebody has locked say so."""
-    text = Sql(schema).get("client_operate_many").encode()
-    values = deed.values(runs, reason, actor)
-    for _ in range(TRIES):
-        try:
-            with refusals.told(conn, schema, "operator"):
-                rows = psycopg.RawCursor(conn).execute(text, values).fetchall()
-        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable):
-            continue
-        except psycopg.DatabaseError as error:
-            raise Questions(schema).refusal(error, f"{deed.verb} of {len(runs)} runs", "operator") from None
-        done = [Done(*row) for row in rows]
-        owners = sorted({each.owner for each in done if each.did and each.owner is not None})
-        if owners:
-            with suppress(psycopg.Error):
-                conn.execute(Sql(schema).get("announce_each").encode(), ([signal_channel(schema)], [json.dumps(owners[:500])]))
-        return done
-    return [Done(run_id, False, "locked", None, None, None) for run_id in runs]
+    asked = operate_many(deed, runs, reason, actor)
+
+    def rows(question: Question) -> Rows:
+        block, values = question
+        with refusals.told(conn, schema, "operator"):
+            return psycopg.RawCursor(conn).execute(Sql(schema).get(str(block)).encode(), values).fetchall()
+
+    try:
+        done = carry(asked.talk(1), rows)
+    except psycopg.DatabaseError as error:
+        raise Questions(schema).refusal(error, asked.what, "operator") from None
+    owners = sorted({each.owner for each in done if each.did and each.owner is not None})
+    if owners:
+        _announce(conn, schema, [(signal_channel(schema), json.dumps(owners[:OWNERS_MAX]))])
+    return done
 
 
 def _announce(conn: psycopg.Connection, schema: str, payloads: Sequence[tuple[str, str]]) -> None:

@@ -17,6 +17,8 @@ from supervisor.db.client_calls import Ask, Sent, Talk
 REFUSED = "SV030"
 COMPLETED, FAILED = 1, 2  # completion.kind
 SLICE_RUNS = 500  # of one transaction
+WAY_TRIES = 5  # a deadlock, or a lock that is not had in time, has changed nothing and is tried again
+IN_THE_WAY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable)
 INTERVENE = ("skip", "edit_retry")  # what an operator's role may alone
 
 
@@ -56,14 +58,22 @@ class Done(NamedTuple):
 
 
 def operate_many(deed: Deed, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> Ask[list[Done]]:
-    """Do it to at most SLICE_RUNS *runs*, in one transaction; those that somebody has locked say so.
+    """Do it to at most SLICE_RUNS *runs*, in one transaction; those that somebody has locked say so, all of them where somebody was in the way again and again.
 
     Repeated when the session was lost in between: what the first try did is then told as it is found.
     """
     values = deed.values(runs, reason, actor)
 
     def talk(tries: int) -> Talk[list[Done]]:
-        return [Done(*row) for row in (yield "client_operate_many", values)]
+        in_the_way: psycopg.Error | None = None
+        for _ in range(WAY_TRIES):
+            try:
+                return [Done(*row) for row in (yield "client_operate_many", values)]
+            except IN_THE_WAY as error:
+                in_the_way = error
+            except psycopg.errors.InFailedSqlTransaction:
+                raise in_the_way or psycopg.errors.InFailedSqlTransaction  # the transaction is a caller's, and nothing can be tried again in it
+        return [Done(run_id, False, "locked", None, None, None) for run_id in runs]
 
     return Ask(talk, f"{deed.verb} of {len(runs)} runs", writes=True, role="operator")
 

@@ -9,10 +9,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor import AsyncClient, Bulk, FilterInvalid, InputInvalid, OperationRefused, ResultInvalid, RunEnded, RunUnknown
+from supervisor import AsyncClient, Bulk, Client, FilterInvalid, InputInvalid, OperationRefused, ResultInvalid, RunEnded, RunUnknown
+from supervisor.api.bulk import Each
+from supervisor.db import bulk
+from supervisor.db.operator_calls import Deed
 from tests.apps import operated
+from tests.conformance.client_host import register
 from tests.conformance.conftest import Live
 from tests.conformance.test_pausing import at_gate, audits, status
+from tests.harness import Database
 
 APP = "tests.apps.operated"
 
@@ -253,6 +258,34 @@ def test_all_that_a_filter_finds_are_asked_slice_by_slice(live: Live) -> None:
 async def _resume_all(live: Live, filter: str) -> Bulk:
     async with AsyncClient(live.database.dsn) as client:
         return await client.operate_all("resume", filter)
+
+
+@pytest.mark.parametrize(("times", "state"), [(4, "paused"), (9, "locked")])
+def test_a_slice_that_somebody_is_in_the_way_of_is_tried_again_and_then_left(database: Database, times: int, state: str) -> None:
+    """From Python and from the command; in a caller's transaction nothing can be tried again, and the refusal is told."""
+    register(database, "operated_asleep")
+    database.sql("create sequence supervisor.in_the_way")
+    database.sql("alter function supervisor.operate_many rename to operate_many_free")
+    database.sql(f"""
+        create function supervisor.operate_many(p_verb text, p_runs uuid[], p_seq int4, p_payload bytea, p_options jsonb, p_reason text, p_actor text)
+        returns table (run_id uuid, did boolean, state text, why text, made uuid, owner int4) language plpgsql as $$
+        begin
+            if nextval('supervisor.in_the_way') <= {times} then
+                raise exception 'in the way' using errcode = '55P03';
+            end if;
+            return query select * from supervisor.operate_many_free($1, $2, $3, $4, $5, $6, $7);
+        end $$""")
+    with Client(database.dsn) as client:
+        runs = [client.start(operated.operated_asleep, 3000.0).id for _ in range(2)]
+        told: list[Each] = []
+        assert client.operate_all("pause", "workflow = operated_asleep", each=told.append).done == (2 if state == "paused" else 0)
+        assert {each.state for each in told} == {state} and sorted(each.run_id for each in told) == runs
+        database.sql("alter sequence supervisor.in_the_way restart")
+        with database.connect() as conn:
+            assert {each.state for each in bulk.operate(conn, "supervisor", Deed("resume"), runs, None, None)} <= {"locked", "resumed", "ready"}
+        database.sql("alter sequence supervisor.in_the_way restart")
+        with psycopg.connect(database.dsn) as conn, pytest.raises(psycopg.errors.LockNotAvailable):
+            client.within(conn).operate_all("pause", "workflow = operated_asleep")
 
 
 def test_what_a_verb_takes_is_checked_before_a_run_is_asked(live: Live) -> None:
