@@ -40,10 +40,10 @@ SELECT id, name FROM {schema}.workflow WHERE name = ANY ($1::text[]);
 -- name: query_run :one
 -- A run as it was started, and how much there is to replay.
 -- Locks:  none.     Index:  run, step, child and attempt primary keys, pruned; timer_pkey, workflow_pkey
--- $1 uuid run     Returns workflow, key, input, steps, bytes of their results, the largest seq of what is not recorded as over (null: nothing)
+-- $1 uuid run     Returns workflow, key, input, steps, bytes of their results, the largest seq of what is not recorded as over (null: nothing), drawn from (null: itself)
 SELECT w.name, r.key, r.input, s.n, s.bytes, greatest(
     (SELECT max(t.seq) FROM {schema}.timer t WHERE t.run_id = $1::uuid), (SELECT max(c.seq) FROM {schema}.child c WHERE c.parent_id = $1::uuid),
-    (SELECT max(a.seq) FROM {schema}.attempt a WHERE a.run_id = $1::uuid AND a.kind <= 2))
+    (SELECT max(a.seq) FROM {schema}.attempt a WHERE a.run_id = $1::uuid AND a.kind <= 2)), r.drawn_from
 FROM {schema}.run r JOIN {schema}.workflow w ON w.id = r.workflow
 CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(sum(octet_length(t.result)), 0)::int8 AS bytes FROM {schema}.step t WHERE t.run_id = r.run_id) AS s
 WHERE r.run_id = $1::uuid;

@@ -15,8 +15,8 @@ SELECT k.run_id, k.workflow FROM {schema}.keys k WHERE k.key = $1;
 -- name: history_run :one
 -- A run as it was started, and how long its history is.
 -- Locks:  none.     Index:  run, outcome and step primary keys, pruned; task_pkey
--- $1 uuid run     Returns workflow, key, version, status, codec, input, records, bytes of their results
-SELECT h.workflow, h.key, h.version, h.status, h.codec, h.input, h.steps, h.result_bytes FROM {schema}.history_run($1) AS h;
+-- $1 uuid run     Returns workflow, key, version, status, codec, input, records, bytes of their results, drawn from (null: itself)
+SELECT h.workflow, h.key, h.version, h.status, h.codec, h.input, h.steps, h.result_bytes, h.drawn_from FROM {schema}.history_run($1) AS h;
 
 -- name: history_steps :many
 -- A slice of its records, in the order of delivery.

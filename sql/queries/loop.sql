@@ -444,10 +444,10 @@ SET plan_cache_mode = force_custom_plan;
 SET plan_cache_mode = force_generic_plan;
 
 -- name: read_inputs :many
--- Inputs that were too long to stand in task.
+-- Inputs that were too long to stand in task; of forks whose random numbers they draw (null: their own).
 -- Locks:  none.     Index:  run primary key, pruned.
--- $1 uuid[] run     Returns run, input
-SELECT run_id, input FROM {schema}.run WHERE run_id = ANY ($1::uuid[]);
+-- $1 uuid[] run     Returns run, input, drawn from
+SELECT run_id, input, drawn_from FROM {schema}.run WHERE run_id = ANY ($1::uuid[]);
 
 -- name: read_steps :many
 -- The history of resumed runs, in the order of delivery.

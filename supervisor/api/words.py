@@ -188,13 +188,13 @@ def start(workflow: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def now() -> datetime:
-    """The run's time: when the last thing it was given happened, by the database's clock. The same in a replay."""
+    """The run's time: when the last thing it was given happened, by the database's clock; before that, when it was started. The same in a replay, and in a fork."""
     run = _inside("now()", reads=True)
     return EPOCH_2000 + timedelta(microseconds=run.now_us)
 
 
 def random() -> Random:
-    """The run's random numbers: seeded by its id, so a replay draws the same ones."""
+    """The run's random numbers: seeded by its id, so a replay draws the same ones. So does a fork: it draws those of the run that it was made from."""
     run = _inside("random()")
     if run.drawn is None:
         run.drawn = Random(run.id)
@@ -203,7 +203,7 @@ def random() -> Random:
 
 
 def uuid4() -> UUID:
-    """A random UUID that a replay draws again."""
+    """A random UUID that a replay draws again, and a fork."""
     return UUID(int=random().getrandbits(128), version=4)
 
 

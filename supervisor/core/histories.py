@@ -15,7 +15,7 @@ import msgspec
 
 from supervisor.core.errors import HistoryUnreadable
 
-FORMAT, FORMAT_VERSION = "pgsupervisor.history", 1
+FORMAT, FORMAT_VERSION = "pgsupervisor.history", 2  # the newest that is read
 KINDS = {1: "step", 2: "timer", 3: "child", 4: "child_start", 5: "signal", 6: "compensation", 7: "cancellation", 8: "handlers_finished", 9: "update", 15: "patch"}  # of step.kind
 STATUSES = {1: "completed", 2: "failed", 3: "cancelled"}
 EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
@@ -42,10 +42,10 @@ class Pending(msgspec.Struct):
 
 
 class History(msgspec.Struct, kw_only=True):
-    """One run."""
+    """One run. `drawn_from`: whose random numbers it draws, if not its own; who reads format 1 alone does not know of that, so such a document is of format 2."""
 
     format: str = FORMAT
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     run_id: UUID
     workflow: str
     version: str | None
@@ -54,6 +54,11 @@ class History(msgspec.Struct, kw_only=True):
     input: msgspec.Raw
     records: list[Recorded]
     pending: list[Pending]
+    drawn_from: UUID | None = None
+
+    def __post_init__(self) -> None:
+        if self.drawn_from is not None:
+            self.format_version = max(self.format_version, 2)
 
 
 def kind_name(kind: int) -> str:

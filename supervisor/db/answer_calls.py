@@ -35,6 +35,7 @@ class Started(NamedTuple):
     steps: int
     result_bytes: int
     reached: int | None  # the largest seq of what is under way
+    drawn_from: UUID | None  # whose random numbers it draws, if not its own
 
 
 class AnswerCalls:

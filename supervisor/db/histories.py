@@ -55,7 +55,7 @@ class Histories:
         found = self._rows("history_run", run_id)
         if not found:
             raise RunUnknown(run_id)
-        workflow, key, version, status, codec, input, steps, size = found[0]
+        workflow, key, version, status, codec, input, steps, size, drawn_from = found[0]
         if steps > STEPS_MAX or size > HISTORY_MAX_BYTES:
             raise HistoryTooLarge(run_id, steps, size, STEPS_MAX, HISTORY_MAX_BYTES)
         pending = [Pending(*row) for row in self._rows("history_pending", run_id)]
@@ -63,7 +63,7 @@ class Histories:
         answered = {record.seq for record in records}
         return History(
             run_id=run_id, workflow=workflow, version=version, key=key, status=status, input=msgspec.Raw(input), records=records,
-            pending=[each for each in pending if each.seq not in answered],
+            pending=[each for each in pending if each.seq not in answered], drawn_from=drawn_from,
         )  # fmt: skip
 
     def _records(self, run_id: UUID) -> Iterator[Recorded]:

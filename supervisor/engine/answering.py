@@ -223,7 +223,8 @@ def _history(calls: AnswerCalls, run_id: UUID) -> tuple[Started, list[tuple[Any,
 def _replayed(reader: Reader, run_id: UUID, started: Started, steps: Sequence[tuple[Any, ...]]) -> Any:
     """The run, as far as its history goes."""
     records = [Record(seq, kind, status, name.encode(), result, ended) for seq, kind, status, name, result, ended in steps]
-    past = Past(input=started.input, records=records, reached=-1 if started.reached is None else started.reached)
+    drawn_from = None if started.drawn_from is None else started.drawn_from.bytes
+    past = Past(input=started.input, records=records, reached=-1 if started.reached is None else started.reached, drawn_from=drawn_from)
     run = reader.begin(run_id, started.workflow, started.key)
     try:
         reader.follow(run, past)

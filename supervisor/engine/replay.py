@@ -10,12 +10,14 @@ from __future__ import annotations
 import struct
 from collections import defaultdict
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from supervisor._fastpath import loop as core
+from supervisor._fastpath.wire import id_time_us
 from supervisor.api.words import TIMEOUT
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.codec import decode_error, brief
@@ -87,6 +89,7 @@ class Past:
 
     input: bytes | None = None
     records: list[Record] = field(default_factory=list)
+    drawn_from: bytes | None = None  # of a fork: the run whose random numbers it draws, and at whose start its time begins
     attempts: dict[int, int] = field(default_factory=dict)  # seq → tries that failed
     retry_in_us: dict[int, int] = field(default_factory=dict)
     entrusted: dict[int, Handed] = field(default_factory=dict)  # seq → its last try that was
@@ -157,7 +160,7 @@ def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
     """What the reads of one batch brought, by run id."""
     pasts: dict[bytes, Past] = defaultdict(Past)
     for row in _rows(results.get("read_inputs")):
-        pasts[row[0]].input = row[1]
+        pasts[row[0]].input, pasts[row[0]].drawn_from = row[1], row[2]
     for run_id, seq, _pos, kind, status, name, result, ended in _rows(results.get("read_steps")):
         pasts[run_id].records.append(Record(_i4(seq)[0], _i2(kind)[0], _i2(status)[0], name, result, _i8(ended)[0]))
     _read_attempts(pasts, results.get("read_attempts"))
@@ -260,6 +263,8 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     run.dropped = {}
     run.open = {}
     loop.begin_run(run, past.input)
+    if past.drawn_from is not None:
+        run.drawn, run.now_us = Random(past.drawn_from), id_time_us(past.drawn_from)
     if run.end is None:
         loop.drive(run, [(None, core.ASK)])
     for record in past.records:

@@ -163,7 +163,8 @@ def _past(history: History) -> Past:
         for each in history.records
     ]
     reached = max((each.seq for each in history.pending if each.kind != "wait"), default=-1)
-    return Past(input=bytes(history.input), records=records, reached=reached)
+    drawn_from = None if history.drawn_from is None else history.drawn_from.bytes
+    return Past(input=bytes(history.input), records=records, reached=reached, drawn_from=drawn_from)
 
 
 def _is_asked(run: Any, asked: Pending) -> bool:

@@ -99,6 +99,7 @@ class _Started(msgspec.Struct):
     steps: int
     result_bytes: int
     reached: int | None
+    drawn_from: uuid.UUID | None = None
 
 
 class _Asked(msgspec.Struct):

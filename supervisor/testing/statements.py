@@ -431,7 +431,7 @@ class Statements:
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _read_inputs(self, params: Params) -> list[Cells]:
-        return [(run, self.t.runs[run].input) for run in _ids(params)]
+        return [(run, self.t.runs[run].input, None) for run in _ids(params)]
 
     def _read_steps(self, params: Params) -> list[Cells]:
         return [

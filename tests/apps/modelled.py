@@ -15,7 +15,7 @@ from typing import Any
 
 from supervisor import (
     AsyncTransaction, Cancelled, NonRetryable, Retry, RetryAfter, RunCancelled, RunFailed, RunTerminated, Signal, StepInterrupted, Transaction,
-    compensate, current, first, gather, patched, publish, random, shield, sleep, start, step, sync, workflow,
+    compensate, current, first, gather, now, patched, publish, random, shield, sleep, start, step, sync, workflow,
 )  # fmt: skip
 from supervisor.engine import commands, signals
 from tests.harness import in_a_host
@@ -338,9 +338,11 @@ class Play:
         return patched(at)
 
     async def drawn(self, at: str) -> bool:
-        """What is drawn is drawn again by every replay."""
-        number = random().random()
-        return bool((await self.words.step(*self.args(at, "inline", 0, "", number)))[1] in (number, [number, self.variant]))
+        """What is drawn, and the moment, are the same in every replay and in every fork: this goes by them."""
+        number, moment = random().random(), now()
+        drawn = [number, moment.isoformat()]
+        name = ("inline", "plain")[(int(number * 2) + moment.microsecond) % 2]
+        return bool((await self.words.step(*self.args(at, name, 0, "", drawn)))[1] in (drawn, [drawn, self.variant]))
 
     # ── blocks ───────────────────────────────────────────────────────────────────────────────────────────────────
 

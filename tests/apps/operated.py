@@ -7,14 +7,15 @@ import signal
 from typing import Any
 
 from supervisor import (
-    Cancelled, CompleteLater, Retry, Signal, Update, compensate, continue_as_new, first, gather, handlers_finished, patched, progress, publish, set_attributes, sleep,
-    start, step, workflow,
+    Cancelled, CompleteLater, Query, Retry, Signal, Update, compensate, continue_as_new, first, gather, handlers_finished, now, patched, progress, publish, random,
+    set_attributes, sleep, start, step, sync, uuid4, workflow,
 )  # fmt: skip
 from supervisor.core.context import current
 from tests.harness import note, wait_for_file
 
 OPERATED_GO = Signal("operated_go", str)
 OPERATED_ADD = Update("operated_add", str, str)
+OPERATED_DRAWN = Query("operated_drawn", list[list[str]])
 
 
 @step
@@ -251,3 +252,54 @@ async def operated_chain(word: str, n: int) -> str:
     if n:
         continue_as_new(word, n - 1)
     return word
+
+
+def draw() -> list[str]:
+    """What a run draws, and its moment."""
+    return [str(random().random()), str(uuid4()), now().isoformat()]
+
+
+@workflow
+async def operated_drawing(word: str, rounds: int, until: str = "") -> list[list[str]]:
+    """Waits for signals that it has drawn the names of, so that another draw is another history. Fails until the file *until* is there."""
+    drawn: list[list[str]] = []
+    OPERATED_DRAWN.handler(lambda: drawn)
+    for n in range(rounds):
+        drawn.append(draw())
+        try:
+            await Signal(" ".join(drawn[-1])).wait(timeout=0.001)
+        except TimeoutError:
+            await operated_gate.aio(f"{word}-{n}", f"{word}-{n}-gate")
+    if until:
+        wait_for_file(until, 0.0)
+    return [*drawn, draw()]
+
+
+@workflow
+def operated_drawing_def(word: str, rounds: int) -> list[list[str]]:
+    drawn: list[list[str]] = []
+    for n in range(rounds):
+        drawn.append(draw())
+        try:
+            sync.Signal(" ".join(drawn[-1])).wait(timeout=0.001)
+        except TimeoutError:
+            operated_gate(f"{word}-{n}", f"{word}-{n}-gate")
+    return [*drawn, draw()]
+
+
+@workflow
+async def operated_drawing_on(n: int) -> list[str]:
+    publish("drawn", draw())
+    if n:
+        continue_as_new(n - 1)
+    return draw()
+
+
+@workflow
+async def operated_given(what: dict[str, Any], n: int = 1) -> int:
+    return len(what) + n
+
+
+@workflow
+async def operated_given_too(what: dict[str, Any]) -> int:
+    return len(what)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
@@ -14,6 +19,7 @@ from supervisor import AsyncClient, InputInvalid, OperationRefused, RunFailed, R
 from tests.apps import operated
 from tests.conformance.conftest import Live
 from tests.conformance.test_pausing import at_gate, audits, status
+from tests.harness import ROOT
 
 APP = "tests.apps.operated"
 
@@ -321,3 +327,161 @@ def test_a_chain_is_paused_where_it_is(live: Live) -> None:
     live.effects.open("ch-0-gate")
     assert live.client.resume(run)
     assert run.result(timeout=20) == "ch"
+
+
+# ── what a fork draws ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def drawing(live: Live, word: str, rounds: int, workflow: Any = operated.operated_drawing, **more: Any) -> Any:
+    for n in range(rounds):
+        live.effects.open(f"{word}-{n}-gate")
+    return live.start(workflow, word, rounds, **more)
+
+
+def drew(run: Any) -> tuple[list[str], list[str]]:
+    """Its numbers and ids, and its moments, one after the other."""
+    told = run.result(timeout=20)
+    return [f"{number} {id_}" for number, id_, _ in told], [moment for _, _, moment in told]
+
+
+@pytest.mark.parametrize("workflow", [operated.operated_drawing, operated.operated_drawing_def], ids=["async", "def"])
+def test_a_fork_draws_what_its_run_drew(live: Live, workflow: Any) -> None:
+    """Its code is replayed, so it goes the same ways: wherever it is forked, and however often. Its own results come at moments of their own."""
+    run = drawing(live, workflow.name, 2, workflow)
+    numbers, moments = drew(run)
+    assert len(set(numbers)) == 3 and drew(drawing(live, "other", 2, workflow))[0] != numbers
+    for seq, kept in ((0, 1), (1, 1), (2, 2), (3, 2), (None, 3)):
+        fork = live.client.fork(run, seq)
+        again = live.client.fork(fork, 2 if seq is None else seq)
+        assert drew(fork)[0] == drew(again)[0] == numbers, seq
+        assert drew(fork)[1][:kept] == moments[:kept] and not set(drew(fork)[1][kept:]) & set(moments), seq
+        assert drew(again)[1][: min(kept, 2)] == moments[: min(kept, 2)], seq
+        last = live.client.fork(again, 0)
+        assert drew(last)[0] == numbers and drew(last)[1][0] == moments[0], "a fork of a fork of a fork"
+
+
+def test_what_is_retried_draws_what_it_drew(live: Live) -> None:
+    """It goes on where it failed, whatever it has drawn until then: and so does that one in its turn."""
+    run = drawing(live, "redrawn", 2, until="redrawn-open")
+    failed(run)
+    before = names(live, run)
+    again = live.client.retry(run)
+    failed(again)
+    live.effects.open("redrawn-open")
+    third = live.client.retry(again)
+    third.result(timeout=20)
+    assert names(live, again) == names(live, third) == before
+    assert live.effects.count("at", "redrawn-0") == live.effects.count("at", "redrawn-1") == 1
+
+
+@pytest.mark.parametrize("seq", [0, 2])
+def test_a_fork_draws_the_same_when_its_worker_dies(live: Live, seq: int) -> None:
+    """Whoever takes it up after kill -9, and answers a query meanwhile."""
+    run = drawing(live, f"lived-{seq}", 3)
+    numbers, _ = drew(run)
+    word, known = f"killed-{seq}", seq // 2 + 1
+    fork = live.client.fork(run, seq, input={"word": word, "rounds": 3})
+    at_gate(live, f"{word}-{seq // 2}")
+    assert [" ".join(each[:2]) for each in fork.query(operated.OPERATED_DRAWN)] == numbers[:known]
+    live.kill()
+    live.until(lambda: live.effects.count("at", f"{word}-{seq // 2}") == 2)
+    for n in range(3):
+        live.effects.open(f"{word}-{n}-gate")
+    assert drew(fork)[0] == numbers
+    assert [" ".join(each[:2]) for each in fork.query(operated.OPERATED_DRAWN)] == numbers[:3], "an ended one is replayed as well"
+
+
+def test_what_a_fork_goes_on_as_draws_by_itself(live: Live) -> None:
+    """A run that continues as a new one starts anew, with its own numbers: a fork of it too."""
+    run = live.start(operated.operated_drawing_on, 1)
+    run.result(timeout=20)
+    fork = live.client.fork(run, 0)
+    fork.result(timeout=20)
+    chain = "with recursive c as (select %s::uuid as id union all select (o.result #>> '{}')::uuid from c join supervisor.runs o on o.run_id = c.id where o.status = 'continued') select id from c"
+    first, second = ([live.client.published(each)["drawn"] for (each,) in live.database.sql(chain, one.id)] for one in (run, fork))
+    assert len(first) == len(second) == 2
+    assert first[0] == second[0] and first[1] != second[1]
+
+
+def test_a_fork_that_was_made_before_draws_by_its_own_id(live: Live) -> None:
+    """Forks of an older version have drawn so already; what is forked from them draws what they drew."""
+    run = drawing(live, "older", 1)
+    numbers, _ = drew(run)
+    with psycopg.connect(live.database.dsn) as conn:
+        old = live.client.within(conn).fork(run, 0)
+        conn.execute("update supervisor.run set drawn_from = null where run_id = %s", (old.id,))
+    assert drew(old)[0] != numbers
+    assert drew(live.client.fork(old, 1))[0] == drew(old)[0]
+
+
+def command(live: Live, *words: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-m", "supervisor", *words], cwd=ROOT, capture_output=True, check=False)
+
+
+def test_forks_and_their_exports_are_equal_to_their_code(live: Live, tmp_path: Path) -> None:
+    """`replay` draws for a fork what it drew, from the database and from a file. Files that were written before there was that field are read as they were."""
+    run = drawing(live, "exported", 2)
+    drew(run)
+    forks = [live.client.fork(run, seq) for seq in (0, 3)]
+    drew(forks[0])
+    forks.append(live.client.fork(forks[0], 2))
+    for each in forks[1:]:
+        drew(each)
+    ids = [str(each.id) for each in (run, *forks)]
+    replay, dsn = ("replay", "--json", "--app", APP), ("--dsn", live.database.dsn)
+    done = command(live, *replay, *dsn, *(word for id_ in ids for word in ("--run", id_)))
+    assert json.loads(done.stdout.splitlines()[-1]) == {"replayed": 4, "equal": 4, "parted": 0, "left_out": 0}, done.stdout + done.stderr
+    exported = command(live, "export", *dsn, *ids).stdout
+    documents = [json.loads(line) for line in exported.splitlines()]
+    assert [(each["format_version"], each["drawn_from"]) for each in documents] == [(1, None), *[(2, ids[0])] * 3]
+    older = [{name: value for name, value in each.items() if name != "drawn_from"} | {"format_version": 1} for each in documents]
+    for lines, equal in ((exported, 4), (b"\n".join(json.dumps(each).encode() for each in older), 1)):
+        (tmp_path / "histories.json").write_bytes(lines)
+        done = command(live, *replay, "--file", str(tmp_path / "histories.json"))
+        assert json.loads(done.stdout.splitlines()[-1]) == {"replayed": 4, "equal": equal, "parted": 4 - equal, "left_out": 0}, done.stdout + done.stderr
+
+
+# ── another input, as it is stored ───────────────────────────────────────────────────────────────────────────────
+
+# what jsonb would change: the order of names, how floats and long numbers are written, spaces
+GIVEN = {"zebra": 1e16, "a": 1.0, "long": 10**30, "tiny": 1e-7, "é": "\x01é\n", "": [0.1, -0.0]}
+
+
+def test_another_input_is_stored_as_that_of_a_start(live: Live) -> None:
+    """Byte for byte: whoever gives it, and by whichever verb; and where the workflow alone is another one."""
+
+    def stored(run: Any) -> bytes:
+        return bytes(live.database.one("select input from supervisor.run where run_id = %s", getattr(run, "id", run)))
+
+    def forks() -> set[uuid.UUID]:
+        return {each for (each,) in live.database.sql("select run_id from supervisor.runs where forked_from = %s", run.id)}
+
+    run = live.start(operated.operated_given, {"n": 1})
+    given, alone = live.start(operated.operated_given, GIVEN, 7), live.start(operated.operated_given_too, GIVEN)
+    wanted = stored(given)
+    assert b"1e16" in wanted and wanted.index(b"zebra") < wanted.index(b'"a"')
+    asked = {"what": GIVEN, "n": 7}
+    assert stored(live.client.fork(run, 0, input=asked)) == wanted
+    assert stored(live.client.fork(run, 0, input=asked, workflow="operated_given")) == wanted
+    assert stored(live.client.fork(run, 0, input=GIVEN, workflow=operated.operated_given_too)) == stored(alone)
+    assert stored(live.client.fork(alone, 0, workflow=operated.operated_given)) == stored(alone)
+    for words in ((str(run.id),), ("--filter", f"run = {run.id}", "--yes")):
+        before = forks()
+        done = command(live, "fork", *words, "--dsn", live.database.dsn, "--seq", "0", "--input-json", msgspec.json.encode(asked).decode())
+        assert done.returncode == 0, done.stderr
+        assert [stored(each) for each in forks() - before] == [wanted]
+    before = forks()
+    assert live.client.operate_all("fork", f"run = {run.id}", seq=0, input=asked).done == 1
+    assert [stored(each) for each in forks() - before] == [wanted]
+    for each in (run, given, alone, *map(live.client.get, forks())):
+        each.result(timeout=20)
+
+
+def test_the_size_of_an_input_is_that_of_its_bytes(live: Live) -> None:
+    """As jsonb each of these numbers has three hundred digits."""
+    run = live.start(operated.operated_given, {})
+    assert run.result(timeout=20) == 1
+    large = {"numbers": [1e300] * 10_000}
+    assert live.client.fork(run, 0, input={"what": large}).result(timeout=20) == 2
+    with pytest.raises(psycopg.DatabaseError, match="bytes of JSON, more than 2097152"):
+        live.database.sql("select supervisor.operate('fork', %s, %s, 0, %s, '{}', null, null)", run.id, uuid.uuid4(), b'{"what":{"a":"%s"}}' % (b"x" * (2 << 20)))

@@ -235,7 +235,7 @@ def test_results_keep_the_order_of_their_keys(recorded: Recorded) -> None:
     [
         ("{", "no exported history"), ("[1]", "no exported history"), ("{}", "no exported history"),
         ('{"format":"x","format_version":1,"run_id":"01a20372-5082-702e-8dae-5c638c476000","workflow":"w","version":null,"key":null,"status":"ready","input":{},"records":[],"pending":[]}', "'x' 1"),
-        ('{"format":"pgsupervisor.history","format_version":2,"run_id":"01a20372-5082-702e-8dae-5c638c476000","workflow":"w","version":null,"key":null,"status":"ready","input":{},"records":[],"pending":[]}', "up to 1"),
+        ('{"format":"pgsupervisor.history","format_version":3,"run_id":"01a20372-5082-702e-8dae-5c638c476000","workflow":"w","version":null,"key":null,"status":"ready","input":{},"records":[],"pending":[]}', "up to 2"),
         ('{"format":"pgsupervisor.history","format_version":1,"run_id":"01a20372-5082-702e-8dae-5c638c476000","workflow":"w","version":null,"key":null,"status":"ready","input":{},"records":[{"seq":0,"kind":"wish","status":"completed","name":"a","ended_at":"2026-01-01T00:00:00Z"}],"pending":[]}', "'wish'"),
     ],
 )  # fmt: skip

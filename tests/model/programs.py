@@ -54,7 +54,7 @@ class Drawn:
         if place.generation < GENERATIONS - 1:
             found += ["child"]
         if place.alone:
-            found += ["publish", "patched", "drawn", "once", "shield", "gather", "first", "compensate", "finish"]
+            found += ["publish", "patched", "drawn", "drawn", "once", "shield", "gather", "first", "compensate", "finish"]
             if place.generation < GENERATIONS - 1:
                 found += ["start", "join", "leave"]
         if place.fails:
