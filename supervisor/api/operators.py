@@ -44,7 +44,7 @@ def goes_on(verbs: Verbs, verb: str, run_id: uuid.UUID, *given: Any) -> Verb[Run
     """`retry` or `fork`: the run that goes on, which may be another one."""
     (made,) = yield from verbs.questions.run_ids(1)
     done = yield from operate(verbs, verb, run_id, made, *given)
-    return (yield from verbs.status(done.made or run_id))
+    return (yield from verbs.itself(done.made or run_id))
 
 
 def fork(verbs: Verbs, run_id: uuid.UUID, seq: int | None, record: Any, workflow: Any, reason: str | None, actor: str | None) -> Verb[RunInfo]:
@@ -53,7 +53,7 @@ def fork(verbs: Verbs, run_id: uuid.UUID, seq: int | None, record: Any, workflow
     if record is not None:
         what = Asked.of(workflow) if workflow is not None else None
         if what is None:
-            found = yield from verbs.status(run_id)
+            found = yield from verbs.itself(run_id)
             what = Asked(name=found.workflow, definition=registered(found.workflow))
         payload = (yield from verbs.encoder(what))(record)
     return (yield from goes_on(verbs, "fork", run_id, seq, payload, {"workflow": name}, reason, actor))

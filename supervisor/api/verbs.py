@@ -184,12 +184,18 @@ class Verbs:
 
     def status(self, run_id: uuid.UUID, unsure: bool = False) -> Verb[RunInfo]:
         """Of a run that continued as new ones the newest's. unsure: it was started in a transaction that may not have committed."""
+        found = yield from self.itself(run_id, unsure)
+        if found.status == "continued":
+            newest = yield from self.questions.newest(run_id)
+            rows = yield from self.questions.find(ids=[newest.bytes], limit=1)
+            return RunInfo(*rows[0]) if rows else found
+        return found
+
+    def itself(self, run_id: uuid.UUID, unsure: bool = False) -> Verb[RunInfo]:
+        """Of that very run, whatever it went on as."""
         found = yield from self.questions.find(ids=[run_id.bytes], limit=1)
         if not found:
             raise RunUnknown(f"{run_id} yet: it was started in a transaction that has not committed or was rolled back" if unsure else run_id)
-        if found[0].status == "continued":
-            newest = yield from self.questions.newest(run_id)
-            found = (yield from self.questions.find(ids=[newest.bytes], limit=1)) or found
         return RunInfo(*found[0])
 
     def runs(

@@ -296,6 +296,12 @@ async def operated_drawing_on(n: int) -> list[str]:
 
 
 @workflow
+async def operated_going_on(word: str, until: str) -> int:
+    wait_for_file(until, 0.0)
+    return continue_as_new(operated_given_too, {"word": word})
+
+
+@workflow
 async def operated_given(what: dict[str, Any], n: int = 1) -> int:
     return len(what) + n
 

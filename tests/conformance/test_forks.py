@@ -403,6 +403,19 @@ def test_what_a_fork_goes_on_as_draws_by_itself(live: Live) -> None:
     assert first[0] == second[0] and first[1] != second[1]
 
 
+def test_a_fork_is_named_itself_whatever_it_went_on_as(live: Live) -> None:
+    """Its id is the one that tells where it came from; and another input is by the parameters of the run, not of what that went on as."""
+    run = live.start(operated.operated_going_on, "on", "on-open")
+    failed(run)
+    live.effects.open("on-open")
+    again = live.client.retry(run)
+    assert again.result(timeout=20) == 1 and again.status().status == "completed"
+    assert live.client.retry(run).id == again.id, "asked again, it is the same one"
+    fork = live.client.fork(again, 0, input={"word": "on", "until": "on-open"})
+    assert fork.result(timeout=20) == 1
+    assert live.database.sql("select forked_from from supervisor.runs where run_id in (%s, %s) order by 1", again.id, fork.id) == [(run.id,), (again.id,)]
+
+
 def test_a_fork_that_was_made_before_draws_by_its_own_id(live: Live) -> None:
     """Forks of an older version have drawn so already; what is forked from them draws what they drew."""
     run = drawing(live, "older", 1)
