@@ -261,7 +261,7 @@ class Loop:
             self._advance(run)
 
     def admit(self, result: Any, workflows: dict[bytes, Any], marks: dict[bytes, bytes], others: list[Any]) -> None:
-        """Take in the rows of a claim: fresh runs begin, the rest is put into *others* as (run, resumed, claims, input, workflow id, deadline, version).
+        """Take in the rows of a claim: fresh runs begin, the rest is put into *others* as (run, resumed, claims, input, workflow id, deadline, version, ready_at).
 
         marks    (queue and priority) → the largest (ready_at and id) that was claimed; updated
         """
@@ -286,7 +286,7 @@ class Loop:
                 except Exception as error:  # noqa: BLE001 - of the engine: it may cost this run, not its neighbours
                     self.worker.broken(run, error)
             else:
-                others.append((run, get(row, 2), get(row, 3), payload, workflow_id, deadline, get(row, 11)))
+                others.append((run, get(row, 2), get(row, 3), payload, workflow_id, deadline, get(row, 11), at))
         if last_at and last_at + last_id > marks.get(last_queue + last_prio, b""):
             marks[last_queue + last_prio] = last_at + last_id
 

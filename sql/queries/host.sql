@@ -62,10 +62,10 @@ FROM lost WHERE t.run_id = lost.run_id RETURNING t.run_id;
 -- name: forgotten :many
 -- Level-triggered: tasks whose owner is dead, whoever forgot them; and parents parked on children whose count is reached, which
 -- a worker left that died between its commit and the wake-up; and runs that have not looked at an update for two seconds: parked ones that nobody
--- woke, and ones in the memory of a worker that was not told and takes none; and cancelled runs that the engine has put aside. One statement, for it
--- is asked for ever.
+-- woke, and ones in the memory of a worker that was not told and takes none; and runs that the engine has put aside and that are to end without their
+-- code: cancelled, terminated with their parent, or late and never begun. One statement, for it is asked for ever.
 -- Locks:  none.     Index:  none on owner: a scan of task, every five seconds; worker_pkey; task_children_idx, child_done_parent_idx;
--- update_request_open_idx, task_pkey, task_wait_idx
+-- update_request_open_idx, task_pkey, task_wait_idx, cancellation primary key
 -- Returns dead worker or null, parked run or null, updated run or null, the worker that has that or null, run that was put aside or null
 SELECT DISTINCT t.owner, NULL::uuid, NULL::uuid, NULL::int4, NULL::uuid FROM {schema}.task t JOIN {schema}.worker w ON w.id = t.owner WHERE w.dead_at IS NOT NULL
 UNION ALL
@@ -78,10 +78,13 @@ UNION ALL
  WHERE q.rejected_at IS NULL AND q.sent_at < clock_timestamp() - interval '2 s' AND (t.owner IS NOT NULL OR t.wait_kind IN (9, 10, 11, 13, 14, 15))
  LIMIT 500)
 UNION ALL
-(SELECT NULL, NULL, NULL, NULL, t.run_id FROM {schema}.task t WHERE t.wait_kind BETWEEN 19 AND 23 AND t.owner IS NULL AND t.cancel_to IS NOT NULL LIMIT 500);
+(SELECT NULL, NULL, NULL, NULL, t.run_id FROM {schema}.task t
+ WHERE t.wait_kind BETWEEN 19 AND 23 AND t.owner IS NULL AND (t.cancel_to IS NOT NULL OR t.wait_kind = 20 AND t.cancel_at <= clock_timestamp())
+   AND ({schema}.wedged(t.run_id, t.wait_kind, t.resumed, t.version) OR EXISTS (SELECT FROM {schema}.cancellation c WHERE c.run_id = t.run_id AND c.how = 4))
+ LIMIT 500);
 
 -- name: end_wedged :one
--- End those of them as cancelled: no code of theirs can run any more.
+-- End those of them: no code of theirs has to be told.
 -- Locks:  their task rows, SKIP LOCKED, their parents', their children's.     Index:  task_pkey, outcome and child primary keys, pruned
 -- $1 uuid[] run     Returns how many
 SELECT {schema}.end_wedged(%s);

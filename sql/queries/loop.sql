@@ -135,15 +135,18 @@ WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM NULL::int4 AN
   AND (done.n >= t.wait_children OR done.failed > t.wait_failed);
 
 -- name: release :exec
--- Give runs back: to wait for a time (timer, backoff), at once, or for ever (parked). One that is to be told of its cancellation does not wait.
+-- Give runs back: to wait for a time (timer, backoff), at once, or for ever (parked). One that is to be told of its cancellation does not wait, but for its
+-- code (19, 20): then its timeout does not wake it either, unless it has not begun, or changed code may be mended by then.
 -- Locks:  task rows in the order given: ascending run_id.     Index:  task_pkey
 -- $1 uuid[] run, ascending    $2 timestamptz[] ready_at (infinity = until something wakes it)    $3 int2[] wait_kind    $4 text[] detail
 -- $5 int4[] seq    $6 text[] step    $7 int4[] attempt    $8 int2[] resumed    $9 text[] version of its code (null: nothing has begun)    $10 int4 worker
 UPDATE {schema}.task t
 SET owner = NULL, claims = 0, wait_detail = u.detail, wait_since = clock_timestamp(), cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
-    ready_at = CASE WHEN t.cancel_to > 0 THEN clock_timestamp() ELSE least(u.ready_at, t.cancel_at) END,
+    ready_at = CASE WHEN u.wait_kind IN (19, 20) AND u.resumed <> 0
+                    THEN CASE WHEN u.wait_kind = 19 AND t.cancel_at > clock_timestamp() THEN t.cancel_at ELSE u.ready_at END
+                    WHEN t.cancel_to > 0 THEN clock_timestamp() ELSE least(u.ready_at, t.cancel_at) END,
     wait_kind = CASE WHEN t.cancel_to > 0 AND u.wait_kind < 19 THEN 1 ELSE u.wait_kind END,
-    seq = u.seq, step = u.step, attempt = u.attempt, resumed = u.resumed, wait_children = NULL, wait_failed = NULL, version = coalesce(u.version, t.version)
+    seq = u.seq, step = u.step, attempt = u.attempt, resumed = CASE WHEN t.cancel_to > 0 THEN greatest(u.resumed, 1::int2) ELSE u.resumed END, wait_children = NULL, wait_failed = NULL, version = coalesce(u.version, t.version)
 FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::int4[], $6::text[], $7::int4[], $8::int2[], $9::text[])
   AS u (run_id, ready_at, wait_kind, detail, seq, step, attempt, resumed, version)
 WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $10::int4;
@@ -206,7 +209,8 @@ SET owner = NULL, claims = 0, wait_since = clock_timestamp(), version = p.versio
 FROM p WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $12::int4;
 
 -- name: park_paused :exec
--- Put runs aside that somebody paused, when nothing of them executes any more. One that was resumed, or cancelled, meanwhile is ready at once.
+-- Put runs aside that somebody paused, when nothing of them executes any more, until their time is over. One that was resumed, or cancelled, meanwhile is
+-- ready at once.
 -- Locks:  as lock_own, already held; their rows of pause.     Index:  task_pkey, pause_pkey
 -- $1 uuid[] run    $2 int4[] seq    $3 text[] step    $4 int2[] resumed    $5 text[] version    $6 int4 worker
 WITH asked AS (
@@ -214,7 +218,7 @@ WITH asked AS (
 UPDATE {schema}.task t
 SET owner = NULL, claims = 0, wait_since = clock_timestamp(), seq = u.seq, step = u.step, attempt = NULL, resumed = u.resumed, wait_children = NULL, wait_failed = NULL,
     wait_signals = NULL, cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
-    ready_at = CASE WHEN a.run_id IS NULL THEN clock_timestamp() ELSE 'infinity' END, wait_kind = CASE WHEN a.run_id IS NULL THEN 1 ELSE 7 END, wait_detail = a.detail,
+    ready_at = CASE WHEN a.run_id IS NULL THEN clock_timestamp() ELSE coalesce(t.cancel_at, 'infinity') END, wait_kind = CASE WHEN a.run_id IS NULL THEN 1 ELSE 7 END, wait_detail = a.detail,
     version = coalesce(u.version, t.version)
 FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::text[]) AS u (run_id, seq, step, resumed, version) LEFT JOIN asked a ON a.run_id = u.run_id
 WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $6::int4;

@@ -103,7 +103,8 @@ class OperatorVerbs(BulkVerbs):
     def pause(self, run: Run[Any] | uuid.UUID | str, reason: str | None = None, *, actor: str | None = None) -> str:
         """Stop a live run until somebody resumes it: "paused", or "pausing" while its worker finishes the steps that it executes.
 
-        Timers keep their due times, signals and ends of children are kept; its own timeout goes on. Raises RunEnded, RunUnknown.
+        Timers keep their due times, signals and ends of children are kept; its own timeout goes on, and ends it all the same.
+        Raises OperationRefused where it is being cancelled or its time is over, RunEnded, RunUnknown.
         """
         return self._carry(lambda verbs: operate(verbs, "pause", id_of(run), None, None, None, None, reason, actor)).state
 

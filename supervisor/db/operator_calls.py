@@ -100,7 +100,7 @@ def operate(
         try:
             rows = yield block, values
         except psycopg.Error as error:
-            if tries == 1 or error.sqlstate != REFUSED:
+            if tries == 1 or error.sqlstate != REFUSED or verb == "pause":  # asked twice that is no refusal, so it is to end
                 raise
             return Operated(True, "", run_id, None, None, None)
         return Operated(*rows[0])

@@ -170,7 +170,6 @@ class Reading:
         run.dropped = {}
 
     def _put_aside(self, run: Run, error: ReplayMismatch) -> None:
-        """Its code can't go on. Where its time is over it ends, with nothing undone: what is to be undone, the code would have to say."""
-        run.history, run.past.undo, run.past.compensating = None, [], False
-        if not run.deadline_us or not self._worker.taking.deadline_passed(run):
-            self._worker.commands.mismatch(run, error)
+        """This code can't go on with it, and so can't say what it has to undo, though it were cancelled or late."""
+        run.history = None
+        self._worker.commands.mismatch(run, error)

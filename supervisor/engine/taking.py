@@ -1,7 +1,8 @@
 """What a claim brought: runs that begin at once, runs that are read first, and runs that this worker can't go on with.
 
 A run is pinned to the version of the code that began it. One that this process has not is given back, parked as code_missing; and now and
-then the worker takes those that others gave back so, and it can run. Runs also end here whose time is over.
+then the worker takes those that others gave back so, and it can run. Runs also end here whose time is over, but for those whose own code would have to
+say what they have to undo.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CLAIMS_MAX = 10
 DEADLINE_LOOK_S = 60.0
+OVER_US = 1  # us since 2000: long past
 LOOK_FOR_MISSING_S = 1.0  # the parent looks too, and nudges a worker that rests
 _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i")
@@ -53,17 +55,17 @@ class Taking:
 
     def took(self, result: Any, marks: dict[bytes, bytes]) -> None:
         """Runs that a claim brought: fresh ones begin at once, the others are read first or put aside."""
-        others: list[tuple[Run, bytes, bytes, bytes | None, bytes, bytes | None, bytes | None]] = []
+        others: list[tuple[Run, bytes, bytes, bytes | None, bytes, bytes | None, bytes | None, bytes]] = []
         self._worker.loop.admit(result, self._workflows, marks, others)
         commands, resumed = self._worker.commands, []
-        for run, history, claims, payload, workflow_id, deadline, version in others:
+        for run, history, claims, payload, workflow_id, deadline, version, ready_at in others:
             run.resumed = _i2(history)[0]
-            run.deadline_us = _i8(deadline)[0] if deadline is not None else 0
+            if deadline is not None:  # it was due no earlier than its deadline, and it was due: that is over by the database's clock, whatever this one says
+                run.deadline_us = OVER_US if ready_at >= deadline else _i8(deadline)[0]
             run.timers = run.resumed != 0  # until its past is read, it may have some
             wants = None if version is None or run.workflow is None or run.workflow.accepts(version.decode()) else version.decode()
-            parked = run.workflow is None or wants is not None or _i2(claims)[0] > CLAIMS_MAX
-            if run.deadline_us and (parked or run.resumed == 0) and self.deadline_passed(run):
-                continue  # of the others the history is read first: it says what is to be undone
+            if run.deadline_us and self._ends_unread(run, run.workflow is None or wants is not None, _i2(claims)[0]):
+                continue
             if run.workflow is None:
                 known = ", ".join(sorted(registry.workflows())) or "none"
                 commands.park(run, CODE_MISSING, {"workflow_id": _i4.unpack(workflow_id)[0], "this_worker_knows": known})
@@ -76,6 +78,11 @@ class Taking:
             else:
                 resumed.append((run, payload))
         self._worker.reading.add(resumed)
+
+    def _ends_unread(self, run: Run, foreign: bool, claims: int) -> bool:
+        """Whether its time is over and it ends for that with nothing undone: it has not begun, or whoever reads it dies. Of all others the history is read
+        first, by their own code."""
+        return (run.resumed == 0 or claims > CLAIMS_MAX and not foreign) and self.deadline_passed(run)
 
     def deadline_passed(self, run: Run) -> bool:
         """Whether the run's time is over: it then ends as timed_out. Otherwise it is looked at again when it is."""

@@ -245,6 +245,25 @@ def test_runs_from_before_messages_may_be_sent_some(conn, monkeypatch):
     assert counts["run"] == counts["message"] == counts["consumed"]
 
 
+def test_what_a_pause_held_up_before_is_let_go(conn, monkeypatch):
+    """Runs that were paused before ends came through: one that was cancelled is ready to be told, one with a timeout is due then, any other stays."""
+    before = next(each.number for each in migration_files() if each.name == "ends") - 1
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "migration_files", lambda: migration_files()[:before])
+        migrations.migrate(conn, "mig")
+    conn.execute("insert into mig.workflow (name, queue) values ('held', mig.queue_id('q'))")
+    cancelled, limited, idle = (conn.execute("select mig.start('held')").fetchone()[0] for _ in range(3))
+    conn.execute("update mig.task set resumed = 1")
+    conn.execute("select mig.cancel(%s)", (cancelled,))
+    conn.execute("update mig.task set cancel_at = '2999-01-01' where run_id = %s", (limited,))
+    conn.execute("select mig.pause(run_id) from mig.task")
+    held = "select wait_kind, isfinite(ready_at), exists (select from mig.pause p where p.run_id = t.run_id) from mig.task t where run_id = %s"
+    assert [conn.execute(held, (run,)).fetchone() for run in (cancelled, limited, idle)] == [(7, False, True)] * 3
+    migrations.migrate(conn, "mig")
+    assert [conn.execute(held, (run,)).fetchone() for run in (cancelled, limited, idle)] == [(1, True, False), (7, True, True), (7, False, True)]
+    assert conn.execute("select ready_at = cancel_at from mig.task where run_id = %s", (limited,)).fetchone() == (True,)
+
+
 def test_a_lock_that_is_not_to_be_had_is_tried_for_again(database, conn, monkeypatch):
     """A waiting ALTER blocks every worker behind it, so it gives up soon and tries again."""
     migrations.migrate(conn, "mig")

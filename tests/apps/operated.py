@@ -114,6 +114,26 @@ async def operated_branches(word: str, gate: str) -> list[str]:
     return list(await gather(branch(0), branch(1)))
 
 
+@workflow(timeout=3000)
+async def operated_limited(word: str, gate: str = "") -> str:
+    await operated_after.aio(word)
+    compensate(operated_gate if gate else operated_after, f"{word}-undone", *([gate] if gate else []))
+    if gate:
+        await operated_gate.aio(word, gate)
+    await sleep(6000)
+    return word
+
+
+@workflow
+async def operated_cleans(word: str) -> str:
+    try:
+        await sleep(6000)
+    except Cancelled:
+        await operated_gate.aio(word, f"{word}-gate")
+        raise
+    return word
+
+
 @workflow
 async def operated_asleep(seconds: float) -> str:
     await sleep(seconds)

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor import RunEnded, RunUnknown
+from supervisor import OperationRefused, RunEnded, RunUnknown
 from tests.apps import operated
 from tests.conformance.conftest import Live
 
@@ -208,12 +208,58 @@ def test_a_rolled_back_pause_leaves_nothing(live: Live) -> None:
     run.cancel()
 
 
-def test_a_timeout_is_not_paused(live: Live) -> None:
-    """The run's own timeout is a promise to who waits for it: over meanwhile, it ends when it is resumed."""
-    run = live.start(operated.operated_asleep, 3000.0)
+@pytest.mark.parametrize("began", [True, False])
+def test_a_timeout_is_not_paused(live: Live, began: bool) -> None:
+    """The run's own timeout is a promise to who waits for it: it ends at its time, paused or not, and executes nothing before, begun or not."""
+    run = live.start(operated.operated_limited if began else operated.operated_limited.options(delay=3000.0), f"limited-{began}")
     live.until(lambda: status(live, run) == ("waiting", "timer"))
     assert live.client.pause(run) == "paused"
-    live.database.sql("update supervisor.task set cancel_at = clock_timestamp() where run_id = %s", run.id)
-    assert paused(live, run)
-    assert live.client.resume(run)
+    limit = live.database.one("select cancel_at from supervisor.task where run_id = %s", run.id)
+    assert live.database.one("select wake_at from supervisor.waits where run_id = %s", run.id) == limit
+    live.until(lambda: live.client.status(run).status == "timed_out" or paused(live, run) and _its_time_comes(live, run))
     live.until(lambda: live.client.status(run).status == "timed_out")
+    assert live.effects.count("after", f"limited-{began}") == began and live.effects.count("after", f"limited-{began}-undone") == began
+    with pytest.raises(RunEnded):
+        live.client.resume(run)
+
+
+def _its_time_comes(live: Live, run: Any) -> bool:
+    """As `skip_time` of the test kit has it: what is due then is due so much earlier."""
+    moved = "update supervisor.task set cancel_at = clock_timestamp(), ready_at = ready_at - (cancel_at - clock_timestamp()) where run_id = %s and owner is null returning 1"
+    return bool(live.database.sql(moved, run.id))
+
+
+def test_what_is_undone_because_its_time_was_over_is_not_held_by_a_pause_from_before(live: Live) -> None:
+    """Asked for while a step executes, which ends after the run's time: the pause is over with it, in every worker that goes on with the undoing."""
+    run = live.start(operated.operated_limited, "held", "held-gate")
+    at_gate(live, "held")
+    assert live.client.pause(run) == "pausing"
+    live.database.sql("update supervisor.task set cancel_at = clock_timestamp() where run_id = %s", run.id)
+    with pytest.raises(OperationRefused, match="its time is over"):
+        live.client.pause(run)
+    live.kill()
+    live.until(lambda: live.effects.count("at", "held-undone", 1) >= 1)
+    assert live.database.sql("select 1 from supervisor.pauses where run_id = %s", run.id) == []
+    live.kill()
+    assert not paused(live, run)
+    live.effects.open("held-gate")
+    live.until(lambda: live.client.status(run).status == "timed_out")
+
+
+def test_a_run_that_cleans_up_after_it_was_cancelled_is_not_paused(live: Live) -> None:
+    """Paused first or last, it makes no difference: the cancellation is delivered, and what it set going comes to its end."""
+    first, last = live.start(operated.operated_two_steps, "pc-first", "pc-gate"), live.start(operated.operated_cleans, "pc-last")
+    at_gate(live, "pc-first")
+    live.until(lambda: status(live, last) == ("waiting", "timer"))
+    assert live.client.pause(first) == "pausing" and first.cancel("after all")
+    live.until(lambda: live.client.status(first).status == "cancelled")
+    assert last.cancel("first", actor="ann")
+    at_gate(live, "pc-last")
+    with pytest.raises(OperationRefused, match=r"it is being cancelled \(asked for by ann\)") as caught:
+        live.client.pause(last)
+    assert caught.value.why.endswith("terminate ends it")
+    live.kill()
+    live.effects.open("pc-last-gate")
+    live.until(lambda: live.client.status(last).status == "cancelled")
+    assert live.effects.count("left", "pc-last") == 1 and audits(live, last) == []
+    live.effects.open("pc-gate")

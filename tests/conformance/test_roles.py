@@ -55,7 +55,7 @@ ENGINE = (  # of workers, their parents and the leader among these
     "take_term(uuid, text, integer, text)", "renew_statistics()", "partitioned()", "keep_if_live(text)", "drop_keys(text, uuid, integer)",
     "accepts(text, text)", "version_of(integer, integer)", "has_begun(uuid)", "run_version(uuid)", "pin(uuid, text, integer, integer)",
     "drop_batches(text, bigint, integer)", "drop_detached(text)", "drop_queries()", "drop_updates()", "wake_updated(uuid[])", "announce_signal(integer, boolean, text, text)",
-    "close_children(uuid[])", "end_wedged(uuid[])", "error_json(text, text)",
+    "close_children(uuid[])", "end_wedged(uuid[])", "wedged(uuid, smallint, smallint, text)", "error_json(text, text)",
     "set_attributes(uuid, integer, bytea, timestamp with time zone)", "continue_run(uuid, uuid, integer, text, smallint, bytea, interval, integer)",
 )  # fmt: skip
 OPERATORS = ("move_runs(text, text, text, uuid, integer, boolean)",)
