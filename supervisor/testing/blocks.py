@@ -1,6 +1,6 @@
 """Statements of a client that are no questions of `db.client_calls.Questions`: pause and resume, and tokens, on tables in memory.
 
-As the functions of the database do it (sql/migrations/0026, 0028). Other verbs of operators need a database.
+As the functions of the database do it (sql/migrations/0026, 0028, 0032). Other verbs of operators need a database.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from supervisor.core import tokens
-from supervisor.core.errors import RunEnded, RunUnknown, TokenClosed, TokenUnknown
+from supervisor.core.errors import OperationRefused, RunEnded, RunUnknown, TokenClosed, TokenUnknown
 from supervisor.testing.errors import NotInMemory
 from supervisor.testing.statements import wake_updated
 from supervisor.testing.tables import ACTOR, OUTCOMES, PAUSED, UPDATED, Completion, Pause, Tables
@@ -44,9 +44,21 @@ class Blocks:
         if run not in self._t.tasks:
             outcome = self._t.outcomes.get(run)
             raise RunUnknown(run_id) if outcome is None else RunEnded(run_id, OUTCOMES[outcome.status], verb)
+        if verb == "pause" and (why := self._to_end(run)):
+            raise OperationRefused(run_id, verb, why)
         done = self._pause(run, reason, actor or ACTOR) if verb == "pause" else self._resume(run)
         self._t.wake()
         return [(*done, None, self._t.tasks[run].owner, None, None)]
+
+    def _to_end(self, run: bytes) -> str | None:
+        """Why it can't be paused."""
+        task = self._t.tasks[run]
+        if task.cancel_to is not None:
+            how, (_, by) = max(self._t.cancellations[run].items())
+            return f"it is being {OUTCOMES[how]} (asked for by {by}): it ends by its own code, or terminate ends it"
+        if task.cancel_at is not None and task.cancel_at <= self._t.now():
+            return "its time is over: it ends as timed_out by its own code, or terminate ends it"
+        return None
 
     def _pause(self, run: bytes, reason: str | None, actor: str) -> tuple[bool, str]:
         did = run not in self._t.pauses

@@ -1,4 +1,4 @@
-"""Ending runs from outside: cancel, terminate, what becomes of the children. As the functions of the database do it (sql/migrations/0019, 0023)."""
+"""Ending runs from outside: cancel, terminate, what becomes of the children. As the functions of the database do it (sql/migrations/0019, 0023, 0032)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import uuid
 from collections.abc import Iterable
 
-from supervisor.testing.tables import CANCELLED, FRESH, TERMINATE, TERMINATED, Outcome, Tables, Task
+from supervisor.engine.batch import INFINITY
+from supervisor.testing.tables import CANCELLED, FRESH, PARKED_FROM, PAUSED, TERMINATE, TERMINATED, Outcome, Tables, Task
 
 
 def error_json(kind: str, message: str) -> bytes:
@@ -53,18 +54,17 @@ def request_cancel(tables: Tables, runs: Iterable[bytes], reason: str | None, ac
 
 
 def _mark(tables: Tables, task: Task, reason: str | None, actor: str) -> bool:
-    """Whether no code of it can run: it never began, or the engine has put it aside."""
+    """Whether no code of it has to be told: it never began, or the engine has put it aside and nothing is to be undone."""
     tables.cancellations[task.id][CANCELLED] = (reason, actor)
-    tables.pauses.pop(task.id, None)
+    pause = tables.pauses.pop(task.id, None)
+    task.cancel_to = task.owner or 0
     if task.owner is not None:
-        task.cancel_to = task.owner
         return False
-    aside, kind = task.put_aside, task.wait_kind
-    task.cancel_to = 0
-    task.wake(tables.now())
-    if aside:
-        task.wait_kind = kind
-    return aside or task.resumed == FRESH
+    if pause is not None and task.wait_kind == PAUSED and (pause.wait_kind or 0) >= PARKED_FROM:
+        task.ready_at, task.wait_kind, task.detail = INFINITY, pause.wait_kind, pause.wait_detail
+    elif not task.put_aside:
+        task.wake(tables.now())
+    return task.resumed == FRESH or tables.is_wedged(task)
 
 
 def close_children(tables: Tables, parents: Iterable[bytes]) -> None:

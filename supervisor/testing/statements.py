@@ -21,7 +21,8 @@ from supervisor.engine.tokens import ENTRUSTED
 from supervisor.testing.ending import close_children, error_json
 from supervisor.testing.errors import NotInMemory
 from supervisor.testing.tables import (
-    CANCELLED, CODE_MISSING, COMPLETED, PARKED_FROM, PAUSED, QUEUED, RESUMED, UPDATED, AttemptRow, Completion, Message, Outcome, RunRow, StepRow, Tables, Task,
+    CANCELLED, CODE_MISSING, COMPLETED, FRESH, NONDETERMINISM, PARKED_FROM, PAUSED, QUEUED, RESUMED, UPDATED, AttemptRow, Completion, Message, Outcome, RunRow,
+    StepRow, Tables, Task,
 )  # fmt: skip
 
 EPOCH_2000_S = 946_684_800
@@ -209,8 +210,11 @@ class Statements:
             if task is None:
                 continue
             told = (task.cancel_to or 0) > 0
-            self._leave(task, detail, seq, step, version, ready_at, QUEUED if told and kind < PARKED_FROM else kind, told)
-            task.attempt, task.resumed = attempt, resumed
+            for_code = kind in (NONDETERMINISM, CODE_MISSING) and resumed != FRESH  # it waits for that, though it is cancelled or late
+            self._leave(task, detail, seq, step, version, ready_at, QUEUED if told and kind < PARKED_FROM else kind, told and not for_code)
+            if for_code and not (kind == NONDETERMINISM and task.ready_at > self.t.now()):
+                task.ready_at = INFINITY
+            task.attempt, task.resumed = attempt, max(resumed, RESUMED) if told else resumed
 
     def _leave(self, task: Task, detail: str | None, seq: int | None, step: str | None, version: str | None, ready_at: int, kind: int, at_once: bool) -> None:
         now = self.t.now()
@@ -264,16 +268,17 @@ class Statements:
             else:
                 pause.ready_at = None
                 self._leave(task, pause.detail, seq, step, version, INFINITY, PAUSED, False)
-                task.ready_at = INFINITY
             task.resumed = resumed
 
     def _look_at_requests(self, params: Params) -> list[Cells]:
-        for run in list(self.t.pauses):
-            if run in self.t.tasks:
-                self.t.put_aside(run)
-            else:
-                del self.t.pauses[run]
         worker = struct.unpack(">i", params[0])[0]
+        for run in list(self.t.pauses):
+            task = self.t.tasks.get(run)
+            late = task is not None and task.cancel_at is not None and task.cancel_at <= self.t.now()
+            if task is None or late and (task.owner == worker or task.owner is None and task.wait_kind != PAUSED):
+                del self.t.pauses[run]
+            else:
+                self.t.put_aside(run)
         return [(run, None) for run in self.t.pauses if self.t.tasks[run].owner == worker]
 
     # ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────

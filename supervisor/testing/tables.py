@@ -16,7 +16,7 @@ from supervisor.engine.batch import INFINITY
 
 COMPLETED, FAILED, CANCELLED, TERMINATED, TIMED_OUT, CONTINUED = 1, 2, 3, 4, 5, 6  # outcome.status
 OUTCOMES = {1: "completed", 2: "failed", 3: "cancelled", 4: "terminated", 5: "timed_out", 6: "continued"}
-QUEUED, PAUSED, CODE_MISSING, PARKED_FROM = 1, 7, 20, 19  # task.wait_kind: from 19 on the engine has put it aside
+QUEUED, PAUSED, NONDETERMINISM, CODE_MISSING, PARKED_FROM = 1, 7, 19, 20, 19  # task.wait_kind: from 19 on the engine has put it aside
 WAITS = (
     "queued", "no_worker", "concurrency", "rate_limited", "fairness", "queue_paused", "run_paused", "step_running", "step_backoff", "timer", "signal", "update",
     "token", "child", "any_of", "debounce", "batch", "schedule_overlap", "nondeterminism", "code_missing", "attempts_exhausted", "crash_loop", "commit_rejected",
@@ -276,7 +276,18 @@ class Tables:
         pause.ready_at = None if task.wait_kind in range(11, 16) else task.ready_at
         pause.wait_kind, pause.wait_detail = task.wait_kind, task.detail
         task.wake(self.now())
-        task.ready_at, task.wait_kind, task.detail = INFINITY, PAUSED, pause.detail
+        task.ready_at, task.wait_kind, task.detail = INFINITY if task.cancel_at is None else task.cancel_at, PAUSED, pause.detail
+
+    def is_wedged(self, task: Task) -> bool:
+        """Whether a run that is put aside ends without its code: it kills its workers, or has nothing to undo; others wait for code that goes on with them."""
+        if not task.put_aside or task.wait_kind not in (NONDETERMINISM, CODE_MISSING):
+            return task.put_aside
+        return task.resumed == FRESH or task.resumed != CRASHED and task.version is None and not self.has_begun(task.id)
+
+    def has_begun(self, run: bytes) -> bool:
+        """Whether anything of a run is durable."""
+        tried = any(each.kind <= 2 for each in self.attempts.get(run, ()))
+        return tried or any(run in table for table in (self.timers, self.published, self.progress)) or bool(self.steps.get(run)) or run in self.children
 
     def wake_parents(self, parents: Iterable[bytes]) -> None:
         for parent in sorted(set(parents)):

@@ -7,7 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor import CompleteLater, HeartbeatMissed, NonRetryable, Query, Retry, Signal, Update, first, gather, now, publish, random, sleep, sleep_until, step, uuid4, workflow
+from supervisor import (
+    Cancelled, CompleteLater, HeartbeatMissed, NonRetryable, Query, Retry, Signal, Update, compensate, first, gather, now, publish, random, sleep, sleep_until, step, uuid4,
+    workflow,
+)  # fmt: skip
 from supervisor import sync
 
 
@@ -192,3 +195,14 @@ async def kit_long_steps() -> list[str]:
     except OSError as error:
         said.append(str(error))
     return said
+
+
+@workflow(timeout=3600)
+async def kit_rents(car: int) -> str:
+    await kit_pack.aio(car)
+    compensate(kit_pack, -car)
+    try:
+        return await kit_approved.wait()
+    except Cancelled:
+        await sleep(60)
+        raise

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from supervisor import Client, RunClosed, Signal
+from supervisor import Client, OperationRefused, RunClosed, RunEnded, Signal
 from tests.apps import modelled
 from tests.harness import Database
 from tests.model.model import CANCELLED_BY, Expected, Message, failed_row, forks, predict
@@ -77,7 +77,7 @@ class Driver:
     def __init__(self, client: Client, database: Database, folder: Path, kill: Callable[[], int] = lambda: 0) -> None:
         self.client, self.database, self.folder, self.kill = client, database, folder, kill
         self.ended_within_s = ENDED_WITHIN_S
-        self.batches = self.notes_read = self.ledger_read = 0
+        self.batches = self.notes_read = self.ledger_read = self.cancelled = 0
 
     def play(self, programs: list[dict[str, Any]], kills: Sequence[float] = ()) -> list[Played]:
         """Play them all at once, and then what is to be done with those that have ended; *kills*: workers are killed when no larger part of the runs is live."""
@@ -201,8 +201,24 @@ class Talk:
         except RunClosed:
             self.queues.clear()
         if self.cancel_at is not None and self.cancel_at in self.published:
-            self.driver.client.cancel(self.run_id, f"cancel {self.cancel_at}", actor=CANCELLED_BY)
+            self._cancel(self.run_id, self.cancel_at)
             self.cancel_at = None
+
+    def _cancel(self, run_id: UUID, at: str) -> None:
+        """Every other time it is paused before, or somebody tries to pause it after: that holds up nothing."""
+        self.driver.cancelled += 1
+        early = self.driver.cancelled % 2
+        if early:
+            self._pause(run_id)
+        self.driver.client.cancel(run_id, f"cancel {at}", actor=CANCELLED_BY)
+        if not early and (state := self._pause(run_id)):
+            self.said.append(f"it was {state} when it had been cancelled")
+
+    def _pause(self, run_id: UUID) -> str | None:
+        try:
+            return self.driver.client.pause(run_id)
+        except (OperationRefused, RunEnded):
+            return None
 
     def _send(self, message: Message) -> None:
         assert self.run_id is not None

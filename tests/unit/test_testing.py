@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from supervisor import (
-    Client, ClientInsideRun, CompleteLater, DefinitionError, KeyMismatch, RunCancelled, RunClosed, RunFailed, RunTerminated, StepTimeout, TokenClosed, current, workflow,
+    Client, ClientInsideRun, CompleteLater, DefinitionError, KeyMismatch, OperationRefused, RunCancelled, RunClosed, RunFailed, RunTerminated, StepTimeout, TokenClosed, current, workflow,
 )  # fmt: skip
 from supervisor.core.errors import PayloadRefused, ReplayMismatch
 from supervisor.core.histories import line
@@ -456,6 +456,25 @@ def test_tokens_and_pauses(env):
     assert env.resume(run) and run.result() == KitReceipt("from outside", "ann")
     with pytest.raises(NotInMemory):
         env.fork(run, seq=0)
+
+
+def test_no_pause_holds_up_an_end(env):
+    """As on a host: a cancellation is delivered, a timeout comes, whatever is paused; what is to end is not."""
+    paused_first, paused_last, late = (env.start(kit_shop.kit_rents, car) for car in (1, 2, 3))
+    for run in (paused_first, late):
+        env.pause(run)
+        assert run.status().status == "paused"
+    assert paused_first.cancel("enough", actor="ann") and paused_last.cancel("enough", actor="ann")
+    for run in (paused_first, paused_last):
+        with pytest.raises(OperationRefused, match=r"it is being cancelled \(asked for by ann\)"):
+            env.pause(run)
+    for run in (paused_first, paused_last):
+        with pytest.raises(RunCancelled, match="enough"):
+            run.result()
+    assert late.status().status == "paused"
+    env.advance(3600)
+    assert late.status().status == "timed_out"
+    assert sorted(call.args[0] for call in env.calls() if call.step == "kit_pack") == [-3, -2, -1, 1, 2, 3]
 
 
 def _hands_over() -> None:
