@@ -104,7 +104,7 @@ UPDATE {schema}.worker SET dead_at = clock_timestamp(), death = %s, epoch = epoc
 
 -- name: adopt_tasks :many
 -- Take over the tasks of earlier ids: those that the process has in memory become the new id's. The others are claims whose
--- answer was lost, so nothing of them has begun: they go back to the queue as they were.
+-- answer was lost, so nothing of them has begun: they go back to the queue as they were; one that was cancelled meanwhile as one whose past is read.
 -- Locks:  task rows of the earlier ids, ascending run_id.     Index:  none on owner: a scan of task, once per lost session; task_pkey
 -- $1 int4[] earlier    $2 uuid[] in memory    $3 int4 new id     Returns run, whether it is the new id's
 WITH theirs AS (SELECT run_id FROM {schema}.task WHERE owner = ANY (%(earlier)s) ORDER BY run_id FOR NO KEY UPDATE),
@@ -112,6 +112,7 @@ known AS MATERIALIZED (SELECT unnest(%(known)s::uuid[]) AS run_id)
 UPDATE {schema}.task t SET owner = CASE WHEN k.run_id IS NULL THEN NULL ELSE %(id)s::int4 END,
     claims = CASE WHEN k.run_id IS NULL THEN greatest(t.claims - 1, 0) ELSE t.claims END,
     wait_kind = CASE WHEN k.run_id IS NULL THEN 1 ELSE t.wait_kind END,
+    resumed = CASE WHEN k.run_id IS NULL AND t.cancel_to IS NOT NULL THEN greatest(t.resumed, 1::int2) ELSE t.resumed END,
     cancel_to = CASE WHEN t.cancel_to > 0 AND k.run_id IS NOT NULL THEN %(id)s::int4 WHEN t.cancel_to IS NOT NULL THEN 0 END
 FROM theirs LEFT JOIN known k ON k.run_id = theirs.run_id
 WHERE t.run_id = theirs.run_id RETURNING t.run_id, k.run_id IS NOT NULL;

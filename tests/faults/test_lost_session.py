@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor import Client
-from tests.apps import taken
+from supervisor import Client, RunCancelled
+from supervisor.db.worker_calls import Origin, WorkerCalls
+from tests.apps import asked, taken
+from tests.conformance.client_host import register
 from tests.faults.go_between import GoBetween
 from tests.faults.load import Load, dice
 from tests.harness import Database, Effects, Host, HostFactory, Server, eventually
@@ -289,3 +292,22 @@ def test_transaction_in_flight_when_the_client_was_gone(
     # ended, it runs again; and once more where its turn came while the worker's row was still locked and it was rolled back
     assert time == effects.count("standing", "limbo") and (time == 1) == commits, "the code ran again although it had committed, or not at all"
     host.stop()
+
+
+def test_a_claim_whose_answer_was_lost_and_that_was_cancelled_meanwhile_is_cancelled(database: Database, hosts: HostFactory) -> None:
+    """Nothing of it has begun, so it goes back to the queue: not as one that begins without its past being read."""
+    register(database, "asked_sleeper")
+    origin = Origin(uuid.uuid4(), "here", os.getpid(), uuid.uuid4())
+    lost, calls = (WorkerCalls(database.dsn, "supervisor", origin.boot) for _ in range(2))
+    earlier = lost.register(origin)
+    with Client(database.dsn) as client:
+        run = client.start(asked.asked_sleeper, 1)
+        database.sql("update supervisor.task set owner = %s, claims = 1, wait_kind = null where run_id = %s", earlier.id, run.id)
+        run.cancel("it is too late")
+        assert database.one("select cancel_to from supervisor.task where run_id = %s", run.id) == earlier.id
+        lost.close()
+        assert calls.take_over(origin, earlier.id, earlier.server, [])[1:] == (set(), [earlier.id])
+        calls.close()
+        hosts.start("tests.apps.asked")
+        with pytest.raises(RunCancelled, match="it is too late"):
+            run.result(timeout=60)
