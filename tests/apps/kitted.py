@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor import CompleteLater, Retry, Signal, Update, current, first, gather, handlers_finished, patched, publish, set_attributes, sleep, start, step, sync, workflow
+from supervisor import Cancelled, CompleteLater, Retry, Signal, Update, current, first, gather, handlers_finished, patched, publish, set_attributes, shield, sleep, start, step, sync, workflow
 from tests.apps import closing, families, letters, longruns, longsteps, replayed, tries, undone  # noqa: F401 - their workflows are programs here
 from tests.harness import note
 
@@ -113,3 +113,31 @@ def kitted_hands_over(seconds: float, beat: float | None) -> str:
 @workflow
 async def kitted_handed(seconds: float, beat: float | None = None) -> str:
     return f"got {await kitted_hands_over.aio(seconds, beat)}"
+
+
+@workflow
+async def kitted_cleans_up(seconds: float) -> str:
+    """Cancelled, it does something in a shield, then something that the shield's time limit cuts."""
+    try:
+        await sleep(3600)
+    except Cancelled as why:
+        kept = await shield(kitted_plus.aio(1), timeout=60)
+        try:
+            await shield(sleep(seconds), timeout=0.2)
+        except TimeoutError:
+            kept = -kept
+        publish("kept", kept)
+        if why.reason != "enough":
+            return "kept on"
+        raise
+    return "slept"
+
+
+@workflow
+def kitted_cleans_up_def() -> str:
+    try:
+        sync.sleep(3600)
+    except Cancelled:
+        sync.shield(kitted_plus.aio(2), timeout=60)
+        raise
+    return "slept"
