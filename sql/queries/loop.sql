@@ -264,17 +264,18 @@ FROM (SELECT unnest($1::uuid[]) AS run_id, unnest($2::text[]) AS name, unnest($3
 -- What has come for runs in memory that wait: for each run and name the next ones after the last that was read, or consumed where nothing was
 -- read yet. At most 256 and 256 KiB of each, but one at least.
 -- Locks:  none.     Index:  message primary key, consumed primary key, pruned.
--- $1 uuid[] run    $2 text[] name    $3 int8[] after (null: nothing was read yet)    
+-- $1 uuid[] run    $2 text[] name    $3 int8[] after (null: nothing was read yet)
+-- $4 uuid the smallest of the runs    $5 uuid the largest
 -- Returns run, name, number, payload (both null: there is none), and after which number it was read
 SELECT a.run_id, a.name, m.n, m.payload, a.after
-FROM (SELECT u.run_id, u.name, coalesce(u.after, (SELECT c.n FROM {schema}.consumed c WHERE c.run_id = u.run_id AND c.run_id = ANY ($1::uuid[])
+FROM (SELECT u.run_id, u.name, coalesce(u.after, (SELECT c.n FROM {schema}.consumed c WHERE c.run_id = u.run_id AND c.run_id BETWEEN $4::uuid AND $5::uuid
                                                   AND c.kind = 1 AND c.name = u.name ORDER BY c.run_id DESC, c.kind DESC, c.name DESC, c.n DESC LIMIT 1), 0) AS after
-      FROM unnest($1::uuid[], $2::text[], $3::int8[]) AS u (run_id, name, after)) AS a
+      FROM unnest($1::uuid[], $2::text[], $3::int8[]) AS u (run_id, name, after) OFFSET 0) AS a   -- OFFSET: so that it is looked up once
 LEFT JOIN LATERAL (
     SELECT s.n, s.payload
     FROM (SELECT r.n, r.payload, sum(length(r.payload)) OVER (ORDER BY r.n) - length(r.payload) AS before
           FROM (SELECT m.n, m.payload FROM {schema}.message m
-                WHERE m.run_id = a.run_id AND m.run_id = ANY ($1::uuid[]) AND m.kind = 1 AND m.name = a.name AND m.n > a.after
+                WHERE m.run_id = a.run_id AND m.run_id BETWEEN $4::uuid AND $5::uuid AND m.kind = 1 AND m.name = a.name AND m.n > a.after
                 ORDER BY m.run_id, m.kind, m.name, m.n LIMIT 256) AS r) AS s
     WHERE s.before < 262144) AS m ON true
 ORDER BY m.n;
@@ -438,7 +439,8 @@ WHERE t.ctid = ANY (ARRAY(
 RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at, t.parent_id, t.key, t.input, t.cancel_at, t.version;
 
 -- name: plan_custom :exec
--- Statements on partitioned tables are planned with their values, so that they prune before they lock.
+-- Statements on partitioned tables are planned with their values, so that they prune before they lock. Reads of histories prune by the smallest and
+-- the largest id and hide the list from the planner, which else looks at every id for every table: 0.7 ms of planning for 1,024 ids in `step`, not 2.3.
 -- Locks:  none.     Index:  none
 SET plan_cache_mode = force_custom_plan;
 
@@ -450,51 +452,52 @@ SET plan_cache_mode = force_generic_plan;
 -- name: read_inputs :many
 -- Inputs that were too long to stand in task; of forks whose random numbers they draw (null: their own).
 -- Locks:  none.     Index:  run primary key, pruned.
--- $1 uuid[] run     Returns run, input, drawn from
-SELECT run_id, input, drawn_from FROM {schema}.run WHERE run_id = ANY ($1::uuid[]);
+-- $1 uuid[] run    $2 uuid the smallest of them    $3 uuid the largest    $4 uuid[] those whose input was not in task     Returns run, input, drawn from
+SELECT run_id, input, drawn_from FROM {schema}.run
+WHERE run_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND run_id BETWEEN $2::uuid AND $3::uuid AND (drawn_from IS NOT NULL OR run_id = ANY ($4::uuid[]));
 
 -- name: read_steps :many
 -- The history of resumed runs, in the order of delivery.
 -- Locks:  none.     Index:  step primary key, pruned.
--- $1 uuid[] run     Returns run, seq, pos, kind, status, name, result, ended_at
-SELECT run_id, seq, pos, kind, status, name, result, ended_at FROM {schema}.step WHERE run_id = ANY ($1::uuid[]) ORDER BY run_id, pos;
+-- $1 uuid[] run    $2 uuid the smallest of them    $3 uuid the largest     Returns run, seq, pos, kind, status, name, result, ended_at
+SELECT run_id, seq, pos, kind, status, name, result, ended_at FROM {schema}.step WHERE run_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND run_id BETWEEN $2::uuid AND $3::uuid ORDER BY run_id, pos;
 
 -- name: read_attempts :many
 -- Tries of steps that have no result yet (the caller drops the others), other terms that somebody gave them (kind 5), and tries that were handed over to a
 -- token (kind 7), and when the time of all tries is over (kind 8). Crashes (3) are no tries.
 -- Locks:  none.     Index:  attempt primary key, pruned.
--- $1 uuid[] run     Returns run, seq, n, kind, us from now to the next retry, terms as JSON, started, ended, next retry
+-- $1 uuid[] run    $2 uuid the smallest of them    $3 uuid the largest     Returns run, seq, n, kind, us from now to the next retry, terms as JSON, started, ended, next retry
 SELECT run_id, seq, n, kind, (extract(epoch FROM next_retry_at - clock_timestamp()) * 1000000)::int8,
        CASE WHEN kind IN (5, 7) THEN error END, started_at, ended_at, next_retry_at
-FROM {schema}.attempt WHERE run_id = ANY ($1::uuid[]) AND kind IN (1, 2, 5, 7, 8) ORDER BY run_id, seq, n;
+FROM {schema}.attempt WHERE run_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND run_id BETWEEN $2::uuid AND $3::uuid AND kind IN (1, 2, 5, 7, 8) ORDER BY run_id, seq, n;
 
 -- name: read_timers :many
 -- Timers that were set and have not fired.
 -- Locks:  none.     Index:  timer_pkey
 -- $1 uuid[] run     Returns run, seq, us from now to due
-SELECT run_id, seq, (extract(epoch FROM due_at - clock_timestamp()) * 1000000)::int8 FROM {schema}.timer WHERE run_id = ANY ($1::uuid[]);
+SELECT run_id, seq, (extract(epoch FROM due_at - clock_timestamp()) * 1000000)::int8 FROM {schema}.timer WHERE run_id = ANY (ARRAY(SELECT unnest($1::uuid[])));
 
 -- name: read_completions :many
 -- What came of tries that have a token, and (kind 0) the last signs of life of steps and of who holds tokens, with what was said.
 -- Locks:  none.     Index:  completion primary key, beat primary key, pruned
--- $1 uuid[] run     Returns run, seq, number of the try, kind, whether the policy decides, payload, when
-SELECT c.run_id, c.seq, c.n, c.kind, c.retry, c.payload, c.at FROM {schema}.completion c WHERE c.run_id = ANY ($1::uuid[])
+-- $1 uuid[] run    $2 uuid the smallest of them    $3 uuid the largest     Returns run, seq, number of the try, kind, whether the policy decides, payload, when
+SELECT c.run_id, c.seq, c.n, c.kind, c.retry, c.payload, c.at FROM {schema}.completion c WHERE c.run_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND c.run_id BETWEEN $2::uuid AND $3::uuid
 UNION ALL
-SELECT b.run_id, b.seq, b.n, 0::int2, true, b.details, b.at FROM {schema}.beat b WHERE b.run_id = ANY ($1::uuid[]);
+SELECT b.run_id, b.seq, b.n, 0::int2, true, b.details, b.at FROM {schema}.beat b WHERE b.run_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND b.run_id BETWEEN $2::uuid AND $3::uuid;
 
 -- name: read_children :many
 -- Children that the commands of resumed runs have started; of one that went on as other runs the newest.
 -- Locks:  none.     Index:  child primary key, child_continued primary key, pruned.
--- $1 uuid[] parent     Returns parent, seq, child
-SELECT c.parent_id, c.seq, coalesce((SELECT k.run_id FROM {schema}.child_continued k WHERE k.parent_id = c.parent_id AND k.parent_id = ANY ($1::uuid[]) AND k.seq = c.seq
+-- $1 uuid[] parent    $2 uuid the smallest of them    $3 uuid the largest     Returns parent, seq, child
+SELECT c.parent_id, c.seq, coalesce((SELECT k.run_id FROM {schema}.child_continued k WHERE k.parent_id = c.parent_id AND k.parent_id BETWEEN $2::uuid AND $3::uuid AND k.seq = c.seq
                                      ORDER BY k.n DESC LIMIT 1), c.run_id)
-FROM {schema}.child c WHERE c.parent_id = ANY ($1::uuid[]);
+FROM {schema}.child c WHERE c.parent_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND c.parent_id BETWEEN $2::uuid AND $3::uuid;
 
 -- name: read_outcomes :many
 -- How children ended, those that have.
 -- Locks:  none.     Index:  outcome primary key, pruned.
--- $1 uuid[] run     Returns run, status, result
-SELECT run_id, status, result FROM {schema}.outcome WHERE run_id = ANY ($1::uuid[]);
+-- $1 uuid[] run    $2 uuid the smallest of them    $3 uuid the largest     Returns run, status, result
+SELECT run_id, status, result FROM {schema}.outcome WHERE run_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND run_id BETWEEN $2::uuid AND $3::uuid;
 
 -- name: read_identity :one
 -- Asked after a refusal: is this worker alive, and what is its epoch now?
@@ -511,8 +514,8 @@ SELECT run_id FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NO
 -- name: read_cancellations :many
 -- What was asked of resumed runs, and of runs in memory that are marked.
 -- Locks:  none.     Index:  cancellation primary key, pruned.
--- $1 uuid[] run     Returns run, how (3 cancel, 4 terminate), reason, actor
-SELECT run_id, how, reason, actor FROM {schema}.cancellation WHERE run_id = ANY ($1::uuid[]);
+-- $1 uuid[] run    $2 uuid the smallest of them    $3 uuid the largest     Returns run, how (3 cancel, 4 terminate), reason, actor
+SELECT run_id, how, reason, actor FROM {schema}.cancellation WHERE run_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND run_id BETWEEN $2::uuid AND $3::uuid;
 
 -- name: read_marks :many
 -- Which of this worker's runs somebody has asked to end since it was last looked.

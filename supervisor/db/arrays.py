@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from supervisor._fastpath.loop import FLOAT8, INT2, INT4, INT8, TIMESTAMPTZ
+from supervisor._fastpath.loop import FLOAT8, INT2, INT4, INT8, TIMESTAMPTZ, UUID
 from supervisor._fastpath.wire import Column
 
 Row = tuple[Any, ...]
@@ -26,6 +26,14 @@ def encode_rows(oids: tuple[int, ...], rows: Iterable[Row]) -> list[bytes]:
             else:
                 column.put(value if isinstance(value, bytes) else value.encode())
     return [column.take() for column in columns]
+
+
+def encode_ids(ids: Sequence[bytes]) -> list[bytes]:
+    """What reads of histories take: at least one id, and the bounds by which they prune partitions."""
+    column = Column(UUID)
+    for run_id in ids:
+        column.put(run_id)
+    return [column.take(), min(ids), max(ids)]
 
 
 def elements(array: bytes) -> list[bytes | None]:

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from supervisor._fastpath import loop as core
-from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor._fastpath.wire import Command
 from supervisor.api.words import CANCELLATION
 from supervisor.core.errors import DatabaseUnavailable
-from supervisor.db.arrays import encode_rows
+from supervisor.db.arrays import encode_ids
 from supervisor.db.pipeline import Refused
 from supervisor.engine.replay import Past, Request, read_requests
 
@@ -82,7 +81,7 @@ class Cancels:
         unknown = [run_id for run_id in marks if run_id in live and run_id not in self._pending]
         if unknown:
             self._busy = True
-            ids = encode_rows((UUID_OID,), [(run_id,) for run_id in unknown])
+            ids = encode_ids(unknown)
             self._worker.ask(Reasons(), [("plan_custom", None), ("read_cancellations", ids), ("plan_generic", None)])
 
     def asked(self, _: Reasons, answer: Any) -> None:

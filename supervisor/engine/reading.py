@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from supervisor._fastpath.loop import CANCELLED, Run
 from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor.core.errors import DatabaseUnavailable, ReplayMismatch
-from supervisor.db.arrays import encode_rows
-from supervisor.db.pipeline import Refused
+from supervisor.db.arrays import encode_ids, encode_rows
+from supervisor.db.pipeline import Refused, Statement
 from supervisor.engine import replay
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pgsupervisor.worker")
 
-READS = ("read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_completions", "read_cancellations")
+READS = ("read_steps", "read_attempts", "read_children", "read_completions", "read_cancellations")
 # Resumed runs read at once. At first few: with 1,000 steps of 60 bytes each that is about 4 MiB. Twice as many after a slice whose histories were
-# short, down to where they are not: a question costs 5 ms of planning, so 30,000 sleepers that were due together woke at 8,800 a second by 64, 12,100 by 256.
-SLICE_MIN, SLICE_MAX = 64, 256
+# short, down to where they are not: a question costs 2 ms of the server's, and waits for the batches that were sent before it.
+SLICE_MIN, SLICE_MAX = 64, 1024
 SHORT_STEPS, LONG_STEPS = 4_000, 64_000  # records of a whole slice
 LOOK_AT_CHILDREN_MAX = 1000
 
@@ -71,7 +71,7 @@ class Reading:
         """Ask whether these children have ended, unless that was asked already."""
         if joins and not self._looking:
             self._looking = True
-            ids = encode_rows((UUID_OID,), [(kid.run_id,) for _, _, kid in joins[:LOOK_AT_CHILDREN_MAX]])
+            ids = encode_ids([kid.run_id for _, _, kid in joins[:LOOK_AT_CHILDREN_MAX]])
             self._worker.ask(Look(joins), [("plan_custom", None), ("read_outcomes", ids), ("plan_generic", None)])
 
     def next(self) -> None:
@@ -80,9 +80,11 @@ class Reading:
             return
         runs = [self.waiting.popleft() for _ in range(min(self._slice, len(self.waiting)))]
         self._busy = True
-        ids = encode_rows((UUID_OID,), [(run.id,) for run, _ in runs])
+        ids = encode_ids([run.id for run, _ in runs])
+        longer = encode_rows((UUID_OID,), [(run.id,) for run, payload in runs if payload is None])
+        reads: list[Statement] = [("read_inputs", [*ids, *longer]), *((name, ids) for name in READS), ("read_timers", ids[:1])]
         requests = self._worker.requests.question()
-        self._worker.ask(Reads(runs), [requests, ("plan_custom", None), *((name, ids) for name in READS), ("plan_generic", None)])
+        self._worker.ask(Reads(runs), [requests, ("plan_custom", None), *reads, ("plan_generic", None)])
 
     def looked(self, look: Look, answer: Any) -> None:
         """Which children of runs in memory have ended."""
@@ -107,7 +109,7 @@ class Reading:
             self._adapt(answer["read_steps"].ntuples)
             kids = [kid.run_id for past in read.pasts.values() for kid in past.kids.values()]
             if kids:
-                ids = encode_rows((UUID_OID,), [(kid,) for kid in kids])
+                ids = encode_ids(kids)
                 self._worker.ask(read, [("plan_custom", None), ("read_outcomes", ids), ("plan_generic", None)])
                 return
         else:

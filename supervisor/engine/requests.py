@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor._fastpath import loop as core
 from supervisor._fastpath.loop import INT8
-from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor.core.errors import DatabaseUnavailable
-from supervisor.db.arrays import encode_rows
+from supervisor.db.arrays import encode_ids, encode_rows
 from supervisor.db.pipeline import Refused
 from supervisor.engine import replay
 from supervisor.engine.commands import Waiting
@@ -108,7 +107,7 @@ class Requests:
             self._turn(live.get(run_id))
         self._busy = bool(changes)
         if changes:
-            ids = encode_rows((UUID_OID,), [(run.id,) for run, _ in changes])
+            ids = encode_ids([run.id for run, _ in changes])
             self._worker.ask(Edited(changes), [("plan_custom", None), ("read_attempts", ids), ("plan_generic", None)])
 
     def _turn(self, run: Any) -> None:

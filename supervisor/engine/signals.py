@@ -218,7 +218,8 @@ class Signals:
             return
         self._busy = True
         rows = encode_rows((UUID_OID, TEXT, INT8), [(run.id, name, self._box(run, name).after) for run, name in pairs])
-        self._worker.ask(Letters(pairs), [("plan_custom", None), ("read_messages", rows), ("plan_generic", None)])
+        ids = [run.id for run, _ in pairs]
+        self._worker.ask(Letters(pairs), [("plan_custom", None), ("read_messages", [*rows, min(ids), max(ids)]), ("plan_generic", None)])
 
     def _look_again(self) -> None:
         self._timed = False

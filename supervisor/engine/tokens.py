@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from supervisor._fastpath import loop as core
-from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor.core import codec
 from supervisor.core.errors import CompleteLater, DatabaseUnavailable, DefinitionError, HeartbeatMissed, ResultInvalid, StepTimeout
-from supervisor.db.arrays import encode_rows
+from supervisor.db.arrays import encode_ids
 from supervisor.db.pipeline import Refused
 from supervisor.engine.replay import Past, Settled, read_details, read_settled
 from supervisor.engine.terms import NEVER, closes_us
@@ -169,7 +168,7 @@ class Tokens:
         self._wanted = len(runs) < len(self._waiting)  # the others when what they have in flight is acknowledged
         if runs:
             self._busy = True
-            ids = encode_rows((UUID_OID,), [(run.id,) for run in runs])
+            ids = encode_ids([run.id for run in runs])
             self._worker.ask(Look(runs), [("plan_custom", None), ("read_completions", ids), ("plan_generic", None)])
 
     @staticmethod

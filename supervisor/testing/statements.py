@@ -402,7 +402,7 @@ class Statements:
 
     def _read_messages(self, params: Params) -> list[Cells]:
         found: list[tuple[int, Cells]] = []
-        for run, name, after in rows_of((UUID_OID, TEXT, INT8), params):
+        for run, name, after in rows_of((UUID_OID, TEXT, INT8), params[:3]):
             if after is None:
                 after = max(self.t.consumed[run, name], default=0)
             come: list[Message] = [each for each in self.t.messages[run, name] if each.n > after][:256]

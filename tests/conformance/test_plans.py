@@ -164,6 +164,11 @@ def _same(value: Any) -> list[Any]:
     return [value] * BATCH
 
 
+def _among(ids: list[uuid.UUID]) -> list[Any]:
+    """As `encode_ids` gives them."""
+    return [ids, min(ids, default=uuid.UUID(int=0)), max(ids, default=uuid.UUID(int=0))]
+
+
 ARGUMENTS = {
     "fence": lambda p: [WORKER, BOOT, 1],
     "insert_steps": lambda p: [p.owned, _same(9), _same(9), _same("s"), _same("1"), _same(1.8e9), _same(1.8e9), WORKER],
@@ -191,10 +196,10 @@ ARGUMENTS = {
     "park_paused": lambda p: [p.owned, _same(1), _same("s"), _same(1), _same(None), WORKER],
     "expire_tokens": lambda p: [p.owned, _same(6), _same(1)],
     "wake_completed": lambda p: [p.owned, _same(7), _same(1)],
-    "read_completions": lambda p: [p.owned],
+    "read_completions": lambda p: _among(p.owned),
     "look_at_requests": lambda p: [WORKER, [1]],
     "insert_consumed": lambda p: [p.owned, _same("go"), _same(1000000), _same(7)],
-    "read_messages": lambda p: [p.owned, _same("go"), _same(None)],
+    "read_messages": lambda p: [p.owned, _same("go"), _same(None), *_among(p.owned)[1:]],
     "look_at_updates": lambda p: [WORKER],
     "accept_updates": lambda p: [p.owned, _same("go"), _same("u"), _same(9)],
     "reject_updates": lambda p: [p.owned, _same("go"), _same("u"), _same("{}")],
@@ -208,13 +213,13 @@ ARGUMENTS = {
     "claim": lambda p: [
         [1 + n % 3 for n in range(30)], [n // 3 for n in range(30)], ["-infinity"] * 30, [uuid.UUID(int=0)] * 30, BATCH, WORKER,
     ],
-    "read_inputs": lambda p: [p.owned],
-    "read_steps": lambda p: [p.owned],
-    "read_attempts": lambda p: [p.owned],
+    "read_inputs": lambda p: [*_among(p.owned), p.owned],
+    "read_steps": lambda p: _among(p.owned),
+    "read_attempts": lambda p: _among(p.owned),
     "read_timers": lambda p: [p.owned],
-    "read_children": lambda p: [p.owned],
-    "read_outcomes": lambda p: [p.ended],
-    "read_cancellations": lambda p: [p.owned],
+    "read_children": lambda p: _among(p.owned),
+    "read_outcomes": lambda p: _among(p.ended),
+    "read_cancellations": lambda p: _among(p.owned),
     "read_marks": lambda p: [WORKER],
     "told_cancel": lambda p: [p.owned, WORKER],
     "no_deadline": lambda p: [p.owned, WORKER],
