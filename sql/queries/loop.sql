@@ -395,11 +395,14 @@ WHERE t.run_id = u.run_id AND (u.seq IS NULL OR t.seq = u.seq);
 -- return a run whose history was written in between. So fewer than asked never means empty.
 -- One lateral per (queue, priority) with its own low-water mark: no claim walks over the dead entries of earlier ones.
 -- Nothing sorts above the laterals, so the outer LIMIT ends the scan: exactly as many rows are locked as are taken.
+-- No column changes that an index has, so that every claim is a HOT update: wait_kind stays what the run was queued or parked for, and means nothing
+-- while there is an owner. Claims of sleepers that cleared it took 12 us a run, not 7.
 -- statement_timestamp() is stable, so it bounds the index scan; it is never later than the clock: nothing is early.
 -- Locks:  task rows FOR NO KEY UPDATE SKIP LOCKED.     Index:  task_ready_idx, one range per (queue, priority)
 -- $1 int4[] queue    $2 int2[] prio, both in claiming order    $3 timestamptz[] mark    $4 uuid[] mark    $5 int4 run_max    $6 int4 worker
 -- Returns run, workflow, resumed, claims, queue, prio, ready_at, parent, key, input (null: read it from run), deadline, version (null: any)
-UPDATE {schema}.task t SET owner = $6::int4, claims = t.claims + 1, wait_kind = NULL
+UPDATE {schema}.task t
+SET owner = $6::int4, claims = t.claims + 1, wait_kind = CASE WHEN t.wait_kind = 1 OR t.wait_kind BETWEEN 9 AND 15 THEN t.wait_kind END
 WHERE t.ctid = ANY (ARRAY(
     SELECT c.ctid
     FROM unnest($1::int4[], $2::int2[], $3::timestamptz[], $4::uuid[]) AS m (queue, prio, ready_at, run_id),
