@@ -139,7 +139,7 @@ WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM NULL::int4 AN
 -- code (19, 20): then its timeout does not wake it either, unless it has not begun, or changed code may be mended by then.
 -- Locks:  task rows in the order given: ascending run_id.     Index:  task_pkey
 -- $1 uuid[] run, ascending    $2 timestamptz[] ready_at (infinity = until something wakes it)    $3 int2[] wait_kind    $4 text[] detail
--- $5 int4[] seq    $6 text[] step    $7 int4[] attempt    $8 int2[] resumed    $9 text[] version of its code (null: nothing has begun)    $10 int4 worker
+-- $5 int4[] seq    $6 text[] step    $7 int4[] attempt    $8 int2[] resumed (4: it sleeps, see fire_slept)    $9 text[] version of its code (null: nothing has begun)    $10 int4 worker
 UPDATE {schema}.task t
 SET owner = NULL, claims = 0, wait_detail = u.detail, wait_since = clock_timestamp(), cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
     ready_at = CASE WHEN u.wait_kind IN (19, 20) AND u.resumed <> 0
@@ -381,6 +381,24 @@ WITH fired AS (
 INSERT INTO {schema}.step (run_id, started_at, ended_at, seq, pos, worker, kind, status, name, result)
 SELECT run_id, due_at, clock_timestamp(), seq, pos, $8::int4, kind, status, name, result FROM fired
 RETURNING run_id, seq, ended_at;
+
+-- name: fire_slept :exec
+-- Record the end of sleeps, between the claim of their runs and the reading of their histories: of runs that slept and waited for nothing else, so that
+-- whatever comes next in their histories can only be that. What is not due by the database's clock stays, and so does the timer of a run that
+-- somebody wants to end, which is told of that first.
+-- Locks:  timer rows (an array key is scanned in index order).     Index:  timer_pkey, step primary key, cancellation primary key (custom plan: prunes)
+-- $1 uuid[] run    $2 uuid the smallest of them    $3 uuid the largest    $4 int4 worker
+WITH slept AS (
+    DELETE FROM {schema}.timer t WHERE t.run_id = ANY (ARRAY(
+        SELECT o.run_id FROM {schema}.timer o
+        WHERE o.run_id = ANY (ARRAY(SELECT unnest($1::uuid[])))
+          AND NOT EXISTS (SELECT FROM {schema}.cancellation c WHERE c.run_id = o.run_id AND c.run_id BETWEEN $2::uuid AND $3::uuid OFFSET 0)
+        GROUP BY o.run_id HAVING count(*) = 1 AND max(o.due_at) <= clock_timestamp()))
+    RETURNING t.run_id, t.seq, t.due_at)
+INSERT INTO {schema}.step (run_id, started_at, ended_at, seq, pos, worker, kind, status, name)
+SELECT d.run_id, d.due_at, clock_timestamp(), d.seq,
+       (SELECT coalesce(max(s.pos) + 1, 0) FROM {schema}.step s WHERE s.run_id = d.run_id AND s.run_id BETWEEN $2::uuid AND $3::uuid), $4::int4, 2, 1, 'sleep'
+FROM slept d;
 
 -- name: drop_timers :exec
 -- Forget the timers of runs that ended or no longer wait for them (seq null: all of the run).

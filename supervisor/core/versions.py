@@ -42,6 +42,8 @@ def check_version(version: object) -> str:
 
 def accepts(mine: str, pin: str) -> bool:
     """Whether code of version *mine* may go on with a run of version *pin*: the same base, and every patch that the run may have met."""
+    if mine == pin:
+        return True
     base, *patches = mine.split("+")
     pinned, *met = pin.split("+")
     return base == pinned and set(met) <= set(patches)

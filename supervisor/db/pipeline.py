@@ -17,6 +17,7 @@ from psycopg import pq
 from supervisor.core.errors import DatabaseUnavailable
 
 Statement = tuple[str, Sequence[bytes | None] | None]
+FENCED = "SV003"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Refused:
     statement: str
     sqlstate: str
     message: str
+
+    @property
+    def fenced(self) -> bool:
+        """This worker was declared dead, or a run was taken from it."""
+        return self.sqlstate == FENCED
 
 
 class Pipeline:

@@ -19,7 +19,7 @@ from supervisor.db.arrays import Row, elements, encode_rows
 HOT = (
     "fence", "insert_steps", "insert_mixed_steps", "insert_attempts", "insert_published", "insert_progress", "set_attributes", "note_beats", "continue_runs", "finish", "insert_children_done", "lock_parents", "wake_parents",
     "look_at_parked", "release", "lock_own", "park_on_children", "park_on_signals", "park_paused", "insert_consumed", "read_messages", "insert_runs", "insert_timers",
-    "fire_timers", "drop_timers", "publish", "claim", "claim_missing", "plan_custom", "plan_generic",
+    "fire_timers", "fire_slept", "drop_timers", "publish", "claim", "claim_missing", "plan_custom", "plan_generic",
     "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "wake_updated",
     "look_at_requests", "expire_tokens", "wake_completed",
     "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_completions", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "no_deadline", "close_children",

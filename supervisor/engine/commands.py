@@ -18,7 +18,7 @@ import msgspec
 
 from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import Command
-from supervisor.api.words import TIMEOUT, ChildRun, Continued
+from supervisor.api.words import SLEEP, TIMEOUT, ChildRun, Continued
 from supervisor.core import codec, versions
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.errors import (
@@ -31,7 +31,7 @@ from supervisor.engine import terms
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.misuse import explained
-from supervisor.engine.replay import CANCELLED, TERMINATED, Kid, Past, check, has_begun, too_long
+from supervisor.engine.replay import CANCELLED, RESUMED, SLEPT, TERMINATED, Kid, Past, check, has_begun, too_long
 from supervisor.engine.signals import Listening, until
 from supervisor.engine.tokens import Entrusted
 
@@ -246,6 +246,7 @@ class Commands:
                 continue
             run.pos += 1
             run.now_us = ended
+            run.timers = len(run.open) > 1 or run.past is not None and bool(run.past.timers_us)  # whether others may be left, to be dropped at the end
             if cmd.kind == core.SIGNAL:
                 self.signals.timed_out(run, cmd)
             else:
@@ -531,8 +532,8 @@ class Commands:
         """A run ended that has more than rows of steps: timers, children, a parent, steps that nobody waits for any more."""
         if run.timers:
             self.batch.add("drop_timers", run.id, (run.id, None))
-        unread = run.past is None and run.resumed != 0  # its time was over before its history was read
-        lives = unread or run.past is not None and any(kid.status is None for kid in run.past.kids.values())
+        past = run.past
+        lives = run.resumed != 0 if past is None else any(kid.status is None for kid in past.kids.values())  # or: its history was never read
         if lives and status != core.CONTINUED:
             self.batch.add("close_children", run.id, (run.id,))
         if run.parent is not None and status != core.CONTINUED:  # its successor will have ended
@@ -602,8 +603,8 @@ class Commands:
             row = (run.id, target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind, self.pin(run))
             self.batch.add("park_on_children", run.id, row)
         else:
-            row = (run.id, ready_at, kind, json.dumps(facts), seq, cmd.step.name, cmd.attempt, 1, self.pin(run))
-            self.batch.add("release", run.id, row)
+            how = SLEPT if len(waits) == 1 and cmd.step is SLEEP else RESUMED
+            self.batch.add("release", run.id, (run.id, ready_at, kind, json.dumps(facts), seq, cmd.step.name, cmd.attempt, how, self.pin(run)))
         self._goes(run)
 
     def _wake_at(self, run: Any, waits: list[tuple[int, Any]], children: list[Any]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from supervisor.core.errors import DatabaseUnavailable, ReplayMismatch
 from supervisor.db.arrays import encode_ids, encode_rows
 from supervisor.db.pipeline import Refused, Statement
 from supervisor.engine import replay
+from supervisor.engine.replay import RESUMED, SLEPT
 
 if TYPE_CHECKING:
     from supervisor.engine.worker import Worker
@@ -78,13 +79,26 @@ class Reading:
         """Ask for the next slice, unless one is being read."""
         if self._busy:
             return
-        runs = [self.waiting.popleft() for _ in range(min(self._slice, len(self.waiting)))]
-        self._busy = True
+        runs: list[tuple[Run, bytes | None]] = []
+        while self.waiting and len(runs) < self._slice:
+            run, payload = self.waiting.popleft()
+            if not run.gone:  # taken away meanwhile: nothing may be written for it
+                runs.append((run, payload))
+        if runs:
+            self._busy = True
+            self._worker.ask(Reads(runs), self._question(runs))
+
+    def _question(self, runs: list[tuple[Run, bytes | None]]) -> list[Statement]:
+        """What is asked about *runs*. The ends of their sleeps are recorded by it, under the fence, so that they are part of what is read."""
         ids = encode_ids([run.id for run, _ in runs])
+        requests = self._worker.requests.question()
         longer = encode_rows((UUID_OID,), [(run.id,) for run, payload in runs if payload is None])
         reads: list[Statement] = [("read_inputs", [*ids, *longer]), *((name, ids) for name in READS), ("read_timers", ids[:1])]
-        requests = self._worker.requests.question()
-        self._worker.ask(Reads(runs), [requests, ("plan_custom", None), *reads, ("plan_generic", None)])
+        slept = [run.id for run, _ in runs if run.resumed == SLEPT and not self._worker.taking.is_late(run)]
+        if not slept:
+            return [requests, ("plan_custom", None), *reads, ("plan_generic", None)]
+        fence, worker = self._worker.fence()
+        return [("fence", fence), requests, ("plan_custom", None), ("fire_slept", [*encode_ids(slept), worker]), *reads, ("plan_generic", None)]
 
     def looked(self, look: Look, answer: Any) -> None:
         """Which children of runs in memory have ended."""
@@ -100,8 +114,7 @@ class Reading:
 
     def answered(self, read: Reads, answer: Any) -> None:
         if isinstance(answer, Refused):
-            self.again(read)
-            self._worker.trouble = DatabaseUnavailable(f"history can't be read: {answer.message} ({answer.sqlstate})")
+            self._refused(read, answer)
             return
         if read.pasts is None:
             self._worker.requests.told(answer["look_at_requests"])
@@ -120,6 +133,20 @@ class Reading:
         self._busy = False
         for run, payload in read.runs:
             self._replay(run, read.pasts[run.id], payload)
+
+    def _refused(self, read: Reads, refused: Refused) -> None:
+        """Nothing was read or recorded. Where a row may be to blame, sleeps end like any other timer, whose batch is halved until that one is found."""
+        self._busy, read.pasts = False, None
+        self.again(read)
+        slept = [run for run, _ in read.runs if run.resumed == SLEPT]
+        if refused.fenced:
+            self._worker.adoption.ask()
+        elif slept:
+            log.warning("worker %d: the ends of %d sleeps were refused together: %s (%s)", self._worker.id, len(slept), refused.message, refused.sqlstate)
+            for run in slept:
+                run.resumed = RESUMED
+        else:
+            self._worker.trouble = DatabaseUnavailable(f"history can't be read: {refused.message} ({refused.sqlstate})")
 
     def _adapt(self, steps: int) -> None:
         if steps > LONG_STEPS:
@@ -144,9 +171,12 @@ class Reading:
             log.exception("run %s can't be brought back", uuid.UUID(bytes=run.id))
             self._put_aside(run, ReplayMismatch(uuid.UUID(bytes=run.id), run.pos, "a result that this code can read", f"{type(error).__name__}: {error}"))
             return
-        self._drop_again(run)
-        commands.say_again(run)
-        self._worker.updates.end_again(run)
+        if run.dropped:
+            self._drop_again(run)
+        if past.said:
+            commands.say_again(run)
+        if past.handling is not None:
+            self._worker.updates.end_again(run)
         if past.request is not None:
             self._worker.cancels.add(run, past.request)
         if run.end is not None:
@@ -159,6 +189,8 @@ class Reading:
             cmd.redelivered = run.resumed == 2
         run.fresh = fresh
         self._worker.updates.resumed(run)
+        if run.pos and len(fresh) == 1 and fresh[0].waiter is None and replay.is_used_up(past):  # as if it had never left: the common case, which the loop is quick at
+            run.call, run.open, run.fresh, run.past, run.resumed = fresh[0], None, None, None, 0
         if run.batch == 0:
             loop.ready.append(run)
 

@@ -32,9 +32,10 @@ _i8 = struct.Struct(">q").unpack
 KINDS = {core.STEP: "step", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of a child run", core.SIGNAL: "wait for signal"}
 KINDS |= {core.UPDATE: "update", core.HANDLED: "wait for handlers", core.CANCEL: "delivery of", core.UNDO: "plan of", core.PATCH: "patch"}
 CANCELLED, TERMINATED = 3, 4  # outcome.status: ended from outside
+RESUMED, SLEPT = 1, 4  # task.resumed: has a history; has one, and was parked for one sleep and nothing else
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """One row of `step`."""
 
@@ -115,6 +116,14 @@ class Past:
     timed_out: bool = False  # because its time was over
 
 
+def is_used_up(past: Past) -> bool:
+    """After a replay: whether nothing is left that a run in memory would need of its past."""
+    unread = past.attempts or past.retry_in_us or past.entrusted or past.settled or past.terms or past.begun or past.closes or past.details or past.timers_us
+    kept = past.kids or past.said or past.attributes or past.boxes or past.undo
+    state = past.handling is not None or past.request is not None or past.cancelled is not None or past.compensating or past.timed_out
+    return not (unread or kept or state)
+
+
 def handling_of(run: Any) -> Handling:
     """What *run* has of updates."""
     if run.past is None:
@@ -161,8 +170,7 @@ def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
     pasts: dict[bytes, Past] = defaultdict(Past)
     for row in _rows(results.get("read_inputs")):
         pasts[row[0]].input, pasts[row[0]].drawn_from = row[1], row[2]
-    for run_id, seq, _pos, kind, status, name, result, ended in _rows(results.get("read_steps")):
-        pasts[run_id].records.append(Record(_i4(seq)[0], _i2(kind)[0], _i2(status)[0], name, result, _i8(ended)[0]))
+    _read_steps(pasts, results.get("read_steps"))
     _read_attempts(pasts, results.get("read_attempts"))
     for run_id, seq, due_in in _rows(results.get("read_timers")):
         pasts[run_id].timers_us[_i4(seq)[0]] = _i8(due_in)[0]
@@ -187,6 +195,15 @@ def read_requests(result: Any) -> dict[bytes, Request]:
 
 def _text(value: bytes | None) -> str:
     return "" if value is None else value.decode()
+
+
+def _read_steps(pasts: dict[bytes, Past], result: Any) -> None:
+    if result is None:
+        return
+    get = result.get_value
+    for row in range(result.ntuples):
+        record = Record(_i4(get(row, 1))[0], _i2(get(row, 3))[0], _i2(get(row, 4))[0], get(row, 5), get(row, 6), _i8(get(row, 7))[0])
+        pasts[get(row, 0)].records.append(record)
 
 
 def _read_attempts(pasts: dict[bytes, Past], result: Any) -> None:
@@ -257,8 +274,9 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     When the code has ended, `run.end` holds (status, encoded result) and nothing is open.
     """
     run.history = {record.seq: record for record in past.records}
-    known = (*run.history, *past.attempts, *past.begun, *past.timers_us, *past.kids)
-    past.reached = max((past.reached, *known))
+    for known in (run.history, past.attempts, past.begun, past.timers_us, past.kids):
+        if known:
+            past.reached = max(past.reached, max(known))
     run.past = past
     run.dropped = {}
     run.open = {}
@@ -270,10 +288,13 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     for record in past.records:
         past.given += 1
         if record.kind != core.PATCH and record.status != core.CANCELLED:  # which are no deliveries: what the code said before them came after the last one
-            _forget_said(past)
+            if past.said or past.handling is not None:
+                _forget_said(past)
         _redeliver(loop, run, record, make_child)
     run.history = None
-    return [] if run.end is not None else [run.open[seq] for seq in sorted(run.open)]
+    if run.end is not None:
+        return []
+    return [run.open[seq] for seq in sorted(run.open)] if len(run.open) > 1 else list(run.open.values())
 
 
 def _forget_said(past: Past) -> None:

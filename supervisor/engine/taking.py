@@ -84,6 +84,10 @@ class Taking:
         first, by their own code."""
         return (run.resumed == 0 or claims > CLAIMS_MAX and not foreign) and self.deadline_passed(run)
 
+    def is_late(self, run: Run) -> bool:
+        """Whether the run's time is over, as this worker knows the database's clock."""
+        return run.deadline_us != 0 and run.deadline_us <= self._worker.loop.now_us()
+
     def deadline_passed(self, run: Run) -> bool:
         """Whether the run's time is over: it then ends as timed_out. Otherwise it is looked at again when it is."""
         if run.past is not None and run.past.compensating:

@@ -63,7 +63,6 @@ LOOK_AT_SLOW_S = 0.5
 TRY_AGAIN = ("40001", "40P01", "55P03")  # somebody else was in the way
 SESSION_TROUBLE = ("08", "25", "26", "0A", "53", "57", "58", "XX")  # classes of SQLSTATE for which another session is tried
 MAYBE_A_ROW, TRIES_MAX = ("26", "0A", "58", "XX", "SV"), 3  # of those: which may be a row's fault after all, when it happens again and again
-FENCED = "SV003"
 _i4 = struct.Struct(">i")
 _i8 = struct.Struct(">q").unpack
 
@@ -192,6 +191,10 @@ class Worker:
         self._fence = identity.fence()
         self.worker_param = self._fence[0]
         self.transactions.go_on(identity)
+
+    def fence(self) -> tuple[list[bytes], bytes]:
+        """Parameters of `fence`, and of what is written under it."""
+        return self._fence, self.worker_param
 
     def new_server(self, offset_us: int) -> None:
         """After a failover: the clock is another one, and so is what the marks stand for."""
@@ -576,7 +579,7 @@ class Worker:
         held_key = sqlstate == "55P03" and "continue_runs" in batch.rare and len(batch.runs) > 1  # a lock that must not hold the others up
         if sqlstate in TRY_AGAIN and not held_key:
             self.repairs.append(batch)
-        elif sqlstate == FENCED and blameless:
+        elif refused.fenced and blameless:
             self.adoption.refused(batch)
         elif not sqlstate or (sqlstate.startswith(SESSION_TROUBLE) and blameless):
             batch.tries += 1

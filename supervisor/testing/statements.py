@@ -337,6 +337,14 @@ class Statements:
                 fired.append((run, i4(seq), i8(now)))
         return fired
 
+    def _fire_slept(self, params: Params) -> None:
+        now, worker = self.t.now(), struct.unpack(">i", params[-1])[0]
+        for run in _ids(params):
+            timers = self.t.timers.get(run, {})
+            if len(timers) == 1 and max(timers.values()) <= now and not self.t.cancellations.get(run):
+                ((seq, due),) = self.t.timers.pop(run).items()
+                self.add_step(run, StepRow(seq, len(self.t.steps[run]), 2, COMPLETED, "sleep", None, due, now, worker))
+
     def _drop_timers(self, params: Params) -> None:
         for run, seq in self._rows("drop_timers", params):
             if seq is None:

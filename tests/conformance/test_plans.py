@@ -28,7 +28,7 @@ WORKER, BOOT = 77, uuid.UUID(int=7)
 SQL = Sql()
 NO_PLAN = {"plan_custom", "plan_generic"}  # SET has none
 FUNCTIONS = {"fence", "look_at_requests"}
-CUSTOM = {"lock_parents", "wake_parents", "look_at_parked", "close_children", "park_on_children", "park_on_signals", "park_paused", "expire_tokens", "wake_completed"} | {
+CUSTOM = {"lock_parents", "wake_parents", "look_at_parked", "close_children", "park_on_children", "park_on_signals", "park_paused", "expire_tokens", "wake_completed", "fire_slept"} | {
     name for name in HOT if name.startswith("read_")
 }  # sent between plan_custom and plan_generic
 
@@ -207,6 +207,7 @@ ARGUMENTS = {
     "insert_runs": lambda p: [p.fresh, _same(500), _same(None), _same(5), _same("{}"), p.owned, _same(9), _same(0), _same(0), _same(0)],
     "insert_timers": lambda p: [p.owned, _same(9), _same(1000), _same(None)],
     "fire_timers": lambda p: [p.owned, _same(5), _same(9), _same("timer"), _same(2), _same(1), _same(None), WORKER],
+    "fire_slept": lambda p: [*_among(p.owned), WORKER],
     "drop_timers": lambda p: [p.owned, _same(5)],
     "publish": lambda p: [p.owned, _same(8), _same(9), _same("s"), _same(1), _same("now"), WORKER],
     "claim_missing": lambda p: [[900, 901], ["v1+p", "v1"], [1, 2, 3], BATCH, WORKER],
@@ -306,7 +307,8 @@ def test_a_hot_statement_prepared_on_empty_tables_uses_the_intended_index(prepar
         # a partial index may be read from its beginning: how far is counted below
         bounded = scan["Node Type"] == "Tid Scan" or "Index Cond" in scan or scan["Index Name"] in prepared.partial
         assert bounded, f"{name} goes through all of {scan['Index Name']}"
-    assert name in FUNCTIONS or looked.rows_read() <= 4 * BATCH, f"{name} for {BATCH} runs read {looked.rows_read():.0f} rows of {ROWS}"
+    most = 6 if name == "fire_slept" else 4  # it looks at three rows of each history
+    assert name in FUNCTIONS or looked.rows_read() <= most * BATCH, f"{name} for {BATCH} runs read {looked.rows_read():.0f} rows of {ROWS}"
     assert name.startswith("read_") or not any(node["Node Type"] == "Sort" and node["Actual Rows"] > BATCH for node in looked.nodes()), (
         f"{name} sorts"
     )

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from supervisor import Client
+from tests.apps import slept
 from tests.faults import apps_plain, apps_queues
 from tests.harness import Database, Effects, HostFactory, eventually
 
@@ -230,3 +231,21 @@ def test_history_of_resumed_runs_is_read_in_one_batch_for_many_runs(
     assert len(reads) <= runs / 8
     for batch in reads:
         assert batch.names[:2] == ["look_at_requests", "plan_custom"] and batch.names[-1] == "plan_generic", "history read with a generic plan locks every partition"
+
+
+def test_ends_of_sleeps_are_recorded_under_the_fence(database: Database, proxied: HostFactory, proxy: Proxy, build: str) -> None:
+    """A worker that was declared dead ends no sleep: what is written beside a reading is fenced as every batch is. Hundreds are one statement."""
+    runs = 300
+    with proxied("tests.apps.slept", build=build), Client(database.dsn) as client:
+        started = client.start_many(slept.slept_short, ({"label": f"wire {n}"} for n in range(runs)))
+        parked = "select count(*) from supervisor.task where owner is null and wait_kind = 10 and ready_at > now()"
+        eventually(lambda: database.one(parked) == runs, 60)
+        database.sql("with t as (update supervisor.timer set due_at = now()) update supervisor.task set ready_at = now()")
+        assert [run.result(timeout=60) for run in started] == [f"wire {n}" for n in range(runs)]
+    (session,) = proxy.loops()
+    woken = [batch for batch in session.batches if "fire_slept" in batch.names]
+    assert sum(batch.rows("fire_slept") for batch in woken) == runs
+    assert len(woken) <= runs / 8
+    for batch in woken:
+        assert batch.names[:4] == ["fence", "look_at_requests", "plan_custom", "fire_slept"] and batch.names[-1] == "plan_generic"
+    assert not any("fire_timers" in batch.names for batch in session.batches)
