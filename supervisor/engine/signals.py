@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from supervisor.engine.worker import Worker
 
 LOOK_S = 0.25  # half of what a signal that nobody announces may be late
+BEHIND_MAX = 4  # looks of which one is taken all the same
 STAY_S = 1.0  # a run that waits no longer than this stays in memory
 STAY_RUNS_MAX = 500  # where a worker has more than that, or half of what it may have, runs that wait leave at once: they must not keep others out
 PAIRS_MAX = 256  # runs and names in one question; the answer has at most 256 KiB for each
@@ -82,6 +83,7 @@ class Signals:
         self._waiting: dict[bytes, Any] = {}
         self._wanted: dict[tuple[bytes, str], Any] = {}  # what the next question is about: run id and name → run
         self._busy = self._timed = False
+        self._behind = 0  # looks that fell out, or would have
         self._stay_max = min(STAY_RUNS_MAX, worker.options.in_flight // 2)
 
     # ── a wait begins, or goes on ────────────────────────────────────────────────────────────────────────────────
@@ -222,8 +224,11 @@ class Signals:
         self._worker.ask(Letters(pairs), [("plan_custom", None), ("read_messages", [*rows, min(ids), max(ids)]), ("plan_generic", None)])
 
     def _look_again(self) -> None:
+        """Not all of them again while more are to be asked about than one question holds: thousands that are woken together begin to wait together. Once a second all the same."""
         self._timed = False
-        self.look()
+        self._behind = self._behind + 1 if len(self._wanted) > PAIRS_MAX else 0
+        if self._behind % BEHIND_MAX == 0:
+            self.look()
 
     def answered(self, letters: Letters, answer: Any) -> None:
         """Messages that have come, and for which waits there are none."""
