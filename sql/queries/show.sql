@@ -12,7 +12,7 @@ FROM {schema}.runs WHERE run_id = $1;
 -- Why one run does not move; no row when it has ended.
 -- Locks:  none.     Index:  task_pkey
 -- $1 uuid run
-SELECT status, code, meaning, detail, since, wake_at, step, seq, attempt, claims, worker, freed_by
+SELECT status, code, meaning, detail, since, wake_at, step, seq, attempt, claims, worker, freed_by, who
 FROM {schema}.waits WHERE run_id = $1;
 
 -- name: show_steps :many
@@ -34,7 +34,8 @@ FROM {schema}.attempts WHERE run_id = $1 ORDER BY seq, n LIMIT $2;
 -- Locks:  none.     Index:  child primary key, run, outcome, task primary keys
 -- $1 uuid parent    $2 int4 limit
 SELECT c.seq, r.run_id, r.workflow, r.key, r.status, r.wait, r.step, r.created_at, r.ended_at
-FROM {schema}.children AS c JOIN {schema}.runs AS r ON r.run_id = c.run_id WHERE c.parent_id = $1 ORDER BY c.seq LIMIT $2;
+FROM (SELECT c.seq, c.run_id FROM {schema}.children AS c WHERE c.parent_id = $1 ORDER BY c.seq LIMIT $2) AS c
+CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = c.run_id OFFSET 0) AS r ORDER BY c.seq;
 
 -- name: show_published :many
 -- What one run has published, the last value of each key.
@@ -74,3 +75,51 @@ SELECT a.n, a.at, a.verb, a.run_id, a.workflow, a.key, a.login, a.actor, a.reaso
 FROM {schema}.audits AS a
 WHERE ($1::pg_catalog.uuid IS NULL OR a.run_id = $1) AND ($2::pg_catalog.text IS NULL OR a.verb = $2) AND ($3::pg_catalog.timestamptz IS NULL OR a.at < $3)
 ORDER BY a.at DESC, a.n DESC LIMIT $4;
+
+-- name: show_signals :many
+-- The signals that were sent to one run, and which wait was given each.
+-- Locks:  none.     Index:  message, consumed primary keys, pruned
+-- $1 uuid run    $2 int4 limit
+SELECT n, name, id, payload, sent_at, seq FROM {schema}.signals WHERE run_id = $1 ORDER BY n LIMIT $2;
+
+-- name: show_above :many
+-- The runs above one run, the root first.
+-- Locks:  none.     Index:  run, outcome, task primary keys, a look for each
+-- $1 uuid run    $2 int4 levels
+WITH RECURSIVE up AS (
+    SELECT s.parent_id, 1 AS level FROM {schema}.started AS s WHERE s.run_id = $1
+    UNION ALL
+    SELECT s.parent_id, u.level + 1 FROM up AS u CROSS JOIN LATERAL (SELECT s.parent_id FROM {schema}.started AS s WHERE s.run_id = u.parent_id OFFSET 0) AS s
+    WHERE u.level < $2)
+SELECT -u.level AS level, r.run_id, r.parent_id, r.parent_seq AS seq, r.workflow, r.key, r.status, r.wait, r.step
+FROM up AS u CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = u.parent_id OFFSET 0) AS r ORDER BY u.level DESC;
+
+-- name: show_below :many
+-- The runs below one run, level by level.
+-- Locks:  none.     Index:  child, run, outcome, task primary keys, a look for each
+-- $1 uuid run    $2 int4 limit    $3 int4 levels
+WITH RECURSIVE down AS (
+    SELECT c.run_id, c.parent_id, c.seq, 1 AS level FROM {schema}.children AS c WHERE c.parent_id = $1
+    UNION ALL
+    SELECT c.run_id, c.parent_id, c.seq, d.level + 1
+    FROM down AS d CROSS JOIN LATERAL (SELECT c.run_id, c.parent_id, c.seq FROM {schema}.children AS c WHERE c.parent_id = d.run_id OFFSET 0) AS c
+    WHERE d.level < $3),
+page AS MATERIALIZED (SELECT d.run_id, d.parent_id, d.seq, d.level FROM down AS d LIMIT $2)
+SELECT p.level, p.run_id, p.parent_id, p.seq, r.workflow, r.key, r.status, r.wait, r.step
+FROM page AS p CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = p.run_id OFFSET 0) AS r ORDER BY p.level, p.parent_id, p.seq;
+
+-- name: show_usual :one
+-- How many steps a run of a workflow usually has: the median of those that completed among the newest.
+-- Locks:  none.     Index:  run primary key, read backwards; run, outcome primary keys for those of the workflow
+-- $1 text workflow    $2 int4 runs that are looked at     Returns the median, of how many
+SELECT pg_catalog.percentile_disc(0.5) WITHIN GROUP (ORDER BY r.steps) AS steps, count(*) AS runs
+FROM (SELECT s.run_id FROM (SELECT s.run_id, s.workflow FROM {schema}.started AS s ORDER BY s.run_id DESC LIMIT $2) AS s WHERE s.workflow = $1 LIMIT 50) AS s
+CROSS JOIN LATERAL (SELECT r.steps, r.status FROM {schema}.runs AS r WHERE r.run_id = s.run_id OFFSET 0) AS r
+WHERE r.status = 'completed';
+
+-- name: show_alike :one
+-- How many other runs met the same error within the hour; of at most so many tries.
+-- Locks:  none.     Index:  attempt_fingerprint_idx
+-- $1 text fingerprint    $2 uuid run    $3 int4 tries
+SELECT count(DISTINCT e.run_id) AS runs, count(*) >= $3 AS at_least
+FROM {schema}.newest_errors($1, NULL, $3) AS e WHERE e.run_id <> $2 AND e.at > now() - interval '1 hour';

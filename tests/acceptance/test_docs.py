@@ -83,7 +83,7 @@ def test_sql_reference_lists_the_views(database: Database) -> None:
 
 
 def test_sql_reference_lists_the_reasons_for_waiting(database: Database) -> None:
-    kinds = database.sql("select code, meaning, freed_by from supervisor.wait_kind order by id")
+    kinds = database.sql("select code, meaning, freed_by, who from supervisor.wait_kind order by id")
     assert rows(section("reference-sql.md", "## Reasons for waiting")) == [list(kind) for kind in kinds]
 
 

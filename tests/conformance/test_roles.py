@@ -43,6 +43,7 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "ask_query(uuid, uuid, text, bytea, double precision)", "query_answer(uuid)", "forget_query(uuid)",
 )  # fmt: skip
 HISTORIES = ("history_run(uuid)", "history_steps(uuid, integer, integer)", "history_pending(uuid)", "history_sample(text, timestamp with time zone, integer, text)")
+SEEN = ("newest_errors(text, timestamp with time zone, integer)", "error_groups(interval, integer)", "wait_groups(integer)", "rates(interval, integer)")
 INTERVENE = (  # of operators alone: what a step comes to, and many runs at once
     "intervene(text, uuid, uuid, integer, bytea, jsonb, text, text)", "operate_many(text, uuid[], integer, bytea, jsonb, text, text)",
     "skip(uuid, integer, jsonb, text, text, boolean)", "step_of(uuid, integer)",
@@ -78,12 +79,12 @@ def rights(names: Any, privilege: str) -> set[Right]:
 USES = rights(["supervisor"], "USAGE")
 MAY: dict[str, set[Right]] = {
     "supervisor_worker": USES
-    | rights([*CALLS, *PURE, *ENGINE, *OPERATORS, *HISTORIES], "EXECUTE") | rights([*READ.split(), *VIEWS], "SELECT")
+    | rights([*CALLS, *PURE, *ENGINE, *OPERATORS, *HISTORIES, *SEEN], "EXECUTE") | rights([*READ.split(), *VIEWS], "SELECT")
     | {right for privilege, tables in WRITTEN.items() for right in rights(tables, privilege)}
     | rights("queue_id_seq workflow_id_seq workflow_version_id_seq worker_id_seq", "USAGE"),
     "supervisor_client": USES | rights([*CALLS, *PURE], "EXECUTE"),
-    "supervisor_viewer": USES | rights([*PURE, *HISTORIES], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
-    "supervisor_operator": USES | rights([*CALLS, *PURE, *OPERATORS, *HISTORIES, *INTERVENE], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
+    "supervisor_viewer": USES | rights([*PURE, *HISTORIES, *SEEN], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
+    "supervisor_operator": USES | rights([*CALLS, *PURE, *OPERATORS, *HISTORIES, *SEEN, *INTERVENE], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
     NOBODY: set(),
 }  # fmt: skip
 
@@ -230,5 +231,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token queue_id make_partitions renew_statistics close_children end_wedged".split()
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"

@@ -1,0 +1,47 @@
+"""A history that was never executed, row by row: for tests of what is read, and how much of it."""
+
+# One run every 0.3 s, the newest a second ago, over 8 h 20 min: n is a run's number, from the oldest.
+OLD_PARTITIONS = """
+do $$
+declare
+    low timestamptz := date_bin('7 days', clock_timestamp() - interval '2 minutes', '2020-01-01 00:00:00+00');
+    one text;
+begin
+    foreach one in array array['run', 'step', 'attempt', 'outcome', 'child', 'child_done', 'publication', 'attribute', 'attribute_set', 'progress_note'] loop
+        execute format('create table supervisor.%I partition of supervisor.%I for values from (%L) to (%L)', one || '_old', one,
+                       supervisor.id_floor(low - interval '7 days'), supervisor.id_floor(low));
+    end loop;
+end $$
+"""
+NUMBERED = """
+create table numbered as
+select n, at, (substr(supervisor.id_floor(at)::text, 1, 24) || lpad(to_hex(n), 12, '0'))::uuid as run_id,
+       case when n % 200 = 7 then 2 when n % 1000 = 13 then 3 when n % 5000 = 21 then 4 when n % 5000 = 22 then 5 when n % 500 = 30 then 6
+            when n > {runs} * 0.98 or n % 2000 = 50 then null else 1 end::int2 as outcome
+from (select n, clock_timestamp() - interval '1 s' - ({runs} - n) * interval '0.3 s' as at from generate_series(1, {runs}) as n) as made
+"""
+FILL = (
+    "insert into supervisor.queue (name) values ('orders'), ('bulk')",
+    "insert into supervisor.workflow (name, queue) values ('checkout', 1), ('report', 1), ('rare', 2)",
+    "insert into supervisor.batch (name) values ('nightly')",
+    """insert into supervisor.run (run_id, created_at, workflow, queue, prio, key, input, parent_id, parent_seq, batch, attributes)
+       select run_id, at, case when n % 10000 = 1 then 3 else 1 + n % 2 end, 1 + n % 2, n % 10, case when n % 10 = 0 then 'order-' || n end,
+              convert_to(json_build_object('order', n, 'name', 'x' || n, 'big', n % 3 = 0)::text, 'UTF8'),
+              case when n % 1000 between 2 and 6 then (select p.run_id from numbered p where p.n = m.n - m.n % 1000 + 1) end,
+              case when n % 1000 between 2 and 6 then n % 1000 - 2 end, case when n % 100 = 0 then 1 end,
+              case when n % 4 = 0 then convert_to(json_build_object('tenant', 't' || n % 16, 'n', n, 'deep', json_build_object('first name', n % 7))::text, 'UTF8') end
+       from numbered m""",
+    """insert into supervisor.attribute (run_id, name, n, kind, txt, num)
+       select r.run_id, a.name, a.n, a.kind, a.txt, a.num from supervisor.run r, supervisor.attribute_rows(r.attributes) a where r.attributes is not null""",
+    "insert into supervisor.child (parent_id, seq, run_id) select parent_id, parent_seq, run_id from supervisor.run where parent_id is not null",
+    "insert into supervisor.run_key (workflow, key, run_id, input_hash) select workflow, key, run_id, '' from supervisor.run where key is not null",
+    """insert into supervisor.outcome (run_id, ended_at, steps, status, result, worker)
+       select run_id, at + n % 100 * interval '1 s', n % 5, outcome, case outcome when 1 then '{"ok": true}'::bytea when 2 then
+              convert_to(json_build_object('type', case n % 400 when 7 then 'shop.CardDeclined' else 'builtins.ValueError' end,
+                                           'message', 'card ' || n || ' was declined 100%_\\')::text, 'UTF8') end, 1
+       from numbered where outcome is not null""",
+    """insert into supervisor.task (run_id, ready_at, queue, workflow, prio, owner, wait_kind, wait_since, step, seq, attempt)
+       select n.run_id, case when n.n % 4 = 2 then 'infinity' when n.n % 4 = 3 then now() + interval '1 day' else at end, r.queue, r.workflow, r.prio,
+              case when n.n % 4 = 1 then 1 end, (array[null, 11, 10, 1])[1 + (n.n + 3) % 4], at, case when n.n % 4 > 0 then 'charge' end, 2, n.n % 3
+       from numbered n join supervisor.run r using (run_id) where outcome is null""",
+)
