@@ -56,6 +56,7 @@ COMMANDS = {
     "queues": Command("supervisor.cli.queues", "queues", "Show what stands in each queue."),
     "workers": Command("supervisor.cli.workers", "workers", "Show who works: hosts, processes, what each executes, the last crash."),
     "top": Command("supervisor.cli.top", "top", "Watch the workers of this host: rates, latencies, what each executes, queues."),
+    "logs": Command("supervisor.cli.logs", "logs", "Show log lines of this host: of a run, a step, a worker, a level; follow them."),
     "stacks": Command("supervisor.cli.stacks", "stacks", "Show what every process is doing: threads and parked runs, with their lines."),
     "profile": Command("supervisor.cli.profile", "profile", "Sample a running worker: flame graph, speedscope, hottest lines."),
     "db": Command("supervisor.cli.db", "db", "Start, stop and look at the embedded PostgreSQL."),
@@ -161,9 +162,12 @@ def cli(debug: bool) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the program and exit. Never returns."""
+    from supervisor.cli import output
+
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words[:2]
     try:
+        output.draw_for_stdout()
         _warn_of_namesakes()
         result: Any = cli.main(words, prog_name=_program_name(), standalone_mode=False)
         sys.stdout.flush()

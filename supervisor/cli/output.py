@@ -5,7 +5,10 @@ Data go to stdout, talk to stderr. Nothing from the database reaches a terminal 
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timezone
@@ -15,6 +18,9 @@ from uuid import UUID
 import click
 
 JSON_SHOWN_MAX = 200
+COLUMNS = 100  # where there is no terminal to ask
+# what we draw ourselves, for where it can't be shown; one letter each where it stands in columns
+_ASCII = str.maketrans({"█": "#", "▓": "x", "░": ".", "─": "-", "▶": ">", "┄": "~", "│": "|", "└": "`", "…": "...", "µ": "u"})
 
 
 def plain(value: object) -> str:
@@ -27,6 +33,28 @@ def plain(value: object) -> str:
 
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
+
+
+class Ascii(io.TextIOWrapper):
+    """Standard output for a terminal or a file that is not UTF-8: what we draw ourselves is drawn in ASCII; all else is left as it is."""
+
+    def write(self, text: str) -> int:
+        super().write(text.translate(_ASCII))
+        return len(text)
+
+
+def draw_for_stdout() -> None:
+    """Have bars, ellipses and µs drawn in ASCII where standard output says that it is not UTF-8."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").replace("_", "")
+    if encoding and not encoding.startswith("utf") and isinstance(sys.stdout, io.TextIOWrapper):
+        by_line = sys.stdout.isatty()
+        sys.stdout.flush()
+        sys.stdout = Ascii(sys.stdout.detach(), encoding="utf-8", errors="backslashreplace", line_buffering=by_line)
+
+
+def columns() -> int:
+    """How wide a page is."""
+    return shutil.get_terminal_size((COLUMNS, 24)).columns
 
 
 def say(text: str) -> None:

@@ -1,24 +1,23 @@
-"""`show`: one run. What it does now, why it waits, since when, what will free it; its steps; how it ended."""
+"""`show`: one run. Why it waits, since when, what frees it and who can act (why.py); its journey and its steps as bars (journey.py); messages, family, how it ended."""
 
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
-from pathlib import Path
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import click
 
-from supervisor.cli import options, watch
-from supervisor.cli.output import ago, duration, plain, print_json, progress_words, say, short_json, table
+from supervisor.cli import family, journey, logs, options, watch
+from supervisor.cli.output import ago, columns, duration, plain, print_json, progress_words, say, short_json, table
+from supervisor.cli.why import banner, error_words
 
 if TYPE_CHECKING:
     from supervisor.db.history import History
 
     Seen = tuple[History, list[dict[str, Any]]]  # and what of it executes on this host
 
-CHILDREN_SHOWN = UPDATES_SHOWN = 20
+CHILDREN_SHOWN = UPDATES_SHOWN = SIGNALS_SHOWN = 20
 STATE_SHOWN_MAX = 4 << 20  # characters: whatever a value may hold
 
 
@@ -35,14 +34,15 @@ STATE_SHOWN_MAX = 4 << 20  # characters: whatever a value may hold
 def show(
     run: str, show_logs: bool, log_dir: str | None, state: bool, watching: bool, interval: float, dsn: str | None, schema: str | None, as_json: bool
 ) -> None:
-    """Show one run, by its id or its key: what it does, why it waits, what it has published, its updates, steps and children, how it ended.
+    """Show one run, by its id or its key: why it waits, since when, what frees it and who can act; its journey; its steps with their tries, as a table
+    and as bars; what it has published and was sent; the runs above and below it; how it ended.
 
     With --watch until it has ended.
     """
     if show_logs or log_dir:
         if watching:
-            raise click.UsageError("--watch shows the run itself; its lines as they come: tail -F the files in the log directory")
-        _show_logs(run, log_dir, dsn, schema, as_json)
+            raise click.UsageError(f"--watch shows the run itself; its lines as they come: python -m supervisor logs --run {run} --follow")
+        logs.print_run(run, log_dir, dsn, schema, as_json)
         return
     name = options.resolve_schema(schema)
 
@@ -75,35 +75,6 @@ def _show_state(found: History, as_json: bool) -> None:
         say(f"run {found.run['run_id']} has published nothing")
 
 
-def _show_logs(run: str, log_dir: str | None, dsn: str | None, schema: str | None, as_json: bool) -> None:
-    """The run's log lines, as they are read. Its id is enough; a key is looked up in the database."""
-    from supervisor.core import settings
-    from supervisor.core.errors import ConfigInvalid
-    from supervisor.host import log_files, log_lines
-
-    folder = settings.load({"log_dir": log_dir}).log_dir
-    if folder is None:
-        raise ConfigInvalid("no log directory is configured, so lines are kept nowhere but on the workers' standard error; run workers with --log-dir DIR, or set PGSUPERVISOR_LOG_DIR")
-    try:
-        run_id = str(UUID(run))
-    except ValueError:
-        run_id = _id_of(run, dsn, schema)
-    count = 0
-    for line in log_files.lines_of_run(Path(folder), run_id):
-        click.echo(log_lines.as_json(line) if as_json else log_lines.as_text(line), nl=False)
-        count += 1
-    if not count:
-        say(f"no line of run {run_id} in {folder}; each host keeps the lines of the steps that it executed, and rotates old ones away")
-
-
-def _id_of(key: str, dsn: str | None, schema: str | None) -> str:
-    from supervisor.db import history
-
-    name = options.resolve_schema(schema)
-    with options.connect(dsn, name, purpose="show") as conn:
-        return str(history.read(conn, name, key).run["run_id"])
-
-
 def _executing(found: History) -> list[dict[str, Any]]:
     """What of it executes at this moment, where its worker is one of this host: the black boxes know, the database learns it later."""
     if found.run["status"] != "running":
@@ -122,14 +93,23 @@ def _executing(found: History) -> list[dict[str, Any]]:
 def _as_object(seen: Seen) -> dict[str, Any]:
     found, executing = seen
     facts = {"why": found.wait, "executing": executing, "published": found.published, "updates": found.updates, "history": found.steps}
-    return {**found.run, **facts, "attempts": found.attempts, "children": found.children, "pause": found.pause, "audit": found.audit, "heartbeats": found.heartbeats}
+    more = {"signals": found.signals, "tree": found.tree, "usual": found.usual, "alike": found.alike, "time_in": _time_in(found)}
+    return {
+        **found.run, **facts, "attempts": found.attempts, "children": found.children, "pause": found.pause, "audit": found.audit, "heartbeats": found.heartbeats, **more,
+    }  # fmt: skip
+
+
+def _time_in(found: History) -> dict[str, float]:
+    """Until it began what it does now: so it changes with the run alone."""
+    until = found.wait["since"] if found.wait else found.run["ended_at"]
+    return {what: round(s, 6) for what, s in journey.time_in(found, journey.lanes(found, until), until).items()}
 
 
 def _text(seen: Seen) -> str:
     found, executing = seen
     run = found.run
     lines = [f"run {run['run_id']} of {plain(run['workflow'])}" + (f", key {plain(run['key'])}" if run["key"] else "")]
-    lines += _now(found, executing) if found.wait else _outcome(run)
+    lines += banner(found, executing) if found.wait else _outcome(run)
     facts = [f"started {ago(run['created_at'])}", f"queue {plain(run['queue'])}", f"priority {run['priority']}"]
     if run["parent_id"]:
         facts.append(f"child of {run['parent_id']} (seq {run['parent_seq']})")
@@ -140,7 +120,9 @@ def _text(seen: Seen) -> str:
         lines.append(f"attributes {short_json(run['attributes'])}")
     if run["progress"]:
         lines.append(f"progress {progress_words(run['progress'])}, {ago(datetime.fromisoformat(run['progress']['at']))}")
-    return "\n".join([*lines, *_published(found), *_updates(found), *_steps(found), *_children(found), *_audit(found)])
+    now = datetime.now(timezone.utc)
+    drawn = [*journey.journey(found, now), *_published(found), *_signals(found), *_updates(found), *_steps(found), *journey.gantt(found, now, columns())]
+    return "\n".join([*lines, *drawn, *_children(found), *family.tree(found), *_audit(found)])
 
 
 def _audit(found: History) -> list[str]:
@@ -152,57 +134,12 @@ def _audit(found: History) -> list[str]:
     return ["", table(("done by operators", "when", "who", "why", "what"), [(row[1], row[0], *row[4:]) for row in rows(found.audit)])]
 
 
-def _now(found: History, executing: list[dict[str, Any]]) -> list[str]:
-    """The why banner: state, reason, since when, what frees it."""
-    wait = found.wait or {}
-    at = f" at step {plain(wait['step'])}" if wait["step"] else ""
-    if wait["seq"] is not None:
-        attempt = f", attempt {wait['attempt']}" if wait["attempt"] else ""
-        at += f" (seq {wait['seq']}{attempt})"
-    code = f" [{wait['code']}]" if wait["code"] else ""
-    lines = [f"{wait['status']}{at}: {plain(wait['meaning'])}{code}, since {ago(wait['since'])}"]
-    if wait["code"] == "attempts_exhausted":
-        lines += _poison(wait["detail"])
-    elif wait["detail"]:
-        lines.append(f"  {plain(wait['detail'])}")
-    if found.pause and not found.pause["settled"]:
-        lines.append(f"  to be paused when what executes has ended, asked for {ago(found.pause['asked_at'])} by {plain(found.pause['actor'])}")
-    for each in executing:
-        where = f" (seq {each['seq']}, {each['where']})" if each["seq"] is not None else ""
-        lines.append(f"  executes {plain(each['step'])}{where} for {duration(each['for_s'])}, process {each['pid']} of this host")
-    done = {each["seq"] for each in found.steps}
-    for each in found.heartbeats:
-        if each["seq"] not in done:
-            said = f": {short_json(each['details'])}" if each["details"] is not None else ""
-            lines.append(f"  last heartbeat of seq {each['seq']} {ago(each['at'])}{said}")
-    when = f"{ago(wait['wake_at'])}: " if wait["wake_at"] else ""
-    lines.append(f"  what frees it: {when}{plain(wait['freed_by'])}")
-    last = [each for each in found.attempts if each["seq"] == wait["seq"] and each["error"] and each["kind"] in ("failed", "crashed")]
-    if last:
-        lines.append(f"  its last error: {_error(last[-1]['error'])}")
-    return lines
-
-
-def _poison(detail: str) -> list[str]:
-    """Why it was parked after it had ended several workers: how, in which step, what the last one said, where it was."""
-    import json
-
-    facts = json.loads(detail)
-    how = f"by {facts['signal']}" if facts.get("signal") else f"with exit code {facts.get('exit_code')}"
-    where = "workflow code" if facts["seq"] < 0 else f"step {facts['step']} (seq {facts['seq']})"
-    lines = [f"  {where} has ended its worker {facts['crashes']} times, the last one {how}: worker {facts['worker']}, pid {facts['pid']} on {facts['host']}"]
-    for what, words in (("where it was", facts["traceback"].splitlines()), ("the worker's last log lines", facts["log"])):
-        if words:
-            lines += [f"  {what}:", *(f"    {word}" for word in words)]
-    return [plain(line) for line in lines]
-
-
 def _outcome(run: dict[str, Any]) -> list[str]:
     lines = [f"{run['status']} {ago(run['ended_at'])}, after {duration(run['duration_s'])} and {run['steps']} steps"]
     if run["status"] in ("completed", "continued"):
         lines.append(f"result {short_json(run['result'])}")
     elif run["error"] is not None:
-        lines.append(f"error {_error(run['error'])}")
+        lines.append(f"error {error_words(run['error'])}")
     return lines
 
 
@@ -213,13 +150,25 @@ def _published(found: History) -> list[str]:
     return ["", table(("published", "value", "when"), rows)]
 
 
+def _signals(found: History) -> list[str]:
+    """What was sent to it, the last ones, and which wait was given each."""
+    if not found.signals:
+        return []
+    rows = [
+        (each["n"], each["name"], each["id"], ago(each["sent_at"]), f"seq {each['seq']}" if each["seq"] is not None else "nobody yet", short_json(each["payload"]))
+        for each in found.signals[-SIGNALS_SHOWN:]
+    ]
+    more = [f"and {len(found.signals) - SIGNALS_SHOWN} before these: view signals"] if len(found.signals) > SIGNALS_SHOWN else []
+    return ["", table(("n", "signal", "id", "sent", "given to", "payload"), rows), *more]
+
+
 def _updates(found: History) -> list[str]:
     """What was sent to it and answered, the last ones."""
     if not found.updates:
         return []
     rows = [
         (each["seq"], each["name"], each["id"], each["stage"], ago(each["sent_at"]), short_json(each["payload"]),
-         _error(each["error"]) if each["error"] is not None else short_json(each["result"]) if each["stage"] == "completed" else "-")
+         error_words(each["error"]) if each["error"] is not None else short_json(each["result"]) if each["stage"] == "completed" else "-")
         for each in found.updates[-UPDATES_SHOWN:]
     ]  # fmt: skip
     more = [f"and {len(found.updates) - UPDATES_SHOWN} before these: view updates"] if len(found.updates) > UPDATES_SHOWN else []
@@ -242,13 +191,13 @@ def _steps(found: History) -> list[str]:
             ago(each["started_at"]),
             duration(each["duration_ms"] / 1000),
             _tries(each, failed[each["seq"]], crashed[each["seq"]]),
-            short_json(each["result"]) if each["status"] == "completed" else _error(each["error"]),
+            short_json(each["result"]) if each["status"] == "completed" else error_words(each["error"]),
         )
         for each in found.steps
     ]
     unfinished = {each["seq"]: each for each in found.attempts if each["seq"] not in done and each["kind"] not in ("forgiven", "edited")}
     rows += [
-        (seq, _undoing(each["name"], seq, undone), "not yet", ago(each["started_at"]), "-", _with_crashes(failed[seq], crashed[seq]), _error(each["error"]) if each["error"] and each["kind"] != "entrusted" else "-")
+        (seq, _undoing(each["name"], seq, undone), "not yet", ago(each["started_at"]), "-", _with_crashes(failed[seq], crashed[seq]), error_words(each["error"]) if each["error"] and each["kind"] != "entrusted" else "-")
         for seq, each in unfinished.items()
     ]
     return ["", table(("seq", "step", "status", "started", "took", "attempts", "result"), sorted(rows, key=lambda row: row[0]))]
@@ -297,10 +246,3 @@ def _children(found: History) -> list[str]:
     if len(found.children) > CHILDREN_SHOWN:
         lines.append(f"and more: python -m supervisor list 'parent = {found.run['run_id']}'")
     return lines
-
-
-def _error(error: Any) -> str:
-    """Type and message of a stored error."""
-    if not isinstance(error, dict) or "type" not in error:
-        return short_json(error)
-    return plain(f"{str(error['type']).removeprefix('builtins.')}: {str(error.get('message', ''))[:300]}")

@@ -1,4 +1,4 @@
-"""`top`: what the workers of this host do, live: rates, latencies, memory, what each executes, and what stands in the queues.
+"""`top`: what the workers of this host do, live: rates, latencies, memory, what each executes, what stands in the queues, and what live runs wait for.
 
 Rates and latencies are differences between two looks at the black boxes; workers are asked nothing.
 """
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 ONCE_OVER_S = 0.5  # rates need two looks
-QUEUES_SHARE = 0.1  # of the time may go into counting queues: 0.3 s per million live runs
-QUEUES_SHOWN = 15
+QUEUES_SHARE = 0.1  # of the time may go into asking the database: counting queues takes 0.3 s per million live runs
+QUEUES_SHOWN = WAITS_SHOWN = 15
+WAITS_LOOKED_AT = 10_000  # of each reason, queue and priority
 
 
 @click.command("top")
@@ -37,7 +38,8 @@ QUEUES_SHOWN = 15
 @options.schema
 @options.as_json
 def top(interval: float | None, once: bool, dsn: str | None, schema: str | None, as_json: bool) -> None:
-    """Watch the workers of this host: rates, latencies, what each executes, memory, the last crash, and the queues.
+    """Watch the workers of this host: rates, latencies, what each executes, memory, the last crash; then the queues, and what is stuck now: live runs
+    by what they wait for, workflow and step.
 
     q or ^C ends. With --json one object per look: one, or with --interval one after the other.
     """
@@ -58,18 +60,19 @@ def top(interval: float | None, once: bool, dsn: str | None, schema: str | None,
 
 @dataclass
 class Seen:
-    """One look: boxes, figures and queues."""
+    """One look: boxes, figures; queues and waits, None without a database."""
 
     boxes: list[Box]
     total: Rates
     each: dict[tuple[int, int], Rates]
     queues: list[Row] | None
+    waits: list[Row] | None
 
     def as_json(self) -> Row:
         from dataclasses import asdict
 
         workers = [_worker(box, process, self.each) for box in self.boxes for process in box.workers]
-        return {"total": asdict(self.total), "workers": workers, "queues": self.queues}
+        return {"total": asdict(self.total), "workers": workers, "queues": self.queues, "waits": self.waits}
 
 
 def _worker(box: Box, process: Process, each: dict[tuple[int, int], Rates]) -> Row:
@@ -90,13 +93,13 @@ def _worker(box: Box, process: Process, each: dict[tuple[int, int], Rates]) -> R
 
 @dataclass
 class Screen:
-    """What looks, again and again: keeps the last look, and a session for the queues."""
+    """What looks, again and again: keeps the last look, and what the database said last."""
 
     dsn: str | None
     schema: str | None
     before: list[Box]
-    _queues: list[Row] | None = None
-    _queues_at: float = 0.0
+    _asked: tuple[list[Row], list[Row]] | None = None
+    _asked_at: float = 0.0
     _silent: bool = field(default=False)
 
     def look(self) -> Seen:
@@ -105,27 +108,28 @@ class Screen:
         boxes = local_boxes()
         total, each = rates(self.before, boxes)
         self.before = boxes
-        return Seen(boxes, total, each, self._count_queues())
+        queues, waits = self._ask() or (None, None)
+        return Seen(boxes, total, each, queues, waits)
 
-    def _count_queues(self) -> list[Row] | None:
-        """Rows of the view queues, asked for as often as their cost allows; None without a database."""
+    def _ask(self) -> tuple[list[Row], list[Row]] | None:
+        """Rows of the view queues and of wait_groups, asked for as often as their cost allows; None without a database."""
         from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable
         from supervisor.db import look
 
         began = time.monotonic()
-        if began < self._queues_at:
-            return self._queues
+        if began < self._asked_at:
+            return self._asked
         try:
             name = options.resolve_schema(self.schema)
             with options.connect(self.dsn, name, purpose="top") as conn:
-                self._queues = look.queues(conn, name)
+                self._asked = look.queues(conn, name), look.wait_groups(conn, name, WAITS_LOOKED_AT)
         except (ConfigInvalid, DatabaseUnavailable) as error:
-            self._queues = None
+            self._asked = None
             if not self._silent:
                 say(f"without the queues: {plain(error)}")
             self._silent = True
-        self._queues_at = time.monotonic() + (time.monotonic() - began) / QUEUES_SHARE
-        return self._queues
+        self._asked_at = time.monotonic() + (time.monotonic() - began) / QUEUES_SHARE
+        return self._asked
 
 
 # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -151,6 +155,8 @@ def drawn(seen: Seen) -> Group:
     parts += [Text(f"last crash of number {number}: {crash_words(crash_row(crash))}") for number, crash in crashes if crash]
     if seen.queues is not None:
         parts.append(_queue_table(seen.queues))
+    if seen.waits:
+        parts += [Text(""), _wait_table(seen.waits)]
     return Group(*parts)
 
 
@@ -209,5 +215,20 @@ def _queue_table(queues: list[Row]) -> Any:
         table.add_column(head, justify="left" if head in ("queue", "oldest ready") else "right")
     for row in sorted(queues, key=lambda row: (-row["ready"], row["queue"]))[:QUEUES_SHOWN]:
         cells = (row["queue"], row["ready"], row["running"], row["waiting"], row["paused"], ago(row["oldest_ready_at"]))
+        table.add_row(*(Text(plain(cell)) for cell in cells))
+    return table
+
+
+def _wait_table(groups: list[Row]) -> Any:
+    """Most runs first; the sample is the one that has waited for longest."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for head in ("waits for", "workflow", "step", "runs", "longest", "next", "for example"):
+        table.add_column(head, justify="right" if head == "runs" else "left", no_wrap=True)
+    for row in groups[:WAITS_SHOWN]:
+        runs = f"{row['runs']:,}" if row["complete"] else f"≥ {row['runs']:,}"
+        cells = (row["code"], row["workflow"] or "-", row["step"] or "-", runs, ago(row["since"]), ago(row["wake_at"]), row["run_id"])
         table.add_row(*(Text(plain(cell)) for cell in cells))
     return table

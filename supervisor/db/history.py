@@ -13,14 +13,18 @@ from typing import Any
 
 import psycopg
 
-from supervisor.core.errors import RunUnknown, SupervisorError
+from supervisor.core.errors import ReadTimeout, RunUnknown, SupervisorError
 from supervisor.db import look, refusals
 from supervisor.db.connect import unavailable
 from supervisor.db.statements import Sql
 
 ROWS_MAX = 10_000
 CHILDREN_MAX = UPDATES_MAX = 1_000
+SIGNALS_MAX = TRIES_MAX = 1_000
 AUDIT_MAX = 100
+TREE_MAX, LEVELS_MAX = 200, 20  # runs below, levels above and below
+USUAL_OF = 2_000  # newest runs among which those of its workflow are looked for
+LOOK_S = 30.0
 
 Row = dict[str, Any]
 
@@ -31,7 +35,9 @@ class History:
 
     `children` are the runs that it started, at most 1,000. `published` is what it published, the last value of each key. `updates` are the
     updates that were sent to it, at most 1,000. `pause`: who paused it; `audit`: what operators did to it,
-    the newest first, at most 100. `heartbeats`: the last sign of life of each step that gave any.
+    the newest first, at most 100. `heartbeats`: the last sign of life of each step that gave any. `signals` that were sent to it, at most 1,000.
+    `tree`: runs above it (level < 0, the root first) and below it (level > 0), at most 200. While it lives, `usual` is how many steps runs of its workflow that
+    completed had, and of how many that is the median; `alike` how many other runs met its last error within the hour.
     """
 
     run: Row
@@ -44,6 +50,10 @@ class History:
     pause: Row | None = None
     audit: Sequence[Row] = ()
     heartbeats: Sequence[Row] = ()
+    signals: Sequence[Row] = ()
+    tree: Sequence[Row] = ()
+    usual: Row | None = None
+    alike: Row | None = None
 
 
 def audit(conn: psycopg.Connection, schema: str, which: str | None, verb: str | None, before: datetime | None, limit: int) -> list[Row]:
@@ -58,20 +68,48 @@ def read(conn: psycopg.Connection, schema: str, which: str) -> History:
     """Read the run that *which* names: a run id, else a key. Raises RunUnknown, or an error that lists a key's runs."""
     sql = Sql(schema)
     try:
-        with refusals.told(conn, schema):
-            run = _run(conn, sql, which)
-            run_id = run["run_id"]
-            wait = _rows(conn, sql, "show_wait", run_id)
-            steps, attempts = (_rows(conn, sql, name, run_id, ROWS_MAX) for name in ("show_steps", "show_attempts"))
-            children = _rows(conn, sql, "show_children", run_id, CHILDREN_MAX)
-            published = _rows(conn, sql, "show_published", run_id)
-            updates = _rows(conn, sql, "show_updates", run_id, UPDATES_MAX)
-            pause = _rows(conn, sql, "show_pause", run_id) if wait else []
-            beats = _rows(conn, sql, "show_heartbeats", run_id)
-            done = _rows(conn, sql, "show_audit", run_id, None, None, AUDIT_MAX)
+        with refusals.told(conn, schema), conn.transaction(force_rollback=True):
+            _rows(conn, sql, "list_settings", str(int(LOOK_S * 1000)))
+            return _read(conn, sql, _run(conn, sql, which))
+    except psycopg.errors.QueryCanceled:
+        raise ReadTimeout(f"reading run {which} took longer than {LOOK_S:g} s; ask again when the database has less to do, or ask the views for the part that you need") from None
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
-    return History(run, wait[0] if wait else None, steps, attempts, children, published, updates, pause[0] if pause else None, done, beats)
+
+
+def id_of(conn: psycopg.Connection, schema: str, which: str) -> uuid.UUID:
+    """The id of the run that *which* names, as read does."""
+    with refusals.told(conn, schema):
+        found: uuid.UUID = _run(conn, Sql(schema), which)["run_id"]
+    return found
+
+
+def _read(conn: psycopg.Connection, sql: Sql, run: Row) -> History:
+    run_id = run["run_id"]
+
+    def rows(name: str, *more: object) -> list[Row]:
+        return _rows(conn, sql, name, run_id, *more)
+
+    wait = rows("show_wait")
+    attempts = rows("show_attempts", ROWS_MAX)
+    below = rows("show_below", TREE_MAX, LEVELS_MAX)
+    return History(
+        run, wait[0] if wait else None, rows("show_steps", ROWS_MAX), attempts, rows("show_children", CHILDREN_MAX), rows("show_published"),
+        rows("show_updates", UPDATES_MAX), next(iter(rows("show_pause") if wait else ()), None), rows("show_audit", None, None, AUDIT_MAX), rows("show_heartbeats"),
+        rows("show_signals", SIGNALS_MAX), [*(rows("show_above", LEVELS_MAX) if run["parent_id"] else ()), *below],
+        _rows(conn, sql, "show_usual", run["workflow"], USUAL_OF)[0] if wait else None, _alike(conn, sql, run_id, wait, attempts),
+    )  # fmt: skip
+
+
+def last_error(wait: Row | None, attempts: Sequence[Row]) -> Row | None:
+    """The last failed try, or crash, of the step that a run is at."""
+    met = [each for each in attempts if wait and each["seq"] == wait["seq"] and each["error"] and each["kind"] in ("failed", "crashed")]
+    return met[-1] if met else None
+
+
+def _alike(conn: psycopg.Connection, sql: Sql, run_id: uuid.UUID, wait: Sequence[Row], attempts: Sequence[Row]) -> Row | None:
+    last = last_error(wait[0] if wait else None, attempts)
+    return _rows(conn, sql, "show_alike", last["fingerprint"], run_id, TRIES_MAX)[0] if last and last["fingerprint"] else None
 
 
 def _run(conn: psycopg.Connection, sql: Sql, which: str) -> Row:

@@ -51,6 +51,11 @@ def queues(conn: psycopg.Connection, schema: str) -> list[Row]:
     return _rows(conn, schema, "look_at_queues")
 
 
+def wait_groups(conn: psycopg.Connection, schema: str, rows_max: int) -> list[Row]:
+    """Live runs by what they wait for, workflow, queue and step, most runs first; at most *rows_max* are looked at of each reason, queue and priority."""
+    return _rows(conn, schema, "look_at_waits", rows_max)
+
+
 def runs(conn: psycopg.Connection, schema: str, asked: Filter | None, *, after: UUID | None = None, limit: int = 100, patience_s: float = PATIENCE_S, order: Order | None = None) -> list[Row]:
     """Runs that fit, newest first or in *order*, of those that come after *after* in it. Raises ReadTimeout when *patience_s* were not enough."""
     return _filtered(conn, schema, "list_runs", asked, (after, limit), patience_s, order)

@@ -1,4 +1,4 @@
-"""The folder of logs: `supervisor.log` and its rotations, JSON lines, written by log processes and read by `show --logs`.
+"""The folder of logs: `supervisor.log` and its rotations, JSON lines, written by log processes and read by `logs` and `show --logs`.
 
 Lines are appended whole. Several log processes may write into one folder: each notices that the file was moved away,
 by another or by logrotate, and opens the new one. Rotating takes a lock that nobody waits for.
@@ -111,22 +111,34 @@ class LogFile:
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def lines_of_run(folder: Path, run_id: str) -> Iterator[Line]:
-    """The lines that belong to a run, oldest file first: made by its code, or by the engine about it.
+class Reader:
+    """The lines of a folder, each once: those that are there, and at each further turn those that came since, through rotations."""
 
-    Reads what is there when it begins, a line at a time; rotations meanwhile lose nothing. Raises ConfigInvalid.
-    """
-    wanted = run_id.encode()
-    with ExitStack() as stack:
-        for file in _open_all(folder, stack):
-            left = os.fstat(file.fileno()).st_size
-            while left > 0 and (raw := file.readline(LINE_BYTES_MAX)):
-                left -= len(raw)
-                if wanted in raw:
-                    with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a line that a killed writer left
-                        line = decode(raw)
-                        if line.run in (run_id, None):
-                            yield line
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[tuple[int, int], int] = {}  # device and inode → bytes
+
+    def turn(self, having: bytes = b"") -> Iterator[Line]:
+        """Oldest file first, a line at a time: what is there when its file's turn comes. *having*: only lines with these bytes in them. Raises ConfigInvalid."""
+        with ExitStack() as stack:
+            files = {_identity(file): file for file in _open_all(self._folder, stack)}
+            self._read = {name: read for name, read in self._read.items() if name in files}
+            for name, file in files.items():
+                yield from self._rest(name, file, having)
+
+    def _rest(self, name: tuple[int, int], file: BinaryIO, having: bytes) -> Iterator[Line]:
+        size = os.fstat(file.fileno()).st_size
+        at = self._read.get(name, 0)
+        at = at if at <= size else 0  # it was emptied
+        file.seek(at)
+        while at < size and (raw := file.readline(LINE_BYTES_MAX)):
+            if at + len(raw) >= size and not raw.endswith(b"\n"):
+                break  # somebody is writing it
+            at += len(raw)
+            self._read[name] = at
+            if having in raw:
+                with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a line that a killed writer left
+                    yield decode(raw)
 
 
 def _open_all(folder: Path, stack: ExitStack) -> list[BinaryIO]:
@@ -144,6 +156,10 @@ def _open_all(folder: Path, stack: ExitStack) -> list[BinaryIO]:
             if number >= beyond:
                 break
             continue
-        facts = os.fstat(file.fileno())
-        found.setdefault((facts.st_dev, facts.st_ino), file)
+        found.setdefault(_identity(file), file)
     return list(found.values())[::-1]
+
+
+def _identity(file: BinaryIO) -> tuple[int, int]:
+    facts = os.fstat(file.fileno())
+    return facts.st_dev, facts.st_ino

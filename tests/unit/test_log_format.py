@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from supervisor.core import context
 from supervisor.core.errors import ConfigInvalid
 from supervisor.host import log_lines
-from supervisor.host.log_files import NAME, LogFile, lines_of_run
+from supervisor.cli.logs import Wanted
+from supervisor.host.log_files import NAME, LogFile, Reader
 from supervisor.host.log_lines import LINE_BYTES_MAX, PlaceOfRecord, as_json, as_text, line_of
 from supervisor.host.logs import Terminal, in_worker
 
@@ -255,7 +256,8 @@ def line(number: int, run: str | None = RUN, message: str = "") -> bytes:
 
 
 def messages(folder: Path, run: str = RUN) -> list[str]:
-    return [each.message for each in lines_of_run(folder, run)]
+    wanted = Wanted(run)
+    return [each.message for each in Reader(folder).turn(wanted.having()) if wanted.fits(each)]
 
 
 def test_rotation_keeps_the_newest_files(tmp_path):
@@ -320,6 +322,40 @@ def test_reading_while_files_rotate_misses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("supervisor.host.log_files.os.listdir", then_rotate)
     found = messages(tmp_path)
     assert found[:20] == [f"line {number}" for number in range(20)] and found == sorted(set(found), key=found.index)
+
+
+def test_each_line_is_read_once_through_rotations(tmp_path):
+    """What `logs --follow` prints: what came since, also where the file was moved on several times, emptied, or is in the middle of a line."""
+    file, reader = LogFile(tmp_path, 500, 50), Reader(tmp_path)
+    seen: list[str] = []
+    for number in range(60):
+        file.write(line(number))
+        if number % 7 == 3:
+            seen += [each.message for each in reader.turn()]
+    with file.path.open("ab") as half:
+        half.write(line(60)[:-30])
+        half.flush()
+        seen += [each.message for each in reader.turn()]
+        assert seen == [f"line {number}" for number in range(60)] and len(list(tmp_path.iterdir())) > 10
+        half.write(line(60)[-30:])
+    assert [each.message for each in reader.turn()] == ["line 60"] and list(reader.turn()) == []
+    os.truncate(file.path, 0)
+    file.write(line(61))
+    assert [each.message for each in reader.turn()] == ["line 61"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fit"),
+    [
+        (Wanted(), [1, 2, 3, 4]), (Wanted(run=RUN), [1, 2, 4]), (Wanted(step="charge"), [1, 2, 3]), (Wanted(level="INFO"), [1, 2, 3, 4]), (Wanted(level="ERROR"), []),
+        (Wanted(worker=7), []), (Wanted(worker=os.getpid()), [1, 2, 3, 4]), (Wanted(run=RUN, step="charge"), [1, 2]), (Wanted(step="ship"), []),
+    ],
+)  # fmt: skip
+def test_filters_of_lines_hold_together(tmp_path, wanted, fit):
+    other = "01a20372-5082-702e-8dae-5c638c476001"
+    LogFile(tmp_path, 1 << 20, 3).write(line(1) + line(2) + line(3, other) + line(4, None, f"run {RUN} is parked"))
+    expected = [f"run {RUN} is parked" if n == 4 else f"line {n}" for n in fit]
+    assert [each.message for each in Reader(tmp_path).turn(wanted.having()) if wanted.fits(each)] == expected
 
 
 def test_a_folder_that_can_not_be_used_says_what_to_do(tmp_path):

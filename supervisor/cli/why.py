@@ -1,0 +1,151 @@
+"""Why a run does not move: what it waits for, since when, what frees it, who can act, and the error behind it. First on the page of `show`.
+
+Formats alone: what is said stands in the view `waits` and in the history. Every line is plain.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from supervisor.cli.output import ago, duration, plain, progress_words, short_json
+
+if TYPE_CHECKING:
+    from supervisor.db.history import History
+
+Row = dict[str, Any]
+_PLACE = re.compile(r'^\s*File "(.*)", line (\d+), in (.+)$', re.MULTILINE)
+
+
+def banner(found: History, executing: list[Row]) -> list[str]:
+    """State, reason and since when; where in the run; what it waits for in particular; what frees it, and who can act; the last error."""
+    wait = found.wait or {}
+    when = f"{ago(wait['wake_at'])}: " if wait["wake_at"] else ""
+    return [
+        _state(wait),
+        *_place(found, wait),
+        *_detail(wait),
+        *_pausing(found),
+        *_executing(executing),
+        *_beats(found),
+        f"  what frees it: {when}{plain(wait['freed_by'])}",
+        f"  who can act: {plain(wait['who'])}",
+        *_last_error(found),
+    ]
+
+
+def _state(wait: Row) -> str:
+    at = f" at step {plain(wait['step'])}" if wait["step"] else ""
+    if wait["seq"] is not None:
+        attempt = f", attempt {wait['attempt']}" if wait["attempt"] else ""
+        at += f" (seq {wait['seq']}{attempt})"
+    code = f" [{wait['code']}]" if wait["code"] else ""
+    return f"{wait['status']}{at}: {plain(wait['meaning'])}{code}, since {ago(wait['since'])}"
+
+
+def _place(found: History, wait: Row) -> list[str]:
+    """Step 7 of 12: as the run says itself, and by how many steps such runs usually have."""
+    said = progress_words(found.run["progress"])
+    words = [f"it says {said}"] if said else []
+    usual = found.usual or {}
+    if wait["step"] and (usual.get("steps") or 0) > 1:
+        done, runs = len(found.steps), usual["runs"]
+        words.insert(0, f"step {done + 1} of about {max(usual['steps'], done + 1)} (median of {runs} {'run' if runs == 1 else 'runs'} that completed)")
+    return ["  " + "; ".join(words)] if words else []
+
+
+def _detail(wait: Row) -> list[str]:
+    if wait["code"] == "attempts_exhausted" and (crash := _object(wait["detail"])) and "crashes" in crash:
+        return _poison(crash)
+    return [f"  {line}" for line in detail_words(wait["detail"])]
+
+
+def detail_words(detail: str | None) -> list[str]:
+    """What in particular, as a person reads it: JSON of the engine's as words, a line for each fact; what the view adds behind it, as it is."""
+    if not detail:
+        return []
+    try:
+        facts, end = json.JSONDecoder().raw_decode(detail)
+    except (ValueError, RecursionError):
+        return [plain(detail)]
+    more = [plain(each) for each in detail[end:].removeprefix("; ").split("; ") if each]
+    return [*_facts(facts), *more] if isinstance(facts, dict) else [plain(detail)]
+
+
+def _facts(facts: Row) -> list[str]:
+    waits = facts.get("waits_for")
+    lines = [_waits_for(waits, facts.get("of", 0))] if isinstance(waits, list) else []
+    said = ("waits_for", "of", "signals", "until") if lines else ()  # the last two are among what it waits for
+    return lines + [
+        f"{plain(name).replace('_', ' ')}: {plain(value) if isinstance(value, str) else short_json(value)}" for name, value in facts.items() if name not in said
+    ]
+
+
+def _waits_for(waits: list[Any], of: int) -> str:
+    more = f", and {of - len(waits)} more" if of > len(waits) else ""
+    return f"it waits for {', '.join(plain(each) for each in waits)}{more}"
+
+
+def _object(text: str | None) -> Row | None:
+    try:
+        made = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    return made if isinstance(made, dict) else None
+
+
+def _poison(facts: Row) -> list[str]:
+    """Why it was parked after it had ended several workers: how, in which step, what the last one said, where it was."""
+    how = f"by {facts['signal']}" if facts.get("signal") else f"with exit code {facts.get('exit_code')}"
+    where = "workflow code" if facts["seq"] < 0 else f"step {facts['step']} (seq {facts['seq']})"
+    lines = [f"  {where} has ended its worker {facts['crashes']} times, the last one {how}: worker {facts['worker']}, pid {facts['pid']} on {facts['host']}"]
+    for what, words in (("where it was", facts["traceback"].splitlines()), ("the worker's last log lines", facts["log"])):
+        if words:
+            lines += [f"  {what}:", *(f"    {word}" for word in words)]
+    return [plain(line) for line in lines]
+
+
+def _pausing(found: History) -> list[str]:
+    if not found.pause or found.pause["settled"]:
+        return []
+    return [f"  to be paused when what executes has ended, asked for {ago(found.pause['asked_at'])} by {plain(found.pause['actor'])}"]
+
+
+def _executing(executing: list[Row]) -> list[str]:
+    lines = []
+    for each in executing:
+        where = f" (seq {each['seq']}, {each['where']})" if each["seq"] is not None else ""
+        lines.append(f"  executes {plain(each['step'])}{where} for {duration(each['for_s'])}, process {each['pid']} of this host")
+    return lines
+
+
+def _beats(found: History) -> list[str]:
+    done = {each["seq"] for each in found.steps}
+    return [
+        f"  last heartbeat of seq {each['seq']} {ago(each['at'])}" + (f": {short_json(each['details'])}" if each["details"] is not None else "")
+        for each in found.heartbeats if each["seq"] not in done
+    ]  # fmt: skip
+
+
+def _last_error(found: History) -> list[str]:
+    from supervisor.db.history import last_error
+
+    last = last_error(found.wait, found.attempts)
+    if last is None:
+        return []
+    lines = [f"  its last error: {error_words(last['error'])}"]
+    places = _PLACE.findall(str(last["error"].get("traceback") or "")) if isinstance(last["error"], dict) else []
+    if places:
+        file, line, function = places[-1]
+        lines.append(f"  raised at {plain(file)}:{line} in {plain(function)}")
+    if found.alike and found.alike["runs"]:
+        lines.append(f"  the same error: {'at least ' if found.alike['at_least'] else ''}{found.alike['runs']} other runs within the hour [{plain(last['fingerprint'])}]")
+    return lines
+
+
+def error_words(error: Any) -> str:
+    """Type and message of a stored error."""
+    if not isinstance(error, dict) or "type" not in error:
+        return short_json(error)
+    return plain(f"{str(error['type']).removeprefix('builtins.')}: {str(error.get('message', ''))[:300]}")

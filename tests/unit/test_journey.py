@@ -1,0 +1,134 @@
+"""Where a run's time went, and its steps as bars: from rows of the views, for a moment that is given."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from supervisor.cli import family, journey
+from supervisor.cli.why import detail_words
+from supervisor.db.history import History
+
+BEGAN = datetime(2026, 11, 30, tzinfo=timezone.utc)
+Row = dict[str, Any]
+
+
+def at(seconds: float) -> datetime:
+    return BEGAN + timedelta(seconds=seconds)
+
+
+def step(seq: int, begin: float, end: float, kind: str = "step", status: str = "completed", name: str = "") -> Row:
+    return {"seq": seq, "name": name or f"{kind}{seq}", "kind": kind, "status": status, "started_at": at(begin), "ended_at": at(end)}
+
+
+def tried(seq: int, n: int, begin: float, end: float, again: float | None = None, kind: str = "failed") -> Row:
+    retry = None if again is None else at(again)
+    return {"seq": seq, "n": n, "name": f"step{seq}", "kind": kind, "started_at": at(begin), "ended_at": at(end), "next_retry_at": retry}
+
+
+def wait(code: str | None, seq: int | None, since: float, name: str | None = None) -> Row:
+    return {"status": "waiting", "code": code, "seq": seq, "step": name, "since": at(since)}
+
+
+def history(steps: list[Row], attempts: list[Row] | None = None, wait: Row | None = None, ended: float | None = None, audit: list[Row] | None = None) -> History:
+    run = {"run_id": "r", "created_at": BEGAN, "ended_at": None if ended is None else at(ended), "queue": "q", "status": "completed", "parent_id": None}
+    return History(run, wait, steps, attempts or [], audit=audit or [])
+
+
+def spans(found: History, now: float) -> dict[int, list[tuple[str, float, float]]]:
+    return {
+        lane.seq: [(span.what, (span.begin - BEGAN).total_seconds(), (span.end - BEGAN).total_seconds()) for span in lane.spans]
+        for lane in journey.lanes(found, at(now))
+    }  # fmt: skip
+
+
+FAILS_TWICE = [tried(1, 1, 2, 3, 10), tried(1, 2, 11, 12, 20)]
+CASES: dict[str, tuple[History, float, dict[int, list[tuple[str, float, float]]]]] = {
+    "each kind that takes time": (
+        history([step(0, 1, 2), step(1, 2, 9, "timer"), step(2, 9, 10, "child"), step(3, 10, 12, "signal"), step(4, 12, 12, "child_start"), step(5, 12, 12, "patch")], ended=12), 99,
+        {0: [("steps", 1, 2)], 1: [("sleep", 2, 9)], 2: [("children", 9, 10)], 3: [("signals", 10, 12)]},
+    ),
+    "tries, backoffs, then it completes": (
+        history([step(1, 21, 22)], FAILS_TWICE, ended=22), 99,
+        {1: [("failed tries", 2, 3), ("backoff", 3, 11), ("failed tries", 11, 12), ("backoff", 12, 21), ("steps", 21, 22)]},
+    ),
+    "the last try fails it": (
+        history([step(1, 11, 12, status="failed")], [tried(1, 1, 2, 3, 10), tried(1, 2, 11, 12)], ended=12), 99,
+        {1: [("failed tries", 2, 3), ("backoff", 3, 11), ("failed tries", 11, 12)]},
+    ),
+    "it waits for its retry now": (history([], FAILS_TWICE, wait("step_backoff", 1, 12)), 15, {1: [("failed tries", 2, 3), ("backoff", 3, 11), ("failed tries", 11, 12), ("backoff", 12, 15)]}),
+    "it executes now": (history([], FAILS_TWICE, wait("step_running", 1, 21)), 30, {1: [("failed tries", 2, 3), ("backoff", 3, 11), ("failed tries", 11, 12), ("backoff", 12, 20), ("steps", 21, 30)]}),
+    "a token holds it": (history([], [tried(0, 1, 1, 2, 90, "entrusted")], wait("token", 0, 2)), 7, {0: [("steps", 1, 2), ("tokens", 2, 7)]}),
+    "a token held it": (history([step(0, 1, 8)], [tried(0, 1, 1, 2, 90, "entrusted")], ended=8), 99, {0: [("steps", 1, 2), ("tokens", 2, 8)]}),
+    "it is parked": (history([], [tried(0, 1, 1, 2, kind="crashed")], wait("attempts_exhausted", 0, 5)), 7, {0: [("failed tries", 1, 2), ("parked", 5, 7)]}),
+    "it waits where nothing is recorded": (history([], wait=wait("signal", 0, 4, "approved")), 6, {0: [("signals", 4, 6)]}),
+    "nothing yet": (history([], wait=wait("queued", None, 0)), 6, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_went_on_when(name: str) -> None:
+    found, now, expected = CASES[name]
+    assert spans(found, now) == expected
+
+
+def test_time_in_each_thing_counts_what_branches_do_at_once_once() -> None:
+    found = history([step(0, 10, 20), step(1, 12, 25), step(2, 25, 85, "timer")], ended=90)
+    assert journey.time_in(found, journey.lanes(found, at(99)), at(99)) == {"sleep": 60, "steps": 15, "queue": 10, "between": 5}
+    paused = [{"n": n, "verb": verb, "at": at(when), "actor": "ann", "login": "x"} for n, verb, when in ((1, "pause", 30), (2, "pause", 31), (3, "resume", 40), (4, "pause", 50))]
+    found = history([step(0, 0, 20)], wait=wait("run_paused", None, 50), audit=paused)
+    assert journey.time_in(found, journey.lanes(found, at(60)), at(60)) == {"steps": 20, "between": 20, "pause": 20}
+
+
+def test_nothing_yet_is_time_in_the_queue() -> None:
+    found = history([], wait=wait("queued", None, 0))
+    assert journey.time_in(found, [], at(6)) == {"queue": 6, "between": 0} and journey.gantt(found, at(6), 100) == []
+    assert "now: waiting, queued for 6.0 s" in "\n".join(journey.journey(found, at(6)))
+
+
+@pytest.mark.parametrize("columns", [40, 61, 100, 333])
+def test_bars_fit_and_show_what_is_short(columns: int) -> None:
+    """A week's sleep between two steps of a millisecond: both are seen, and the week is cut short."""
+    found = history([step(0, 1, 1.001), step(1, 1.001, 604_800, "timer"), step(2, 604_800, 604_800.002), step(3, 604_800.002, 604_800.003)], FAILS_TWICE[:0], ended=604_801)
+    lines = journey.gantt(found, at(700_000), columns)[1:]
+    drawn = [line[line.index("│") + 1 : line.rindex("│")] for line in lines[1:]]
+    assert max(map(len, lines[1:])) <= max(columns, 20 + 30) and len({len(bar) for bar in drawn}) == 1
+    assert [bar.count("█") > 0 for bar in drawn] == [True, False, True, True] and "─" in drawn[1]
+    assert (journey.CUT in drawn[1]) == ("cut short" in lines[0]) == (columns >= 61)
+    if columns == 333:
+        starts = [bar.index("█") for bar in (drawn[0], drawn[2], drawn[3])]
+        assert starts == sorted(set(starts)) and starts[1] > 10, "what is cut short leaves room for the rest"
+
+
+def test_a_long_run_is_shown_by_its_ends() -> None:
+    found = history([step(n, n, n + 1) for n in range(10_000)], [tried(n, 1, n, n + 0.5, n + 0.5) for n in range(0, 10_000, 2)], ended=10_000)
+    lines = journey.gantt(found, at(10_000), 100)
+    assert len(lines) == 2 + journey.LANES_SHOWN + 1 and f"… {10_000 - journey.LANES_SHOWN} more …" in "\n".join(lines) and lines[-1].startswith("9999")
+    said = journey.journey(found, at(10_000))
+    assert len(said) <= journey.EVENTS_SHOWN + 4 and "more …" in "\n".join(said)
+
+
+def test_moments_that_go_back_do_not_break_it() -> None:
+    """Clocks of two hosts: a step that ended before it began, a retry before its failure."""
+    found = history([step(0, 5, 4), step(1, 3, 3)], [tried(2, 1, 9, 8, 1)], wait("step_backoff", 2, 12))
+    assert journey.gantt(found, at(2), 80) and journey.journey(found, at(2))
+
+
+def test_details_are_words() -> None:
+    assert detail_words(None) == detail_words("") == []
+    assert detail_words('{"waits_for": ["signal go at seq 0", "timer sleep at seq 1"], "of": 7, "signals": ["go"], "until": null}') == ["it waits for signal go at seq 0, timer sleep at seq 1, and 5 more"]
+    assert detail_words('{"waits_for": ["child run a at seq 0"], "of": 1}; 0 of 1 ended') == ["it waits for child run a at seq 0", "0 of 1 ended"]
+    assert detail_words('{"this_worker_knows": "a, b", "claims": 12}') == ["this worker knows: a, b", "claims: 12"]
+    assert detail_words("worker 4, process 7 on h") == ["worker 4, process 7 on h"] and detail_words("[1]") == ["[1]"]
+    assert detail_words('{"a\x1b": "\x1b[2J"}'.replace("\x1b", "\\u001b")) == ["a\\x1b: \\x1b[2J"]
+
+
+def test_the_tree_says_where_more_is() -> None:
+    rows = [{"level": 1, "run_id": f"c{n}", "parent_id": "r", "workflow": "w", "key": None, "status": "completed", "wait": None, "step": None} for n in range(60)]
+    found = History({"run_id": "r", "parent_id": None, "workflow": "w", "key": "k", "status": "running", "wait": None, "step": None}, None, [], [], tree=rows)
+    assert family.tree(found) == []
+    below = {**rows[0], "level": 2, "run_id": "g", "parent_id": "c59"}
+    lines = family.tree(History(found.run, None, [], [], tree=[*rows, below]))
+    assert lines[2] == "w k  r  running  <- this run" and len(lines) == 2 + family.SHOWN + 1 and lines[-1].startswith("and more: ")
