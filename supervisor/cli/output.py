@@ -1,6 +1,6 @@
-"""What commands print: plain text that is safe on a terminal, relative times for people, ISO times in JSON.
+"""What commands print: data to stdout, talk to stderr; tables for people, ISO times in JSON.
 
-Data go to stdout, talk to stderr. Nothing from the database reaches a terminal with its control characters.
+Nothing from the database reaches a terminal with its control characters (core/shown.py).
 """
 
 from __future__ import annotations
@@ -9,30 +9,22 @@ import io
 import json
 import shutil
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime, timezone
 from typing import Any
-from uuid import UUID
 
 import click
 
-JSON_SHOWN_MAX = 200
+from supervisor.core.shown import JSON_SHOWN_MAX as JSON_SHOWN_MAX
+from supervisor.core.shown import ago as ago
+from supervisor.core.shown import as_json
+from supervisor.core.shown import duration as duration
+from supervisor.core.shown import plain as plain
+from supervisor.core.shown import progress_words as progress_words
+from supervisor.core.shown import short_json as short_json
+
 COLUMNS = 100  # where there is no terminal to ask
 # what we draw ourselves, for where it can't be shown; one letter each where it stands in columns
 _ASCII = str.maketrans({"█": "#", "▓": "x", "░": ".", "─": "-", "▶": ">", "┄": "~", "│": "|", "└": "`", "…": "...", "µ": "u"})
-
-
-def plain(value: object) -> str:
-    """Text with everything escaped that a terminal would act upon: control characters, bidi overrides, lone surrogates."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(char if char == " " or char.isprintable() and unicodedata.category(char) != "Cf" else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
 
 
 class Ascii(io.TextIOWrapper):
@@ -64,63 +56,7 @@ def say(text: str) -> None:
 
 def print_json(value: object) -> None:
     """One JSON document on one line; ASCII only, so nothing in it acts on a terminal."""
-    click.echo(json.dumps(value, default=_as_json, separators=(",", ":")))
-
-
-def _as_json(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-def short_json(value: object, shown_max: int = JSON_SHOWN_MAX) -> str:
-    """JSON for a person's eyes: one line, cut."""
-    if value is None:
-        return "null"
-    text = json.dumps(value, default=_as_json, ensure_ascii=False)
-    return plain(text if len(text) <= shown_max else text[: shown_max - 1] + "…")
-
-
-def duration(seconds: float | None) -> str:
-    """A length of time in two figures: 17 µs, 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 d 4 h."""
-    if seconds is None:
-        return "-"
-    seconds = max(0.0, seconds)
-    if seconds < 0.001:
-        return f"{seconds * 1e6:.0f} µs"
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    for size, unit, part_size, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            whole, rest = divmod(int(seconds), size)
-            return f"{whole} {unit}" + (f" {rest // part_size} {part}" if rest // part_size and whole < 10 else "")
-    return f"{seconds:.0f} s"
-
-
-def progress_words(said: dict[str, Any] | None) -> str | None:
-    """ "3 of 12 (25 %)", or "3" where nobody knows of how much."""
-    if said is None:
-        return None
-    done, total = said["done"], said["total"]
-    return f"{done:,g}" if total is None else f"{done:,g} of {total:,g}" + (f" ({done / total:.0%})" if total else "")
-
-
-def ago(moment: datetime | None, now: datetime | None = None) -> str:
-    """A moment relative to now: "5 min ago", "in 2 h"."""
-    if moment is None:
-        return "-"
-    away_s = ((now or datetime.now(timezone.utc)) - moment).total_seconds()
-    if abs(away_s) < 1:
-        return "now"
-    return f"{duration(away_s)} ago" if away_s > 0 else f"in {duration(-away_s)}"
+    click.echo(json.dumps(value, default=as_json, separators=(",", ":")))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

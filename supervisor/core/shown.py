@@ -1,0 +1,82 @@
+"""Facts as people read them: text that is safe to show, lengths of time, moments, JSON on one line. For terminals and pages alike.
+
+Pure; the standard library alone, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from datetime import date, datetime, timezone
+from typing import Any
+from uuid import UUID
+
+JSON_SHOWN_MAX = 200
+
+
+def plain(value: object) -> str:
+    """Text with everything escaped that a terminal would act upon: control characters, bidi overrides, lone surrogates."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(char if char == " " or char.isprintable() and unicodedata.category(char) != "Cf" else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def as_json(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def short_json(value: object, shown_max: int = JSON_SHOWN_MAX) -> str:
+    """JSON for a person's eyes: one line, cut."""
+    if value is None:
+        return "null"
+    text = json.dumps(value, default=as_json, ensure_ascii=False)
+    return plain(text if len(text) <= shown_max else text[: shown_max - 1] + "…")
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in two figures: 17 µs, 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 d 4 h."""
+    if seconds is None:
+        return "-"
+    seconds = max(0.0, seconds)
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    for size, unit, part_size, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            whole, rest = divmod(int(seconds), size)
+            return f"{whole} {unit}" + (f" {rest // part_size} {part}" if rest // part_size and whole < 10 else "")
+    return f"{seconds:.0f} s"
+
+
+def progress_words(said: dict[str, Any] | None) -> str | None:
+    """ "3 of 12 (25 %)", or "3" where nobody knows of how much."""
+    if said is None:
+        return None
+    done, total = said["done"], said["total"]
+    return f"{done:,g}" if total is None else f"{done:,g} of {total:,g}" + (f" ({done / total:.0%})" if total else "")
+
+
+def ago(moment: datetime | None, now: datetime | None = None) -> str:
+    """A moment relative to now: "5 min ago", "in 2 h"."""
+    if moment is None:
+        return "-"
+    away_s = ((now or datetime.now(timezone.utc)) - moment).total_seconds()
+    if abs(away_s) < 1:
+        return "now"
+    return f"{duration(away_s)} ago" if away_s > 0 else f"in {duration(-away_s)}"
