@@ -43,10 +43,10 @@ help:                       ## this list
 
 # One environment; a richer set also has what the plainer ones need.
 .venv/.ready-demo: $(inputs)
-	@.ci/bootstrap embedded
+	@.ci/bootstrap embedded dashboard
 	@touch $@
 .venv/.ready-test: $(inputs)
-	@.ci/bootstrap embedded dev
+	@.ci/bootstrap embedded dashboard dev
 	@touch .venv/.ready-demo $@
 .venv/.ready-bench: $(inputs)
 	@.ci/bootstrap embedded bench

@@ -22,6 +22,7 @@ NOT_OURS = {
     ".ruff_cache",
     "results",
     "node_modules",
+    "vendor",
 }
 GENERATED = {".c", ".so", ".html", ".pyc", ".o"}
 

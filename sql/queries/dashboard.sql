@@ -1,0 +1,195 @@
+-- What the dashboard's pages ask, beside what `list`, `show`, `queues` and `workers` ask: through the views and the catalogue alone; a viewer's role is
+-- enough. Each page is one transaction that reads and is bounded in time (page_settings).
+
+-- name: page_settings :void
+-- Limit the time of each statement of this transaction.
+-- Locks:  none
+-- $1 text ms
+SELECT pg_catalog.set_config('statement_timeout', $1, true);
+
+-- name: page_rights :many
+-- What the role of this session may do to runs.
+-- Locks:  none
+-- Returns name of a function, may execute it; login
+SELECT p.proname::pg_catalog.text AS verb, pg_catalog.bool_or(pg_catalog.has_function_privilege(p.oid, 'EXECUTE')) AS may, current_user::pg_catalog.text AS login
+FROM pg_catalog.pg_proc AS p
+WHERE p.pronamespace = {schema_literal}::pg_catalog.regnamespace
+  AND p.proname = ANY ('{cancel,terminate,cancel_many,terminate_many,operate,operate_many,intervene,send_signal}'::pg_catalog.text[])
+GROUP BY p.proname;
+
+-- name: page_pulse :one
+-- Whether anything was written since the last look: the end of the log.
+-- Locks:  none
+SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END::pg_catalog.text AS lsn;
+
+-- ── one run ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- name: page_steps_before :many
+-- The last entries of one run's history before a position, newest first, with payloads up to a size.
+-- Locks:  none.     Index:  step primary key, pruned, read backwards
+-- $1 uuid run    $2 int4 before that seq (null: the last ones)    $3 int4 limit    $4 int4 characters of a payload
+SELECT s.seq, s.pos, s.name, s.kind, s.status, s.started_at, s.ended_at, s.duration_ms, s.worker,
+       pg_catalog.octet_length(p.payload) AS bytes, pg_catalog.left(p.payload, $4::pg_catalog.int4) AS payload
+FROM {schema}.steps AS s CROSS JOIN LATERAL (SELECT coalesce(s.result, s.error)::pg_catalog.text AS payload) AS p
+WHERE s.run_id = $1 AND ($2::pg_catalog.int4 IS NULL OR s.seq < $2::pg_catalog.int4) ORDER BY s.seq DESC LIMIT $3::pg_catalog.int4;
+
+-- name: page_steps_from :many
+-- The entries of one run's history from a position on, with payloads up to a size.
+-- Locks:  none.     Index:  step primary key, pruned
+-- $1 uuid run    $2 int4 from that seq on    $3 int4 limit    $4 int4 characters of a payload
+SELECT s.seq, s.pos, s.name, s.kind, s.status, s.started_at, s.ended_at, s.duration_ms, s.worker,
+       pg_catalog.octet_length(p.payload) AS bytes, pg_catalog.left(p.payload, $4::pg_catalog.int4) AS payload
+FROM {schema}.steps AS s CROSS JOIN LATERAL (SELECT coalesce(s.result, s.error)::pg_catalog.text AS payload) AS p
+WHERE s.run_id = $1 AND s.seq >= $2::pg_catalog.int4 ORDER BY s.seq LIMIT $3::pg_catalog.int4;
+
+-- name: page_attempts :many
+-- Failed tries and what else is recorded of the steps of one run between two positions.
+-- Locks:  none.     Index:  attempt primary key, pruned
+-- $1 uuid run    $2 int4 first seq    $3 int4 last seq (null: all that follow)    $4 int4 limit
+SELECT a.seq, a.n, a.name, a.kind, a.started_at, a.ended_at, a.next_retry_at, a.worker, a.error, a.fingerprint
+FROM {schema}.attempts AS a
+WHERE a.run_id = $1 AND a.seq >= $2::pg_catalog.int4 AND ($3::pg_catalog.int4 IS NULL OR a.seq <= $3::pg_catalog.int4)
+ORDER BY a.seq, a.started_at, a.n LIMIT $4::pg_catalog.int4;
+
+-- name: page_kinds :many
+-- How much of what one run's history has, and how long that took.
+-- Locks:  none.     Index:  step primary key, pruned
+-- $1 uuid run     Returns kind, how many, how many failed, seconds in sum, first and last seq, when the first began
+SELECT s.kind, count(*) AS entries, count(*) FILTER (WHERE s.status = 'failed') AS failed,
+       coalesce(pg_catalog.sum(s.duration_ms), 0) / 1000 AS seconds, pg_catalog.min(s.seq) AS first, pg_catalog.max(s.seq) AS last, pg_catalog.min(s.started_at) AS began_at
+FROM {schema}.steps AS s WHERE s.run_id = $1 GROUP BY s.kind;
+
+-- name: page_backoffs :one
+-- How often steps of one run failed or ended their worker, and how long it waited before it tried again.
+-- Locks:  none.     Index:  attempt primary key, pruned
+-- $1 uuid run     Returns failed, crashed, seconds waited
+SELECT count(*) FILTER (WHERE a.kind = 'failed') AS failed, count(*) FILTER (WHERE a.kind = 'crashed') AS crashed,
+       coalesce(pg_catalog.sum(extract(epoch FROM least(a.next_retry_at, pg_catalog.clock_timestamp()) - a.ended_at)) FILTER (WHERE a.kind = 'failed'), 0)::pg_catalog.float8 AS seconds
+FROM {schema}.attempts AS a WHERE a.run_id = $1;
+
+-- name: page_step :many
+-- One entry of a run's history, whole.
+-- Locks:  none.     Index:  step primary key, pruned
+-- $1 uuid run    $2 int4 seq
+SELECT s.seq, s.pos, s.name, s.kind, s.status, s.started_at, s.ended_at, s.duration_ms, s.worker, s.result, s.error
+FROM {schema}.steps AS s WHERE s.run_id = $1 AND s.seq = $2::pg_catalog.int4;
+
+-- name: page_signals :many
+-- Signals that were sent to one run, newest first.
+-- Locks:  none.     Index:  message primary key, consumed primary key, pruned
+-- $1 uuid run    $2 int4 limit
+SELECT g.n, g.name, g.id, g.payload, g.sent_at, g.seq FROM {schema}.signals AS g WHERE g.run_id = $1 ORDER BY g.n DESC LIMIT $2::pg_catalog.int4;
+
+-- name: page_tokens :many
+-- Tries of one run that were handed over to a token.
+-- Locks:  none.     Index:  attempt, completion, beat primary keys, pruned
+-- $1 uuid run    $2 int4 limit
+SELECT t.seq, t.attempt, t.step, t.state, t.since, t.due_at, t.beat_at, t.details, t.closed_at FROM {schema}.tokens AS t WHERE t.run_id = $1 ORDER BY t.seq DESC, t.attempt DESC LIMIT $2::pg_catalog.int4;
+
+-- name: page_cancellations :many
+-- Who asked that one run be ended. Without `how`: its function may be executed by workers alone.
+-- Locks:  none.     Index:  cancellation primary key, pruned
+-- $1 uuid run
+SELECT c.asked_at, c.actor, c.reason FROM {schema}.cancellations AS c WHERE c.run_id = $1 ORDER BY c.asked_at;
+
+-- name: page_compensations :many
+-- What one run undoes.
+-- Locks:  none.     Index:  step primary key, pruned
+-- $1 uuid run    $2 int4 limit
+SELECT c.seq, c.name, c.of_seq, c.status, c.ended_at, c.because FROM {schema}.compensations AS c WHERE c.run_id = $1 LIMIT $2::pg_catalog.int4;
+
+-- name: page_children :many
+-- How the runs that one run has started stand; of at most so many.
+-- Locks:  none.     Index:  child primary key, run, outcome, task primary keys
+-- $1 uuid parent    $2 int4 limit
+SELECT c.seq, r.run_id, r.workflow, r.key, r.status, r.wait, r.step, r.created_at, r.ended_at
+FROM (SELECT d.seq, d.run_id FROM {schema}.children AS d WHERE d.parent_id = $1 ORDER BY d.seq DESC LIMIT $2::pg_catalog.int4) AS c
+CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = c.run_id OFFSET 0) AS r ORDER BY c.seq DESC;
+
+-- ── health ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- name: page_stuck :many
+-- What live runs wait for, by reason, workflow and step: those that are parked, then the largest groups; of at most so many runs.
+-- Locks:  none.     Index:  none: a scan of the live runs until enough are found
+-- $1 int4 runs at most    $2 int4 groups at most
+SELECT g.code, g.workflow, g.step, count(*) AS runs, pg_catalog.min(g.since) AS oldest_at, pg_catalog.min(g.wake_at) AS next_at,
+       pg_catalog.min(g.meaning) AS meaning, pg_catalog.min(g.detail) AS detail, pg_catalog.sum(count(*)) OVER ()::pg_catalog.int8 AS looked_at
+FROM (SELECT w.code, w.workflow, w.step, w.since, w.wake_at, w.meaning, w.detail
+      FROM {schema}.waits AS w WHERE w.code <> 'queued' LIMIT $1::pg_catalog.int4) AS g
+GROUP BY g.code, g.workflow, g.step
+ORDER BY g.code IN ('nondeterminism', 'code_missing', 'attempts_exhausted', 'crash_loop', 'commit_rejected') DESC, runs DESC, oldest_at LIMIT $2::pg_catalog.int4;
+
+-- name: page_throughput :many
+-- Runs by the minute of their start, of the last hour.
+-- Locks:  none.     Index:  run, outcome primary keys: a range of one hour
+SELECT t.minute, t.started, t.completed, t.failed, t.p50_ms, t.p99_ms FROM {schema}.throughput AS t ORDER BY t.minute;
+
+-- name: page_leader :many
+-- Which supervisor leads at this moment.
+-- Locks:  none.     Index:  none: a row per term
+SELECT l.term, l.supervisor, l.host, l.pid, l.began_at, l.beat_at FROM {schema}.leaders AS l WHERE l.leads ORDER BY l.term DESC LIMIT 1;
+
+-- name: page_database :one
+-- The database as far as it bears on this engine: connections, the oldest transaction, the hot tables.
+-- Locks:  none.     Index:  none: catalogue and statistics
+SELECT pg_catalog.current_database()::pg_catalog.text AS database, pg_catalog.current_setting('server_version') AS version, pg_catalog.clock_timestamp() AS now,
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity AS a) AS connections, pg_catalog.current_setting('max_connections')::pg_catalog.int4 AS connections_max,
+       (SELECT pg_catalog.max(pg_catalog.age(a.backend_xmin)) FROM pg_catalog.pg_stat_activity AS a) AS oldest_xmin_age,
+       (SELECT pg_catalog.min(a.xact_start) FROM pg_catalog.pg_stat_activity AS a WHERE a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type = 'client backend') AS oldest_transaction_at,
+       (SELECT pg_catalog.age(d.datfrozenxid) FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()) AS frozen_age,
+       pg_catalog.pg_database_size(pg_catalog.current_database()) AS bytes,
+       (SELECT s.n_live_tup FROM pg_catalog.pg_stat_all_tables AS s WHERE s.relid = '{schema}.task'::pg_catalog.regclass) AS task_rows,
+       (SELECT s.n_dead_tup FROM pg_catalog.pg_stat_all_tables AS s WHERE s.relid = '{schema}.task'::pg_catalog.regclass) AS task_dead,
+       pg_catalog.pg_relation_size('{schema}.task'::pg_catalog.regclass) AS task_bytes,
+       (SELECT pg_catalog.max(m.number) FROM {schema}.migration AS m) AS migration;
+
+-- name: page_horizon :one
+-- Until when the history's partitions exist, and how many there are.
+-- Locks:  none.     Index:  none: catalogue
+SELECT pg_catalog.max({schema}.id_time((pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), 'TO \(''([0-9a-f-]{36})''\)'))[1]::pg_catalog.uuid)) AS until_at,
+       count(*) AS partitions
+FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = '{schema}.run'::pg_catalog.regclass;
+
+-- ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- name: page_batches :many
+-- Batches and what became of their runs, newest first.
+-- Locks:  none.     Index:  run, outcome primary keys; all runs that stand in a batch
+-- $1 timestamptz before (null: from now on)    $2 int4 limit
+SELECT b.batch, b.runs, b.ready, b.running, b.waiting, b.paused, b.completed, b.failed, b.cancelled, b.terminated, b.timed_out, b.continued,
+       b.created_at, b.first_started_at, b.last_started_at, b.last_ended_at
+FROM {schema}.batches AS b WHERE $1::pg_catalog.timestamptz IS NULL OR b.created_at < $1 ORDER BY b.created_at DESC LIMIT $2::pg_catalog.int4;
+
+-- name: page_batch :many
+-- What became of the runs of one batch.
+-- Locks:  none.     Index:  run, outcome primary keys; the runs of this batch
+-- $1 text batch
+SELECT b.batch, b.runs, b.ready, b.running, b.waiting, b.paused, b.completed, b.failed, b.cancelled, b.terminated, b.timed_out, b.continued,
+       b.created_at, b.first_started_at, b.last_started_at, b.last_ended_at
+FROM {schema}.batches AS b WHERE b.batch = $1;
+
+-- name: page_errors :many
+-- What the newest runs that ended badly ended with, grouped: by workflow, how, and the error's type and text.
+-- Locks:  none.     Index:  outcome_unsuccessful_idx read backwards; run, outcome primary keys
+-- $1 int4 runs at most    $2 int4 groups at most
+SELECT f.workflow, f.status, f.type, f.message, count(*) AS runs, pg_catalog.min(f.ended_at) AS first_at, pg_catalog.max(f.ended_at) AS last_at,
+       (pg_catalog.array_agg(f.run_id ORDER BY f.ended_at DESC))[1] AS run_id, pg_catalog.sum(count(*)) OVER ()::pg_catalog.int8 AS looked_at
+FROM (SELECT d.run_id, r.workflow, d.status, d.ended_at, r.error ->> 'type' AS type, pg_catalog.left(r.error ->> 'message', 200) AS message
+      FROM (SELECT x.run_id, x.status, x.ended_at FROM {schema}.failures AS x ORDER BY x.run_id DESC LIMIT $1::pg_catalog.int4) AS d
+      CROSS JOIN LATERAL (SELECT r.workflow, r.error FROM {schema}.runs AS r WHERE r.run_id = d.run_id OFFSET 0) AS r) AS f
+GROUP BY f.workflow, f.status, f.type, f.message ORDER BY last_at DESC LIMIT $2::pg_catalog.int4;
+
+-- name: page_storage :many
+-- The engine's tables by size, partitions with their parent.
+-- Locks:  none.     Index:  none: catalogue and statistics
+SELECT t.name, count(*) FILTER (WHERE t.is_partition) AS partitions, pg_catalog.sum(t.bytes)::pg_catalog.int8 AS bytes, pg_catalog.sum(t.index_bytes)::pg_catalog.int8 AS index_bytes,
+       pg_catalog.sum(t.rows)::pg_catalog.int8 AS rows, pg_catalog.sum(t.dead)::pg_catalog.int8 AS dead, pg_catalog.max(t.vacuumed_at) AS vacuumed_at
+FROM (SELECT coalesce(parent.relname, c.relname)::pg_catalog.text AS name, c.relispartition AS is_partition, pg_catalog.pg_total_relation_size(c.oid) AS bytes,
+             pg_catalog.pg_indexes_size(c.oid) AS index_bytes, s.n_live_tup AS rows, s.n_dead_tup AS dead, greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at
+      FROM pg_catalog.pg_class AS c
+      LEFT JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = c.oid
+      LEFT JOIN pg_catalog.pg_class AS parent ON parent.oid = i.inhparent
+      LEFT JOIN pg_catalog.pg_stat_all_tables AS s ON s.relid = c.oid
+      WHERE c.relnamespace = {schema_literal}::pg_catalog.regnamespace AND c.relkind = 'r') AS t
+GROUP BY t.name ORDER BY bytes DESC;

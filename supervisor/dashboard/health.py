@@ -1,0 +1,163 @@
+"""Health: what stands where, what is stuck and why, how fast it goes, who works, and whether the database has room. Each part for itself.
+
+Reads stored facts alone, so it is as true while no worker is alive. Counts live runs, never the history.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from supervisor.core.shown import ago, duration
+from supervisor.dashboard.page import Asked, Cell, Chart, Count, Facts, Findings, Link, Page, Pip, Refused, Size, Table, When, quoted, runs_where, url
+from supervisor.db.pages import Look
+from supervisor.db.statements import migration_files
+
+Row = dict[str, Any]
+
+STUCK_RUNS, STUCK_GROUPS = 20_000, 100
+LAG_S = 60.0  # an oldest ready run that is older is worth a word
+AHEAD = timedelta(days=2)  # partitions
+OLD_TRANSACTION = timedelta(minutes=10)
+FROZEN_AGE = 1_000_000_000
+SESSIONS_SHARE = 0.9
+
+
+def page(look: Look, asked: Asked) -> Page:
+    parts: dict[str, Any] = {
+        "queues": look.apart(lambda: look.rows("look_at_queues")),
+        "stuck": look.apart(lambda: look.rows("page_stuck", STUCK_RUNS, STUCK_GROUPS)),
+        "workers": look.apart(lambda: look.rows("look_at_workers", socket.gethostname())),
+        "leader": look.apart(lambda: look.rows("page_leader")),
+        "database": look.apart(lambda: look.first("page_database")),
+        "horizon": look.apart(lambda: look.first("page_horizon")),
+        "throughput": look.apart(lambda: look.rows("page_throughput")),
+    }
+    panels = [
+        Findings("Needs attention", findings(parts), "nothing: workers are alive, partitions are there, no queue is late"),
+        _part("Live runs", parts["queues"], _states),
+        _part("Workers", parts["workers"], lambda rows: _workers(rows, parts["leader"])),
+        _part("Database", parts["database"], lambda row: _database(row, parts["horizon"])),
+        _part("What live runs wait for", parts["stuck"], _stuck),
+        _part("Started and ended in the last hour, by the minute of their start", parts["throughput"], _rates),
+        _part("Queues", parts["queues"], queues),
+    ]
+    data = {name: {"error": str(part)} if isinstance(part, Exception) else part for name, part in parts.items()}
+    return Page("Health", "health", {**data, "findings": findings(parts)}, template="detail", lead="Health", panels=panels, said=look.said)
+
+
+def _part(title: str, found: Any, draw: Callable[[Any], Any]) -> Any:
+    return Refused(title, str(found)) if isinstance(found, Exception) else draw(found)
+
+
+# ── what is not as it should be ──────────────────────────────────────────────────────────────────────────────────
+
+
+def findings(parts: dict[str, Any]) -> list[str]:
+    """In words, with what to do."""
+    there = {name: None if isinstance(part, Exception) else part for name, part in parts.items()}
+    return [*_of_work(there["queues"] or [], there["workers"], there["leader"]), *_of_database(there["database"], there["horizon"])]
+
+
+def _of_work(queues: Sequence[Row], workers: Sequence[Row] | None, leader: Sequence[Row] | None) -> list[str]:
+    found = []
+    ready = sum(row["ready"] for row in queues)
+    alive = None if workers is None else sum(row["state"] == "alive" for row in workers)
+    if alive == 0:
+        found.append(f"no worker is alive, and {ready:,} runs are ready: python -m supervisor run --app …" if ready else "no worker is alive: python -m supervisor run --app …")
+    lost = [row for row in workers or [] if row["state"] == "lost"]
+    if lost:
+        found.append(f"{len(lost)} workers are gone and not released yet; a running supervisor does that within seconds")
+    if leader is not None and not leader and alive:
+        found.append("nobody leads: timers fire and runs go on, but lost workers of other hosts are not released and no partitions are made")
+    now = datetime.now().astimezone()
+    late = [row for row in queues if row["oldest_ready_at"] and (now - row["oldest_ready_at"]).total_seconds() > LAG_S]
+    found += [f"queue {row['queue']}: the oldest ready run has waited since {ago(row['oldest_ready_at'])}; {row['ready']:,} are ready" for row in late]
+    return found
+
+
+def _of_database(row: Row | None, horizon: Row | None) -> list[str]:
+    if row is None:
+        return []
+    found, now = [], row["now"]
+    known = len(migration_files())
+    if row["migration"] != known:
+        found.append(f"the schema is at migration {row['migration']} and this program knows {known}: python -m supervisor migrate, or upgrade the program")
+    if horizon and horizon["until_at"] and horizon["until_at"] - now < AHEAD:
+        found.append(f"partitions exist only until {horizon['until_at']:%Y-%m-%d %H:%M} UTC; a supervisor makes them ahead, or: python -m supervisor migrate")
+    if row["connections"] > SESSIONS_SHARE * row["connections_max"]:
+        found.append(f"{row['connections']} of {row['connections_max']} connections are used")
+    if row["oldest_transaction_at"] and now - row["oldest_transaction_at"] > OLD_TRANSACTION:
+        found.append(f"a transaction has been open since {ago(row['oldest_transaction_at'], now)}: it keeps dead rows from being removed")
+    if row["frozen_age"] > FROZEN_AGE:
+        found.append(f"the oldest unfrozen transaction is {row['frozen_age']:,} ago; VACUUM must reach it before 2 billion")
+    return found
+
+
+# ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _states(rows: Sequence[Row]) -> Facts:
+    items: list[tuple[str, Cell]] = [(status, Count(sum(row[status] for row in rows), runs_where(status=status))) for status in ("ready", "running", "waiting", "paused")]
+    oldest = min((row["oldest_ready_at"] for row in rows if row["oldest_ready_at"]), default=None)
+    return Facts("Live runs", [*items, ("oldest ready", When(oldest))])
+
+
+def _stuck(rows: Sequence[Row]) -> Table:
+    shown: list[list[Cell]] = [
+        [Count(row["runs"], _same(row)), Pip("waiting" if row["code"] != "run_paused" else "paused", row["code"]), row["workflow"], row["step"], row["meaning"], When(row["oldest_at"]), When(row["next_at"])]
+        for row in rows
+    ]
+    looked = rows[0]["looked_at"] if rows else 0
+    note = f"of the first {looked:,} of them" if looked >= STUCK_RUNS else f"{looked:,} runs; those that are parked until somebody acts come first" if rows else ""
+    return Table("What live runs wait for", ("runs", "why", "workflow", "step", "meaning", "since", "next"), shown, empty="no run waits for anything", note=note)
+
+
+def _same(row: Row) -> str:
+    """The list of these runs."""
+    tests = [f"wait = {row['code']}", f"workflow = {quoted(row['workflow'])}", f"step = {quoted(row['step'])}" if row["step"] is not None else ""]
+    return url("/runs", q=" AND ".join(test for test in tests if test))
+
+
+def _rates(rows: Sequence[Row]) -> Chart:
+    by = {int(row["minute"].timestamp()): row for row in rows}
+    now = int(datetime.now().timestamp()) // 60 * 60
+    times = list(range(now - 59 * 60, now + 60, 60)) if by else []
+    lines = [(name, [float(by[at][name] or 0) if at in by else 0.0 for at in times]) for name in ("started", "completed", "failed")]
+    last = rows[-1] if rows else None
+    note = "" if last is None or last["p50_ms"] is None else f"the last minute: half took at most {duration(last['p50_ms'] / 1000)}, 99 of 100 at most {duration(last['p99_ms'] / 1000)}"
+    return Chart("Started and ended in the last hour, by the minute of their start", times, lines, note)
+
+
+def queues(rows: Sequence[Row]) -> Table:
+    """Queues, with the lists that prove their numbers."""
+    shown: list[list[Cell]] = [
+        [Link(row["queue"], runs_where(queue=row["queue"])), *(Count(row[status], runs_where(status=status, queue=row["queue"])) for status in ("ready", "running", "waiting", "paused")),
+         When(row["oldest_ready_at"])]
+        for row in rows
+    ]  # fmt: skip
+    return Table("Queues", ("queue", "ready", "running", "waiting", "paused", "oldest ready"), shown, empty="no queues yet; one exists once a worker or a start has named it")
+
+
+def _workers(rows: Sequence[Row], leader: Any) -> Facts:
+    states = {state: sum(row["state"] == state for row in rows) for state in ("alive", "lost", "dead")}
+    items: list[tuple[str, Cell]] = [("alive", Count(states["alive"], "/workers")), ("lost", Count(states["lost"], "/workers")), ("died within the hour", Count(states["dead"], "/workers")),
+                                     ("hosts", len({row["host"] for row in rows if row["state"] == "alive"}))]  # fmt: skip
+    if isinstance(leader, Exception) or not leader:
+        items.append(("leader", "nobody"))
+    else:
+        items += [("leader", f"process {leader[0]['pid']} on {leader[0]['host']}"), ("its last sign of life", When(leader[0]["beat_at"]))]
+    return Facts("Workers", items)
+
+
+def _database(row: Row, horizon: Any) -> Facts:
+    items: list[tuple[str, Cell]] = [
+        ("database", row["database"]), ("PostgreSQL", row["version"]), ("size", Size(row["bytes"])), ("connections", f"{row['connections']} of {row['connections_max']}"),
+        ("oldest transaction", When(row["oldest_transaction_at"])), ("rows of task", Count(row["task_rows"])), ("dead rows of task", Count(row["task_dead"])), ("size of task", Size(row["task_bytes"])),
+        ("migration", row["migration"]),
+    ]  # fmt: skip
+    if horizon and not isinstance(horizon, Exception):
+        items += [("partitions until", When(horizon["until_at"])), ("partitions of run", Count(horizon["partitions"]))]
+    return Facts("Database", items)

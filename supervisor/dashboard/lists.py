@@ -1,0 +1,111 @@
+"""The short pages: queues, workers, batches, errors, versions, audit, storage. One query each, drawn by the list template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from supervisor.core.errors import BatchUnknown
+from supervisor.dashboard import health
+from supervisor.dashboard.page import Asked, Cell, Count, Facts, Json, Link, Page, Pip, Size, Table, When, quoted, run_link, runs_where, url
+from supervisor.db.pages import Look
+
+Row = dict[str, Any]
+
+LISTED = 100
+ERRORS_LOOKED, ERRORS_GROUPS = 1000, 100
+ENDS = ("completed", "failed", "cancelled", "terminated", "timed_out", "continued")
+LIVE = ("ready", "running", "waiting", "paused")
+
+
+def queues(look: Look, asked: Asked) -> Page:
+    rows = look.rows("look_at_queues")
+    return Page("Queues", "queues", {"queues": rows}, panels=[health.queues(rows)], said=look.said)
+
+
+def workers(look: Look, asked: Asked) -> Page:
+    rows = look.rows("look_at_workers", "")
+    order = {"alive": 0, "lost": 1, "dead": 2}
+    shown: list[list[Cell]] = [
+        [Pip(row["state"]), row["worker"], row["host"], row["pid"], Count(row["runs"], runs_where(worker=row["worker"]) if row["runs"] else None), When(row["started_at"]), When(row["dead_at"]), row["death"]]
+        for row in sorted(rows, key=lambda row: (order.get(row["state"], 3), -row["worker"]))
+    ]
+    table = Table("Workers", ("state", "worker", "host", "process", "runs", "since", "died", "how"), shown, empty="no worker has been here within the hour", note="those that live, and those that died within the hour")
+    return Page("Workers", "workers", {"workers": rows}, panels=[table], said=look.said)
+
+
+def batches(look: Look, asked: Asked) -> Page:
+    rows = look.rows("page_batches", _moment(asked.get("before")), LISTED)
+    shown: list[list[Cell]] = [
+        [Link(row["batch"], url("/batch", name=row["batch"])), Count(row["runs"], runs_where(batch=row["batch"])), sum(row[status] for status in LIVE), row["completed"], row["failed"], row["cancelled"],
+         When(row["created_at"]), When(row["last_ended_at"])]
+        for row in rows
+    ]  # fmt: skip
+    older = url("/batches", before=rows[-1]["created_at"].isoformat()) if len(rows) == LISTED else None
+    table = Table("Batches", ("batch", "runs", "live", "completed", "failed", "cancelled", "made", "last end"), shown, empty="no start has named a batch")
+    return Page("Batches", "batches", {"batches": rows}, panels=[table], older=older, said=look.said)
+
+
+def batch(look: Look, asked: Asked) -> Page:
+    name = asked.get("name")
+    row = look.first("page_batch", name) if "\0" not in name else None
+    if row is None:
+        raise BatchUnknown(name)
+    items: list[tuple[str, Cell]] = [(status, Count(row[status], runs_where(batch=name, status=status))) for status in (*LIVE, *ENDS) if row[status]]
+    items += [("runs", Count(row["runs"], runs_where(batch=name))), ("made", When(row["created_at"])), ("first start", When(row["first_started_at"])), ("last start", When(row["last_started_at"])), ("last end", When(row["last_ended_at"]))]
+    return Page(f"Batch {name}", "batches", row, template="detail", lead=f"Batch {name}", panels=[Facts("What became of its runs", items)], said=look.said)
+
+
+def errors(look: Look, asked: Asked) -> Page:
+    """Runs that ended badly, the newest of them, grouped by what they ended with."""
+    rows = look.rows("page_errors", ERRORS_LOOKED, ERRORS_GROUPS)
+    shown: list[list[Cell]] = [
+        [Count(row["runs"], _same(row)), Pip(row["status"]), row["workflow"], None if row["type"] is None else row["type"].rpartition(".")[2], row["message"], When(row["first_at"]), When(row["last_at"]), run_link(row["run_id"])]
+        for row in rows
+    ]
+    looked = rows[0]["looked_at"] if rows else 0
+    table = Table("Errors", ("runs", "status", "workflow", "error", "message", "first", "last", "newest"), shown, empty="no run has ended badly", note=f"of the newest {looked:,} runs that did not complete" if looked else "")
+    return Page("Errors", "errors", {"errors": rows}, panels=[table], said=look.said)
+
+
+def _same(row: Row) -> str:
+    tests = [f"status = {row['status']}", f"workflow = {quoted(row['workflow'])}", *([f"error.type = {quoted(row['type'])}"] if row["type"] else [])]
+    return url("/runs", q=" AND ".join(tests))
+
+
+def versions(look: Look, asked: Asked) -> Page:
+    rows = look.rows("client_versions", None)
+    shown: list[list[Cell]] = [
+        [Link(row["workflow"], runs_where(workflow=row["workflow"])), row["version"], row["workers"], Count(row["live"]), Count(row["running"]), Count(row["code_missing"]), When(row["missing_since"]), row["source"], When(row["last_seen_at"])]
+        for row in rows
+    ]
+    columns = ("workflow", "version", "workers", "live", "running", "code missing", "since", "source", "last seen")
+    return Page("Versions", "versions", {"versions": rows}, panels=[Table("Versions", columns, shown, empty="no worker has registered a workflow")], said=look.said)
+
+
+def audit(look: Look, asked: Asked) -> Page:
+    before = _moment(asked.get("before"))
+    rows = look.rows("show_audit", None, asked.get("verb") or None, before, LISTED)
+    table = Table("Audit", ("when", "verb", "run", "workflow", "who", "role", "why", "what"), _deeds(rows), empty="no operator has done anything")
+    older = url("/audit", before=rows[-1]["at"].isoformat(), verb=asked.get("verb")) if len(rows) == LISTED else None
+    return Page("Audit", "audit", {"audit": rows}, panels=[table], older=older, newest="/audit" if before else None, said=look.said)
+
+
+def _deeds(rows: Sequence[Row]) -> list[list[Cell]]:
+    return [[When(row["at"]), row["verb"], run_link(row["run_id"]), row["workflow"], row["actor"], row["login"], row["reason"], Json(row["details"])] for row in rows]
+
+
+def storage(look: Look, asked: Asked) -> Page:
+    rows = look.rows("page_storage")
+    shown: list[list[Cell]] = [[row["name"], Count(row["partitions"]) if row["partitions"] else None, Size(row["bytes"]), Size(row["index_bytes"]), Count(row["rows"]), Count(row["dead"]), When(row["vacuumed_at"])] for row in rows]
+    total = sum(row["bytes"] for row in rows)
+    table = Table("Storage", ("table", "partitions", "size", "of that indexes", "rows", "dead rows", "last vacuum"), shown, note=f"{total / 1e6:,.1f} MB in all; rows as the server's statistics have them")
+    return Page("Storage", "storage", {"tables": rows}, panels=[table], said=look.said)
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None

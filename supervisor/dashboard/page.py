@@ -1,0 +1,263 @@
+"""What a page is, before anybody draws it: panels, cells, the why banner, the verbs that it offers. No HTML and no SQL here.
+
+`data` is what the page's `.json` says; the rest is for people. Two templates draw all pages: `list` (one table, filter, bulk bar) and `detail`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar
+from urllib.parse import urlencode
+
+from supervisor.db.pages import Said
+
+# ── cells ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Link:
+    kind: ClassVar[str] = "link"
+    text: object
+    href: str
+
+
+@dataclass(frozen=True)
+class Pip:
+    """A status, with a sign beside its word: readable without colour."""
+
+    kind: ClassVar[str] = "pip"
+    status: str
+    more: str | None = None
+
+
+@dataclass(frozen=True)
+class When:
+    kind: ClassVar[str] = "when"
+    at: datetime | None
+
+
+@dataclass(frozen=True)
+class Took:
+    kind: ClassVar[str] = "took"
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number, and the list that proves it."""
+
+    kind: ClassVar[str] = "count"
+    n: int | float | None
+    href: str | None = None
+
+
+@dataclass(frozen=True)
+class Size:
+    kind: ClassVar[str] = "size"
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Json:
+    """A payload. `cut`: only its beginning is here, of so many bytes."""
+
+    kind: ClassVar[str] = "json"
+    value: Any
+    cut: int | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stored error: type, message, traceback."""
+
+    kind: ClassVar[str] = "failure"
+    error: Any
+
+
+@dataclass(frozen=True)
+class Code:
+    kind: ClassVar[str] = "code"
+    text: str
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A box by which a run is chosen for the bulk bar."""
+
+    kind: ClassVar[str] = "pick"
+    run_id: object
+
+
+Cell = Link | Pip | When | Took | Count | Size | Json | Failure | Code | Pick | str | int | None
+
+
+# ── panels ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Table:
+    kind: ClassVar[str] = "table"
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    empty: str = "nothing"
+    note: str = ""
+    more: Link | None = None
+
+
+@dataclass
+class Facts:
+    kind: ClassVar[str] = "facts"
+    title: str
+    items: Sequence[tuple[str, Cell]]
+    note: str = ""
+    wide: bool = False
+
+
+@dataclass
+class Findings:
+    """What is not as it should be; empty where all is well."""
+
+    kind: ClassVar[str] = "findings"
+    title: str
+    bad: Sequence[str]
+    good: str = ""
+
+
+@dataclass
+class Chart:
+    """Lines over time. `times` in seconds since 1970; `lines`: name and values."""
+
+    kind: ClassVar[str] = "chart"
+    title: str
+    times: Sequence[int]
+    lines: Sequence[tuple[str, Sequence[float | None]]]
+    note: str = ""
+
+
+@dataclass
+class Text:
+    kind: ClassVar[str] = "text"
+    title: str
+    text: str
+
+
+@dataclass
+class Refused:
+    """A part of a page that could not be had, and why."""
+
+    kind: ClassVar[str] = "refused"
+    title: str
+    why: str
+
+
+# ── verbs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Input:
+    name: str
+    label: str
+    value: str = ""
+    kind: str = "text"
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class Action:
+    """A verb that is offered: a form that asks for a reason. `first`: it frees what the banner speaks of."""
+
+    verb: str
+    label: str
+    href: str
+    says: str
+    inputs: Sequence[Input] = ()
+    first: bool = False
+    harsh: bool = False
+
+
+@dataclass(frozen=True)
+class Why:
+    """The banner: what it waits for, since when, what frees it, who can act."""
+
+    status: str
+    sentence: str
+    code: str | None = None
+    since: datetime | None = None
+    wake_at: datetime | None = None
+    freed_by: str = ""
+    who: str = ""
+    notes: Sequence[tuple[str, Cell]] = ()
+
+
+# ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Search:
+    """The filter of a list."""
+
+    text: str = ""
+    wrong: str = ""
+    saved: Sequence[tuple[str, str]] = ()
+
+
+@dataclass
+class Page:
+    title: str
+    nav: str
+    data: Any
+    template: str = "list"
+    panels: Sequence[Any] = ()
+    lead: str = ""
+    crumbs: Sequence[tuple[str, Cell]] = ()
+    search: Search | None = None
+    older: str | None = None
+    newest: str | None = None
+    bulk: Sequence[tuple[str, str]] = ()
+    why: Why | None = None
+    actions: Sequence[Action] = ()
+    journal: Any = None
+    said: Sequence[Said] = ()
+    status: int = 200
+
+
+def url(path: str, **query: object) -> str:
+    """A link of ours, with what of *query* is given."""
+    given = {name: str(value) for name, value in query.items() if value not in (None, "")}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def runs_where(**tests: object) -> str:
+    """The list of runs by these tests, in the words of the filter."""
+    return url("/runs", q=" AND ".join(f"{name} = {quoted(value)}" for name, value in tests.items() if value is not None))
+
+
+def quoted(value: object) -> str:
+    """A value as the filter's grammar reads it back."""
+    text = str(value)
+    return text if text.replace("_", "").isalnum() and text.isascii() else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def run_link(run_id: object, text: object = None) -> Link:
+    return Link(Code(short_id(run_id) if text is None else str(text)), f"/runs/{run_id}")
+
+
+def short_id(run_id: object) -> str:
+    """A part of an id that tells runs apart: its beginning is the time, its end the cell."""
+    return f"…{str(run_id)[-12:-3]}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a page is asked with."""
+
+    params: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    may_act: bool = False
+    may_operate: bool = False
+
+    def get(self, name: str, default: str = "") -> str:
+        return self.query.get(name, default)

@@ -1,0 +1,236 @@
+"""The page of one run: why it does not move, its journey, its history in a window, its family, messages, state, and what was done to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+from uuid import UUID
+
+from supervisor.core.errors import RunUnknown
+from supervisor.core.shown import duration, progress_words
+from supervisor.dashboard import timeline, verbs
+from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Failure, Json, Link, Page, Pip, Table, Took, When, run_link, runs_where, url
+from supervisor.dashboard.why import why
+from supervisor.db.pages import Look
+
+Row = dict[str, Any]
+
+WINDOW = 100  # entries of the history on a page
+ATTEMPTS_MAX = 1000
+PAYLOAD_CHARS = 2000  # of a payload in the window; its own page has all of it
+LISTED = 50  # signals, updates, tokens
+CHILDREN = 100
+
+
+@dataclass
+class Journal:
+    """A window of the history: lanes, the payloads of their rows, and where the windows beside it are."""
+
+    drawn: timeline.Drawn
+    entries: int
+    earlier: str | None
+    later: str | None
+    run_id: UUID
+
+
+def page(look: Look, asked: Asked) -> Page:
+    run = found(look, asked.params["run"])
+    run_id = run["run_id"]
+    wait = look.first("show_wait", run_id)
+    kinds = look.rows("page_kinds", run_id)
+    steps, attempts = _window(look, run_id, asked, kinds)
+    pause = look.first("show_pause", run_id) if wait else None
+    beats = look.rows("show_heartbeats", run_id)
+    now = datetime.now(timezone.utc)
+    journal = _journal(run, wait, steps, attempts, kinds, now)
+    backoffs = look.first("page_backoffs", run_id) or {}
+    data, panels = _around(look, run)
+    return Page(
+        title=f"{run['workflow']} {run['key'] or str(run_id)[-12:]}",
+        nav="runs",
+        template="detail",
+        data={**run, "why": wait, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": steps, "attempts": attempts, **data},
+        lead=run["workflow"],
+        crumbs=_facts(run),
+        why=why(run, wait, attempts, pause, beats),
+        actions=verbs.offered(run, wait, attempts, asked),
+        journal=journal,
+        panels=[_journey(run, wait, kinds, backoffs, now), *panels],
+        said=look.said,
+    )
+
+
+def found(look: Look, which: str) -> Row:
+    """The run of that id; else, for ids make good keys, the one that the key names."""
+    try:
+        run = look.first("show_run", UUID(which))
+    except ValueError:
+        run = None
+    if run is None:
+        named = look.rows("show_same_key", which) if "\0" not in which else []
+        run = look.first("show_run", named[0]["run_id"]) if named else None
+    if run is None:
+        raise RunUnknown(which)
+    return run
+
+
+def _facts(run: Row) -> list[tuple[str, Cell]]:
+    made: list[tuple[str, Cell]] = [("run", Code(str(run["run_id"])))]
+    if run["key"]:
+        made.append(("key", Link(run["key"], runs_where(key=run["key"]))))
+    made += [("queue", Link(run["queue"], runs_where(queue=run["queue"]))), ("priority", run["priority"]), ("version", run["version"])]
+    if run["parent_id"]:
+        made.append(("child of", run_link(run["parent_id"])))
+    if run["forked_from"]:
+        made.append(("forked from", run_link(run["forked_from"])))
+    if run["worker"] is not None:
+        made.append(("worker", Link(run["worker"], url("/workers"))))
+    return [(name, cell) for name, cell in made if cell is not None]
+
+
+# ── the history ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _window(look: Look, run_id: UUID, asked: Asked, kinds: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Entries from a position on, or the last ones before one; and the tries of their steps."""
+    start, before = _position(asked.get("from")), _position(asked.get("before"))
+    if start is not None:
+        rows = look.rows("page_steps_from", run_id, start, WINDOW, PAYLOAD_CHARS)
+    else:
+        rows = look.rows("page_steps_before", run_id, before, WINDOW, PAYLOAD_CHARS)[::-1]
+    last = max((each["last"] for each in kinds), default=-1)
+    open_end = not rows or rows[-1]["seq"] >= last  # what has no result yet comes after all that has one, mostly
+    low = rows[0]["seq"] if rows and len(rows) == WINDOW else -1
+    attempts = look.rows("page_attempts", run_id, low, None if open_end else rows[-1]["seq"], ATTEMPTS_MAX)
+    return [_with_payload(row) for row in rows], attempts
+
+
+def _position(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _with_payload(row: Row) -> Row:
+    """`payload`: what fits as a value; `cut`: its beginning, and of how many bytes, where it does not."""
+    text, size = row.pop("payload"), row.pop("bytes")
+    try:
+        return {**row, "payload": None if text is None else json.loads(text), "cut": None}
+    except (ValueError, RecursionError):
+        return {**row, "payload": text, "cut": size}
+
+
+def _journal(run: Row, wait: Row | None, steps: list[Row], attempts: list[Row], kinds: Sequence[Row], now: datetime) -> Journal:
+    entries, first, last = sum(each["entries"] for each in kinds), min((each["first"] for each in kinds), default=0), max((each["last"] for each in kinds), default=-1)
+    at_end = not steps or steps[-1]["seq"] >= last
+    drawn = timeline.drawn(steps, attempts, wait if at_end else None, run["created_at"], now)
+    path = f"/runs/{run['run_id']}"
+    earlier = url(path, before=steps[0]["seq"]) if steps and steps[0]["seq"] > first else None
+    later = url(path, **{"from": steps[-1]["seq"] + 1}) if steps and not at_end else None
+    return Journal(drawn, entries, earlier, later, run["run_id"])
+
+
+def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, now: datetime) -> Facts:
+    """Where its time went. Branches beside one another count each."""
+    by = {each["kind"]: each for each in kinds}
+    began = min((each["began_at"] for each in kinds), default=None)
+    until = run["ended_at"] or now
+    items: list[tuple[str, Cell]] = [("started", When(run["created_at"])), *([("first entry of its history", When(began))] if began else [])]
+    items.append(("ended" if run["ended_at"] else "now", When(until) if run["ended_at"] else f"after {duration((now - run['created_at']).total_seconds())}"))
+    for kind, words in (("step", "in steps"), ("timer", "asleep"), ("signal", "waiting for signals"), ("child", "waiting for children")):
+        if kind in by:
+            items.append((words, f"{duration(by[kind]['seconds'])} in {by[kind]['entries']:,}"))
+    if backoffs.get("failed"):
+        items.append(("between tries", f"{duration(backoffs['seconds'])} after {backoffs['failed']:,} failed"))
+    if backoffs.get("crashed"):
+        items.append(("workers ended", Count(backoffs["crashed"])))
+    if wait is not None and wait["since"]:
+        items.append((f"{wait['code'] or 'executing'} now", duration((now - wait["since"]).total_seconds())))
+    if run["progress"]:
+        items.append(("progress", progress_words(run["progress"])))
+    return Facts("Journey", items, wide=True)
+
+
+# ── beside the history ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _around(look: Look, run: Row) -> tuple[dict[str, Any], list[Any]]:
+    run_id = run["run_id"]
+    children = look.rows("page_children", run_id, CHILDREN)
+    signals, updates, tokens = look.rows("page_signals", run_id, LISTED), look.rows("show_updates", run_id, LISTED), look.rows("page_tokens", run_id, LISTED)
+    published, undo = look.rows("show_published", run_id), look.rows("page_compensations", run_id, LISTED)
+    ends, audit = look.rows("page_cancellations", run_id), look.rows("show_audit", run_id, None, None, 100)
+    data = {"children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
+    panels: list[Any] = [Facts("Input and state", [
+        ("input", Json(run["input"])),
+        *([("attributes", Json(run["attributes"]))] if run["attributes"] else []),
+        *[(f"published {each['key']}", Json(each["value"])) for each in published],
+    ], wide=True)]  # fmt: skip
+    panels += [_children(run, children)] if children else []
+    panels += _messages(signals, updates, tokens)
+    if undo:
+        panels.append(Table("Undone before it ends", ("seq", "step", "of", "status", "ended"), [(each["seq"], each["name"], each["of_seq"], each["status"], When(each["ended_at"])) for each in undo]))
+    return data, [*panels, _deeds(run, ends, audit)]
+
+
+def _children(run: Row, children: Sequence[Row]) -> Table:
+    rows = [
+        (each["seq"], Pip(each["status"], each["wait"] if each["wait"] != "queued" else None), run_link(each["run_id"]), each["workflow"], each["key"], each["step"], When(each["created_at"]),
+         Took((each["ended_at"] - each["created_at"]).total_seconds() if each["ended_at"] else None))
+        for each in children
+    ]  # fmt: skip
+    return Table("Children", ("seq", "status", "run", "workflow", "key", "step", "started", "took"), rows, note=f"the last {CHILDREN}" if len(children) == CHILDREN else "",
+                 more=Link("all of them as a list", runs_where(parent=run["run_id"])))  # fmt: skip
+
+
+def _messages(signals: Sequence[Row], updates: Sequence[Row], tokens: Sequence[Row]) -> list[Table]:
+    made: list[Table] = []
+    rows: list[tuple[Cell, ...]]
+    if signals:
+        rows = [(each["name"], When(each["sent_at"]), f"seq {each['seq']}" if each["seq"] is not None else "not yet", each["id"], Json(each["payload"])) for each in signals]
+        made.append(Table("Signals", ("signal", "sent", "given to", "id", "payload"), rows))
+    if updates:
+        rows = [(each["name"], each["stage"], When(each["sent_at"]), each["id"], Json(each["payload"]), Failure(each["error"]) if each["error"] is not None else Json(each["result"])) for each in updates]
+        made.append(Table("Updates", ("update", "stage", "sent", "id", "argument", "answer"), rows))
+    if tokens:
+        rows = [(each["seq"], each["step"], each["attempt"], each["state"], When(each["since"]), When(each["due_at"]), When(each["beat_at"])) for each in tokens]
+        made.append(Table("Tokens", ("seq", "step", "try", "state", "since", "due", "heartbeat"), rows))
+    return made
+
+
+def _deeds(run: Row, ends: Sequence[Row], audit: Sequence[Row]) -> Table:
+    last = ends[-1] if ends and run["status"] == "terminated" else None
+    rows: list[tuple[datetime, tuple[Cell, ...]]] = [
+        (each["asked_at"], (When(each["asked_at"]), "terminate" if each is last else "cancel", each["actor"], each["reason"], None)) for each in ends
+    ]
+    rows += [(each["at"], (When(each["at"]), each["verb"], each["actor"] or each["login"], each["reason"], Json(each["details"]))) for each in audit]
+    ordered = [cells for _, cells in sorted(rows, key=lambda row: row[0], reverse=True)]
+    return Table("Done by people", ("when", "verb", "who", "why", "what"), ordered, empty="nobody has done anything to this run")
+
+
+# ── one entry, whole ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def step(look: Look, asked: Asked) -> Page:
+    """One entry of a run's history: its whole payload, every try with its traceback."""
+    run = found(look, asked.params["run"])
+    seq = _position(asked.params["seq"])
+    if seq is None:
+        raise RunUnknown(f"{asked.params['run']} with a step at {asked.params['seq']}")
+    entry = look.first("page_step", run["run_id"], seq)
+    attempts = look.rows("page_attempts", run["run_id"], seq, seq, ATTEMPTS_MAX)
+    beats = [each for each in look.rows("show_heartbeats", run["run_id"]) if each["seq"] == seq]
+    if entry is None and not attempts:
+        raise RunUnknown(f"{run['run_id']} with anything recorded at {seq}")
+    name = (entry or attempts[0])["name"]
+    items: list[tuple[str, Cell]] = [("run", run_link(run["run_id"], run["run_id"]))]
+    if entry is not None:
+        items += [("kind", entry["kind"]), ("status", Pip(entry["status"])), ("began", When(entry["started_at"])), ("took", Took(entry["duration_ms"] / 1000)),
+                  ("delivered as", f"number {entry['pos']}"), ("worker", entry["worker"])]  # fmt: skip
+        items.append(("error", Failure(entry["error"])) if entry["error"] is not None else ("result", Json(entry["result"])))
+    items += [("last heartbeat", When(each["at"])) for each in beats]
+    rows = [(each["n"], each["kind"], When(each["started_at"]), When(each["ended_at"]), When(each["next_retry_at"]), each["worker"], each["fingerprint"], Failure(each["error"])) for each in attempts]
+    tries = Table("Tries and what else is recorded", ("n", "what", "began", "ended", "next", "worker", "fingerprint", "error"), rows, empty="only its result is recorded: the first try succeeded")
+    data = {"run_id": run["run_id"], "step": entry, "attempts": attempts, "heartbeats": beats}
+    return Page(f"{seq} {name}", "runs", data, template="detail", lead=f"{name}", crumbs=[("workflow", run["workflow"]), ("position", seq)], panels=[Facts("This entry", items), tries], said=look.said)

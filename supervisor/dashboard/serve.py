@@ -1,0 +1,163 @@
+"""The dashboard as a process: where it listens, who may reach it, and its end.
+
+Refuses to listen where others could read along: any address but this machine's own wants TLS, or an explicit word that something else sees to it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supervisor.core.errors import ConfigInvalid, MissingExtra
+
+if TYPE_CHECKING:
+    from supervisor.db.connect import Dsn
+
+PORT = 8577
+DRAIN_S = 2
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How to serve. `port` 0: a free one. `tell`: called with the URL to open, which holds the token; never log it."""
+
+    dsn: Dsn
+    schema: str
+    tell: Callable[[str], None]
+    ready: Callable[[str, Path], None]
+    actor: str
+    host: str = "127.0.0.1"
+    port: int = PORT
+    allow_hosts: Sequence[str] = ()
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    plain_http: bool = False
+    read_only: bool = False
+    timeout_s: float = 5.0
+    token_file: Path | None = None
+
+
+def check_installed() -> None:
+    """Raise MissingExtra where a part of the extra [dashboard] is not there."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("starlette", "uvicorn", "jinja2") if find_spec(name) is None]
+    if missing:
+        raise MissingExtra("the dashboard", "dashboard", " and ".join(missing))
+
+
+def check_address(serving: Serving) -> None:
+    """Raise ConfigInvalid where what is asked would put the pages, and the cookie, on a wire in the clear."""
+    if bool(serving.tls_cert) != bool(serving.tls_key):
+        raise ConfigInvalid("--tls-cert and --tls-key belong together; give both, or neither")
+    if not is_loopback(serving.host) and not serving.tls_cert and not serving.plain_http:
+        raise ConfigInvalid(
+            f"--host {serving.host} can be reached from other machines, and without TLS they can read along, the cookie too; "
+            f"give --tls-cert FILE --tls-key FILE, or --plain-http where something in front does TLS, or leave --host out and use a tunnel: ssh -L {PORT}:127.0.0.1:{PORT} this-host"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def serve(serving: Serving) -> int:
+    """Serve until TERM or ^C; exit code 0."""
+    check_installed()
+    check_address(serving)
+    import uvicorn
+
+    from supervisor.dashboard.app import Dashboard, Setup
+    from supervisor.dashboard.keys import Keys
+
+    listening = bound(serving.host, serving.port)
+    port = listening.getsockname()[1]
+    scheme = "https" if serving.tls_cert else "http"
+    names = hosts_of(serving, port, scheme)
+    url = f"{scheme}://{names[0]}/login"
+    path = serving.token_file or default_token_file(port)
+    cookie = f"{'__Host-' if scheme == 'https' else ''}pgsupervisor-{port}"
+    keys = Keys(path, url, serving.tell, serving.actor)
+    setup = Setup(serving.dsn, serving.schema, keys, frozenset(names), scheme, cookie, serving.read_only, serving.timeout_s, f"{serving.dsn.shown or 'database by libpq'}, schema {serving.schema}")
+    dashboard = Dashboard(setup)
+    config = uvicorn.Config(
+        dashboard.app(), log_config=None, access_log=False, server_header=False, lifespan="off", ws="none", proxy_headers=False, timeout_graceful_shutdown=DRAIN_S,
+        ssl_certfile=serving.tls_cert, ssl_keyfile=serving.tls_key, timeout_keep_alive=30,
+    )  # fmt: skip
+    try:
+        serving.ready(url, path)
+        _server(uvicorn, config, dashboard).run([listening])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        dashboard.close()
+    return 0
+
+
+def _server(uvicorn: Any, config: Any, dashboard: Any) -> Any:
+    class Server(uvicorn.Server):  # type: ignore[misc]
+        """Ends its streams before it waits for connections to end."""
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            dashboard.live.close()
+            await super().shutdown(sockets)
+
+    return Server(config)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ConfigInvalid with what is in the way."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, proto)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError as error:
+        raise ConfigInvalid(f"the dashboard can't listen on {host} port {port} ({error.strerror or error}); give another one: --port N, or --port 0 for a free one") from None
+    made.set_inheritable(False)
+    return made
+
+
+def hosts_of(serving: Serving, port: int, scheme: str) -> list[str]:
+    """What a Host header may say; the first is the one that is told."""
+    shown = f"[{serving.host.strip('[]')}]" if ":" in serving.host else serving.host
+    default = (scheme == "https" and port == 443) or (scheme == "http" and port == 80)
+    anywhere = serving.host in ("0.0.0.0", "::", "[::]")
+    names = [*serving.allow_hosts] if anywhere and serving.allow_hosts else [f"{socket.gethostname()}:{port}" if anywhere else f"{shown}:{port}", *serving.allow_hosts]
+    if is_loopback(serving.host):
+        names += [f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"]
+    return [*names, *(name.rpartition(":")[0] for name in names if default and name.endswith(f":{port}"))]
+
+
+def default_token_file(port: int) -> Path:
+    """In the user's own runtime folder, else beside the embedded server's data."""
+    import platformdirs
+
+    try:
+        folder = Path(platformdirs.user_runtime_dir("pgsupervisor"))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(platformdirs.user_data_dir("pgsupervisor"))
+    if folder.exists() and folder.stat().st_uid != os.geteuid():
+        folder = Path(platformdirs.user_data_dir("pgsupervisor"))
+    return folder / f"dashboard-{port}.url"
+
+
+def to_terminal(text: str) -> bool:
+    """Write *text* where a person sits, and nowhere else: standard error of a service is a log."""
+    if not sys.stderr.isatty():
+        return False
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+    return True

@@ -1,0 +1,76 @@
+// Small things that HTML alone does not do: signing in by a URL's fragment, hearing that something changed, charts, choosing all.
+"use strict";
+
+(() => {
+  const login = document.querySelector("[data-login]");
+  if (login) {
+    const form = login.querySelector("form");
+    const token = location.hash.slice(1);
+    if (token) {
+      history.replaceState(null, "", location.pathname + location.search);  // it stays in no history
+      form.elements.token.value = token;
+      form.requestSubmit();
+    } else {
+      // a link from elsewhere came without the cookie, for it is SameSite=Strict; from here it goes with it
+      fetch("/whoami").then((answer) => { if (answer.ok) location.replace(form.elements.next.value || "/"); }).catch(() => {});
+    }
+    return;
+  }
+
+  // ── live ──
+  const pulse = document.getElementById("pulse");
+  let source = null;
+  const say = (state, text) => { if (pulse) { pulse.dataset.state = state; pulse.textContent = text; } };
+  const changed = () => document.body.dispatchEvent(new CustomEvent("pgs:changed"));
+  const open = () => {
+    if (source || document.hidden || !pulse) return;
+    source = new EventSource("/live");
+    source.addEventListener("open", () => say("on", "live"));
+    source.addEventListener("changed", () => { if (!document.hidden) changed(); });
+    source.addEventListener("lost", () => say("lost", "the database does not answer"));
+    source.addEventListener("back", () => { say("on", "live"); changed(); });
+    source.addEventListener("error", () => say("off", "the dashboard does not answer"));
+  };
+  const close = () => { if (source) { source.close(); source = null; } };
+  document.addEventListener("visibilitychange", () => { if (document.hidden) { close(); } else { open(); changed(); } });
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", open);
+  open();
+
+  // ── charts ──
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const made = new WeakMap();
+  const draw = () => document.querySelectorAll("[data-chart]").forEach((figure) => {
+    const plot = figure.querySelector(".plot");
+    if (!plot || typeof uPlot === "undefined" || made.get(plot) === figure.dataset.chart) return;
+    made.set(plot, figure.dataset.chart);
+    const { times, lines } = JSON.parse(figure.dataset.chart);
+    plot.replaceChildren();
+    const names = ["--line-1", "--line-2", "--line-3"];
+    const clock = (at) => new Date(at * 1000).toISOString().slice(11, 16);
+    const axis = { stroke: colour("--dim"), grid: { stroke: colour("--rule"), width: 1 }, ticks: { stroke: colour("--rule"), width: 1 } };
+    new uPlot({
+      width: plot.clientWidth || 600, height: 180, cursor: { drag: { x: false, y: false } },
+      series: [{ label: "UTC", value: (_, at) => at === null ? "--" : clock(at) }, ...lines.map(([label], n) => ({ label, stroke: colour(names[n]), width: 2, dash: [[], [6, 3], [2, 3]][n], points: { show: times.length < 40 } }))],
+      axes: [{ ...axis, values: (_, at) => at.map(clock) }, { ...axis, size: 60 }], scales: { y: { range: (_, low, high) => [0, Math.max(high, 1)] } },
+    }, [times, ...lines.map(([, values]) => values)], plot);
+  });
+  draw();
+  document.body.addEventListener("htmx:after:swap", draw);
+  addEventListener("resize", () => { document.querySelectorAll(".plot").forEach((plot) => made.delete(plot)); draw(); });
+
+  // ── by keyboard, and all at once ──
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target instanceof HTMLElement && event.target.matches("input, textarea, select");
+    const filter = document.getElementById("q");
+    if (event.key === "/" && !typing && filter) { event.preventDefault(); filter.focus(); filter.select(); }
+    if (event.key === "Escape" && event.target instanceof HTMLElement) {
+      const action = event.target.closest("details.action[open]");
+      if (action) { action.open = false; action.querySelector("summary").focus(); }
+    }
+  });
+  document.addEventListener("change", (event) => {
+    if (event.target.matches && event.target.matches("[data-all]"))
+      event.target.closest("table").querySelectorAll('input[name="run"]').forEach((box) => { box.checked = event.target.checked; });
+  });
+})();

@@ -1,0 +1,199 @@
+"""The verbs that pages offer, and what they do: the client's own verbs, each with a reason, by whoever is signed in.
+
+What is offered follows from the stored facts; the database decides whether it is done, and refuses what has changed meanwhile or may not be.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+from supervisor.core.errors import InputInvalid
+from supervisor.core.filters import LIVE, UNSUCCESSFUL, Compare, Filter, both, parse
+from supervisor.dashboard.page import Action, Asked, Input
+from supervisor.dashboard.why import PARKED, detail_of
+from supervisor.db import bulk, look
+from supervisor.db.operator_calls import Deed
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from supervisor.api.client import Client
+
+Row = dict[str, Any]
+
+REASON_MAX = 1000
+BULK_S = 10.0  # one request works as long; then it says how far it came
+LOCKED_SHOWN = 20
+DONE = {"cancel": "asked to cancel it", "terminate": "terminated it", "pause": "paused it", "resume": "resumed it", "retry": "asked to try again", "skip": "gave the step its result", "signal": "sent the signal"}
+BULK = (("cancel", "Cancel"), ("pause", "Pause"), ("resume", "Resume"), ("retry", "Retry"), ("terminate", "Terminate"))
+# the states in which a verb can do anything
+STATES: dict[str, Sequence[str]] = {"cancel": LIVE, "terminate": LIVE, "pause": LIVE, "resume": ("paused",), "retry": (*LIVE, *UNSUCCESSFUL)}
+
+
+# ── what is offered ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def offered(run: Row, wait: Row | None, attempts: Sequence[Row], asked: Asked) -> list[Action]:
+    """What can be done to a run as it stands, what frees it first."""
+    if not asked.may_act:
+        return []
+    made = _ended(run, asked) if wait is None else _live(run, wait, attempts, asked)
+    return sorted(made, key=lambda action: (not action.first, action.harsh))
+
+
+def _live(run: Row, wait: Row, attempts: Sequence[Row], asked: Asked) -> list[Action]:
+    act = _Maker(run)
+    code, made = wait["code"], []
+    if wait["status"] == "paused":
+        made.append(act("resume", "Resume", "It goes on where it was; what came meanwhile is there.", first=True))
+    elif code in ("step_backoff", *PARKED):
+        made.append(act("retry", "Retry now", "Its next try begins at once.", first=True))
+    if code in ("signal", "any_of"):
+        names = detail_of(wait["detail"])[0].get("signals") or [""]
+        fields = (Input("name", "Signal", str(names[0])), Input("value", "Value, as JSON", "null", "area"))
+        made.append(act("signal", "Send signal", "The run is given it, in the order of arrival.", fields, first=code == "signal"))
+    if asked.may_operate and wait["seq"] is not None and wait["seq"] >= 0 and _can_skip(wait, attempts):
+        made.append(act("skip", f"Skip step {wait['seq']}", "The step is given this result and not executed again.", (Input("seq", "Step", str(wait["seq"]), "number"), Input("value", "Result, as JSON", "null", "area"))))
+    if wait["status"] != "paused":
+        made.append(act("pause", "Pause", "Steps that execute end first; timers and signals are kept."))
+    made.append(_fork(act, run))
+    made.append(act("cancel", "Cancel", "Its code is told at what it awaits, may clean up, and ends it; so do all runs below it.", harsh=True))
+    made.append(act("terminate", "Terminate", "It ends now, without its code. What a step is doing is given up.", harsh=True))
+    return made
+
+
+def _can_skip(wait: Row, attempts: Sequence[Row]) -> bool:
+    failed = any(each["seq"] == wait["seq"] and each["kind"] in ("failed", "crashed") for each in attempts)
+    return wait["code"] in ("step_backoff", "attempts_exhausted", "step_running", "token") or failed
+
+
+def _ended(run: Row, asked: Asked) -> list[Action]:
+    act = _Maker(run)
+    made = [_fork(act, run)] if run["status"] != "lost" else []
+    if run["status"] in UNSUCCESSFUL:
+        made.append(act("retry", "Retry", "A new run goes on from the step that failed, under the same key.", first=True))
+    return made
+
+
+def _fork(act: _Maker, run: Row) -> Action:
+    return act("fork", "Fork", "A new run is given what this one was before the result of that step, and goes on from there. This one stays as it is.",
+               (Input("seq", "From step (empty: all of its history)", "", "number", needed=False),))  # fmt: skip
+
+
+class _Maker:
+    def __init__(self, run: Row) -> None:
+        self._path = f"/runs/{run['run_id']}"
+
+    def __call__(self, verb: str, label: str, says: str, inputs: Sequence[Input] = (), *, first: bool = False, harsh: bool = False) -> Action:
+        return Action(verb, label, f"{self._path}/{verb}", says, inputs, first, harsh)
+
+
+# ── what is done ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def reason_of(form: Mapping[str, str]) -> str:
+    reason = form.get("reason", "").strip()
+    if not reason:
+        raise InputInvalid("reason", "it is empty; say why: it is kept in the audit")
+    if len(reason) > REASON_MAX:
+        raise InputInvalid("reason", f"it has {len(reason):,} characters and {REASON_MAX:,} are the most")
+    return reason
+
+
+def do(client: Client, run_id: UUID, verb: str, form: Mapping[str, str], actor: str) -> UUID:
+    """Do *verb* to one run; the run that goes on. Raises what the client's verb raises."""
+    reason = reason_of(form)
+    if verb == "cancel":
+        client.cancel(run_id, reason, actor=actor)
+    elif verb == "terminate":
+        client.terminate(run_id, reason, actor=actor)
+    elif verb == "pause":
+        client.pause(run_id, reason, actor=actor)
+    elif verb == "resume":
+        client.resume(run_id, reason, actor=actor)
+    elif verb == "retry":
+        return client.retry(run_id, reason, actor=actor).id
+    elif verb == "skip":
+        client.skip(run_id, _seq(form, True) or 0, _json(form), reason, actor=actor)
+    elif verb == "fork":
+        return client.fork(run_id, _seq(form, False), reason=reason, actor=actor).id
+    elif verb == "signal":
+        client.signal(run_id, form.get("name", ""), _json(form))
+    else:
+        raise InputInvalid("verb", f"there is no verb {verb!r}")
+    return run_id
+
+
+def _seq(form: Mapping[str, str], needed: bool) -> int | None:
+    text = form.get("seq", "").strip()
+    if not text and not needed:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InputInvalid("seq", f"{text[:40]!r} is no position of a step; the journal shows them")
+    return int(text)
+
+
+def _json(form: Mapping[str, str]) -> Any:
+    import msgspec
+
+    text = form.get("value", "")
+    try:
+        return msgspec.json.decode(text.encode("utf-8", "surrogateescape"))
+    except msgspec.DecodeError as error:
+        raise InputInvalid("value", f"{text[:80]!r} is no JSON ({error}); text wants quotes of its own: \"yes\"") from None
+
+
+# ── many runs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Many(NamedTuple):
+    """What a bulk verb is asked of: runs that were picked, or all that a filter finds, of those that come after one."""
+
+    verb: str
+    picked: Sequence[UUID]
+    filter: str
+    after: UUID | None
+
+    @property
+    def asked(self) -> Filter | None:
+        mine = Compare("run", "in", tuple(self.picked)) if self.picked else parse(self.filter) if self.filter.strip() else None
+        return both(mine, Compare("status", "in", tuple(STATES[self.verb])))
+
+
+class Came(NamedTuple):
+    """How far it came. `after`: where to go on; None when it is through."""
+
+    done: int
+    left: int
+    refused: Sequence[tuple[UUID, str]]
+    locked: Sequence[UUID]
+    after: UUID | None
+
+
+def do_many(conn: psycopg.Connection[Any], schema: str, many: Many, reason: str, actor: str, patience_s: float) -> Came:
+    """Slice by slice, newest first, each in a transaction of its own, until all are done or BULK_S are over."""
+    until = time.monotonic() + BULK_S
+    done = left = 0
+    refused: list[tuple[UUID, str]] = []
+    locked: list[UUID] = []
+    after = many.after
+    while page := look.ids(conn, schema, many.asked, after=after, limit=bulk.SLICE_RUNS, patience_s=patience_s):
+        if many.verb in ("cancel", "terminate"):
+            ended, busy = getattr(bulk, many.verb)(conn, schema, page, reason, actor)
+            done, left = done + len(ended), left + len(page) - len(ended) - len(busy)
+            locked += busy
+        else:
+            for each in bulk.operate(conn, schema, Deed(many.verb), page, reason, actor):
+                done += each.did
+                if each.state == "locked":
+                    locked.append(each.run_id)
+                elif not each.did:
+                    left += 1
+                    refused.append((each.run_id, each.state + (f" ({each.why})" if each.why else "")))
+        after = page[-1]
+        if time.monotonic() > until:
+            return Came(done, left, refused, locked, after)
+    return Came(done, left, refused, locked, None)

@@ -1,0 +1,126 @@
+"""The why banner: what a run waits for, since when, what frees it, and who can act. Decides from stored facts alone; pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from supervisor.core.shown import duration
+from supervisor.dashboard.page import Cell, Failure, Json, Why
+
+Row = dict[str, Any]
+
+# code → who can free a run that waits for it
+WHO = {
+    "queued": "any worker that serves its queue",
+    "no_worker": "whoever starts workers",
+    "concurrency": "the runs that hold the places; an operator",
+    "rate_limited": "the clock; an operator",
+    "fairness": "the clock",
+    "queue_paused": "an operator",
+    "run_paused": "an operator: Resume",
+    "step_running": "the step itself; an operator: Skip, Cancel",
+    "step_backoff": "the clock; an operator: Retry now, Skip",
+    "timer": "the clock",
+    "signal": "whoever sends the signal",
+    "update": "whoever sends the update",
+    "token": "whoever holds the token",
+    "child": "the child runs",
+    "any_of": "the first of several, see below",
+    "debounce": "the clock",
+    "batch": "an operator",
+    "schedule_overlap": "the previous run of its schedule",
+    "nondeterminism": "who deploys the old code, then an operator: Retry now",
+    "code_missing": "who starts a worker with the code, or moves it to another version",
+    "attempts_exhausted": "who mends the step, then an operator: Retry now, Skip",
+    "crash_loop": "who mends the host or the step, then an operator: Retry now",
+    "commit_rejected": "who mends what the database refuses, then an operator: Retry now",
+}
+PARKED = ("nondeterminism", "code_missing", "attempts_exhausted", "crash_loop", "commit_rejected")
+
+
+def detail_of(text: str | None) -> tuple[dict[str, Any], str]:
+    """A stored detail as an object, where it begins with one, and what else it says."""
+    if not text or not text.startswith("{"):
+        return {}, text or ""
+    try:
+        found, end = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return {}, text
+    return (found, text[end:].strip("; ")) if isinstance(found, dict) else ({}, text)
+
+
+def why(run: Row, wait: Row | None, attempts: Sequence[Row], pause: Row | None, beats: Sequence[Row] = ()) -> Why:
+    """The banner of a live run, or how an ended one ended."""
+    return ended(run) if wait is None else waiting(wait, attempts, pause, beats)
+
+
+def ended(run: Row) -> Why:
+    took = duration(run["duration_s"])
+    sentence = f"{run['status'].replace('_', ' ')} after {took} and {run['steps']:,} steps" if run["steps"] is not None else f"{run['status']} after {took}"
+    notes: list[tuple[str, Cell]] = []
+    if run["error"] is not None:
+        notes.append(("error", Failure(run["error"])))
+    elif run["result"] is not None or run["status"] == "completed":
+        notes.append(("result", Json(run["result"])))
+    return Why(run["status"], sentence, since=run["ended_at"], freed_by="it has ended" if not notes else "", notes=notes)
+
+
+def waiting(wait: Row, attempts: Sequence[Row], pause: Row | None, beats: Sequence[Row]) -> Why:
+    code, (detail, more) = wait["code"], detail_of(wait["detail"])
+    notes: list[tuple[str, Cell]] = []
+    if more:
+        notes.append(("in particular", more))
+    notes += _particular(code, detail)
+    if pause and not pause["settled"]:
+        notes.append(("to be paused", f"asked for by {pause['actor'] or 'somebody'}; what executes ends first"))
+    if beat := next((each for each in beats if each["seq"] == wait["seq"]), None):
+        notes.append(("last heartbeat", Json({"at": beat["at"], "details": beat["details"]})))
+    failed = [each for each in attempts if each["seq"] == wait["seq"] and each["kind"] in ("failed", "crashed") and each["error"]]
+    if failed and code != "attempts_exhausted":
+        notes.append(("last error", Failure(failed[-1]["error"])))
+    return Why(wait["status"], _sentence(wait, detail, len(failed)), code, wait["since"], wait["wake_at"], wait["freed_by"], WHO.get(code or "", "a worker has it"), notes)
+
+
+def _sentence(wait: Row, detail: dict[str, Any], failed: int) -> str:
+    code = wait["code"]
+    step = f"Step {wait['seq']} {wait['step']}" if wait["seq"] is not None and wait["step"] else "It"
+    if code == "step_backoff":
+        return f"{step} failed {_times(failed)}; it is tried again"
+    if code == "step_running":
+        return f"{step} is executing" + (f", try {wait['attempt']}" if (wait["attempt"] or 1) > 1 else "")
+    if code == "attempts_exhausted" and "crashes" in detail:
+        how = f"by {detail['signal']}" if detail.get("signal") else f"with exit code {detail.get('exit_code')}"
+        return f"{step} ended its worker {detail['crashes']} times, the last one {how}: parked until somebody acts"
+    if code == "run_paused":
+        return f"Paused by {detail.get('by') or 'somebody'}" + (f": {detail['reason']}" if detail.get("reason") else "")
+    if code in ("signal", "update") and detail.get("signals"):
+        return f"It waits for the {code} {' or '.join(map(str, detail['signals']))}"
+    if code is None:
+        return "A worker is executing it" if wait["meaning"].startswith("it moves") else wait["meaning"][:1].upper() + wait["meaning"][1:]
+    said = str(wait["meaning"]).removeprefix("parked: ")
+    return f"{said[:1].upper()}{said[1:]}" + (" : parked until somebody acts" if code in PARKED else "").replace(" :", ":")
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
+
+
+def _particular(code: str | None, detail: dict[str, Any]) -> list[tuple[str, Cell]]:
+    """What of a stored detail is worth a line of its own."""
+    if code == "attempts_exhausted" and "crashes" in detail:
+        where = f"worker {detail.get('worker')}, process {detail.get('pid')} on {detail.get('host')}"
+        found: list[tuple[str, Cell]] = [("last worker", where)]
+        if detail.get("traceback"):
+            found.append(("where it was", Json(detail["traceback"])))
+        if detail.get("log"):
+            found.append(("its last log lines", Json("\n".join(map(str, detail["log"])))))
+        return found
+    if code == "any_of" and detail.get("waits_for"):
+        return [("waits for", ", ".join(map(str, detail["waits_for"])))]
+    if code in ("signal", "run_paused", "timer", "child", "token", "step_backoff"):
+        return []
+    return [("in particular", Json(detail))] if detail else []
+
+

@@ -1,0 +1,176 @@
+"""A real `python -m supervisor dashboard` and whoever visits it, by HTTP as the standard library speaks it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from tests.harness import ROOT, eventually
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    cookies: list[str]
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Served:
+    """A running dashboard."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    token_file: Path
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(urlsplit(self.url).port or 0)
+
+    def token(self) -> str:
+        return self.token_file.read_text().strip().partition("#")[2]
+
+    def visitor(self, name: str = "ann") -> Visitor:
+        """Somebody who has signed in."""
+        made = Visitor(self.port)
+        answer = made.post("/login", {"token": self.token(), "name": name})
+        assert answer.status == 303, answer.text
+        made.cookie = answer.cookies[0].partition(";")[0]
+        made.csrf = re.search(r'name="csrf" value="([^"]+)"', made.get("/queues").text)[1]  # type: ignore[index]
+        return made
+
+
+@dataclass
+class Visitor:
+    port: int
+    cookie: str = ""
+    csrf: str = ""
+    host: str = "127.0.0.1"
+
+    def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+        given = {"Host": f"{self.host}:{self.port}", **({"Cookie": self.cookie} if self.cookie else {}), **(headers or {})}
+        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            conn.request(method, path, body, {name: value for name, value in given.items() if value is not None})
+            got = conn.getresponse()
+            return Answer(got.status, {name.lower(): value for name, value in got.getheaders()}, got.read(), got.headers.get_all("set-cookie") or [])
+        finally:
+            conn.close()
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.ask("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    def post(self, path: str, form: dict[str, Any] | Sequence[tuple[str, str]], **headers: Any) -> Answer:
+        """A form of this visitor's, as a browser sends it."""
+        fields = list(form.items()) if isinstance(form, dict) else list(form)
+        if self.csrf and not any(name == "csrf" for name, _ in fields):
+            fields.append(("csrf", self.csrf))
+        given = {"Content-Type": "application/x-www-form-urlencoded", "Origin": f"http://{self.host}:{self.port}", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        return self.ask("POST", path, urlencode(fields).encode(), given)
+
+    def do(self, run: Any, verb: str, reason: str = "a test wants it", **form: str) -> Answer:
+        return self.post(f"/runs/{run}/{verb}", {"reason": reason, **form})
+
+    @contextmanager
+    def events(self) -> Iterator[Iterator[str]]:
+        """What is told to an open page, event by event."""
+        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        conn.request("GET", "/live", headers={"Host": f"{self.host}:{self.port}", "Cookie": self.cookie})
+        got = conn.getresponse()
+        assert got.status == 200 and got.getheader("content-type", "").startswith("text/event-stream")
+        try:
+            yield (line.decode().partition(": ")[2].strip() for line in iter(got.readline, b"") if line.startswith(b"event"))
+        finally:
+            conn.close()
+
+
+@contextmanager
+def served(folder: Path, dsn: str, *args: str) -> Iterator[Served]:
+    """A dashboard on a free port, until the block ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log, token_file = folder / "dashboard.log", folder / "dashboard.url"
+    words = [sys.executable, "-m", "supervisor", "dashboard", "--port", "0", "--json", "--token-file", str(token_file), "--actor", "tester", *args]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": dsn}
+    with log.open("wb") as out:
+        process = subprocess.Popen(words, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+        said = eventually(lambda: _first_line(process, log), 60, "the dashboard's URL")
+        made = Served(process, said["url"], token_file, log)
+        eventually(lambda: _answers(made), 30, "an answer of the dashboard")
+        yield made
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"the dashboard did not end when told to:\n{log.read_text()}") from None
+
+
+def _first_line(process: subprocess.Popen[bytes], log: Path) -> Any:
+    text = log.read_text()
+    assert process.poll() is None, f"the dashboard ended with {process.returncode}:\n{text}"
+    found = next((line for line in text.splitlines() if line.startswith("{")), None)
+    return json.loads(found) if found else None
+
+
+def _answers(served: Served) -> bool:
+    try:
+        return Visitor(served.port).get("/healthz").status == 200
+    except OSError:
+        return False
+
+
+# ── reading pages ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Read:
+    """A page taken apart: tags with their attributes, and its text."""
+
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    text: str = ""
+
+    @classmethod
+    def of(cls, html: str) -> Read:
+        made = cls()
+        parser = _Parser(made)
+        parser.feed(html)
+        parser.close()
+        return made
+
+    def attributes(self, tag: str, name: str) -> list[str]:
+        return [attributes[name] or "" for each, attributes in self.tags if each == tag and name in attributes]
+
+
+class _Parser(HTMLParser):
+    def __init__(self, read: Read) -> None:
+        super().__init__(convert_charrefs=True)
+        self._read = read
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._read.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self._read.text += data
