@@ -13,6 +13,9 @@ from urllib.parse import urlencode
 
 from supervisor.db.pages import Said
 
+WORDS = ("and", "or", "not", "in", "is", "null", "order", "by")  # of the filter's grammar: as values in quotes
+
+
 # ── cells ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -238,7 +241,8 @@ def runs_where(**tests: object) -> str:
 def quoted(value: object) -> str:
     """A value as the filter's grammar reads it back."""
     text = str(value)
-    return text if text.replace("_", "").isalnum() and text.isascii() else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    bare = text.replace("_", "").isalnum() and text.isascii() and text.lower() not in WORDS
+    return text if bare else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def run_link(run_id: object, text: object = None) -> Link:

@@ -58,7 +58,8 @@ def why(run: Row, wait: Row | None, attempts: Sequence[Row], pause: Row | None, 
 
 def ended(run: Row) -> Why:
     took = duration(run["duration_s"])
-    sentence = f"{run['status'].replace('_', ' ')} after {took} and {run['steps']:,} steps" if run["steps"] is not None else f"{run['status']} after {took}"
+    how = run["status"].replace("_", " ").capitalize()
+    sentence = f"{how} after {took}" + (f", with {run['steps']:,} entries in its history" if (run["steps"] or 0) > 1 else "")
     notes: list[tuple[str, Cell]] = []
     if run["error"] is not None:
         notes.append(("error", Failure(run["error"])))

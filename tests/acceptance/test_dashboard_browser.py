@@ -1,0 +1,136 @@
+"""The dashboard in a real browser: signing in, Runs → a run → cancel with a reason, pages that move by themselves, and that nothing is refused by its own policy.
+
+Screenshots are kept where PGSUPERVISOR_TEST_ARTEFACTS says, else beside the test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor import Client
+from tests.acceptance.browser import ENTER, Browser, browser, missing
+from tests.acceptance.test_dashboard import PAGES
+from tests.acceptance.visits import Served, served
+from tests.apps import dashed
+from tests.harness import Database, Effects, HostFactory, Server, eventually
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+PHONE = 390
+
+
+@pytest.fixture(scope="module")
+def database(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """With a host, so that what is cancelled ends."""
+    made, folder = server.database(), tmp_path_factory.mktemp("host")
+    try:
+        with HostFactory(made, Effects(folder / "effects"), folder)("tests.apps.dashed", procs=1), Client(made.dsn) as client:
+            for n in range(3):
+                client.start(dashed.dashed_waits.options(key=f"order-{n}"), f"w{n}")
+            client.start(dashed.dashed_fails.options(key="failing"), "f")
+            client.start(dashed.dashed_counts.options(key="long"), 120)
+            eventually(lambda: made.one("select count(*) from supervisor.waits where code in ('signal', 'step_backoff')") == 4, 60)
+            yield made
+    finally:
+        made.drop()
+
+
+@pytest.fixture(scope="module")
+def dashboard(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("dashboard"), database.dsn) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def window(dashboard: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser that has signed in by the URL of the file."""
+    with browser(tmp_path_factory.mktemp("browser")) as made:
+        made.open(dashboard.token_file.read_text().strip())
+        made.until("h1", "Health", 60)
+        yield made
+
+
+@pytest.fixture
+def artefacts(tmp_path: Path) -> Path:
+    return Path(os.environ.get("PGSUPERVISOR_TEST_ARTEFACTS") or tmp_path) / "dashboard"
+
+
+def test_the_token_stays_in_no_address_and_no_script_reads_the_cookie(dashboard: Served, window: Browser) -> None:
+    assert window.url == f"{dashboard.url}health"
+    assert window.run("return document.cookie") == "" and window.run("return performance.getEntriesByType('navigation')[0].name").find("#") == -1
+    window.run("history.back()")
+    window.open(f"{dashboard.url}runs")
+    assert "#" not in window.url
+
+
+def test_a_run_is_found_looked_at_and_cancelled_with_a_reason(database: Database, dashboard: Served, window: Browser, artefacts: Path) -> None:
+    """The page shows the end without being asked again: its stream tells it."""
+    window.open(f"{dashboard.url}health")
+    window.click('nav a[href="/runs"]')
+    window.until("h1", "Runs")
+    window.run("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true, cancelable: true}))")
+    assert window.run("return document.activeElement.id") == "q"
+    window.write("#q", "key = order-1" + ENTER)
+    window.until("main", "order-1")
+    window.click('td a[href^="/runs/0"]')
+    window.until(".why .sentence", "It waits for the signal dashed_go")
+    window.click("#do-cancel > summary")
+    window.write("#cancel-reason", "the customer has left")
+    window.screenshot(artefacts / "cancel.png")
+    window.click("#do-cancel form button")
+    window.until(".did", "You asked to cancel it")
+    window.until("h1 .pip", "cancelled", 60)
+    window.until("main", "the customer has left")
+    assert database.sql("select actor, reason from supervisor.cancellations") == [("tester", "the customer has left")]
+    window.screenshot(artefacts / "cancelled.png")
+    assert window.complaints() == []
+
+
+def test_a_page_moves_by_itself_and_leaves_alone_what_is_open(database: Database, dashboard: Served, window: Browser) -> None:
+    """A form half written, a payload unfolded: a refresh takes neither away."""
+    run = database.one("select run_id from supervisor.runs where key = 'order-2'")
+    window.open(f"{dashboard.url}runs/{run}")
+    window.until("#seq-0", "dashed_said")
+    window.click("#seq-0 > summary")
+    window.click("#do-signal > summary")
+    window.write("#signal-reason", "half a rea")
+    with Client(database.dsn) as client:
+        client.signal(run, "dashed_other", "x")
+        window.until("main", "dashed_other", 60)
+        assert window.run("return document.getElementById('seq-0').open && document.getElementById('do-signal').open")
+        assert window.run("return document.getElementById('signal-reason').value") == "half a rea"
+        client.signal(run, dashed.DASHED_GO, "now")
+        window.until("h1 .pip", "completed", 60)
+    assert not window.has("#do-signal") and window.run("return document.getElementById('seq-0').open")
+    window.open(f"{dashboard.url}runs")
+    with Client(database.dsn) as client:
+        client.start(dashed.dashed_counts.options(key="started-meanwhile"), 1)
+        window.until("main", "started-meanwhile", 60)
+    assert window.complaints() == []
+
+
+def test_every_page_fits_a_phone_and_is_reached_by_keyboard(database: Database, dashboard: Served, window: Browser, artefacts: Path) -> None:
+    """In light and dark, without a bar to scroll sideways, and nothing to click that Tab does not reach."""
+    run, failing = (database.one("select run_id from supervisor.runs where key = %s", key) for key in ("long", "failing"))
+    paths = [*PAGES, f"runs/{failing}", f"runs/{run}", f"runs/{run}/steps/3", "runs?q=oops"]
+    wide = []
+    for path in paths:
+        window.open(f"{dashboard.url}{path}")
+        window.find("main h1")
+        assert window.run("return [...document.querySelectorAll('a, button, input:not([type=hidden]), select, summary')].filter(e => e.tabIndex < 0).length") == 0
+        assert window.run("return [...document.querySelectorAll('input:not([type=hidden]), select, textarea')].filter(e => !e.labels.length && !e.ariaLabel).length") == 0
+        name = path.replace("/", "-").replace("?", "-")[:24]
+        window.screenshot(artefacts / f"{name}.png")
+        window.devtools("Emulation.setDeviceMetricsOverride", width=PHONE, height=800, deviceScaleFactor=1, mobile=True)
+        window.dark(True)
+        wide += [path] * (window.run("return document.documentElement.scrollWidth") > PHONE)
+        window.screenshot(artefacts / f"{name}-phone-dark.png")
+        window.devtools("Emulation.clearDeviceMetricsOverride")
+        window.dark(False)
+    assert not wide
+    assert [said for said in window.complaints() if "400 (Bad Request)" not in said] == []
+    assert len(list(artefacts.glob("*.png"))) >= 2 * len(paths)
