@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +23,55 @@ from supervisor.cli.output import plain, print_json, say
 @click.option("--actor", metavar="TEXT", help="Who does what is done, for the audit, unless one says a name when signing in  [default: account@host].")
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Where the URL with the present token is kept, for this account alone.")
 @click.option("--timeout", type=click.FloatRange(0.1, 300), default=5.0, show_default=True, help="Seconds that a statement of a page may take.")
+@click.option("--beside", type=int, hidden=True, help="The process that started it, and that it ends with.")
 @options.dsn
 @options.schema
 @options.as_json
-def dashboard(dsn: str | None, schema: str | None, as_json: bool, actor: str | None, timeout: float, **how: Any) -> int:
+def dashboard(dsn: str | None, schema: str | None, as_json: bool, actor: str | None, timeout: float, beside: int | None, **how: Any) -> int:
     """Serve pages that show what runs do and why they wait, with the verbs that free them. Until ^C or TERM.
 
     Works while no worker is alive: it reads stored facts alone. Signing in takes the URL that is printed on a terminal, and kept in a file that only this
     account can read; its token is good for one browser. The role decides what one sees: viewer shows, operator acts.
     """
-    from supervisor.dashboard.serve import Serving, check_address, check_installed, serve, to_terminal
+    from supervisor.dashboard.serve import Serving, check_address, check_installed, serve
 
     check_installed()
+    if beside is not None:
+        import signal
+
+        from supervisor.engine.forked import die_with
+
+        die_with(beside, signal.SIGTERM)
     from supervisor.cli.cancel import _user
     from supervisor.db import connect as db
     from supervisor.db import migrations
 
     name = options.resolve_schema(schema)
     found = db.resolve_dsn(dsn)
-
-    def ready(url: str, path: Path) -> None:
-        if as_json:
-            print_json({"url": url.removesuffix("login"), "token_file": str(path)})
-        else:
-            say(f"dashboard of {plain(found)} on {url.removesuffix('login')}; the URL to open stands in {plain(path)}")
-
-    serving = Serving(found, name, lambda url: _tell(to_terminal, url), ready, actor or _user(), timeout_s=timeout, **how)
+    talk = _Talk(plain(found), as_json, beside is not None)
+    serving = Serving(found, name, talk.tell, talk.ready, actor or _user(), timeout_s=timeout, any_port=beside is not None, **how)
     check_address(serving)
     with db.connect(found, purpose="check", schema=name) as conn:
         migrations.check(conn, name)
     return serve(serving)
 
 
-def _tell(to_terminal: Any, url: str) -> None:
-    """The token goes to a person at a terminal; a service's standard error is a log, and there stands only where the file is."""
-    to_terminal(f"open  {url}")
+class _Talk:
+    """What is said and where: the token to a person at a terminal alone. A service's standard error is a log, and there stands only where the file is."""
+
+    def __init__(self, database: str, as_json: bool, beside: bool) -> None:
+        self._database, self._as_json, self._beside = database, as_json, beside
+        self._told = 0
+
+    def tell(self, url: str) -> None:
+        """A URL with a token: each is good for one browser."""
+        self._told += 1
+        if sys.stderr.isatty() and not (self._beside and self._told > 1):
+            say(f"{'dashboard' if self._told == 1 else 'another browser'}: {url}")
+
+    def ready(self, url: str, path: Path) -> None:
+        where = url.removesuffix("login")
+        if self._as_json:
+            print_json({"url": where, "token_file": str(path)})
+        elif not (self._beside and sys.stderr.isatty()):
+            say(f"dashboard of {self._database} on {where}; the URL to open stands in {plain(path)}")

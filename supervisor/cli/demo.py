@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N files only.")
 @click.option("--procs", default="auto", show_default=True, help="Worker processes; auto: one per core this process may use.")
+@click.option("--dashboard/--no-dashboard", "dashboard", default=None, help="Serve a dashboard meanwhile  [default: where it is installed and somebody is at a terminal].")
 @options.dsn
 @options.schema
 @options.as_json
-def demo(path: Path | None, limit: int | None, procs: str, dsn: str | None, schema: str | None, as_json: bool) -> int:
+def demo(path: Path | None, limit: int | None, procs: str, dashboard: bool | None, dsn: str | None, schema: str | None, as_json: bool) -> int:
     """Work through every .py file of a directory, one durable run each, while three workers are killed inside a step.
 
     Each file is read and hashed, tokenized, parsed and measured, and the figures are booked into an ordinary table in
@@ -42,6 +43,7 @@ def demo(path: Path | None, limit: int | None, procs: str, dsn: str | None, sche
     """
     from supervisor.cli import about
     from supervisor.cli.run import count_procs
+    from supervisor.dashboard.beside import Beside
     from supervisor.demo.files import python_files
     from supervisor.demo.perform import Demo, Interrupted
     from supervisor.demo.progress import progress
@@ -56,7 +58,8 @@ def demo(path: Path | None, limit: int | None, procs: str, dsn: str | None, sche
         below = plain(path or "the standard library and site-packages")
         say(f"{len(files):,} files below {below}, a durable run each, on {workers} workers; database {plain(found)}")
     try:
-        figures, kills, run_id = Demo(files, found, name, workers, progress(len(files), as_json)).perform()
+        with Beside(found, name, _port(dashboard)):
+            figures, kills, run_id = Demo(files, found, name, workers, progress(len(files), as_json)).perform()
     except Interrupted:
         say("stopped; what has happened is in the database, and another demo starts anew")
         return 130
@@ -65,6 +68,20 @@ def demo(path: Path | None, limit: int | None, procs: str, dsn: str | None, sche
     else:
         click.echo("\n".join([*_report(figures, kills), *_next(figures, kills, run_id, found, name, embedded)]))
     return 0 if figures.good else 1
+
+
+def _port(asked: bool | None) -> int | None:
+    """Where a dashboard is served meanwhile; None for nowhere."""
+    from supervisor.core.errors import MissingExtra
+    from supervisor.dashboard.serve import PORT, check_installed
+
+    try:
+        check_installed()
+    except MissingExtra:
+        if asked:
+            raise
+        return None
+    return PORT if asked or (asked is None and sys.stderr.isatty()) else None
 
 
 def _database(dsn: str | None, schema: str) -> tuple[Dsn, bool]:

@@ -41,9 +41,10 @@ Exit codes:
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
 @click.option("--log-format", help="How lines look on standard error: text or json.  [default: text]")
 @click.option("--log-dir", metavar="DIR", help="Workers log into DIR/supervisor.log (JSON lines, rotated) instead; `show RUN --logs` reads it.")
+@click.option("--dashboard", type=click.IntRange(0, 65535), is_flag=False, flag_value=8577, metavar="[PORT]", help="A dashboard beside it, for this machine, on port 8577 or PORT; 0: a free one.")
 @options.dsn
 @options.schema
-def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str | None, **flags: Any) -> int:
+def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: str | None, queues: str | None, **flags: Any) -> int:
     """Run workers until told to stop: TERM or ^C drains, a second one or QUIT stops at once.
 
     HUP loads the app's new code, one worker after the other; TTIN and TTOU mean one worker more and one fewer; USR1 writes stacks to stderr.
@@ -61,9 +62,14 @@ def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str |
     from supervisor.core.errors import ConfigInvalid
     from supervisor.db import connect as db
     from supervisor.db import migrations
+    from supervisor.dashboard.beside import Beside
     from supervisor.host import logs
     from supervisor.host.service import Service, ServiceOptions
 
+    if dashboard is not None:
+        from supervisor.dashboard.serve import check_installed
+
+        check_installed()
     logs.to_terminal(told.log_level, told.log_format)
     app = told.app
     found = db.find_dsn(dsn)
@@ -80,12 +86,14 @@ def run(drain_timeout: float, dsn: str | None, schema: str | None, queues: str |
         server = conn.info.parameter_status("server_version")
     for line in banner(found, server or "", app):
         logging.getLogger("pgsupervisor").info("%s", line)
-    return Service(ServiceOptions(
+    wanted = ServiceOptions(
         dsn=found.conninfo, schema=schema, procs=count_procs(told.procs), threads=told.threads, in_flight=told.in_flight,
         until_empty=told.until_empty, drain_timeout_s=drain_timeout, queues=told.queues, app=app,
         retention_s=settings.span_s(told.retention) if told.retention else None,
         log_dir=told.log_dir, log_file_bytes=told.log_file_bytes, log_files=told.log_files,
-    ), load=partial(load_app, app)).run()  # fmt: skip
+    )  # fmt: skip
+    with Beside(found, schema, dashboard):
+        return Service(wanted, load=partial(load_app, app)).run()
 
 
 def banner(dsn: Any, server: str, app: str) -> list[str]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ class Serving:
     read_only: bool = False
     timeout_s: float = 5.0
     token_file: Path | None = None
+    any_port: bool = False  # another one where `port` is taken
 
 
 def check_installed() -> None:
@@ -78,10 +79,11 @@ def serve(serving: Serving) -> int:
     check_address(serving)
     import uvicorn
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn ends by its own, then raises it again: the token's file is to go
     from supervisor.dashboard.app import Dashboard, Setup
     from supervisor.dashboard.keys import Keys
 
-    listening = bound(serving.host, serving.port)
+    listening = bound(serving.host, serving.port, serving.any_port)
     port = listening.getsockname()[1]
     scheme = "https" if serving.tls_cert else "http"
     names = hosts_of(serving, port, scheme)
@@ -116,14 +118,16 @@ def _server(uvicorn: Any, config: Any, dashboard: Any) -> Any:
     return Server(config)
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises ConfigInvalid with what is in the way."""
+def bound(host: str, port: int, any_port: bool = False) -> socket.socket:
+    """A socket that listens there, or where *any_port* on a free one. Raises ConfigInvalid with what is in the way."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, kind, proto)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
     except OSError as error:
+        if any_port and port:
+            return bound(host, 0)
         raise ConfigInvalid(f"the dashboard can't listen on {host} port {port} ({error.strerror or error}); give another one: --port N, or --port 0 for a free one") from None
     made.set_inheritable(False)
     return made
@@ -152,12 +156,3 @@ def default_token_file(port: int) -> Path:
     if folder.exists() and folder.stat().st_uid != os.geteuid():
         folder = Path(platformdirs.user_data_dir("pgsupervisor"))
     return folder / f"dashboard-{port}.url"
-
-
-def to_terminal(text: str) -> bool:
-    """Write *text* where a person sits, and nowhere else: standard error of a service is a log."""
-    if not sys.stderr.isatty():
-        return False
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
-    return True

@@ -116,7 +116,7 @@ def served(folder: Path, dsn: str, *args: str) -> Iterator[Served]:
     try:
         said = eventually(lambda: _first_line(process, log), 60, "the dashboard's URL")
         made = Served(process, said["url"], token_file, log)
-        eventually(lambda: _answers(made), 30, "an answer of the dashboard")
+        eventually(lambda: answers(made.port), 30, "an answer of the dashboard")
         yield made
     finally:
         process.terminate()
@@ -135,9 +135,10 @@ def _first_line(process: subprocess.Popen[bytes], log: Path) -> Any:
     return json.loads(found) if found else None
 
 
-def _answers(served: Served) -> bool:
+def answers(port: int) -> bool:
+    """Whether a dashboard is there."""
     try:
-        return Visitor(served.port).get("/healthz").status == 200
+        return Visitor(port).get("/healthz").status == 200
     except OSError:
         return False
 
