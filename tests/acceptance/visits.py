@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -126,6 +127,7 @@ def served(folder: Path, dsn: str, *args: str) -> Iterator[Served]:
             process.kill()
             process.wait()
             raise AssertionError(f"the dashboard did not end when told to:\n{log.read_text()}") from None
+    assert process.returncode == -signal.SIGKILL or (process.returncode == 0 and not token_file.exists()), log.read_text()
 
 
 def _first_line(process: subprocess.Popen[bytes], log: Path) -> Any:
