@@ -69,9 +69,9 @@ class _Talk:
         if sys.stderr.isatty() and not (self._beside and self._told > 1):
             say(f"{'dashboard' if self._told == 1 else 'another browser'}: {url}")
 
-    def ready(self, url: str, path: Path) -> None:
+    def ready(self, url: str, path: Path, listens: str) -> None:
         where = url.removesuffix("login")
         if self._as_json:
-            print_json({"url": where, "token_file": str(path)})
+            print_json({"url": where, "token_file": str(path), "listens": listens})
         elif not (self._beside and sys.stderr.isatty()):
             say(f"dashboard of {self._database} on {where}; the URL to open stands in {plain(path)}")

@@ -25,12 +25,15 @@ DRAIN_S = 2
 
 @dataclass(frozen=True)
 class Serving:
-    """How to serve. `port` 0: a free one. `tell`: called with the URL to open, which holds the token; never log it."""
+    """How to serve. `port` 0: a free one. `tell`: called with the URL to open, which holds the token; never log it.
+
+    `ready`: called with the login page's address, the token's file, and where it listens.
+    """
 
     dsn: Dsn
     schema: str
     tell: Callable[[str], None]
-    ready: Callable[[str, Path], None]
+    ready: Callable[[str, Path, str], None]
     actor: str
     host: str = "127.0.0.1"
     port: int = PORT
@@ -98,7 +101,7 @@ def serve(serving: Serving) -> int:
         ssl_certfile=serving.tls_cert, ssl_keyfile=serving.tls_key, timeout_keep_alive=30,
     )  # fmt: skip
     try:
-        serving.ready(url, path)
+        serving.ready(url, path, "{}:{}".format(*listening.getsockname()[:2]))
         _server(uvicorn, config, dashboard).run([listening])
     except KeyboardInterrupt:
         pass

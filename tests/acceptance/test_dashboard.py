@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -495,3 +496,18 @@ def test_without_the_extra_it_says_what_to_install(scene: Scene, tmp_path: Path)
     assert made.returncode == 78 and "pip install 'pgsupervisor[dashboard]'" in made.stderr
     listed = subprocess.run([sys.executable, "-c", program, "queues", "--dsn", scene.database.dsn], env=environ, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert listed.returncode == 0 and "dashed" in listed.stdout
+
+
+def test_with_tls_the_cookie_goes_over_tls_alone(scene: Scene, tmp_path: Path) -> None:
+    """On an address that others reach: by the machine's own name, with a certificate."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: it makes the test's certificate")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"], check=True, capture_output=True)
+    with served(tmp_path, scene.database.dsn, "--host", "0.0.0.0", "--tls-cert", str(cert), "--tls-key", str(key), "--allow-host", "desk.example", scheme="https") as made:
+        visitor = Visitor(made.port, scheme="https", host="desk.example", named_port=False)
+        answer = visitor.post("/login", {"token": made.token()})
+        cookie = answer.cookies[0].lower()
+        assert answer.status == 303 and cookie.startswith("__host-") and "secure" in cookie and "httponly" in cookie
+        assert visitor.post("/login", {"token": made.token()}, Origin="http://desk.example").status == 403
+        assert Visitor(made.port, scheme="https", host="other.example", named_port=False).get("/login").status == 421

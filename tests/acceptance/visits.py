@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from tests.harness import ROOT, eventually
 
@@ -41,12 +42,9 @@ class Served:
 
     process: subprocess.Popen[bytes]
     url: str
+    port: int
     token_file: Path
     log: Path
-
-    @property
-    def port(self) -> int:
-        return int(urlsplit(self.url).port or 0)
 
     def token(self) -> str:
         return self.token_file.read_text().strip().partition("#")[2]
@@ -67,10 +65,21 @@ class Visitor:
     cookie: str = ""
     csrf: str = ""
     host: str = "127.0.0.1"
+    scheme: str = "http"
+    named_port: bool = True  # in Host and Origin
+
+    @property
+    def authority(self) -> str:
+        return f"{self.host}:{self.port}" if self.named_port else self.host
+
+    def _connected(self) -> http.client.HTTPConnection:
+        if self.scheme == "https":
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=ssl._create_unverified_context())
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
-        given = {"Host": f"{self.host}:{self.port}", **({"Cookie": self.cookie} if self.cookie else {}), **(headers or {})}
-        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        given = {"Host": self.authority, **({"Cookie": self.cookie} if self.cookie else {}), **(headers or {})}
+        conn = self._connected()
         try:
             conn.request(method, path, body, {name: value for name, value in given.items() if value is not None})
             got = conn.getresponse()
@@ -86,7 +95,7 @@ class Visitor:
         fields = list(form.items()) if isinstance(form, dict) else list(form)
         if self.csrf and not any(name == "csrf" for name, _ in fields):
             fields.append(("csrf", self.csrf))
-        given = {"Content-Type": "application/x-www-form-urlencoded", "Origin": f"http://{self.host}:{self.port}", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        given = {"Content-Type": "application/x-www-form-urlencoded", "Origin": f"{self.scheme}://{self.authority}", **{name.replace("_", "-"): value for name, value in headers.items()}}
         return self.ask("POST", path, urlencode(fields).encode(), given)
 
     def do(self, run: Any, verb: str, reason: str = "a test wants it", **form: str) -> Answer:
@@ -95,8 +104,8 @@ class Visitor:
     @contextmanager
     def events(self) -> Iterator[Iterator[str]]:
         """What is told to an open page, event by event."""
-        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        conn.request("GET", "/live", headers={"Host": f"{self.host}:{self.port}", "Cookie": self.cookie})
+        conn = self._connected()
+        conn.request("GET", "/live", headers={"Host": self.authority, "Cookie": self.cookie})
         got = conn.getresponse()
         assert got.status == 200 and got.getheader("content-type", "").startswith("text/event-stream")
         try:
@@ -106,7 +115,7 @@ class Visitor:
 
 
 @contextmanager
-def served(folder: Path, dsn: str, *args: str) -> Iterator[Served]:
+def served(folder: Path, dsn: str, *args: str, scheme: str = "http") -> Iterator[Served]:
     """A dashboard on a free port, until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
     log, token_file = folder / "dashboard.log", folder / "dashboard.url"
@@ -116,8 +125,8 @@ def served(folder: Path, dsn: str, *args: str) -> Iterator[Served]:
         process = subprocess.Popen(words, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
         said = eventually(lambda: _first_line(process, log), 60, "the dashboard's URL")
-        made = Served(process, said["url"], token_file, log)
-        eventually(lambda: answers(made.port), 30, "an answer of the dashboard")
+        made = Served(process, said["url"], int(said["listens"].rpartition(":")[2]), token_file, log)
+        eventually(lambda: answers(made.port, scheme), 30, "an answer of the dashboard")
         yield made
     finally:
         process.terminate()
@@ -137,10 +146,10 @@ def _first_line(process: subprocess.Popen[bytes], log: Path) -> Any:
     return json.loads(found) if found else None
 
 
-def answers(port: int) -> bool:
+def answers(port: int, scheme: str = "http") -> bool:
     """Whether a dashboard is there."""
     try:
-        return Visitor(port).get("/healthz").status == 200
+        return Visitor(port, scheme=scheme).get("/healthz").status == 200
     except OSError:
         return False
 

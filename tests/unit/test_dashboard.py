@@ -150,7 +150,7 @@ def test_a_link_in_the_way_of_the_token_is_replaced_and_not_followed(tmp_path: P
 
 
 def serving(**how: Any) -> serve.Serving:
-    return serve.Serving(Dsn("", ""), "supervisor", lambda url: None, lambda url, path: None, "x", **how)
+    return serve.Serving(Dsn("", ""), "supervisor", lambda url: None, lambda url, path, listens: None, "x", **how)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.8.9.1"])

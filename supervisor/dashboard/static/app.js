@@ -21,7 +21,18 @@
   const pulse = document.getElementById("pulse");
   let source = null;
   const say = (state, text) => { if (pulse) { pulse.dataset.state = state; pulse.textContent = text; } };
-  const changed = () => document.body.dispatchEvent(new CustomEvent("pgs:changed"));
+  // a page that takes long to make is asked for less often: a tenth of the time at most goes into it
+  let nextAt = 0, waiting = 0, askedAt = 0;
+  const changed = () => {
+    clearTimeout(waiting);
+    const wait = nextAt - performance.now();
+    if (wait > 0) { waiting = setTimeout(changed, wait); return; }
+    nextAt = performance.now() + 60000;  // until it has come
+    askedAt = performance.now();
+    document.body.dispatchEvent(new CustomEvent("pgs:changed"));
+  };
+  const came = () => { nextAt = performance.now() + Math.max(400, 10 * (performance.now() - askedAt)); };
+  document.addEventListener("htmx:finally:request", came);
   const open = () => {
     if (source || document.hidden || !pulse) return;
     source = new EventSource("/live");
