@@ -1,0 +1,76 @@
+"""What pages ask reads an index and a few rows, however long the history: a page that scans it would hurt whoever works on it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psycopg
+import pytest
+
+from supervisor.db.statements import Sql, blocks
+from tests.harness import Database, Server
+
+RUNS = 20_000
+SQL = Sql()
+_MADE = """
+create temp table made as
+select g as n, (lpad(to_hex((extract(epoch from clock_timestamp() - interval '1 minute') * 1000)::int8 + g / 100), 12, '0')
+                || '7' || substr(md5(g::text), 1, 3) || '8' || substr(md5(g::text), 4, 15))::uuid as id
+from generate_series(1, %s) as g order by 2
+"""
+_FILL = (
+    "insert into supervisor.queue (name) values ('q')",
+    "insert into supervisor.workflow (name, queue) select 'w', id from supervisor.queue where name = 'q'",
+    "insert into supervisor.run (run_id, workflow, queue, prio, input) select id, 1, 1, 5, '{}' from made",
+    "insert into supervisor.task (run_id, ready_at, queue, workflow, wait_kind, step, seq) select id, 'infinity', 1, 1, 11, 'go', 3 from made where n % 10 = 0",
+    "insert into supervisor.outcome (run_id, ended_at, worker, steps, status) select id, now(), 1, 3, 1 + (n % 100 = 1)::int from made where n % 10 > 0",
+    "insert into supervisor.step select id, now(), now(), s, s, 1, 1, 1, 'some step', '1' from made, generate_series(0, 2) as s",
+    "insert into supervisor.attempt select id, 3, 1, 1, now(), now(), now(), 1, 'some step', '{}', 'f' from made",
+    "insert into supervisor.message select id, 1, n, now(), 'go', null, '1' from made",
+    "insert into supervisor.publication select id, now(), 1, 'k', '1' from made",
+    "insert into supervisor.child select id, 4, id from made",
+)
+# of one run, of a page of a list
+OF_A_RUN: dict[str, tuple[Any, ...]] = {
+    "show_run": (), "show_wait": (), "page_steps_before": (None, 100, 2000), "page_steps_from": (0, 100, 2000), "page_attempts": (-1, None, 1000), "page_kinds": (), "page_backoffs": (),
+    "page_step": (1,), "page_signals": (50,), "page_tokens": (50,), "page_cancellations": (), "page_compensations": (50,), "page_children": (100,), "show_published": (), "show_updates": (50,),
+    "show_heartbeats": (), "show_pause": (),
+}  # fmt: skip
+OF_LISTS: dict[str, tuple[Any, ...]] = {"page_errors": (100, 50), "show_audit": (None, None, None, 100)}
+HISTORY = ("run_2", "step_2", "outcome_2", "attempt_2", "message_2", "publication_2", "child_2")
+# what reads more by its nature, and is bounded by live runs, workers or the catalogue
+OTHERS = {"page_settings", "page_rights", "page_pulse", "page_stuck", "page_throughput", "page_leader", "page_database", "page_horizon", "page_batches", "page_batch", "page_storage"}
+
+
+@pytest.fixture(scope="module")
+def filled(server: Server) -> Any:
+    database: Database = server.database()
+    with database.connect() as conn:
+        conn.execute(_MADE, (RUNS,))
+        for statement in _FILL:
+            conn.execute(statement)
+        conn.execute("vacuum analyze")
+        yield conn
+    database.drop()
+
+
+def scans(plan: dict[str, Any]) -> list[tuple[str, float]]:
+    """Relations of the history that are read whole, and all rows that were looked at."""
+    found = [(plan["Relation Name"], plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))] if plan["Node Type"] == "Seq Scan" and plan["Relation Name"].startswith(HISTORY) and plan.get("Actual Loops") else []
+    return found + [each for part in plan.get("Plans", []) for each in scans(part)]
+
+
+@pytest.mark.parametrize("name", [*OF_A_RUN, *OF_LISTS])
+def test_a_page_scans_no_history(filled: psycopg.Connection[Any], name: str) -> None:
+    run = filled.execute("select id from made where n = 10000").fetchone()[0]  # type: ignore[index]
+    values = (run, *OF_A_RUN[name]) if name in OF_A_RUN else OF_LISTS[name]
+    with filled.transaction(force_rollback=True):
+        filled.execute("set local role supervisor_viewer")
+        rows = psycopg.RawCursor(filled).execute(f"explain (analyze, format json) {SQL.get(name)}".encode(), values).fetchall()
+    found = [(relation, rows) for relation, rows in scans(rows[0][0][0]["Plan"]) if rows > 1000]
+    assert not found, json.dumps(rows[0][0], indent=1)[:3000]
+
+
+def test_every_statement_of_the_pages_is_looked_at_here() -> None:
+    assert {name for name, block in blocks().items() if block.file == "dashboard.sql"} == {name for name in (*OF_A_RUN, *OF_LISTS) if name.startswith("page_")} | OTHERS
