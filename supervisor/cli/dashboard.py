@@ -67,7 +67,8 @@ class _Talk:
         """A URL with a token: each is good for one browser."""
         self._told += 1
         if sys.stderr.isatty() and not (self._beside and self._told > 1):
-            say(f"{'dashboard' if self._told == 1 else 'another browser'}: {url}")
+            fresh_line = "\r\x1b[K" if self._beside else ""  # the host's progress may stand there
+            say(f"{fresh_line}{'dashboard' if self._told == 1 else 'another browser'}: {url}")
 
     def ready(self, url: str, path: Path, listens: str) -> None:
         where = url.removesuffix("login")

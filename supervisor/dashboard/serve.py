@@ -148,14 +148,18 @@ def hosts_of(serving: Serving, port: int, scheme: str) -> list[str]:
 
 
 def default_token_file(port: int) -> Path:
-    """In the user's own runtime folder, else beside the embedded server's data."""
+    """In the account's own runtime folder, else beside the embedded server's data: nowhere that others may write to."""
     import platformdirs
 
+    for folder in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.geteuid()}"):
+        if folder and _own(folder):
+            return Path(folder, "pgsupervisor", f"dashboard-{port}.url")
+    return Path(platformdirs.user_data_dir("pgsupervisor"), f"dashboard-{port}.url")
+
+
+def _own(folder: str) -> bool:
     try:
-        folder = Path(platformdirs.user_runtime_dir("pgsupervisor"))
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = os.stat(folder)
     except OSError:
-        folder = Path(platformdirs.user_data_dir("pgsupervisor"))
-    if folder.exists() and folder.stat().st_uid != os.geteuid():
-        folder = Path(platformdirs.user_data_dir("pgsupervisor"))
-    return folder / f"dashboard-{port}.url"
+        return False
+    return facts.st_uid == os.geteuid() and not facts.st_mode & 0o022

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import re
+import select
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from supervisor import Client
-from tests.acceptance.visits import answers
+from tests.acceptance.visits import Visitor, answers
 from tests.apps import dashed
-from tests.harness import Database, Host, HostFactory, eventually
+from tests.harness import ROOT, Database, Host, HostFactory, eventually
 
 
 def beside(host: Host) -> int | None:
@@ -54,6 +60,35 @@ def test_a_dashboard_beside_a_host_may_die_and_dies_with_it(database: Database, 
     second = eventually(lambda: beside(host), 30)
     host.kill_all()
     eventually(lambda: gone(second), 30, "the end of the dashboard")
+
+
+def test_the_url_is_said_at_a_terminal(database: Database, tmp_path: Path) -> None:
+    """There it can be opened at once, token and all; one line, of its own."""
+    here, there = pty.openpty()
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(tmp_path), "PGSUPERVISOR_DATABASE_URL": database.dsn}
+    words = [sys.executable, "-m", "supervisor", "run", "--app", "tests.apps.dashed", "--procs", "1", "--dashboard", "0"]
+    process = subprocess.Popen(words, cwd=tmp_path, env=environ, stdin=there, stdout=there, stderr=there, start_new_session=True)
+    os.close(there)
+    said = b""
+    try:
+
+        def told() -> re.Match[bytes] | None:
+            nonlocal said
+            if select.select([here], [], [], 0.1)[0]:
+                said += os.read(here, 65536)
+            return re.search(rb"dashboard: (http://127\.0\.0\.1:(\d+)/login#(\S{40,}))\r\n", said)
+
+        found = eventually(told, 60, "the URL")
+        visitor = Visitor(int(found[2]))
+        eventually(lambda: answers(visitor.port), 30)
+        assert visitor.post("/login", {"token": found[3].decode()}).status == 303
+    finally:
+        process.terminate()
+        with contextlib.suppress(OSError):
+            while os.read(here, 65536):
+                pass
+        os.close(here)
+        process.wait(60)
 
 
 def test_a_host_that_stops_stops_its_dashboard(database: Database, hosts: HostFactory, tmp_path: Path) -> None:

@@ -193,3 +193,36 @@ def test_sql_is_shown_as_it_can_be_typed() -> None:
 def test_a_value_in_a_link_is_read_back_by_the_filter(value: str) -> None:
     tree: Any = parse(f"key = {page.quoted(value)}")
     assert tree.values == (value,)
+
+
+def test_the_token_is_kept_where_nobody_else_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in /tmp with a name that can be guessed would be somebody else's to make first."""
+    mine, shared = tmp_path / "mine", tmp_path / "shared"
+    mine.mkdir(mode=0o700)
+    shared.mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(mine))
+    assert serve.default_token_file(1) == mine / "pgsupervisor" / "dashboard-1.url"
+    for other in (str(shared), str(tmp_path / "nowhere"), ""):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", other)
+        found = serve.default_token_file(1)
+        assert not str(found).startswith(("/tmp/runtime", str(shared))) and found.name == "dashboard-1.url"
+
+
+def test_a_demo_has_a_dashboard_where_somebody_is_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a log or a pipe nobody could open it."""
+    import sys
+
+    from supervisor.cli.demo import _port
+
+    class Terminal:
+        def __init__(self, there: bool) -> None:
+            self.there = there
+
+        def isatty(self) -> bool:
+            return self.there
+
+    for there, asked, port in ((True, None, serve.PORT), (False, None, None), (False, True, serve.PORT), (True, False, None)):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stderr", Terminal(there))
+            assert _port(asked) == port
