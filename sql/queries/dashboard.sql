@@ -75,10 +75,11 @@ SELECT s.seq, s.pos, s.name, s.kind, s.status, s.started_at, s.ended_at, s.durat
 FROM {schema}.steps AS s WHERE s.run_id = $1 AND s.seq = $2::pg_catalog.int4;
 
 -- name: page_signals :many
--- Signals that were sent to one run, newest first.
+-- Signals that were sent to one run, newest first, with payloads up to a size.
 -- Locks:  none.     Index:  message primary key, consumed primary key, pruned
--- $1 uuid run    $2 int4 limit
-SELECT g.n, g.name, g.id, g.payload, g.sent_at, g.seq FROM {schema}.signals AS g WHERE g.run_id = $1 ORDER BY g.n DESC LIMIT $2::pg_catalog.int4;
+-- $1 uuid run    $2 int4 limit    $3 int4 characters of a payload
+SELECT g.n, g.name, g.id, pg_catalog.octet_length(g.payload::pg_catalog.text) AS bytes, pg_catalog.left(g.payload::pg_catalog.text, $3::pg_catalog.int4) AS payload, g.sent_at, g.seq
+FROM {schema}.signals AS g WHERE g.run_id = $1 ORDER BY g.n DESC LIMIT $2::pg_catalog.int4;
 
 -- name: page_tokens :many
 -- Tries of one run that were handed over to a token.

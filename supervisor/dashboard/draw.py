@@ -22,6 +22,7 @@ from supervisor.db.pages import Said
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 SHORT = 120
+PRETTY_MAX = 20_000  # characters of one payload
 # a sign beside each word: what colour says is said twice
 SIGNS = {
     "ready": "○", "running": "▶", "waiting": "◷", "paused": "‖", "completed": "✓", "failed": "✕", "cancelled": "⊘", "terminated": "⊗", "timed_out": "⌛", "continued": "↻", "lost": "?",
@@ -95,8 +96,9 @@ def _short(value: Any) -> str:
 
 
 def _pretty(value: Any) -> Lines:
-    """A payload for reading: text as it is, else JSON on several lines."""
-    return Lines(value if isinstance(value, str) and "\n" in value else json.dumps(value, default=_any_json, ensure_ascii=False, indent=2))
+    """A payload for reading: text as it is, else JSON on several lines; of a long one its beginning."""
+    text = value if isinstance(value, str) and "\n" in value else json.dumps(value, default=_any_json, ensure_ascii=False, indent=2)
+    return Lines(text if len(text) <= PRETTY_MAX else f"{text[:PRETTY_MAX]}\n… and {len(text) - PRETTY_MAX:,} characters more: the page's JSON has all of it")
 
 
 def _error_head(error: Any) -> str:

@@ -158,7 +158,8 @@ def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, no
 def _around(look: Look, run: Row) -> tuple[dict[str, Any], list[Any]]:
     run_id = run["run_id"]
     children = look.rows("page_children", run_id, CHILDREN)
-    signals, updates, tokens = look.rows("page_signals", run_id, LISTED), look.rows("show_updates", run_id, LISTED), look.rows("page_tokens", run_id, LISTED)
+    signals = [_with_payload(row) for row in look.rows("page_signals", run_id, LISTED, PAYLOAD_CHARS)]
+    updates, tokens = look.rows("show_updates", run_id, LISTED), look.rows("page_tokens", run_id, LISTED)
     published, undo = look.rows("show_published", run_id), look.rows("page_compensations", run_id, LISTED)
     ends, audit = look.rows("page_cancellations", run_id), look.rows("show_audit", run_id, None, None, 100)
     data = {"children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
@@ -188,7 +189,7 @@ def _messages(signals: Sequence[Row], updates: Sequence[Row], tokens: Sequence[R
     made: list[Table] = []
     rows: list[tuple[Cell, ...]]
     if signals:
-        rows = [(each["name"], When(each["sent_at"]), f"seq {each['seq']}" if each["seq"] is not None else "not yet", each["id"], Json(each["payload"])) for each in signals]
+        rows = [(each["name"], When(each["sent_at"]), f"seq {each['seq']}" if each["seq"] is not None else "not yet", each["id"], Json(each["payload"], each["cut"])) for each in signals]
         made.append(Table("Signals", ("signal", "sent", "given to", "id", "payload"), rows))
     if updates:
         rows = [(each["name"], each["stage"], When(each["sent_at"]), each["id"], Json(each["payload"]), Failure(each["error"]) if each["error"] is not None else Json(each["result"])) for each in updates]

@@ -260,6 +260,30 @@ def test_every_page_shows_its_sql_which_gives_the_same(scene: Scene, ann: Visito
     assert ("dashed", 0, 0, 11, 0) in [row[:5] for row in scene.database.sql(statement)]
 
 
+def test_a_large_payload_is_shown_by_its_beginning(scene: Scene, ann: Visitor) -> None:
+    """Two megabytes in each of a hundred rows would be nobody's page."""
+    run, text = scene.waits[1].id, "word " * 300_000
+    with Client(scene.database.dsn) as client:
+        for _ in range(3):
+            client.signal(run, "dashed_large", text)
+    scene.database.sql("insert into supervisor.step select run_id, started_at, ended_at, 90, 90, worker, kind, status, 'large', convert_to(to_json(%s::text)::text, 'UTF8') from supervisor.step where run_id = %s limit 1", text, run)
+    page = ann.get(f"/runs/{run}")
+    assert len(page.body) < 100_000 and Read.of(page.text).text.count("of 1.5 MB") == 4
+    assert "1,480,002 characters more" in Read.of(ann.get(f"/runs/{run}/steps/90").text).text
+    assert ann.get(f"/runs/{run}/steps/90.json").json()["step"]["result"] == text
+
+
+def test_a_password_is_on_no_page_and_in_no_log(scene: Scene, tmp_path: Path) -> None:
+    """Screenshots of pages are pasted into tickets, and logs are read by many."""
+    canary = "canary-8Wx-not-to-be-seen"
+    with served(tmp_path, psycopg.conninfo.make_conninfo(scene.database.dsn, password=canary)) as made:
+        visitor = made.visitor()
+        for path in (*(f"/{name}" for name in PAGES), f"/runs/{scene.waits[1].id}", "/runs?q=x", "/nowhere", "/login"):
+            assert canary not in visitor.get(path).text and canary not in visitor.get(f"{path}.json").text
+        assert canary not in made.log.read_text() and canary.encode() not in Path(f"/proc/{made.process.pid}/cmdline").read_bytes()
+    assert canary not in command(dsn=f"host=/nonexistent password={canary}").stderr
+
+
 def test_a_list_goes_on_where_its_page_ends(server: Server, tmp_path: Path) -> None:
     """By key, not by number: each run once, with 120 of them."""
     database = server.database()
