@@ -62,9 +62,10 @@ FROM {schema}.steps AS s WHERE s.run_id = $1 GROUP BY s.kind;
 -- name: page_backoffs :one
 -- How often steps of one run failed or ended their worker, and how long it waited before it tried again.
 -- Locks:  none.     Index:  attempt primary key, pruned
--- $1 uuid run     Returns failed, crashed, seconds waited
+-- $1 uuid run    $2 timestamptz its end, or now     Returns failed, crashed, seconds waited
 SELECT count(*) FILTER (WHERE a.kind = 'failed') AS failed, count(*) FILTER (WHERE a.kind = 'crashed') AS crashed,
-       coalesce(pg_catalog.sum(extract(epoch FROM least(a.next_retry_at, pg_catalog.clock_timestamp()) - a.ended_at)) FILTER (WHERE a.kind = 'failed'), 0)::pg_catalog.float8 AS seconds
+       coalesce(pg_catalog.sum(extract(epoch FROM least(a.next_retry_at, $2::pg_catalog.timestamptz) - a.ended_at))
+                FILTER (WHERE a.kind IN ('failed', 'crashed') AND a.next_retry_at IS NOT NULL), 0)::pg_catalog.float8 AS seconds
 FROM {schema}.attempts AS a WHERE a.run_id = $1;
 
 -- name: page_step :many
@@ -106,6 +107,18 @@ SELECT c.seq, c.name, c.of_seq, c.status, c.ended_at, c.because FROM {schema}.co
 SELECT c.seq, r.run_id, r.workflow, r.key, r.status, r.wait, r.step, r.created_at, r.ended_at
 FROM (SELECT d.seq, d.run_id FROM {schema}.children AS d WHERE d.parent_id = $1 ORDER BY d.seq DESC LIMIT $2::pg_catalog.int4) AS c
 CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = c.run_id OFFSET 0) AS r ORDER BY c.seq DESC;
+
+-- name: page_above :many
+-- The runs above one run, the root first.
+-- Locks:  none.     Index:  run, outcome, task primary keys, a look for each
+-- $1 uuid run    $2 int4 levels at most
+WITH RECURSIVE up AS (
+    SELECT s.parent_id, 1 AS level FROM {schema}.started AS s WHERE s.run_id = $1
+    UNION ALL
+    SELECT s.parent_id, u.level + 1 FROM up AS u CROSS JOIN LATERAL (SELECT s.parent_id FROM {schema}.started AS s WHERE s.run_id = u.parent_id OFFSET 0) AS s
+    WHERE u.level < $2::pg_catalog.int4)
+SELECT u.level, r.run_id, r.workflow, r.key, r.status, r.wait, r.step
+FROM up AS u CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = u.parent_id OFFSET 0) AS r ORDER BY u.level DESC;
 
 -- ── health ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,12 +6,14 @@ Reads stored facts alone, so it is as true while no worker is alive. Counts live
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from supervisor.core.shown import ago, duration
 from supervisor.dashboard.page import Asked, Cell, Chart, Count, Facts, Findings, Link, Page, Pip, Refused, Size, Table, When, quoted, runs_where, url
+from supervisor.dashboard.why import PARKED
 from supervisor.db.pages import Look
 from supervisor.db.statements import migration_files
 
@@ -36,7 +38,7 @@ def page(look: Look, asked: Asked) -> Page:
         "throughput": look.apart(lambda: look.rows("page_throughput")),
     }
     panels = [
-        Findings("Needs attention", findings(parts), "nothing: workers are alive, partitions are there, no queue is late"),
+        Findings("Needs attention", findings(parts), "nothing: workers are alive, nothing is parked, partitions are there, no queue is late"),
         _part("Live runs", parts["queues"], _states),
         _part("Workers", parts["workers"], lambda rows: _workers(rows, parts["leader"])),
         _part("Database", parts["database"], lambda row: _database(row, parts["horizon"])),
@@ -58,7 +60,16 @@ def _part(title: str, found: Any, draw: Callable[[Any], Any]) -> Any:
 def findings(parts: dict[str, Any]) -> list[str]:
     """In words, with what to do."""
     there = {name: None if isinstance(part, Exception) else part for name, part in parts.items()}
-    return [*_of_work(there["queues"] or [], there["workers"], there["leader"]), *_of_database(there["database"], there["horizon"])]
+    return [*_of_parked(there["stuck"] or []), *_of_work(there["queues"] or [], there["workers"], there["leader"]), *_of_database(there["database"], there["horizon"])]
+
+
+def _of_parked(stuck: Sequence[Row]) -> list[str]:
+    parked = Counter[str]()
+    for row in stuck:
+        if row["code"] in PARKED:
+            parked[row["code"]] += row["runs"]
+    words = ", ".join(f"{n:,} {code}" for code, n in parked.most_common())
+    return [f"{parked.total():,} {'run is' if parked.total() == 1 else 'runs are'} parked until somebody acts: {words}"] if parked else []
 
 
 def _of_work(queues: Sequence[Row], workers: Sequence[Row] | None, leader: Sequence[Row] | None) -> list[str]:

@@ -23,6 +23,7 @@ ATTEMPTS_MAX = 1000
 PAYLOAD_CHARS = 2000  # of a payload in the window; its own page has all of it
 LISTED = 50  # signals, updates, tokens
 CHILDREN = 100
+ABOVE = 32  # generations
 
 
 @dataclass
@@ -46,7 +47,7 @@ def page(look: Look, asked: Asked) -> Page:
     beats = look.rows("show_heartbeats", run_id)
     now = datetime.now(timezone.utc)
     journal = _journal(run, wait, steps, attempts, kinds, now)
-    backoffs = look.first("page_backoffs", run_id) or {}
+    backoffs = look.first("page_backoffs", run_id, run["ended_at"] or now) or {}
     data, panels = _around(look, run)
     return Page(
         title=f"{run['workflow']} {run['key'] or str(run_id)[-12:]}",
@@ -142,7 +143,9 @@ def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, no
         if kind in by:
             items.append((words, f"{duration(by[kind]['seconds'])} in {by[kind]['entries']:,}"))
     if backoffs.get("failed"):
-        items.append(("between tries", f"{duration(backoffs['seconds'])} after {backoffs['failed']:,} failed"))
+        items.append(("failed tries", Count(backoffs["failed"])))
+    if backoffs.get("seconds"):
+        items.append(("between tries", duration(backoffs["seconds"])))
     if backoffs.get("crashed"):
         items.append(("workers ended", Count(backoffs["crashed"])))
     if wait is not None and wait["since"]:
@@ -162,12 +165,16 @@ def _around(look: Look, run: Row) -> tuple[dict[str, Any], list[Any]]:
     updates, tokens = look.rows("show_updates", run_id, LISTED), look.rows("page_tokens", run_id, LISTED)
     published, undo = look.rows("show_published", run_id), look.rows("page_compensations", run_id, LISTED)
     ends, audit = look.rows("page_cancellations", run_id), look.rows("show_audit", run_id, None, None, 100)
-    data = {"children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
+    above = look.rows("page_above", run_id, ABOVE) if run["parent_id"] else []
+    data = {"above": above, "children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
     panels: list[Any] = [Facts("Input and state", [
         ("input", Json(run["input"])),
         *([("attributes", Json(run["attributes"]))] if run["attributes"] else []),
         *[(f"published {each['key']}", Json(each["value"])) for each in published],
     ], wide=True)]  # fmt: skip
+    if above:
+        rows = [("its parent" if each["level"] == 1 else f"{each['level']} up", Pip(each["status"], each["wait"] if each["wait"] != "queued" else None), run_link(each["run_id"]), each["workflow"], each["key"], each["step"]) for each in above]
+        panels.append(Table("Above it", ("", "status", "run", "workflow", "key", "step"), rows, note="the root first"))
     panels += [_children(run, children)] if children else []
     panels += _messages(signals, updates, tokens)
     if undo:

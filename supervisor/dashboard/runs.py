@@ -49,7 +49,7 @@ def _listed(rows: Sequence[Row], text: str, search: Search, after: UUID | None, 
     older = url("/runs", q=text, after=rows[PAGE_RUNS - 1]["run_id"]) if len(rows) > PAGE_RUNS else None
     rows = rows[:PAGE_RUNS]
     picks = asked.may_act
-    columns = (*[""] * picks, "status", "run", "workflow", "key", "step", "started", "took", "in particular")
+    columns = (*["choose"] * picks, "status", "run", "workflow", "key", "step", "started", "took", "in particular")
     table = Table("Runs", columns, [_cells(row, picks) for row in rows], empty="no runs that fit" if fits or after else "no runs yet")
     bulk = [(verb, label) for verb, label in verbs.BULK if verb in ("cancel", "terminate") or asked.may_operate] if picks and order is None else []
     data = {"runs": [_as_object(row) for row in rows], "next": older and older.replace("/runs?", "/runs.json?")}

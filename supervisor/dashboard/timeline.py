@@ -188,7 +188,7 @@ def _bars(lane: Lane, made: Scale, wait: Row | None, since: datetime | None, now
         kind = "failed" if lane.status == "failed" else KINDS.get(lane.kind, "tick")
         if not (kind == "failed" and bars):
             bars.append(_bar(made, lane.began_at, lane.ended_at, kind, f"{lane.status}, {duration((lane.ended_at - lane.began_at).total_seconds())}"))
-    elif wait is not None and since and wait["code"] != "step_backoff":
+    elif wait is not None and since and wait["code"] not in ("step_backoff", "token"):  # whose tries have a bar already
         kind = "now" if wait["status"] == "running" else KINDS.get(lane.kind, "tick") if lane.kind != "step" else "backoff"
         bars.append(_bar(made, since, now, kind, f"{wait['meaning']}, for {duration((now - since).total_seconds())}"))
     return bars

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from supervisor.core.filters import LIVE
 from supervisor.core.shown import duration
-from supervisor.dashboard.page import Cell, Failure, Json, Why
+from supervisor.dashboard.page import Cell, Failure, Json, Link, Why, url
 
 Row = dict[str, Any]
 
@@ -53,7 +55,13 @@ def detail_of(text: str | None) -> tuple[dict[str, Any], str]:
 
 def why(run: Row, wait: Row | None, attempts: Sequence[Row], pause: Row | None, beats: Sequence[Row] = ()) -> Why:
     """The banner of a live run, or how an ended one ended."""
-    return ended(run) if wait is None else waiting(wait, attempts, pause, beats)
+    if wait is None:
+        return ended(run)
+    made = waiting(wait, attempts, pause, beats)
+    if wait["code"] == "child":
+        living = Link("those that live", url("/runs", q=f"parent = {run['run_id']} AND status in ({', '.join(LIVE)})"))
+        made = replace(made, notes=[*made.notes, ("its children", living)])
+    return made
 
 
 def ended(run: Row) -> Why:

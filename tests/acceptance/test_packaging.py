@@ -18,7 +18,7 @@ from supervisor.core.version import VERSION
 ROOT = Path(__file__).resolve().parents[2]
 LINKS = ("_fastpath", "sql", "bench")
 STARTUP = "pgsupervisor.pth"
-SHIPPED = {".py", ".pyi", ".pyx", ".pxd", ".sql", ".typed"}
+SHIPPED = {".py", ".pyi", ".pyx", ".pxd", ".sql", ".typed", ".jinja", ".js", ".css", ".svg", ".txt"}
 PRINT_BUILD = "import supervisor._fastpath as fastpath, supervisor.sql; print(fastpath.build())"
 
 pytestmark = pytest.mark.skipif(not (ROOT / "supervisor" / "sql").is_symlink(), reason="the tests run apart from a clone")

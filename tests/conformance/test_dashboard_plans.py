@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from typing import Any
 
 import psycopg
@@ -33,8 +34,8 @@ _FILL = (
 )
 # of one run, of a page of a list
 OF_A_RUN: dict[str, tuple[Any, ...]] = {
-    "show_run": (), "show_wait": (), "page_steps_before": (None, 100, 2000), "page_steps_from": (0, 100, 2000), "page_attempts": (-1, None, 1000), "page_kinds": (), "page_backoffs": (),
-    "page_step": (1,), "page_signals": (50, 2000), "page_tokens": (50,), "page_cancellations": (), "page_compensations": (50,), "page_children": (100,), "show_published": (), "show_updates": (50,),
+    "show_run": (), "show_wait": (), "page_steps_before": (None, 100, 2000), "page_steps_from": (0, 100, 2000), "page_attempts": (-1, None, 1000), "page_kinds": (), "page_backoffs": (datetime.now(timezone.utc),),
+    "page_step": (1,), "page_signals": (50, 2000), "page_tokens": (50,), "page_cancellations": (), "page_compensations": (50,), "page_children": (100,), "page_above": (32,), "show_published": (), "show_updates": (50,),
     "show_heartbeats": (), "show_pause": (),
 }  # fmt: skip
 OF_LISTS: dict[str, tuple[Any, ...]] = {"page_errors": (100, 50), "show_audit": (None, None, None, 100)}
