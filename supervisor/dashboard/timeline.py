@@ -20,6 +20,8 @@ BAR_MIN = 3.0  # a step of a microsecond is seen, too
 GAP_SHARE = 0.25  # a rest longer than this part of all work is drawn short
 GAP_WIDTH = 120.0
 TICKS = 4
+LANE = 16
+HEIGHTS = {"failed": 16, "crashed": 16, "backoff": 4, "timer": 6, "tick": 16}
 
 # what an entry of the history is drawn as
 KINDS = {"step": "work", "timer": "timer", "signal": "signal", "update": "signal", "child": "child", "child_start": "tick", "patch": "tick", "cancellation": "tick"}
@@ -31,6 +33,15 @@ class Bar:
     width: float
     kind: str
     says: str
+
+    @property
+    def height(self) -> int:
+        """Kinds differ in height too, for whoever sees no colours."""
+        return HEIGHTS.get(self.kind, 10)
+
+    @property
+    def top(self) -> int:
+        return (LANE - self.height) // 2
 
 
 @dataclass

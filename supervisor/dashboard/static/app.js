@@ -27,12 +27,12 @@
     clearTimeout(waiting);
     const wait = nextAt - performance.now();
     if (wait > 0) { waiting = setTimeout(changed, wait); return; }
-    nextAt = performance.now() + 60000;  // until it has come
+    nextAt = performance.now() + 10000;  // unless it comes sooner
     askedAt = performance.now();
     document.body.dispatchEvent(new CustomEvent("pgs:changed"));
   };
   const came = () => { nextAt = performance.now() + Math.max(400, 10 * (performance.now() - askedAt)); };
-  document.addEventListener("htmx:finally:request", came);
+  document.addEventListener("htmx:after:request", came);  // before the swap, after which its element may be another one
   const open = () => {
     if (source || document.hidden || !pulse) return;
     source = new EventSource("/live");
