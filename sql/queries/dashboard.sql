@@ -108,35 +108,15 @@ SELECT c.seq, r.run_id, r.workflow, r.key, r.status, r.wait, r.step, r.created_a
 FROM (SELECT d.seq, d.run_id FROM {schema}.children AS d WHERE d.parent_id = $1 ORDER BY d.seq DESC LIMIT $2::pg_catalog.int4) AS c
 CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = c.run_id OFFSET 0) AS r ORDER BY c.seq DESC;
 
--- name: page_above :many
--- The runs above one run, the root first.
--- Locks:  none.     Index:  run, outcome, task primary keys, a look for each
--- $1 uuid run    $2 int4 levels at most
-WITH RECURSIVE up AS (
-    SELECT s.parent_id, 1 AS level FROM {schema}.started AS s WHERE s.run_id = $1
-    UNION ALL
-    SELECT s.parent_id, u.level + 1 FROM up AS u CROSS JOIN LATERAL (SELECT s.parent_id FROM {schema}.started AS s WHERE s.run_id = u.parent_id OFFSET 0) AS s
-    WHERE u.level < $2::pg_catalog.int4)
-SELECT u.level, r.run_id, r.workflow, r.key, r.status, r.wait, r.step
-FROM up AS u CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = u.parent_id OFFSET 0) AS r ORDER BY u.level DESC;
-
 -- ── health ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
--- name: page_stuck :many
--- What live runs wait for, by reason, workflow and step: those that are parked, then the largest groups; of at most so many runs.
--- Locks:  none.     Index:  none: a scan of the live runs until enough are found
--- $1 int4 runs at most    $2 int4 groups at most
-SELECT g.code, g.workflow, g.step, count(*) AS runs, pg_catalog.min(g.since) AS oldest_at, pg_catalog.min(g.wake_at) AS next_at,
-       pg_catalog.min(g.meaning) AS meaning, pg_catalog.min(g.detail) AS detail, pg_catalog.sum(count(*)) OVER ()::pg_catalog.int8 AS looked_at
-FROM (SELECT w.code, w.workflow, w.step, w.since, w.wake_at, w.meaning, w.detail
-      FROM {schema}.waits AS w WHERE w.code <> 'queued' LIMIT $1::pg_catalog.int4) AS g
-GROUP BY g.code, g.workflow, g.step
-ORDER BY g.code IN ('nondeterminism', 'code_missing', 'attempts_exhausted', 'crash_loop', 'commit_rejected') DESC, runs DESC, oldest_at LIMIT $2::pg_catalog.int4;
-
--- name: page_throughput :many
--- Runs by the minute of their start, of the last hour.
--- Locks:  none.     Index:  run, outcome primary keys: a range of one hour
-SELECT t.minute, t.started, t.completed, t.failed, t.p50_ms, t.p99_ms FROM {schema}.throughput AS t ORDER BY t.minute;
+-- name: page_rates :many
+-- Starts and ends by the minute, of all workflows together.
+-- Locks:  none.     Index:  run primary key backwards; the ends of the outcomes' tables: $2 rows of both at most
+-- $1 interval since    $2 int4 rows
+SELECT t.minute, pg_catalog.sum(t.started)::pg_catalog.int8 AS started, pg_catalog.sum(t.completed)::pg_catalog.int8 AS completed,
+       (pg_catalog.sum(t.failed) + pg_catalog.sum(t.timed_out))::pg_catalog.int8 AS failed, pg_catalog.min(t.counted_s) AS counted_s
+FROM {schema}.rates($1::pg_catalog.interval, $2::pg_catalog.int4) AS t GROUP BY t.minute ORDER BY t.minute;
 
 -- name: page_leader :many
 -- Which supervisor leads at this moment.
@@ -184,15 +164,11 @@ SELECT b.batch, b.runs, b.ready, b.running, b.waiting, b.paused, b.completed, b.
 FROM {schema}.batches AS b WHERE b.batch = $1;
 
 -- name: page_errors :many
--- What the newest runs that ended badly ended with, grouped: by workflow, how, and the error's type and text.
--- Locks:  none.     Index:  outcome_unsuccessful_idx read backwards; run, outcome primary keys
--- $1 int4 runs at most    $2 int4 groups at most
-SELECT f.workflow, f.status, f.type, f.message, count(*) AS runs, pg_catalog.min(f.ended_at) AS first_at, pg_catalog.max(f.ended_at) AS last_at,
-       (pg_catalog.array_agg(f.run_id ORDER BY f.ended_at DESC))[1] AS run_id, pg_catalog.sum(count(*)) OVER ()::pg_catalog.int8 AS looked_at
-FROM (SELECT d.run_id, r.workflow, d.status, d.ended_at, r.error ->> 'type' AS type, pg_catalog.left(r.error ->> 'message', 200) AS message
-      FROM (SELECT x.run_id, x.status, x.ended_at FROM {schema}.failures AS x ORDER BY x.run_id DESC LIMIT $1::pg_catalog.int4) AS d
-      CROSS JOIN LATERAL (SELECT r.workflow, r.error FROM {schema}.runs AS r WHERE r.run_id = d.run_id OFFSET 0) AS r) AS f
-GROUP BY f.workflow, f.status, f.type, f.message ORDER BY last_at DESC LIMIT $2::pg_catalog.int4;
+-- What failed lately, by what it is and where, the newest first.
+-- Locks:  none.     Index:  attempt_failed_at_idx, outcome_unsuccessful_idx; $2 rows of each at most
+-- $1 interval since    $2 int4 rows
+SELECT e.fingerprint, e.source, e.workflow, e.step, e.type, pg_catalog.left(e.message, 200) AS message, e.failures, e.runs, e.live, e.first_at, e.last_at, e.run_id, e.seq, e.counted_from
+FROM {schema}.error_groups($1::pg_catalog.interval, $2::pg_catalog.int4) AS e ORDER BY e.last_at DESC;
 
 -- name: page_storage :many
 -- The engine's tables by size, partitions with their parent.

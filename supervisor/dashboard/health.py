@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from supervisor.core.shown import ago, duration
+from supervisor.core.shown import ago
 from supervisor.dashboard.page import Asked, Cell, Chart, Count, Facts, Findings, Link, Page, Pip, Refused, Size, Table, When, quoted, runs_where, url
 from supervisor.dashboard.why import PARKED
 from supervisor.db.pages import Look
@@ -19,7 +19,8 @@ from supervisor.db.statements import migration_files
 
 Row = dict[str, Any]
 
-STUCK_RUNS, STUCK_GROUPS = 20_000, 100
+WAITING_RUNS, GROUPS_SHOWN = 10_000, 100  # runs of each reason that are looked at
+RATES_ROWS = 100_000
 LAG_S = 60.0  # an oldest ready run that is older is worth a word
 AHEAD = timedelta(days=2)  # partitions
 OLD_TRANSACTION = timedelta(minutes=10)
@@ -30,12 +31,12 @@ SESSIONS_SHARE = 0.9
 def page(look: Look, asked: Asked) -> Page:
     parts: dict[str, Any] = {
         "queues": look.apart(lambda: look.rows("look_at_queues")),
-        "stuck": look.apart(lambda: look.rows("page_stuck", STUCK_RUNS, STUCK_GROUPS)),
+        "stuck": look.apart(lambda: waiting(look)),
         "workers": look.apart(lambda: look.rows("look_at_workers", socket.gethostname())),
         "leader": look.apart(lambda: look.rows("page_leader")),
         "database": look.apart(lambda: look.first("page_database")),
         "horizon": look.apart(lambda: look.first("page_horizon")),
-        "throughput": look.apart(lambda: look.rows("page_throughput")),
+        "rates": look.apart(lambda: look.rows("page_rates", "1 hour", RATES_ROWS)),
     }
     panels = [
         Findings("Needs attention", findings(parts), "nothing: workers are alive, nothing is parked, partitions are there, no queue is late"),
@@ -43,7 +44,7 @@ def page(look: Look, asked: Asked) -> Page:
         _part("Workers", parts["workers"], lambda rows: _workers(rows, parts["leader"])),
         _part("Database", parts["database"], lambda row: _database(row, parts["horizon"])),
         _part("What live runs wait for", parts["stuck"], _stuck),
-        _part("Started and ended in the last hour, by the minute of their start", parts["throughput"], _rates),
+        _part("Starts and ends by the minute", parts["rates"], _rates),
         _part("Queues", parts["queues"], queues),
     ]
     data = {name: {"error": str(part)} if isinstance(part, Exception) else part for name, part in parts.items()}
@@ -116,13 +117,20 @@ def _states(rows: Sequence[Row]) -> Facts:
     return Facts("Live runs", [*items, ("oldest ready", When(oldest))])
 
 
+def waiting(look: Look) -> list[Row]:
+    """What live runs wait for but a worker, those first that are parked until somebody acts."""
+    rows = [row for row in look.rows("look_at_waits", WAITING_RUNS) if row["code"] != "queued"]
+    return sorted(rows, key=lambda row: (row["code"] not in PARKED, -row["runs"]))
+
+
 def _stuck(rows: Sequence[Row]) -> Table:
     shown: list[list[Cell]] = [
-        [Count(row["runs"], _same(row)), Pip("waiting" if row["code"] != "run_paused" else "paused", row["code"]), row["workflow"], row["step"], row["meaning"], When(row["oldest_at"]), When(row["next_at"])]
-        for row in rows
+        [Count(row["runs"], _same(row)), Pip("waiting" if row["code"] != "run_paused" else "paused", row["code"]), row["workflow"], row["step"], row["meaning"], When(row["since"]), When(row["wake_at"])]
+        for row in rows[:GROUPS_SHOWN]
     ]
-    looked = rows[0]["looked_at"] if rows else 0
-    note = f"of the first {looked:,} of them" if looked >= STUCK_RUNS else f"{looked:,} runs; those that are parked until somebody acts come first" if rows else ""
+    runs = sum(row["runs"] for row in rows)
+    least = "" if all(row["complete"] for row in rows) else "at least "
+    note = f"{least}{runs:,} runs; those that are parked until somebody acts come first" if rows else ""
     return Table("What live runs wait for", ("runs", "why", "workflow", "step", "meaning", "since", "next"), shown, empty="no run waits for anything", note=note)
 
 
@@ -137,9 +145,7 @@ def _rates(rows: Sequence[Row]) -> Chart:
     now = int(datetime.now().timestamp()) // 60 * 60
     times = list(range(now - 59 * 60, now + 60, 60)) if by else []
     lines = [(name, [float(by[at][name] or 0) if at in by else 0.0 for at in times]) for name in ("started", "completed", "failed")]
-    last = rows[-1] if rows else None
-    note = "" if last is None or last["p50_ms"] is None else f"the last minute: half took at most {duration(last['p50_ms'] / 1000)}, 99 of 100 at most {duration(last['p99_ms'] / 1000)}"
-    return Chart("Started and ended in the last hour, by the minute of their start", times, lines, note)
+    return Chart("Starts and ends by the minute", times, lines, "of the last hour")
 
 
 def queues(rows: Sequence[Row]) -> Table:

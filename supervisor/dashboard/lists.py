@@ -8,13 +8,13 @@ from typing import Any
 
 from supervisor.core.errors import BatchUnknown
 from supervisor.dashboard import health
-from supervisor.dashboard.page import Asked, Cell, Count, Facts, Json, Link, Page, Pip, Size, Table, When, quoted, run_link, runs_where, url
+from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Json, Link, Page, Pip, Size, Table, When, quoted, run_link, runs_where, url
 from supervisor.db.pages import Look
 
 Row = dict[str, Any]
 
 LISTED = 100
-ERRORS_LOOKED, ERRORS_GROUPS = 1000, 100
+ERRORS_SINCE, ERRORS_LOOKED = "1 day", 10_000
 ENDS = ("completed", "failed", "cancelled", "terminated", "timed_out", "continued")
 LIVE = ("ready", "running", "waiting", "paused")
 
@@ -58,19 +58,20 @@ def batch(look: Look, asked: Asked) -> Page:
 
 
 def errors(look: Look, asked: Asked) -> Page:
-    """Runs that ended badly, the newest of them, grouped by what they ended with."""
-    rows = look.rows("page_errors", ERRORS_LOOKED, ERRORS_GROUPS)
+    """What failed within a day, by what it is and where: tries and crashes of steps, and runs that failed without any."""
+    rows = look.rows("page_errors", ERRORS_SINCE, ERRORS_LOOKED)
     shown: list[list[Cell]] = [
-        [Count(row["runs"], _same(row)), Pip(row["status"]), row["workflow"], None if row["type"] is None else row["type"].rpartition(".")[2], row["message"], When(row["first_at"]), When(row["last_at"]), run_link(row["run_id"])]
-        for row in rows
-    ]
-    looked = rows[0]["looked_at"] if rows else 0
-    table = Table("Errors", ("runs", "status", "workflow", "error", "message", "first", "last", "newest"), shown, empty="no run has ended badly", note=f"of the newest {looked:,} runs that did not complete" if looked else "")
-    return Page("Errors", "errors", {"errors": rows}, panels=[table], said=look.said)
+        [Count(row["failures"]), Count(row["runs"]), Count(row["live"], _living(row) if row["live"] else None), row["workflow"], row["step"], (row["type"] or "").rpartition(".")[2] or None, row["message"],
+         When(row["first_at"]), When(row["last_at"]), run_link(row["run_id"]), Code(row["fingerprint"])]
+        for row in rows[:LISTED]
+    ]  # fmt: skip
+    columns = ("failures", "runs", "live", "workflow", "step", "error", "message", "first", "last", "newest", "fingerprint")
+    return Page("Errors", "errors", {"errors": rows}, panels=[Table("Errors", columns, shown, empty="nothing has failed within a day", note="of the last day")], said=look.said)
 
 
-def _same(row: Row) -> str:
-    tests = [f"status = {row['status']}", f"workflow = {quoted(row['workflow'])}", *([f"error.type = {quoted(row['type'])}"] if row["type"] else [])]
+def _living(row: Row) -> str:
+    """Live runs at that step."""
+    tests = [f"workflow = {quoted(row['workflow'])}", f"status in ({', '.join(LIVE)})", *([f"step = {quoted(row['step'])}"] if row["step"] else [])]
     return url("/runs", q=" AND ".join(tests))
 
 

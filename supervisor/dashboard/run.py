@@ -165,7 +165,7 @@ def _around(look: Look, run: Row) -> tuple[dict[str, Any], list[Any]]:
     updates, tokens = look.rows("show_updates", run_id, LISTED), look.rows("page_tokens", run_id, LISTED)
     published, undo = look.rows("show_published", run_id), look.rows("page_compensations", run_id, LISTED)
     ends, audit = look.rows("page_cancellations", run_id), look.rows("show_audit", run_id, None, None, 100)
-    above = look.rows("page_above", run_id, ABOVE) if run["parent_id"] else []
+    above = look.rows("show_above", run_id, ABOVE) if run["parent_id"] else []
     data = {"above": above, "children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
     panels: list[Any] = [Facts("Input and state", [
         ("input", Json(run["input"])),
@@ -173,7 +173,7 @@ def _around(look: Look, run: Row) -> tuple[dict[str, Any], list[Any]]:
         *[(f"published {each['key']}", Json(each["value"])) for each in published],
     ], wide=True)]  # fmt: skip
     if above:
-        rows = [("its parent" if each["level"] == 1 else f"{each['level']} up", Pip(each["status"], each["wait"] if each["wait"] != "queued" else None), run_link(each["run_id"]), each["workflow"], each["key"], each["step"]) for each in above]
+        rows = [("its parent" if each["level"] == -1 else f"{-each['level']} up", Pip(each["status"], each["wait"] if each["wait"] != "queued" else None), run_link(each["run_id"]), each["workflow"], each["key"], each["step"]) for each in above]
         panels.append(Table("Above it", ("", "status", "run", "workflow", "key", "step"), rows, note="the root first"))
     panels += [_children(run, children)] if children else []
     panels += _messages(signals, updates, tokens)

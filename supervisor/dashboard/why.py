@@ -13,32 +13,6 @@ from supervisor.dashboard.page import Cell, Failure, Json, Link, Why, url
 
 Row = dict[str, Any]
 
-# code → who can free a run that waits for it
-WHO = {
-    "queued": "any worker that serves its queue",
-    "no_worker": "whoever starts workers",
-    "concurrency": "the runs that hold the places; an operator",
-    "rate_limited": "the clock; an operator",
-    "fairness": "the clock",
-    "queue_paused": "an operator",
-    "run_paused": "an operator: Resume",
-    "step_running": "the step itself; an operator: Skip, Cancel",
-    "step_backoff": "the clock; an operator: Retry now, Skip",
-    "timer": "the clock",
-    "signal": "whoever sends the signal",
-    "update": "whoever sends the update",
-    "token": "whoever holds the token",
-    "child": "the child runs",
-    "any_of": "the first of several, see below",
-    "debounce": "the clock",
-    "batch": "an operator",
-    "schedule_overlap": "the previous run of its schedule",
-    "nondeterminism": "who deploys the old code, then an operator: Retry now",
-    "code_missing": "who starts a worker with the code, or moves it to another version",
-    "attempts_exhausted": "who mends the step, then an operator: Retry now, Skip",
-    "crash_loop": "who mends the host or the step, then an operator: Retry now",
-    "commit_rejected": "who mends what the database refuses, then an operator: Retry now",
-}
 PARKED = ("nondeterminism", "code_missing", "attempts_exhausted", "crash_loop", "commit_rejected")
 
 
@@ -89,7 +63,7 @@ def waiting(wait: Row, attempts: Sequence[Row], pause: Row | None, beats: Sequen
     failed = [each for each in attempts if each["seq"] == wait["seq"] and each["kind"] in ("failed", "crashed") and each["error"]]
     if failed and code != "attempts_exhausted":
         notes.append(("last error", Failure(failed[-1]["error"])))
-    return Why(wait["status"], _sentence(wait, detail, len(failed)), code, wait["since"], wait["wake_at"], wait["freed_by"], WHO.get(code or "", "a worker has it"), notes)
+    return Why(wait["status"], _sentence(wait, detail, len(failed)), code, wait["since"], wait["wake_at"], wait["freed_by"], wait["who"], notes)
 
 
 def _sentence(wait: Row, detail: dict[str, Any], failed: int) -> str:

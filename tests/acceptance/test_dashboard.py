@@ -222,7 +222,7 @@ def test_pages_are_true_while_no_worker_is_alive(scene: Scene, ann: Visitor) -> 
     assert [(row["queue"], row["waiting"]) for row in health["queues"] if row["queue"] == "dashed"] == [("dashed", 11)]
     run = ann.get("/runs/order-3")
     shown = Read.of(run.text).text
-    assert run.status == 200 and "It waits for the signal dashed_go" in shown and "whoever sends the signal" in shown
+    assert run.status == 200 and "It waits for the signal dashed_go" in shown and "whoever may send signals" in shown
     failing = Read.of(ann.get(f"/runs/{scene.fails[0].id}").text).text
     for words in ("Step 0 dashed_failing failed once; it is tried again", "the time of the next attempt comes", "ValueError: the gateway does not like f0", "Retry now", "in dashed_failing"):
         assert words in failing

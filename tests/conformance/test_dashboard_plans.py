@@ -35,13 +35,13 @@ _FILL = (
 # of one run, of a page of a list
 OF_A_RUN: dict[str, tuple[Any, ...]] = {
     "show_run": (), "show_wait": (), "page_steps_before": (None, 100, 2000), "page_steps_from": (0, 100, 2000), "page_attempts": (-1, None, 1000), "page_kinds": (), "page_backoffs": (datetime.now(timezone.utc),),
-    "page_step": (1,), "page_signals": (50, 2000), "page_tokens": (50,), "page_cancellations": (), "page_compensations": (50,), "page_children": (100,), "page_above": (32,), "show_published": (), "show_updates": (50,),
+    "page_step": (1,), "page_signals": (50, 2000), "page_tokens": (50,), "page_cancellations": (), "page_compensations": (50,), "page_children": (100,), "show_above": (32,), "show_published": (), "show_updates": (50,),
     "show_heartbeats": (), "show_pause": (),
 }  # fmt: skip
-OF_LISTS: dict[str, tuple[Any, ...]] = {"page_errors": (100, 50), "show_audit": (None, None, None, 100)}
+OF_LISTS: dict[str, tuple[Any, ...]] = {"show_audit": (None, None, None, 100)}
 HISTORY = ("run_2", "step_2", "outcome_2", "attempt_2", "message_2", "publication_2", "child_2")
 # what reads more by its nature, and is bounded by live runs, workers or the catalogue
-OTHERS = {"page_settings", "page_rights", "page_pulse", "page_stuck", "page_throughput", "page_leader", "page_database", "page_horizon", "page_batches", "page_batch", "page_storage"}
+OTHERS = {"page_settings", "page_rights", "page_pulse", "page_rates", "page_errors", "page_leader", "page_database", "page_horizon", "page_batches", "page_batch", "page_storage"}
 
 
 @pytest.fixture(scope="module")
