@@ -116,14 +116,13 @@ def test_a_page_moves_by_itself_and_leaves_alone_what_is_open(database: Database
 def test_every_page_fits_a_phone_and_is_reached_by_keyboard(database: Database, dashboard: Served, window: Browser, artefacts: Path) -> None:
     """In light and dark, without a bar to scroll sideways, and nothing to click that Tab does not reach."""
     run, failing = (database.one("select run_id from supervisor.runs where key = %s", key) for key in ("long", "failing"))
-    paths = [*PAGES, f"runs/{failing}", f"runs/{run}", f"runs/{run}/steps/3", "runs?q=oops"]
+    paths = {**{name: name for name in PAGES}, "run-failing": f"runs/{failing}", "run-long": f"runs/{run}", "step": f"runs/{run}/steps/3", "filter-wrong": "runs?q=oops"}
     wide = []
-    for path in paths:
+    for name, path in paths.items():
         window.open(f"{dashboard.url}{path}")
         window.find("main h1")
         assert window.run("return [...document.querySelectorAll('a, button, input:not([type=hidden]), select, summary')].filter(e => e.tabIndex < 0).length") == 0
         assert window.run("return [...document.querySelectorAll('input:not([type=hidden]), select, textarea')].filter(e => !e.labels.length && !e.ariaLabel).length") == 0
-        name = path.replace("/", "-").replace("?", "-")[:24]
         window.screenshot(artefacts / f"{name}.png")
         window.devtools("Emulation.setDeviceMetricsOverride", width=PHONE, height=800, deviceScaleFactor=1, mobile=True)
         window.dark(True)
