@@ -49,9 +49,9 @@ INTERVENE = (  # of operators alone: what a step comes to, and many runs at once
     "skip(uuid, integer, jsonb, text, text, boolean)", "step_of(uuid, integer)",
     "edit_retry(uuid, integer, integer, double precision, double precision, double precision, double precision, text, text, boolean)",
 )  # fmt: skip
-PURE = ("as_json(bytea, smallint)", "merged_attributes(bytea, bytea)", "id_time(uuid)", "id_floor(timestamp with time zone)")
+PURE = ("as_json(bytea, smallint)", "merged_attributes(bytea, bytea)", "id_time(uuid)", "id_floor(timestamp with time zone)", "outcome_name(smallint)")
 ENGINE = (  # of workers, their parents and the leader among these
-    "make_partitions(timestamp with time zone)", "fence(integer, uuid, integer)", "queue_id(text)", "outcome_name(smallint)", "requests_of(integer, bigint[])", "put_aside(uuid[])",
+    "make_partitions(timestamp with time zone)", "fence(integer, uuid, integer)", "queue_id(text)", "requests_of(integer, bigint[])", "put_aside(uuid[])",
     "all_owned(bigint, integer, integer)", "take_away(uuid[], timestamp with time zone, smallint, text)", "as_leader(bigint)",
     "take_term(uuid, text, integer, text)", "renew_statistics()", "partitioned()", "keep_if_live(text)", "drop_keys(text, uuid, integer)",
     "accepts(text, text)", "version_of(integer, integer)", "has_begun(uuid)", "run_version(uuid)", "pin(uuid, text, integer, integer)",
@@ -217,6 +217,15 @@ def called(database: Database, procedure: str) -> set[str]:
     body = database.one("select prosrc from pg_proc where oid = %s::regprocedure and not prosecdef", procedure)
     assert not set("=<>+-*/%|&~!^") & set(body)
     return set(re.findall(r"[\w.\"]+(?=\s*\()", body))
+
+
+@pytest.mark.parametrize("role", ["supervisor_viewer", "supervisor_operator", "supervisor_worker"])
+def test_every_column_of_every_view_can_be_read(peopled: Database, role: str) -> None:
+    """The functions in a view are called with the rights of who reads it."""
+    with peopled.connect() as conn:
+        conn.execute(f"set role {role}")
+        for view in VIEWS:
+            conn.execute(f"select * from supervisor.{view} limit 1")
 
 
 def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:

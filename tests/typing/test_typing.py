@@ -20,7 +20,7 @@ import pytest
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
-CASES = sorted(path for path in FOLDER.glob("*.py") if path.name not in ("__init__.py", "test_typing.py"))
+CASES = sorted(path for path in FOLDER.glob("*.py") if path.name != "__init__.py" and not path.name.startswith("test_"))
 COMMENT = re.compile(r"#\s*(?P<kind>[ER]): (?P<what>.+)$")
 
 Found = dict[str, dict[int, list[tuple[str, str]]]]  # file → line → [(E, code) or (R, type)]
