@@ -4,6 +4,8 @@
 --
 -- A view's functions are called with the rights of who reads it: `cancellations` could be read by nobody but the engine where it says how.
 
+COMMENT ON FUNCTION {schema}.outcome_name(int2) IS 'The word for how a run ended, by its number';
+
 DO $$
 DECLARE one record;
 BEGIN
