@@ -106,7 +106,7 @@ def test_who_holds_a_worker_for_long_holds_up_no_bulk_verb_for_ever(live: Live) 
         with other.transaction():
             other.execute("select supervisor.terminate(%s)", (theirs.id,))
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(bulk, "TRIES", 1)
+                patch.setattr(bulk, "WAY_TRIES", 1)
                 assert bulk.terminate(conn, "supervisor", [mine.id], None) == ([], [mine.id])
         assert bulk.terminate(conn, "supervisor", [mine.id], None) == ([mine.id], [])
     live.effects.open(gate)
