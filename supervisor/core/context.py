@@ -132,7 +132,8 @@ def is_repeated(found: Any) -> bool:
 
     Workflow code is run again over its history, and once more, to no effect, when it leaves memory. A step never is.
     """
-    return getattr(found, "history", None) is not None or loop is not None and loop.leaves_memory()
+    replays = getattr(found, "history", None) is not None and not found.past.anew
+    return replays or loop is not None and loop.leaves_memory()
 
 
 def token_of(step: Any) -> str:

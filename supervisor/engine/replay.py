@@ -114,6 +114,7 @@ class Past:
     undo: list[Any] = field(default_factory=list)  # what its code has named to undo its steps (engine/compensation.py)
     compensating: bool = False  # its own code has ended, and that is being done
     timed_out: bool = False  # because its time was over
+    anew: bool = False  # its code is run over its history no more, though what it calls is looked up there
 
 
 def is_used_up(past: Past) -> bool:
@@ -285,8 +286,10 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
         run.drawn, run.now_us = Random(past.drawn_from), id_time_us(past.drawn_from)
     if run.end is None:
         loop.drive(run, [(None, core.ASK)])
+    awake = run.resumed == SLEPT and not past.timers_us  # the last record was made by the question that read it: what follows was never executed
     for record in past.records:
         past.given += 1
+        past.anew = awake and past.given == len(past.records)
         if record.kind != core.PATCH and record.status != core.CANCELLED:  # which are no deliveries: what the code said before them came after the last one
             if past.said or past.handling is not None:
                 _forget_said(past)
