@@ -34,8 +34,8 @@ def record(message: Any = "charged", *args: Any, level: int = logging.INFO, **op
     return made
 
 
-def command(run_id: str = RUN, history: Any = None, attempt: int = 2) -> Any:
-    run = SimpleNamespace(id=UUID(run_id).bytes, workflow=SimpleNamespace(name="checkout"), history=history)
+def command(run_id: str = RUN, history: Any = None, attempt: int = 2, anew: bool = False) -> Any:
+    run = SimpleNamespace(id=UUID(run_id).bytes, workflow=SimpleNamespace(name="checkout"), history=history, past=SimpleNamespace(anew=anew))
     return SimpleNamespace(run=run, step=SimpleNamespace(name="charge"), seq=1, attempt=attempt)
 
 
@@ -122,6 +122,8 @@ def test_replayed_workflow_code_is_refused_and_steps_never_are(inside):
     inside(command(history={}).run)
     assert not PlaceOfRecord().filter(record())
     inside(command(history={}))
+    assert PlaceOfRecord().filter(record())
+    inside(command(history={}, anew=True).run)  # behind a sleep that has just ended
     assert PlaceOfRecord().filter(record())
 
 
