@@ -1,11 +1,11 @@
 -- deploy: pre            older workers end what they have no code for as they did before, when its time is over; all else holds for their runs too
--- lock:   rows of task that are paused and have a timeout, or were cancelled; ACCESS EXCLUSIVE on the view waits, brief
--- undo:   request_cancel, put_aside, requests_of and pause_run as in 0026, end_wedged as in 0019, waits as in 0015; DROP FUNCTION {schema}.wedged(uuid, int2, int2, text);
+-- lock:   rows of task that are paused and have a timeout, or were cancelled
+-- undo:   request_cancel, put_aside, requests_of and pause_run as in 0026, end_wedged as in 0019; DROP FUNCTION {schema}.wedged(uuid, int2, int2, text);
 --         UPDATE {schema}.task SET ready_at = 'infinity' WHERE wait_kind = 7
 --
 -- Ends that meet what holds a run up. Only its own code knows what is to be undone, so a run whose code is missing or has changed is not ended for
 -- being cancelled or late: the wish stands in its row, and it waits for code that goes on with it; terminate does not. And no pause holds up an end:
--- who is to end is not paused any more, and a paused run's timeout wakes it.
+-- who is to end is not paused any more, and a paused run's timeout wakes it. What `waits` says of all that: 0034.
 
 -- ── what the engine has put aside ────────────────────────────────────────────────────────────────────────────
 -- resumed 2: its worker died with it, so a first step may have been under way, and what undoes that named before. Version null and resumed otherwise: a fork
@@ -186,53 +186,6 @@ UPDATE {schema}.task t SET ready_at = t.cancel_at WHERE t.owner IS NULL AND t.wa
 WITH held AS (DELETE FROM {schema}.pause p USING {schema}.task t WHERE t.run_id = p.run_id AND t.cancel_to IS NOT NULL RETURNING p.run_id)
 UPDATE {schema}.task t SET ready_at = clock_timestamp(), wait_kind = 1, wait_detail = NULL, wait_since = clock_timestamp()
 FROM held WHERE t.run_id = held.run_id AND t.owner IS NULL AND t.wait_kind = 7;
-
--- ── why is it not moving ─────────────────────────────────────────────────────────────────────────────────────
--- As in 0015, but for what is to end and waits for its code.
-CREATE OR REPLACE VIEW {schema}.waits AS
-SELECT t.run_id, r.key, w.name AS workflow, q.name AS queue, t.status, k.code,
-       CASE WHEN t.owner IS NOT NULL AND NOT owned.alive THEN 'its worker is gone and has not been released yet'
-            WHEN ending.status IS NOT NULL THEN format('to end as %s, once code that goes on with it has undone what it did; %s', ending.status, k.meaning)
-            ELSE coalesce(k.meaning, 'it moves: a worker is executing it') END AS meaning,
-       CASE WHEN t.owner IS NOT NULL
-            THEN concat_ws('; ', t.wait_detail, format('worker %s, process %s on %s', owned.id, owned.pid, owned.host), owned.death)
-            WHEN ending.status IS NOT NULL THEN (coalesce(t.wait_detail::jsonb, '{}') || jsonb_build_object(ending.status, ending.detail))::text
-            WHEN k.code = 'timer' AND t.wait_kind IS DISTINCT FROM 10 THEN 'its start is delayed'
-            WHEN k.code = 'child' THEN concat_ws('; ', t.wait_detail, (
-                SELECT format('%s of %s ended', coalesce(sum(d.n), 0), t.wait_children)
-                FROM {schema}.child_done d WHERE d.parent_id = t.run_id))
-            WHEN k.code = 'no_worker' THEN concat_ws('; ', t.wait_detail, 'no worker of this schema is alive')
-            ELSE t.wait_detail END AS detail,
-       CASE WHEN t.wait_kind IS NULL OR t.wait <> t.wait_kind
-            THEN greatest(t.wait_since, CASE WHEN t.ready_at <= clock_timestamp() THEN t.ready_at END, r.created_at)
-            ELSE coalesce(t.wait_since, r.created_at) END AS since,
-       CASE WHEN t.owner IS NULL AND t.ready_at > clock_timestamp() AND isfinite(t.ready_at) THEN t.ready_at END AS wake_at,
-       t.step, t.seq, t.attempt, t.claims, t.owner AS worker,
-       CASE WHEN t.owner IS NOT NULL AND NOT owned.alive THEN 'a running supervisor releases it by itself: python -m supervisor run --app …'
-            WHEN k.code IN ('signal', 'any_of') AND s.signals IS NOT NULL
-            THEN concat_ws(', or ', s.signals, CASE WHEN k.code = 'any_of' THEN k.freed_by WHEN isfinite(t.ready_at) THEN 'the wait''s timeout expires' END)
-            WHEN ending.status IS NOT NULL THEN format('%s; or end it now, with nothing undone: python -m supervisor terminate %s', k.freed_by, t.run_id)
-            ELSE coalesce(k.freed_by, 'nothing needs to be done') END AS freed_by
-FROM {schema}.task_now t
-LEFT JOIN {schema}.run r ON r.run_id = t.run_id
-LEFT JOIN {schema}.workflow w ON w.id = t.workflow
-LEFT JOIN {schema}.queue q ON q.id = t.queue
-LEFT JOIN {schema}.wait_kind k ON k.id = t.wait
-LEFT JOIN {schema}.worker_now owned ON owned.id = t.owner
-LEFT JOIN LATERAL (
-    SELECT format('python -m supervisor signal %s %s --json-value …', t.run_id, quote_literal(o.wait_signals[1])) AS signals
-    FROM {schema}.task o WHERE o.run_id = t.run_id AND t.wait IN (11, 15) AND o.wait_signals IS NOT NULL) AS s ON true
-LEFT JOIN LATERAL (
-    SELECT 'cancelled' AS status, jsonb_strip_nulls(jsonb_build_object('at', c.asked_at, 'by', c.actor, 'reason', c.reason)) AS detail
-    FROM {schema}.task o JOIN {schema}.cancellation c ON c.run_id = o.run_id
-    WHERE o.run_id = t.run_id AND c.run_id = t.run_id AND c.how = 3 AND o.cancel_to IS NOT NULL AND t.wait IN (19, 20) AND t.owner IS NULL
-    UNION ALL
-    SELECT 'timed_out', jsonb_build_object('at', o.cancel_at)
-    FROM {schema}.task o
-    WHERE o.run_id = t.run_id AND o.cancel_to IS NULL AND o.cancel_at <= clock_timestamp() AND t.wait IN (19, 20) AND t.owner IS NULL
-) AS ending ON true;
-COMMENT ON COLUMN {schema}.waits.detail IS
-    'What in particular: the worker, the signal, how many children, the database''s refusal; who cancelled what waits for its code to end, or since when its time is over';
 
 -- ── rights ───────────────────────────────────────────────────────────────────────────────────────────────────
 DO $$

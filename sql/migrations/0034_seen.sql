@@ -1,7 +1,7 @@
 -- deploy: pre            older code reads none of it; its failed tries go into the new indexes
 -- lock:   SHARE on attempt while its indexes are made (failed tries wait, 1 s per million of them); ACCESS EXCLUSIVE on wait_kind and three views, brief
 -- undo:   DROP FUNCTION of each name; DROP INDEX {schema}.attempt_failed_at_idx, {schema}.attempt_fingerprint_idx; errors as in 0008; DROP VIEW {schema}.waits, then
---         waits as in 0033 with its comments as in 0003 and there; workers as in 0003; ALTER TABLE {schema}.wait_kind DROP COLUMN who
+--         waits as in 0015 with its comments as in 0003; workers as in 0003; ALTER TABLE {schema}.wait_kind DROP COLUMN who
 --
 -- What a page, `top` and an operator at night ask of all runs at once: what waits for what, what fails where, how much begins and ends. Each of the
 -- three functions looks at a bounded number of rows, by an index or from the end of a table, however long the history is, and says how far it came.
@@ -40,7 +40,8 @@ FROM (VALUES
     ('commit_rejected',    'who wrote the step, or runs the database; then operators: python -m supervisor retry RUN')
 ) AS w (code, who) WHERE k.code = w.code;
 
--- As in 0033, with who can act, and the run in the commands.
+-- As in 0015, with who can act and the run in the commands; with what is to end and waits for its code (0032), and who asked for it; of a run that a worker
+-- has, since when, whatever it was claimed from (0033).
 CREATE OR REPLACE VIEW {schema}.waits AS
 SELECT t.run_id, r.key, w.name AS workflow, q.name AS queue, t.status, k.code,
        CASE WHEN t.owner IS NOT NULL AND NOT owned.alive THEN 'its worker is gone and has not been released yet'
@@ -86,6 +87,8 @@ LEFT JOIN LATERAL (
     WHERE o.run_id = t.run_id AND o.cancel_to IS NULL AND o.cancel_at <= clock_timestamp() AND t.wait IN (19, 20) AND t.owner IS NULL
 ) AS ending ON true;
 COMMENT ON COLUMN {schema}.waits.who IS 'Who can act, and by which command';
+COMMENT ON COLUMN {schema}.waits.detail IS
+    'What in particular: the worker, the signal, how many children, the database''s refusal; who cancelled what waits for its code to end, or since when its time is over';
 
 -- ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────
 -- As in 0008, planned better: with source = 'attempt' the other two parts are left out, and the indexes above answer a bound on `at` or on
