@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import select
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -141,17 +140,7 @@ class _Thread(threading.Thread):
 
     def _turn(self) -> None:
         """Sleep until there is something to do, and do it."""
-        session, now = self._session, time.monotonic()
-        reading, writing = session.sockets()
-        until = min(session.due(), self._next_telling(), float("inf") if self._idle_since is None else self._idle_since + LINGER_S)
-        poll = select.poll()
-        poll.register(self._wake_fd, select.POLLIN)
-        for fd in {*reading, *writing}:
-            poll.register(fd, (select.POLLIN if fd in reading else 0) | (select.POLLOUT if fd in writing else 0))
-        ready = {fd for fd, _ in poll.poll(None if until == float("inf") else 1000 * max(0.0, until - now))}
-        if self._wake_fd in ready:
-            os.eventfd_read(self._wake_fd)
-        session.act(ready.intersection(reading), ready.intersection(writing))
+        self._session.turn(min(self._next_telling(), float("inf") if self._idle_since is None else self._idle_since + LINGER_S), self._wake_fd)
         self._tell()
 
     # ── the session ──────────────────────────────────────────────────────────────────────────────────────────────

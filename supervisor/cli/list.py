@@ -10,6 +10,7 @@ import click
 from supervisor.cli import options, watch
 from supervisor.cli.output import ago, duration, print_json, progress_words, say, table
 from supervisor.core.filters import STATUSES, Compare, both, parse_list
+from supervisor.core.shown import run_as_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,7 +71,7 @@ def list_runs(
         watch.watch(watch.Watched(rows_now, lambda rows: _table(rows) if rows else "no runs that fit", _objects), interval, as_json)
     elif as_json:
         for row in rows_now():
-            print_json(_as_object(row))
+            print_json(run_as_json(row))
     else:
         rows = rows_now()
         if rows:
@@ -84,15 +85,9 @@ def list_runs(
 # ── one row ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _as_object(row: Row) -> Row:
-    made = dict(row)
-    kind, message = made.pop("error_type"), made.pop("error_message")
-    return {**made, "error": None if kind is None and message is None else {"type": kind, "message": message}}
-
-
 def _objects(rows: Sequence[Row]) -> Iterator[tuple[UUID, Row]]:
     """The oldest first: what comes later is newer, also in a pipe."""
-    return ((row["run_id"], _as_object(row)) for row in reversed(rows))
+    return ((row["run_id"], run_as_json(row)) for row in reversed(rows))
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -5,11 +5,11 @@ Formats alone: what is said stands in the view `waits` and in the history. Every
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from supervisor.cli.output import ago, duration, plain, progress_words, short_json
+from supervisor.core.shown import detail_of, ended_by
 
 if TYPE_CHECKING:
     from supervisor.db.history import History
@@ -56,21 +56,17 @@ def _place(found: History, wait: Row) -> list[str]:
 
 
 def _detail(wait: Row) -> list[str]:
-    if wait["code"] == "attempts_exhausted" and (crash := _object(wait["detail"])) and "crashes" in crash:
+    if wait["code"] == "attempts_exhausted" and "crashes" in (crash := detail_of(wait["detail"])[0] or {}):
         return _poison(crash)
     return [f"  {line}" for line in detail_words(wait["detail"])]
 
 
 def detail_words(detail: str | None) -> list[str]:
     """What in particular, as a person reads it: JSON of the engine's as words, a line for each fact; what the view adds behind it, as it is."""
-    if not detail:
-        return []
-    try:
-        facts, end = json.JSONDecoder().raw_decode(detail)
-    except (ValueError, RecursionError):
-        return [plain(detail)]
-    more = [plain(each) for each in detail[end:].removeprefix("; ").split("; ") if each]
-    return [*_facts(facts), *more] if isinstance(facts, dict) else [plain(detail)]
+    facts, more = detail_of(detail)
+    if facts is None:
+        return [plain(more)] if more else []
+    return [*_facts(facts), *(plain(each) for each in more.split("; ") if each)]
 
 
 def _facts(facts: Row) -> list[str]:
@@ -87,19 +83,10 @@ def _waits_for(waits: list[Any], of: int) -> str:
     return f"it waits for {', '.join(plain(each) for each in waits)}{more}"
 
 
-def _object(text: str | None) -> Row | None:
-    try:
-        made = json.loads(text or "")
-    except (ValueError, RecursionError):
-        return None
-    return made if isinstance(made, dict) else None
-
-
 def _poison(facts: Row) -> list[str]:
     """Why it was parked after it had ended several workers: how, in which step, what the last one said, where it was."""
-    how = f"by {facts['signal']}" if facts.get("signal") else f"with exit code {facts.get('exit_code')}"
     where = "workflow code" if facts["seq"] < 0 else f"step {facts['step']} (seq {facts['seq']})"
-    lines = [f"  {where} has ended its worker {facts['crashes']} times, the last one {how}: worker {facts['worker']}, pid {facts['pid']} on {facts['host']}"]
+    lines = [f"  {where} has ended its worker {facts['crashes']} times, the last one {ended_by(facts)}: worker {facts['worker']}, pid {facts['pid']} on {facts['host']}"]
     for what, words in (("where it was", facts["traceback"].splitlines()), ("the worker's last log lines", facts["log"])):
         if words:
             lines += [f"  {what}:", *(f"    {word}" for word in words)]

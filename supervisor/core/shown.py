@@ -80,3 +80,24 @@ def ago(moment: datetime | None, now: datetime | None = None) -> str:
     if abs(away_s) < 1:
         return "now"
     return f"{duration(away_s)} ago" if away_s > 0 else f"in {duration(-away_s)}"
+
+
+def run_as_json(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `list_runs` for programs: its error as one thing."""
+    made = dict(row)
+    kind, message = made.pop("error_type"), made.pop("error_message")
+    return {**made, "error": None if kind is None and message is None else {"type": kind, "message": message}}
+
+
+def detail_of(text: str | None) -> tuple[dict[str, Any] | None, str]:
+    """A stored detail of a wait as an object, where it begins with one, and what the view says behind it; else None and the text."""
+    try:
+        found, end = json.JSONDecoder().raw_decode(text or "")
+    except (ValueError, RecursionError):
+        return None, text or ""
+    return (found, (text or "")[end:].removeprefix("; ")) if isinstance(found, dict) else (None, text or "")
+
+
+def ended_by(crash: dict[str, Any]) -> str:
+    """How a worker ended, of a stored crash: "by SIGKILL", "with exit code 3"."""
+    return f"by {crash['signal']}" if crash.get("signal") else f"with exit code {crash.get('exit_code')}"

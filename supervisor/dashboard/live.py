@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -139,14 +138,7 @@ class _Listener(threading.Thread):
         if session.connected and session.idle and now >= self._look_at:
             self._look_at = now + LOOK_S
             session.ask("page_pulse", (), self._looked, lambda error: None)
-        due = min(session.due(), self._look_at if session.connected else now + LOOK_S, now + 1.0, self._told_at + APART_S if self._hinted else now + 1.0)
-        reading, writing = session.sockets()
-        poll = select.poll()
-        poll.register(self._wake_fd, select.POLLIN)
-        for fd in {*reading, *writing}:
-            poll.register(fd, (select.POLLIN if fd in reading else 0) | (select.POLLOUT if fd in writing else 0))
-        ready = {fd for fd, _ in poll.poll(1000 * max(0.0, due - now))}
-        session.act(ready.intersection(reading), ready.intersection(writing))
+        session.turn(min(self._look_at if session.connected else now + LOOK_S, now + 1.0, self._told_at + APART_S if self._hinted else now + 1.0), self._wake_fd)
         if self._hinted and time.monotonic() >= self._told_at + APART_S:
             self._tell("changed")
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from supervisor.core.errors import FilterInvalid, ReadTimeout
 from supervisor.core.filters import Filter, Order, parse_list
-from supervisor.core.shown import progress_words
+from supervisor.core.shown import progress_words, run_as_json
 from supervisor.dashboard import verbs
 from supervisor.dashboard.page import Asked, Cell, Count, Link, Page, Pick, Pip, Refused, Search, Table, Took, When, run_link, runs_where, url
 from supervisor.dashboard.why import PARKED
@@ -52,7 +52,7 @@ def _listed(rows: Sequence[Row], text: str, search: Search, after: UUID | None, 
     columns = (*["choose"] * picks, "status", "run", "workflow", "key", "step", "started", "took", "in particular")
     table = Table("Runs", columns, [_cells(row, picks) for row in rows], empty="no runs that fit" if fits or after else "no runs yet")
     bulk = [(verb, label) for verb, label in verbs.BULK if verb in ("cancel", "terminate") or asked.may_operate] if picks and order is None else []
-    data = {"runs": [_as_object(row) for row in rows], "next": older and older.replace("/runs?", "/runs.json?")}
+    data = {"runs": [run_as_json(row) for row in rows], "next": older and older.replace("/runs?", "/runs.json?")}
     return Page("Runs", "runs", data, search=search, panels=[table], older=older, newest=url("/runs", q=text) if after else None, bulk=bulk, said=look.said)
 
 
@@ -61,12 +61,6 @@ def _run_id(text: str) -> UUID | None:
         return UUID(text) if text else None
     except ValueError:
         raise FilterInvalid(text[:80], 0, 0, f"after={text[:80]!r} is no run's id", "leave it out") from None
-
-
-def _as_object(row: Row) -> Row:
-    made = dict(row)
-    kind, message = made.pop("error_type"), made.pop("error_message")
-    return {**made, "error": None if kind is None and message is None else {"type": kind, "message": message}}
 
 
 def _cells(row: Row, picks: bool) -> list[Cell]:

@@ -12,8 +12,9 @@ from uuid import UUID
 
 from supervisor.core.errors import InputInvalid
 from supervisor.core.filters import LIVE, UNSUCCESSFUL, Compare, Filter, both, parse
+from supervisor.core.shown import detail_of
 from supervisor.dashboard.page import Action, Asked, Input
-from supervisor.dashboard.why import PARKED, detail_of
+from supervisor.dashboard.why import PARKED
 from supervisor.db import bulk, look
 from supervisor.db.operator_calls import Deed
 
@@ -52,7 +53,7 @@ def _live(run: Row, wait: Row, attempts: Sequence[Row], asked: Asked) -> list[Ac
     elif code in ("step_backoff", *PARKED):
         made.append(act("retry", "Retry now", "Its next try begins at once.", first=True))
     if code in ("signal", "any_of"):
-        names = detail_of(wait["detail"])[0].get("signals") or [""]
+        names = (detail_of(wait["detail"])[0] or {}).get("signals") or [""]
         fields = (Input("name", "Signal", str(names[0])), Input("value", "Value, as JSON", "null", "area"))
         made.append(act("signal", "Send signal", "The run is given it, in the order of arrival.", fields, first=code == "signal"))
     if asked.may_operate and wait["seq"] is not None and wait["seq"] >= 0 and _can_skip(wait, attempts):

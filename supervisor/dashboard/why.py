@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from supervisor.core.filters import LIVE
-from supervisor.core.shown import duration
+from supervisor.core.shown import detail_of, duration, ended_by
 from supervisor.dashboard.page import Cell, Failure, Json, Link, Why, url
+from supervisor.db.history import failed_tries
 
 Row = dict[str, Any]
 
 PARKED = ("nondeterminism", "code_missing", "attempts_exhausted", "crash_loop", "commit_rejected")
-
-
-def detail_of(text: str | None) -> tuple[dict[str, Any], str]:
-    """A stored detail as an object, where it begins with one, and what else it says."""
-    if not text or not text.startswith("{"):
-        return {}, text or ""
-    try:
-        found, end = json.JSONDecoder().raw_decode(text)
-    except ValueError:
-        return {}, text
-    return (found, text[end:].strip("; ")) if isinstance(found, dict) else ({}, text)
 
 
 def why(run: Row, wait: Row | None, attempts: Sequence[Row], pause: Row | None, beats: Sequence[Row] = ()) -> Why:
@@ -51,7 +40,8 @@ def ended(run: Row) -> Why:
 
 
 def waiting(wait: Row, attempts: Sequence[Row], pause: Row | None, beats: Sequence[Row]) -> Why:
-    code, (detail, more) = wait["code"], detail_of(wait["detail"])
+    code, (found, more) = wait["code"], detail_of(wait["detail"])
+    detail = found or {}
     notes: list[tuple[str, Cell]] = []
     if more:
         notes.append(("in particular", more))
@@ -60,7 +50,7 @@ def waiting(wait: Row, attempts: Sequence[Row], pause: Row | None, beats: Sequen
         notes.append(("to be paused", f"asked for by {pause['actor'] or 'somebody'}; what executes ends first"))
     if beat := next((each for each in beats if each["seq"] == wait["seq"]), None):
         notes.append(("last heartbeat", Json({"at": beat["at"], "details": beat["details"]})))
-    failed = [each for each in attempts if each["seq"] == wait["seq"] and each["kind"] in ("failed", "crashed") and each["error"]]
+    failed = failed_tries(wait, attempts)
     if failed and code != "attempts_exhausted":
         notes.append(("last error", Failure(failed[-1]["error"])))
     return Why(wait["status"], _sentence(wait, detail, len(failed)), code, wait["since"], wait["wake_at"], wait["freed_by"], wait["who"], notes)
@@ -74,8 +64,7 @@ def _sentence(wait: Row, detail: dict[str, Any], failed: int) -> str:
     if code == "step_running":
         return f"{step} is executing" + (f", try {wait['attempt']}" if (wait["attempt"] or 1) > 1 else "")
     if code == "attempts_exhausted" and "crashes" in detail:
-        how = f"by {detail['signal']}" if detail.get("signal") else f"with exit code {detail.get('exit_code')}"
-        return f"{step} ended its worker {detail['crashes']} times, the last one {how}: parked until somebody acts"
+        return f"{step} ended its worker {detail['crashes']} times, the last one {ended_by(detail)}: parked until somebody acts"
     if code == "run_paused":
         return f"Paused by {detail.get('by') or 'somebody'}" + (f": {detail['reason']}" if detail.get("reason") else "")
     if code in ("signal", "update") and detail.get("signals"):
@@ -83,7 +72,7 @@ def _sentence(wait: Row, detail: dict[str, Any], failed: int) -> str:
     if code is None:
         return "A worker is executing it" if wait["meaning"].startswith("it moves") else wait["meaning"][:1].upper() + wait["meaning"][1:]
     said = str(wait["meaning"]).removeprefix("parked: ")
-    return f"{said[:1].upper()}{said[1:]}" + (" : parked until somebody acts" if code in PARKED else "").replace(" :", ":")
+    return f"{said[:1].upper()}{said[1:]}" + (": parked until somebody acts" if code in PARKED else "")
 
 
 def _times(n: int) -> str:

@@ -101,10 +101,15 @@ def _read(conn: psycopg.Connection, sql: Sql, run: Row) -> History:
     )  # fmt: skip
 
 
+def failed_tries(wait: Row | None, attempts: Sequence[Row]) -> list[Row]:
+    """Failed tries, and crashes, of the step that a run is at."""
+    return [each for each in attempts if wait and each["seq"] == wait["seq"] and each["error"] and each["kind"] in ("failed", "crashed")]
+
+
 def last_error(wait: Row | None, attempts: Sequence[Row]) -> Row | None:
-    """The last failed try, or crash, of the step that a run is at."""
-    met = [each for each in attempts if wait and each["seq"] == wait["seq"] and each["error"] and each["kind"] in ("failed", "crashed")]
-    return met[-1] if met else None
+    """The last of them."""
+    failed = failed_tries(wait, attempts)
+    return failed[-1] if failed else None
 
 
 def _alike(conn: psycopg.Connection, sql: Sql, run_id: uuid.UUID, wait: Sequence[Row], attempts: Sequence[Row]) -> Row | None:

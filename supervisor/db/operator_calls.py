@@ -71,8 +71,8 @@ def operate_many(deed: Deed, runs: Sequence[uuid.UUID], reason: str | None, acto
                 return [Done(*row) for row in (yield "client_operate_many", values)]
             except IN_THE_WAY as error:
                 in_the_way = error
-            except psycopg.errors.InFailedSqlTransaction:
-                raise in_the_way or psycopg.errors.InFailedSqlTransaction  # the transaction is a caller's, and nothing can be tried again in it
+            except psycopg.errors.InFailedSqlTransaction as error:
+                raise in_the_way or error from None  # the transaction is a caller's, and nothing can be tried again in it
         return [Done(run_id, False, "locked", None, None, None) for run_id in runs]
 
     return Ask(talk, f"{deed.verb} of {len(runs)} runs", writes=True, role="operator")

@@ -10,6 +10,7 @@ libpq looks up a host's name without leaving the call: where that may hang, give
 from __future__ import annotations
 
 import logging
+import os
 import random
 import select
 import time
@@ -153,16 +154,25 @@ class Session:
         """Block until everything is answered, for an owner whose loop has ended; False when the time is over first."""
         until = time.monotonic() + within_s
         while not self.idle:
-            now = time.monotonic()
-            if now >= until or self._closed:
+            if time.monotonic() >= until or self._closed:
                 return False
-            reading, writing = self.sockets()
-            poll = select.poll()
-            for fd in {*reading, *writing}:
-                poll.register(fd, (select.POLLIN if fd in reading else 0) | (select.POLLOUT if fd in writing else 0))
-            ready = {fd for fd, _ in poll.poll(1000 * max(0.0, min(until, self.due()) - now))}
-            self.act(ready.intersection(reading), ready.intersection(writing))
+            self.turn(until)
         return True
+
+    def turn(self, until: float, wake_fd: int = -1) -> None:
+        """Sleep until there is something to do for it, somebody writes the eventfd *wake_fd*, or it is *until* (inf: for ever), and do it: for an owner
+        who has nothing else to wait for. Raises nothing but what callbacks raise."""
+        reading, writing = self.sockets()
+        poll = select.poll()
+        if wake_fd >= 0:
+            poll.register(wake_fd, select.POLLIN)
+        for fd in {*reading, *writing}:
+            poll.register(fd, (select.POLLIN if fd in reading else 0) | (select.POLLOUT if fd in writing else 0))
+        until = min(until, self.due())
+        ready = {fd for fd, _ in poll.poll(None if until == float("inf") else 1000 * max(0.0, until - time.monotonic()))}
+        if wake_fd in ready:
+            os.eventfd_read(wake_fd)
+        self.act(ready.intersection(reading), ready.intersection(writing))
 
     # ── what the loop asks ───────────────────────────────────────────────────────────────────────────────────────
 

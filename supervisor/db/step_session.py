@@ -23,6 +23,7 @@ from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor.core.errors import DatabaseUnavailable, Fenced, StepTimeout, SupervisorError, TransactionMisused
 from supervisor.db.arrays import encode_rows
 from supervisor.db.connect import connect
+from supervisor.db.pipeline import FENCED
 from supervisor.db.statement_pipe import StatementPipe, rows
 from supervisor.db.statements import Sql
 from supervisor.db.worker_calls import Identity, read_server
@@ -82,7 +83,7 @@ def told(error: Exception) -> Exception:
     """
     if isinstance(error, SupervisorError):
         return error
-    if getattr(error, "sqlstate", None) == "SV003":
+    if getattr(error, "sqlstate", None) == FENCED:
         return Fenced(f"a transaction was refused: {error}")
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) or _is_fatal(error) or _is_from_here(error):
         return DatabaseUnavailable(f"the session for transactional steps broke: {type(error).__name__}: {' '.join(str(error).split())}")
@@ -170,7 +171,7 @@ class StepSession:
                 self.pipe.queue_text(b"set local statement_timeout = %d" % max(1, int(timeout_s * 1000)))
             yield
         except psycopg.Error as error:
-            if self._conn.closed or self._conn.broken or error.sqlstate == "SV003" or _is_fatal(error):
+            if self._conn.closed or self._conn.broken or error.sqlstate == FENCED or _is_fatal(error):
                 raise
             raise Rerun(str(error)) from error
 

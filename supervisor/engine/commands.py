@@ -619,7 +619,7 @@ class Commands:
         """Put a run aside for good: nothing of it executes until somebody wakes it."""
         seq, name = (cmd.seq, cmd.step.name) if cmd is not None else (None, None)
         pin = self.pin(run) if kind != NONDETERMINISM and has_begun(run) else None  # what this code can't replay is not of its version
-        resumed = run.resumed if kind == CODE_MISSING else 1  # who has its code finds it as it was
+        resumed = run.resumed if kind == CODE_MISSING else RESUMED  # who has its code finds it as it was
         self.batch.add("release", run.id, (run.id, INFINITY, kind, json.dumps(detail), seq, name, None, resumed, pin))
         self._goes(run)
 

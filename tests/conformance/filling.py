@@ -1,5 +1,13 @@
 """A history that was never executed, row by row: for tests of what is read, and how much of it."""
 
+# run ids of 100 runs per ms from a minute ago on, in the partition of today; [n] is the n-th
+MADE = """
+create temp table made as
+select g as n, (lpad(to_hex((extract(epoch from clock_timestamp() - interval '1 minute') * 1000)::int8 + g / 100), 12, '0')
+                || '7' || substr(md5(g::text), 1, 3) || '8' || substr(md5(g::text), 4, 15))::uuid as id
+from generate_series(1, %s) as g order by 2
+"""
+
 # One run every 0.3 s, the newest a second ago, over 8 h 20 min: n is a run's number, from the oldest.
 OLD_PARTITIONS = """
 do $$

@@ -10,16 +10,11 @@ import psycopg
 import pytest
 
 from supervisor.db.statements import Sql, blocks
+from tests.conformance.filling import MADE
 from tests.harness import Database, Server
 
 RUNS = 20_000
 SQL = Sql()
-_MADE = """
-create temp table made as
-select g as n, (lpad(to_hex((extract(epoch from clock_timestamp() - interval '1 minute') * 1000)::int8 + g / 100), 12, '0')
-                || '7' || substr(md5(g::text), 1, 3) || '8' || substr(md5(g::text), 4, 15))::uuid as id
-from generate_series(1, %s) as g order by 2
-"""
 _FILL = (
     "insert into supervisor.queue (name) values ('q')",
     "insert into supervisor.workflow (name, queue) select 'w', id from supervisor.queue where name = 'q'",
@@ -48,7 +43,7 @@ OTHERS = {"page_settings", "page_rights", "page_pulse", "page_rates", "page_erro
 def filled(server: Server) -> Any:
     database: Database = server.database()
     with database.connect() as conn:
-        conn.execute(_MADE, (RUNS,))
+        conn.execute(MADE, (RUNS,))
         for statement in _FILL:
             conn.execute(statement)
         conn.execute("vacuum analyze")

@@ -20,6 +20,7 @@ from supervisor.db.connect import connect
 from supervisor.db.pipeline import Pipeline
 from supervisor.db.statements import Sql
 from supervisor.engine.worker import HOT
+from tests.conformance.filling import MADE
 from tests.harness import Database, Server
 
 ROWS = 100_000
@@ -32,13 +33,6 @@ CUSTOM = {"lock_parents", "wake_parents", "look_at_parked", "close_children", "p
     name for name in HOT if name.startswith("read_")
 }  # sent between plan_custom and plan_generic
 
-# run ids of 100 runs per ms from a minute ago on, in the partition of today; [n] is the n-th
-_IDS = """
-create temp table made as
-select g as n, (lpad(to_hex((extract(epoch from clock_timestamp() - interval '1 minute') * 1000)::int8 + g / 100), 12, '0')
-                || '7' || substr(md5(g::text), 1, 3) || '8' || substr(md5(g::text), 4, 15))::uuid as id
-from generate_series(1, %s) as g order by 2
-"""
 # of each ten tasks one is this worker's, one a parked parent, eight are ready (but for a few that nobody knows the code of)
 _FILL = (
     "insert into supervisor.queue (name) select 'q' || g from generate_series(1, 3) as g",
@@ -257,7 +251,7 @@ def prepared(server: Server, request: pytest.FixtureRequest) -> Iterator[Prepare
 
 
 def _fill(database: Database, made: Prepared) -> None:
-    database.sql(_IDS, ROWS)
+    database.sql(MADE, ROWS)
     for statement in _FILL:
         database.sql(statement)
 
