@@ -89,10 +89,10 @@ FROM {schema}.signals AS g WHERE g.run_id = $1 ORDER BY g.n DESC LIMIT $2::pg_ca
 SELECT t.seq, t.attempt, t.step, t.state, t.since, t.due_at, t.beat_at, t.details, t.closed_at FROM {schema}.tokens AS t WHERE t.run_id = $1 ORDER BY t.seq DESC, t.attempt DESC LIMIT $2::pg_catalog.int4;
 
 -- name: page_cancellations :many
--- Who asked that one run be ended. Without `how`: its function may be executed by workers alone.
+-- Who asked that one run be ended.
 -- Locks:  none.     Index:  cancellation primary key, pruned
 -- $1 uuid run
-SELECT c.asked_at, c.actor, c.reason FROM {schema}.cancellations AS c WHERE c.run_id = $1 ORDER BY c.asked_at;
+SELECT c.how, c.asked_at, c.actor, c.reason FROM {schema}.cancellations AS c WHERE c.run_id = $1 ORDER BY c.asked_at;
 
 -- name: page_compensations :many
 -- What one run undoes.

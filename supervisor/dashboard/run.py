@@ -179,7 +179,7 @@ def _around(look: Look, run: Row) -> tuple[dict[str, Any], list[Any]]:
     panels += _messages(signals, updates, tokens)
     if undo:
         panels.append(Table("Undone before it ends", ("seq", "step", "of", "status", "ended"), [(each["seq"], each["name"], each["of_seq"], each["status"], When(each["ended_at"])) for each in undo]))
-    return data, [*panels, _deeds(run, ends, audit)]
+    return data, [*panels, _deeds(ends, audit)]
 
 
 def _children(run: Row, children: Sequence[Row]) -> Table:
@@ -207,10 +207,9 @@ def _messages(signals: Sequence[Row], updates: Sequence[Row], tokens: Sequence[R
     return made
 
 
-def _deeds(run: Row, ends: Sequence[Row], audit: Sequence[Row]) -> Table:
-    last = ends[-1] if ends and run["status"] == "terminated" else None
+def _deeds(ends: Sequence[Row], audit: Sequence[Row]) -> Table:
     rows: list[tuple[datetime, tuple[Cell, ...]]] = [
-        (each["asked_at"], (When(each["asked_at"]), "terminate" if each is last else "cancel", each["actor"], each["reason"], None)) for each in ends
+        (each["asked_at"], (When(each["asked_at"]), "terminate" if each["how"] == "terminated" else "cancel", each["actor"], each["reason"], None)) for each in ends
     ]
     rows += [(each["at"], (When(each["at"]), each["verb"], each["actor"] or each["login"], each["reason"], Json(each["details"]))) for each in audit]
     ordered = [cells for _, cells in sorted(rows, key=lambda row: row[0], reverse=True)]
