@@ -3,7 +3,7 @@
 python -m supervisor bench signal --rate 100 [--seconds 10] [--messages 10000] [--procs 2]
 
 Four questions, by a sender in another process: to a run that waits in memory; to runs that wait out of it, one signal each; the same by SQL
-that announces nothing, twice a second, so that hosts look every 20 ms; and as many as possible to one run, from several clients. A time ends when the run's next
+that announces nothing, twice a second, so that hosts look every 20 ms; and as many as possible to one run, from the threads of one client, each one after the other. A time ends when the run's next
 step begins, which is after the signal's consumption is durable. Sender, workers and server are on one machine with one clock.
 """
 
@@ -20,7 +20,7 @@ from supervisor.api.client import Client
 from supervisor.bench import app, harness
 from supervisor.bench.harness import BenchInvalid, Place, Places, Say
 
-CLIENTS = 4  # that send to one run
+SENDERS = 16  # threads that send to one run
 SILENT_RATE, SILENT_MAX = 2.0, 20
 TIMEOUT_S = 120.0
 SHOWN = ("memory_p50_ms", "memory_p99_ms", "parked_p50_ms", "parked_p99_ms", "silent_p50_ms", "silent_max_ms", "to_one_per_s")
@@ -67,7 +67,7 @@ def main() -> None:
             **_figures("memory", _in_memory(client, place, asked)),
             **_figures("parked", parked(client, place, min(asked.signals, 500), asked.rate, announced=True)),
             **_figures("silent", parked(client, place, min(asked.signals, SILENT_MAX), SILENT_RATE, announced=False)),
-            "to_one_per_s": _to_one(client, place, asked.messages),
+            "to_one_per_s": _to_one(client, asked.messages),
         }
     json.dump(figures, sys.stdout)
 
@@ -125,18 +125,17 @@ def _took_ms(client: Client, place: Place, runs: list[UUID], signals: int) -> li
     return [row[0] for row in rows]
 
 
-def _to_one(client: Client, place: Place, messages: int) -> float:
+def _to_one(client: Client, messages: int) -> float:
     """Signals per second, from the first that is sent to the result of the run that was given all of them."""
     run = client.start(app.adding, messages)
 
     def send(first: int) -> None:
-        with Client(place.dsn, schema=place.schema) as own:
-            for n in range(first, messages, CLIENTS):
-                own.signal(run.id, app.numbers, n)
+        for n in range(first, messages, SENDERS):
+            run.signal(app.numbers, n)
 
     began = time.monotonic()
-    with ThreadPoolExecutor(CLIENTS) as senders:
-        list(senders.map(send, range(CLIENTS)))
+    with ThreadPoolExecutor(SENDERS) as senders:
+        list(senders.map(send, range(SENDERS)))
     if run.result(timeout=TIMEOUT_S) != sum(range(messages)):
         raise BenchInvalid("a signal was lost, or given twice; the measurement does not count")
     return messages / (time.monotonic() - began)

@@ -2,6 +2,7 @@
 
 python -m supervisor bench start --runs 200000 [--keys] [--pooled]
 python -m supervisor bench start --within [--runs 10000] [--keys] [--pooled]
+python -m supervisor bench start --threads 16 [--runs 20000] [--keys] [--pooled]
 
 `Client.start_many` over an iterable, no worker alive. The clock runs from before the call to after its return,
 when every run is durable, by the database's clock.
@@ -9,12 +10,14 @@ when every run is durable, by the database's clock.
 --keys    each run has a key of its own
 --pooled  through a pgbouncer in transaction mode
 --within  each run is started by itself in a transaction of the application, beside a row of its own: commits per second
+--threads so many threads of one client start them one by one, each when its last one is durable
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -36,6 +39,7 @@ class Asked:
     keys: bool = False
     within: bool = False
     pooled: bool = False
+    threads: int = 0
 
 
 def measure(places: Places, asked: Asked, repeats: int, say: Say) -> list[dict[str, float]]:
@@ -60,6 +64,8 @@ def _once(places: Places, asked: Asked, runs: int) -> dict[str, float]:
         cpu = time.process_time()
         if asked.within:
             _start_within(client, dsn, runs, _key if asked.keys else None)
+        elif asked.threads:
+            _start_apart(client, asked.threads, runs, _key if asked.keys else None)
         else:
             client.start_many(app.job, range(runs), key=_key if asked.keys else None)
         cpu = time.process_time() - cpu
@@ -96,6 +102,15 @@ def _start_within(client: Client, dsn: str, runs: int, key: Callable[[int], str]
             run = client.within(conn).start(what, number)
             conn.execute("INSERT INTO booked VALUES (%s)", (run.id,))
             conn.commit()
+
+
+def _start_apart(client: Client, threads: int, runs: int, key: Callable[[int], str] | None) -> None:
+    def some(first: int) -> None:
+        for number in range(first, runs, threads):
+            client.start(app.job if key is None else app.job.options(key=key(number)), number)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(some, range(threads)))
 
 
 def _check(conn: psycopg.Connection, place: Place, runs: int, asked: Asked) -> None:

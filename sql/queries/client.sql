@@ -120,6 +120,14 @@ SELECT s.stored, s.owner, s.woken, s.workflow, s.queue FROM {schema}.send_signal
 -- Returns, raises  as client_signal; 54000 after the signal's commit when the cluster's queue of notifications is full, 57014 before or after it
 CALL {schema}.signal_and_tell($1, $2, $3, $4, $5, $6, NULL::pg_catalog.bool, NULL::pg_catalog.int4, NULL::pg_catalog.bool, NULL::pg_catalog.text, NULL::pg_catalog.text);
 
+-- name: client_signals :one
+-- Send up to 500 signals, all or none: what client_signal does for one. The transaction that stores them waits for no disk, a second one does.
+-- Locks:  their runs' tasks, in the order of their ids, not while it waits for the disk     Index:  as client_signal
+-- $1 uuid[] run    $2 text[] name    $3 bytea[] payload, JSON    $4 text[] id
+-- Returns arrays in the order given: as client_signal
+-- Raises  as client_signal, of the first that is refused; 57014 before or after the commit
+CALL {schema}.signals_together($1, $2, $3, $4, NULL::pg_catalog.bool[], NULL::pg_catalog.int4[], NULL::pg_catalog.bool[], NULL::pg_catalog.text[], NULL::pg_catalog.text[]);
+
 -- name: client_signal_start :one
 -- Start a run, or find the one that its key names, and send it a signal: both or neither.
 -- Locks:  as client_start, then the run's task.     Index:  as client_start and client_signal

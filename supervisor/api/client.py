@@ -30,6 +30,7 @@ from supervisor.api.asked import (
 from supervisor.api.handles import Batch as Batch, Moved as Moved, Progress as Progress, Run as Run, RunInfo as RunInfo, VersionInfo as VersionInfo
 from supervisor.api.hints import Hints
 from supervisor.api.operators import OperatorVerbs
+from supervisor.api.together import Call, Together, signalling, starting, together
 from supervisor.api.tokens import TokenVerbs
 from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting import Waiter
@@ -79,7 +80,10 @@ class ClientVerbs(OperatorVerbs, TokenVerbs):
         workflow  the decorated function, its `.options(key=…)`, or a name that some worker registered
         Raises    InputInvalid or PayloadRefused before anything is sent; UnknownWorkflow, KeyMismatch, KeyExists, ClockSkew.
         """
-        return self._run(self._carry(lambda verbs: verbs.start(Asked.of(workflow), args, kwargs)))
+        return self._run(self._start(Asked.of(workflow), args, kwargs))
+
+    def _start(self, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Started:
+        return self._carry(lambda verbs: verbs.start(asked, args, kwargs))
 
     def start_record(self, workflow: Any, record: Any) -> Run[Any]:
         """Start one run of a record: the only parameter's value where the workflow has one parameter, else a dict by name."""
@@ -149,7 +153,10 @@ class ClientVerbs(OperatorVerbs, TokenVerbs):
         """
         from supervisor.api.signals import message_of
 
-        return self._carry(lambda verbs: verbs.signal(id_of(run), message_of(signal, value, id)))
+        return self._signal(id_of(run), message_of(signal, value, id))
+
+    def _signal(self, run_id: uuid.UUID, message: Message) -> bool:
+        return self._carry(lambda verbs: verbs.signal(run_id, message))
 
     @overload
     def signal_with_start(self, message: Message, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
@@ -289,6 +296,7 @@ class Client(ClientVerbs):
         self._apart: ClientCalls | None = None  # a session for waiting, where threads wait while others start
         self._home: Home | None = None  # what within() knows of it
         self._alone = True  # no two threads have met at the session yet
+        self._together = Together(self._lock, lambda calls: self._carry(lambda verbs: together(verbs, calls)))
         self._waiter = Waiter(self._outcomes, self._new_ear)
 
     def __enter__(self) -> Client:
@@ -392,6 +400,28 @@ class Client(ClientVerbs):
             result = self._opened.carry(make(self._verbs()))
             self._say_hint(self._opened)
             return result
+
+    def _start(self, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Started:
+        self._ready()
+        if asked.definition is None or asked.on_conflict != "return":
+            return super()._start(asked, args, kwargs)
+        asked.keyed()
+        started: Started = self._meet(starting(asked, asked.definition.encode_input(args, kwargs)))
+        return started
+
+    def _signal(self, run_id: uuid.UUID, message: Message) -> bool:
+        self._ready()
+        stored: bool = self._meet(signalling(run_id, message))
+        return stored
+
+    def _meet(self, call: Call) -> Any:
+        """Do it, with those that other threads have asked for meanwhile where the session is not free."""
+        if self._together.busy or not self._lock.acquire(blocking=False):
+            return self._together.do(call)
+        try:
+            return self._carry(call.alone)
+        finally:
+            self._lock.release()
 
     def _talk(self, talk: Talk) -> Any:
         """Ask and pause as *talk* says."""

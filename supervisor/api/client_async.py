@@ -18,6 +18,7 @@ from supervisor.api.client import QUERY_TIMEOUT_S, check_process, questions_of
 from supervisor.api.handles import AsyncBatch, AsyncRun, Moved, Progress, RunInfo, VersionInfo
 from supervisor.api.hints import Hints
 from supervisor.api.operators import AsyncOperatorVerbs
+from supervisor.api.together import Call, TogetherAsync, signalling, starting, together
 from supervisor.api.tokens import AsyncTokenVerbs
 from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting_async import AsyncWaiter
@@ -64,7 +65,10 @@ class AsyncClientVerbs(AsyncOperatorVerbs, AsyncTokenVerbs):
     async def start(self, workflow: str | Named, *args: Any, **kwargs: Any) -> AsyncRun[Any]: ...
     async def start(self, workflow: Any, *args: Any, **kwargs: Any) -> Any:
         """Start one run and return when it is durable; see `Client.start`."""
-        return self._run(await self._carry(lambda verbs: verbs.start(Asked.of(workflow), args, kwargs)))
+        return self._run(await self._start(Asked.of(workflow), args, kwargs))
+
+    async def _start(self, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Started:
+        return await self._carry(lambda verbs: verbs.start(asked, args, kwargs))
 
     async def start_record(self, workflow: Any, record: Any) -> AsyncRun[Any]:
         """Start one run of a record: the only parameter's value where the workflow has one parameter, else a dict by name."""
@@ -124,7 +128,10 @@ class AsyncClientVerbs(AsyncOperatorVerbs, AsyncTokenVerbs):
         """Send a message to a live run; see `Client.signal`."""
         from supervisor.api.signals import message_of
 
-        return await self._carry(lambda verbs: verbs.signal(id_of(run), message_of(signal, value, id)))
+        return await self._signal(id_of(run), message_of(signal, value, id))
+
+    async def _signal(self, run_id: uuid.UUID, message: Message) -> bool:
+        return await self._carry(lambda verbs: verbs.signal(run_id, message))
 
     @overload
     async def signal_with_start(self, message: Message, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncRun[R]: ...
@@ -259,6 +266,7 @@ class AsyncClient(AsyncClientVerbs):
         self._apart: AsyncClientCalls | None = None  # a session for waiting, where tasks wait while others start
         self._home: Home | None = None  # what within() knows of it
         self._alone = True  # no two tasks have met at the session yet
+        self._together = TogetherAsync(self._lock, lambda calls: self._carry_here(lambda verbs: together(verbs, calls)))
         self._waiter = AsyncWaiter(self._outcomes, self._new_ear)
 
     async def __aenter__(self) -> AsyncClient:
@@ -360,11 +368,32 @@ class AsyncClient(AsyncClientVerbs):
     async def _carry(self, make: Callable[[Verbs], Verb[T]]) -> T:
         self._ready()
         async with self._lock:
-            if self._opened is None:
-                self._opened = self._new_calls("client")
-            result = await self._opened.carry(make(self._verbs()))
-            await self._say_hint(self._opened)
-            return result
+            return await self._carry_here(make)
+
+    async def _carry_here(self, make: Callable[[Verbs], Verb[T]]) -> T:
+        """While the session's lock is held."""
+        if self._opened is None:
+            self._opened = self._new_calls("client")
+        result = await self._opened.carry(make(self._verbs()))
+        await self._say_hint(self._opened)
+        return result
+
+    async def _start(self, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Started:
+        self._ready()
+        if asked.definition is None or asked.on_conflict != "return":
+            return await super()._start(asked, args, kwargs)
+        asked.keyed()
+        started: Started = await self._meet(starting(asked, asked.definition.encode_input(args, kwargs)))
+        return started
+
+    async def _signal(self, run_id: uuid.UUID, message: Message) -> bool:
+        self._ready()
+        stored: bool = await self._meet(signalling(run_id, message))
+        return stored
+
+    async def _meet(self, call: Call) -> Any:
+        """Do it, with those that other tasks have asked for meanwhile where the session is not free."""
+        return await (self._together.do(call) if self._together.busy else self._carry(call.alone))
 
     async def _talk(self, talk: Talk) -> Any:
         """Ask and pause as *talk* says."""

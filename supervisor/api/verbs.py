@@ -51,7 +51,7 @@ class Verbs:
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:
-        return (yield from self._start(asked, (yield from self._input(asked, args, kwargs))))
+        return (yield from self.start_encoded(asked, (yield from self._input(asked, args, kwargs))))
 
     def _input(self, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[bytes]:
         if asked.definition is not None:
@@ -74,6 +74,13 @@ class Verbs:
         if not tell:
             self.tell(sent)
         return sent.stored or message.id is None  # without an id of the caller's, what was there is its own first try
+
+    def signals(self, messages: Sequence[tuple[uuid.UUID, Message]]) -> Verb[list[bool]]:
+        """Send messages, all or none, and answer for each as `signal`."""
+        sent = yield from self.questions.signals([(run_id, each.name, each.payload, each.id or uuid.uuid4().hex) for run_id, each in messages])
+        for one in sent:
+            self.tell(one)
+        return [one.stored or each.id is None for one, (_, each) in zip(sent, messages, strict=True)]
 
     def update(self, run_id: uuid.UUID, message: UpdateMessage[Any]) -> Verb[None]:
         """Send an update to a run; one of its name and id that is there already is the same."""
@@ -120,7 +127,7 @@ class Verbs:
 
     def start_record(self, asked: Asked, record: Any) -> Verb[Started]:
         encode = yield from self.encoder(asked)
-        return (yield from self._start(asked, encode(record)))
+        return (yield from self.start_encoded(asked, encode(record)))
 
     def encoder(self, asked: Asked) -> Verb[Callable[[Any], bytes]]:
         """What makes an input of a record."""
@@ -129,7 +136,7 @@ class Verbs:
             return encode
         return record_encoder(asked.name, (yield from self.parameters(asked.name)))
 
-    def _start(self, asked: Asked, payload: bytes) -> Verb[Started]:
+    def start_encoded(self, asked: Asked, payload: bytes) -> Verb[Started]:
         key = asked.keyed()
         if key is None and asked.batch is None and asked.attributes is None:
             return (yield from self._start_one(asked, payload))
@@ -141,6 +148,21 @@ class Verbs:
                 raise KeyMismatch(asked.name, key or "", conflicts[0].run_id)
             return Started(conflicts[0].run_id, False, asked, key, 0.0)
         return Started(run_id, True, asked, key, time.monotonic())
+
+    def starts(self, calls: Sequence[tuple[Asked, bytes]]) -> Verb[list[Started | KeyMismatch]]:
+        """Start runs of one workflow that are to be started in the same way but for their keys, in one transaction; what each would be told alone."""
+        asked, keys = calls[0][0], [each.keyed() for each, _ in calls]
+        inputs = [payload for _, payload in calls]
+        chunk = Chunk(inputs) if not any(keys) else Chunk(inputs, keys, [hash_of(payload) for payload in inputs])
+        ids, conflicts = yield from self._by_the_clock(lambda: self.start_chunk(asked, chunk))
+        now = time.monotonic()
+        found: list[Started | KeyMismatch] = [
+            Started(uuid.UUID(bytes=run_id), True, each, key, now) for run_id, (each, _), key in zip(ids, calls, keys, strict=True)
+        ]
+        for at, run_id, matches in conflicts:
+            key = keys[at] or ""
+            found[at] = Started(run_id, False, calls[at][0], key, 0.0) if matches else KeyMismatch(asked.name, key, run_id)
+        return found
 
     def _start_one(self, asked: Asked, payload: bytes) -> Verb[Started]:
         run_id = yield from self._by_the_clock(lambda: self._told(asked, payload))

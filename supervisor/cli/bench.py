@@ -88,10 +88,11 @@ def jobs(runs: int, procs: str, **common: Any) -> None:
 @click.option("--typed", is_flag=True, help="Of --input: records are checked by types too.")
 @click.option("--keys", is_flag=True, help="Each run has a key of its own.")
 @click.option("--within", is_flag=True, help="One by one, each in a transaction of the application beside a row of its own.")
+@click.option("--threads", type=click.IntRange(1, 500), help="One by one, by so many threads of the client.")
 @click.option("--pooled", is_flag=True, help="Through a pgbouncer in transaction mode.")
 @_common
 def start(
-    runs: int, path: str | None, key_field: str | None, typed: bool, keys: bool, within: bool, pooled: bool, **common: Any
+    runs: int, path: str | None, key_field: str | None, typed: bool, keys: bool, within: bool, threads: int | None, pooled: bool, **common: Any
 ) -> None:  # fmt: skip
     """Starts per second, in bulk, from one client; or with --input records of a file per second."""
     if path is not None:
@@ -102,7 +103,7 @@ def start(
         return
     from supervisor.bench import start as question
 
-    asked = question.Asked(runs, keys, within, pooled)
+    asked = question.Asked(runs, keys, within, pooled, threads or 0)
     _answer("start", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 

@@ -427,6 +427,22 @@ class Questions:
 
         return Ask(talk, f"signal {name!r} to run {run_id}", writes=True)
 
+    def signals(self, messages: Sequence[tuple[uuid.UUID, str, bytes, str]]) -> Ask[list[Sent]]:
+        """Send up to 500 signals (run, name, payload, id), all or none, in one round trip. Raises and is repeated as `signal`; not in a transaction of the caller's."""
+        runs, names, payloads, ids = zip(*messages, strict=True)
+        values = (pack_uuids([run.bytes for run in runs]), pack_texts(names), pack_byteas(payloads), pack_texts(ids))
+
+        def talk(tries: int) -> Talk[list[Sent]]:
+            try:
+                rows = yield "client_signals", values
+            except psycopg.Error as error:
+                if error.sqlstate not in MAYBE_DONE:
+                    raise
+                rows = yield "client_signals", values
+            return [Sent(*each) for each in zip(*rows[0], strict=True)]
+
+        return Ask(talk, f"{len(messages)} signals", writes=True)
+
     def send_start(
         self,
         what: What,

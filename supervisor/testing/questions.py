@@ -138,6 +138,15 @@ class MemoryQuestions:
     def signal(self, run_id: uuid.UUID, name: str, payload: bytes, message_id: str, tell: bool | None) -> Sent:
         return self._signal(run_id.bytes, name, payload, message_id)
 
+    @at_once
+    def signals(self, messages: Sequence[tuple[uuid.UUID, str, bytes, str]]) -> list[Sent]:
+        """All or none."""
+        for run_id, name, _, message_id in messages:
+            run = self._t.newest(run_id.bytes)
+            if run not in self._t.tasks and not any(each.id == message_id for of in (run, run_id.bytes) for each in self._t.messages[of, name]):
+                raise self._closed(run, signal=name)
+        return [self._signal(run_id.bytes, name, payload, message_id) for run_id, name, payload, message_id in messages]
+
     def _signal(self, asked: bytes, name: str, payload: bytes, message_id: str) -> Sent:
         run = self._t.newest(asked)
         there = self._t.messages[run, name]

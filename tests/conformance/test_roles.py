@@ -28,6 +28,8 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "cancel(uuid, text, boolean, text)", "home()", "result(uuid)", "outcomes(uuid[])", "outcomes_soon(uuid[], interval)", "find_runs(uuid[], text, text, text, uuid, integer)", "batch_results(text, uuid, integer)",
     "signal(uuid, text, jsonb, text, boolean)", "send_signal(uuid, text, bytea, text)", "wait_for_disk()",
     "signal_and_tell(uuid, text, bytea, text, text, text, boolean, integer, boolean, text, text)",
+    "send_signals(uuid[], text[], bytea[], text[])",
+    "signals_together(uuid[], text[], bytea[], text[], boolean[], integer[], boolean[], text[], text[])",
     "signal_with_start(text, text, jsonb, jsonb, text, text, text, integer, interval, jsonb, text, text, boolean)",
     "start_and_send(text, uuid, bytea, text, bytea, text, smallint, interval, bytea, text, text, text, bytea, text)",
     "update(uuid, text, jsonb, text, boolean)", "send_update(uuid, text, bytea, text)",
@@ -237,8 +239,9 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
         "supervisor.signal_and_tell": {
             '"supervisor".send_signal', "pg_catalog.set_config", "pg_catalog.pg_notify", "pg_catalog.json_build_array", '"supervisor".wait_for_disk',
         },
+        "supervisor.signals_together": {'"supervisor".send_signals', "pg_catalog.array_agg", "pg_catalog.set_config", '"supervisor".wait_for_disk'},
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates".split()
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal send_signals signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"
