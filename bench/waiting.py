@@ -1,11 +1,11 @@
 """What do runs cost that sleep or wait, and how soon do they go on?
 
-python -m supervisor bench waiting --runs 100000 [--kind sleep] [--wakes 200] [--procs 2]
+python -m supervisor bench waiting --runs 100000 [--kind sleep] [--over 20] [--wakes 200] [--procs 2]
 
 So many runs leave memory: half of them asleep, a quarter waiting for a signal, an eighth waiting for a child that is asleep (the last eighth);
 or all asleep. Beside them, by a process of its own, a few at a time: runs that sleep for two seconds, that wait for a signal, that do not wait at all (the same before
-there are any that wait: `alone`); and once more runs that sleep, while all workers are killed. Then all that are asleep become due in the same moment (the benchmark moves
-their timers), and all others get their signals in one transaction.
+there are any that wait: `alone`); and once more runs that sleep, while all workers are killed. Then all that are asleep become due in the same moment, or evenly
+--over so many seconds (the benchmark moves their timers), and all others get their signals in one transaction.
 
 A wait ends when the run's next step begins, which is after its end is durable; all moments are the database's, or of this machine's clock.
 """
@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -45,6 +46,7 @@ class Asked:
     kind: str
     wakes: int
     procs: int
+    over_s: float = 0.0
 
     def parts(self) -> tuple[int, int, int]:
         """Runs asleep, waiting for a signal, waiting for a child (which is asleep)."""
@@ -146,7 +148,8 @@ class _Question:
         """All that are asleep become due in one moment; then all others get their signals in one transaction."""
         asleep, hearing, minding = self.asked.parts()
         due_at = harness.one(self.conn, "SELECT clock_timestamp() + %s * interval '1 s'", SOON_S + self.asked.runs / MOVED_PER_S)
-        self.conn.execute(self._sql("UPDATE {timer} SET due_at = %s"), (due_at,))
+        evenly = "UPDATE {timer} m SET due_at = %s + %s * e.part * interval '1 s' FROM (SELECT run_id, random() AS part FROM {timer}) e WHERE e.run_id = m.run_id"
+        self.conn.execute(self._sql(evenly), (due_at, self.asked.over_s))
         self.conn.execute(self._sql("UPDATE {task} t SET ready_at = m.due_at FROM {timer} m WHERE m.run_id = t.run_id"))
         for table in ("timer", "task"):
             self.conn.execute(self._sql(f"VACUUM {{{table}}}"))
@@ -156,11 +159,12 @@ class _Question:
         lags = self._sql("""
             SELECT count(*), count(*) FILTER (WHERE lag <= 1), max(lag), percentile_disc(array[0.5, 0.99]) WITHIN GROUP (ORDER BY lag)
             FROM (SELECT extract(epoch FROM s.started_at - t.started_at)::float8 AS lag FROM {step} t JOIN {step} s USING (run_id)
-                  WHERE t.kind = 2 AND t.started_at = %s AND s.kind = 1) AS woken
+                  WHERE t.kind = 2 AND t.started_at BETWEEN %s AND %s AND s.kind = 1) AS woken
         """)  # fmt: skip
-        woken, soon, last_s, (p50_s, p99_s) = self.conn.execute(lags, (due_at,)).fetchone()
+        last_due_at = due_at + timedelta(seconds=self.asked.over_s)
+        woken, soon, last_s, (p50_s, p99_s) = self.conn.execute(lags, (due_at, last_due_at)).fetchone()
         figures = {
-            "together": woken, "together_per_s": woken / last_s, "together_p50_s": p50_s, "together_p99_s": p99_s, "within_1_s": soon,
+            "together": woken, "together_per_s": woken / (self.asked.over_s + last_s), "together_p50_s": p50_s, "together_p99_s": p99_s, "within_1_s": soon,
         }  # fmt: skip
         if woken != asleep + minding:
             raise BenchInvalid(f"{woken:,} runs woke from their sleep, not {asleep + minding:,}")

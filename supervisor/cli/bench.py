@@ -155,14 +155,15 @@ def signals(rate: float, seconds: float, messages: int, procs: str, **common: An
 @_count("runs", 100_000, "Runs that wait.")
 @click.option("--kind", type=click.Choice(["mixed", "sleep"]), default="mixed", show_default=True, help="mixed: asleep, for a signal, for a child.")
 @_count("wakes", 200, "Runs of each kind that wake beside them, one by one.")
+@click.option("--over", "over_s", type=click.FloatRange(0, 3600), default=0.0, show_default=True, help="Seconds over which those that are asleep become due; 0: all in one moment.")
 @_procs
 @_common
-def waiting(runs: int, kind: str, wakes: int, procs: str, **common: Any) -> None:
+def waiting(runs: int, kind: str, wakes: int, over_s: float, procs: str, **common: Any) -> None:
     """What runs that sleep or wait cost, and how soon they go on."""
     from supervisor.bench import waiting as question
     from supervisor.cli.run import count_procs
 
-    asked = question.Asked(runs, kind, wakes, count_procs(procs if procs == "auto" else int(procs)))
+    asked = question.Asked(runs, kind, wakes, count_procs(procs if procs == "auto" else int(procs)), over_s)
     _answer("waiting", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 
