@@ -61,8 +61,7 @@ class Call:
 
 
 def starting(asked: Asked, payload: bytes) -> Call:
-    how = asked.queue, asked.priority, asked.delay_s, asked.batch, asked.attributes
-    return Call(STARTS, (asked.name, how), (asked, payload))
+    return Call(STARTS, (asked.name, *asked.how.values()), (asked, payload))
 
 
 def signalling(run_id: object, message: Message) -> Call:
