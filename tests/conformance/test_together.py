@@ -90,6 +90,9 @@ def test_starts_that_meet_share_a_transaction(post: Database) -> None:
 def test_signals_that_meet_share_a_transaction(post: Database) -> None:
     with Client(post.dsn) as client, ThreadPoolExecutor(THREADS) as threads:
         blocked, *runs = [client.start(letters.collects, 100) for _ in range(5)]
+        parked = "update supervisor.task set ready_at = 'infinity', wait_kind = 11, wait_signals = array[%s] where run_id = %s"
+        for run, name in zip(runs, ("numbers", "another"), strict=False):
+            post.sql(parked, name, run.id)
         with busy(post, client, blocked) as until:
             sent = [threads.submit(client.signal, runs[n % 4], letters.numbers, n, id=f"id {n % 10}") for n in range(20)]
             until(20)
@@ -97,6 +100,9 @@ def test_signals_that_meet_share_a_transaction(post: Database) -> None:
         assert sorted(n % 4 for n, each in enumerate(sent) if each.result(timeout=10)) == sorted([0, 1, 2, 3] * 5)
         assert [sorted(stored(post, run)) for run in runs] == [list(range(at, 20, 4)) for at in range(4)]  # type: ignore[type-var]
         assert transactions(post, "message") == 2
+        # who is parked for that signal is woken, and nobody else
+        waits = dict(post.sql("select run_id, wait_kind from supervisor.task where ready_at <= clock_timestamp()"))
+        assert waits[runs[0].id] == 1 and runs[1].id not in waits
 
 
 def test_one_that_is_refused_refuses_no_other(post: Database) -> None:
