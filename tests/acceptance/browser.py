@@ -66,6 +66,11 @@ class Browser:
     def run(self, script: str, *values: Any) -> Any:
         return self._ask("POST", "/execute/sync", {"script": script, "args": list(values)})
 
+    def run_async(self, script: str, *values: Any) -> Any:
+        """The same for a script that awaits something."""
+        whole = f"const done = arguments[arguments.length - 1]; (async function () {{ {script} }}).apply(null, arguments).then(done, error => done('failed: ' + error))"
+        return self._ask("POST", "/execute/async", {"script": whole, "args": list(values)})
+
     def size(self, width: int, height: int) -> None:
         self._ask("POST", "/window/rect", {"width": width, "height": height})
 
@@ -90,6 +95,11 @@ class Browser:
     def complaints(self) -> list[str]:
         """What the browser's console says: violations of the content security policy, errors of scripts, failed requests."""
         return [str(entry["message"]) for entry in self._ask("POST", "/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")]
+
+    def asked(self) -> list[str]:
+        """What was asked of anybody since the last time, by whatever: where the browser was made with *network*."""
+        said = [json.loads(entry["message"])["message"] for entry in self._ask("POST", "/se/log", {"type": "performance"})]
+        return [str(each["params"]["request"]["url"]) for each in said if each["method"] == "Network.requestWillBeSent"]
 
     def _found(self, css: str) -> str | None:
         try:
@@ -120,8 +130,8 @@ def ask(url: str, method: str, path: str, body: Any = None) -> Any:
 
 
 @contextmanager
-def browser(folder: Path, width: int = 1280, height: int = 900) -> Iterator[Browser]:
-    """A fresh profile in *folder*; all of it ends with the block."""
+def browser(folder: Path, width: int = 1280, height: int = 900, *, network: bool = False) -> Iterator[Browser]:
+    """A fresh profile in *folder*; all of it ends with the block. *network*: keep what it asks for."""
     log = folder / "chromedriver.log"
     arguments = [
         "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}", "--no-first-run",
@@ -131,7 +141,7 @@ def browser(folder: Path, width: int = 1280, height: int = 900) -> Iterator[Brow
         driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=out)
     try:
         url = f"http://127.0.0.1:{_port_of(driver)}"
-        wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments, "binary": shutil.which("chromium")}, "goog:loggingPrefs": {"browser": "ALL"}}}}
+        wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments, "binary": shutil.which("chromium")}, "goog:loggingPrefs": {"browser": "ALL", **({"performance": "ALL"} if network else {})}}}}
         session = ask(url, "POST", "/session", wanted)["sessionId"]
         try:
             yield Browser(url, session)
