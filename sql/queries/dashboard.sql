@@ -1,5 +1,5 @@
 -- What the dashboard's pages ask, beside what `list`, `show`, `queues` and `workers` ask: through the views and the catalogue alone; a viewer's role is
--- enough. Each page is one transaction that reads and is bounded in time (page_settings).
+-- enough. Each page is one transaction that reads and is bounded in time (page_settings). What its forms do beside the client's verbs stands at the end.
 
 -- name: page_settings :void
 -- Limit the time of each statement of this transaction.
@@ -14,7 +14,7 @@ SELECT pg_catalog.set_config('statement_timeout', $1, true);
 SELECT p.proname::pg_catalog.text AS verb, pg_catalog.bool_or(pg_catalog.has_function_privilege(p.oid, 'EXECUTE')) AS may, current_user::pg_catalog.text AS login
 FROM pg_catalog.pg_proc AS p
 WHERE p.pronamespace = {schema_literal}::pg_catalog.regnamespace
-  AND p.proname = ANY ('{cancel,terminate,cancel_many,terminate_many,operate,operate_many,intervene,send_signal}'::pg_catalog.text[])
+  AND p.proname = ANY ('{cancel,terminate,cancel_many,terminate_many,operate,operate_many,intervene,send_because,finish_because,save_view}'::pg_catalog.text[])
 GROUP BY p.proname;
 
 -- name: page_pulse :one
@@ -41,6 +41,35 @@ SELECT s.seq, s.pos, s.name, s.kind, s.status, s.started_at, s.ended_at, s.durat
        pg_catalog.octet_length(p.payload) AS bytes, pg_catalog.left(p.payload, $4::pg_catalog.int4) AS payload
 FROM {schema}.steps AS s CROSS JOIN LATERAL (SELECT coalesce(s.result, s.error)::pg_catalog.text AS payload) AS p
 WHERE s.run_id = $1 AND s.seq >= $2::pg_catalog.int4 ORDER BY s.seq LIMIT $3::pg_catalog.int4;
+
+-- name: page_steps_during :many
+-- The entries of one run's history that went on at some time between two moments, the first ones, with payloads up to a size.
+-- Locks:  none.     Index:  step, attempt primary keys, pruned; all entries of the run
+-- $1 uuid run    $2 timestamptz from    $3 timestamptz until    $4 int4 limit    $5 int4 characters of a payload
+SELECT s.seq, s.pos, s.name, s.kind, s.status, s.started_at, s.ended_at, s.duration_ms, s.worker,
+       pg_catalog.octet_length(p.payload) AS bytes, pg_catalog.left(p.payload, $5::pg_catalog.int4) AS payload
+FROM (SELECT * FROM {schema}.steps AS s
+      WHERE s.run_id = $1
+        AND (s.started_at <= $3::pg_catalog.timestamptz AND s.ended_at >= $2::pg_catalog.timestamptz
+             OR s.seq IN (SELECT a.seq FROM {schema}.attempts AS a
+                          WHERE a.run_id = $1 AND a.started_at <= $3 AND coalesce(a.next_retry_at, a.ended_at, a.started_at) >= $2))
+      ORDER BY s.seq LIMIT $4::pg_catalog.int4) AS s
+CROSS JOIN LATERAL (SELECT coalesce(s.result, s.error)::pg_catalog.text AS payload) AS p ORDER BY s.seq;
+
+-- name: page_differences :many
+-- Entries in which the histories of two runs differ, from a position on: the first ones among so many.
+-- Locks:  none.     Index:  step primary key, pruned, of both
+-- $1 uuid run    $2 uuid another    $3 int4 from that seq on    $4 int4 entries of each that are compared    $5 int4 limit    $6 int4 characters of a payload
+-- Returns seq, and of both (null where it has none) name, kind, status, the payload's beginning and its size
+WITH mine AS MATERIALIZED (SELECT s.seq, s.name, s.kind, s.status, coalesce(s.result, s.error) AS payload FROM {schema}.steps AS s
+                           WHERE s.run_id = $1 AND s.seq >= $3::pg_catalog.int4 ORDER BY s.seq LIMIT $4::pg_catalog.int4),
+     other AS MATERIALIZED (SELECT s.seq, s.name, s.kind, s.status, coalesce(s.result, s.error) AS payload FROM {schema}.steps AS s
+                            WHERE s.run_id = $2 AND s.seq >= $3::pg_catalog.int4 ORDER BY s.seq LIMIT $4::pg_catalog.int4)
+SELECT coalesce(m.seq, o.seq) AS seq, m.name, m.kind, m.status, pg_catalog.left(m.payload::pg_catalog.text, $6::pg_catalog.int4) AS payload, pg_catalog.octet_length(m.payload::pg_catalog.text) AS bytes,
+       o.name AS other_name, o.kind AS other_kind, o.status AS other_status, pg_catalog.left(o.payload::pg_catalog.text, $6::pg_catalog.int4) AS other_payload, pg_catalog.octet_length(o.payload::pg_catalog.text) AS other_bytes
+FROM mine AS m FULL JOIN other AS o ON o.seq = m.seq
+WHERE (m.name, m.kind, m.status, m.payload) IS DISTINCT FROM (o.name, o.kind, o.status, o.payload)
+ORDER BY 1 LIMIT $5::pg_catalog.int4;
 
 -- name: page_attempts :many
 -- Failed tries and what else is recorded of the steps of one run between two positions.
@@ -87,12 +116,6 @@ FROM {schema}.signals AS g WHERE g.run_id = $1 ORDER BY g.n DESC LIMIT $2::pg_ca
 -- Locks:  none.     Index:  attempt, completion, beat primary keys, pruned
 -- $1 uuid run    $2 int4 limit
 SELECT t.seq, t.attempt, t.step, t.state, t.since, t.due_at, t.beat_at, t.details, t.closed_at FROM {schema}.tokens AS t WHERE t.run_id = $1 ORDER BY t.seq DESC, t.attempt DESC LIMIT $2::pg_catalog.int4;
-
--- name: page_cancellations :many
--- Who asked that one run be ended.
--- Locks:  none.     Index:  cancellation primary key, pruned
--- $1 uuid run
-SELECT c.how, c.asked_at, c.actor, c.reason FROM {schema}.cancellations AS c WHERE c.run_id = $1 ORDER BY c.asked_at;
 
 -- name: page_compensations :many
 -- What one run undoes.
@@ -183,3 +206,42 @@ FROM (SELECT coalesce(parent.relname, c.relname)::pg_catalog.text AS name, c.rel
       LEFT JOIN pg_catalog.pg_stat_all_tables AS s ON s.relid = c.oid
       WHERE c.relnamespace = {schema_literal}::pg_catalog.regnamespace AND c.relkind = 'r') AS t
 GROUP BY t.name ORDER BY bytes DESC;
+
+-- name: page_saved :many
+-- Filters of runs that are kept by name.
+-- Locks:  none.     Index:  none: at most 200 rows
+SELECT v.name, v.filter, v.saved_by, v.saved_at FROM {schema}.saved_views AS v ORDER BY v.name;
+
+-- ── what forms do ────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- name: form_settings :void
+-- Limit the time of each statement of this transaction, its waits for locks included.
+-- Locks:  none
+-- $1 text ms
+SELECT pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $1, true);
+
+-- name: form_send :one
+-- Send a signal or an update to a live run, and write down who did it and why.
+-- Locks:  as client_signal, client_send_update.     Index:  the same
+-- $1 text signal, or update    $2 uuid run    $3 text name    $4 bytea payload, JSON    $5 text id    $6 text reason    $7 text actor
+-- Returns whether it was stored     Raises  as those
+SELECT {schema}.send_because($1, $2, $3, $4, $5, $6, $7);
+
+-- name: form_finish :one
+-- Complete or fail the try of a step that waits for its token, and write down who did it and why.
+-- Locks:  as client_finish_token.     Index:  attempt primary key, pruned; then as that
+-- $1 uuid run    $2 int4 seq    $3 int2 1 completed, 2 failed    $4 bytea value or error, JSON    $5 bool whether a failure may be tried again    $6 text reason    $7 text actor
+-- Returns whether it was stored     Raises  SV030 where no try waits, SV032
+SELECT {schema}.finish_because($1, $2, $3::pg_catalog.int2, $4, $5, $6, $7);
+
+-- name: form_save_view :void
+-- Keep a filter of runs by a name.
+-- Locks:  the row of saved_view.     Index:  saved_view_pkey
+-- $1 text name    $2 text filter    $3 text actor     Raises  22023
+SELECT {schema}.save_view($1, $2, $3);
+
+-- name: form_forget_view :one
+-- Keep it no longer.
+-- Locks:  the row of saved_view.     Index:  saved_view_pkey
+-- $1 text name     Returns whether there was one
+SELECT {schema}.forget_view($1);

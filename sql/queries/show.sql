@@ -67,6 +67,12 @@ SELECT k.run_id, k.workflow FROM {schema}.keys AS k WHERE k.key = $1 ORDER BY k.
 -- $1 uuid run
 SELECT settled, asked_at, actor, reason, waited_for FROM {schema}.pauses WHERE run_id = $1;
 
+-- name: show_cancellations :many
+-- Who asked that one run be ended.
+-- Locks:  none.     Index:  cancellation primary key, pruned
+-- $1 uuid run
+SELECT c.how, c.asked_at, c.actor, c.reason FROM {schema}.cancellations AS c WHERE c.run_id = $1 ORDER BY c.asked_at;
+
 -- name: show_audit :many
 -- What operators did, newest first: to one run, or to all.
 -- Locks:  none.     Index:  audit primary key, pruned; of all runs audit_at_idx, one scan backwards per partition
@@ -109,13 +115,13 @@ SELECT p.level, p.run_id, p.parent_id, p.seq, r.workflow, r.key, r.status, r.wai
 FROM page AS p CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = p.run_id OFFSET 0) AS r ORDER BY p.level, p.parent_id, p.seq;
 
 -- name: show_usual :one
--- How many steps a run of a workflow usually has: the median of those that completed among the newest.
+-- How many entries the history of a run of one version of a workflow usually has: the median of those that completed among the newest.
 -- Locks:  none.     Index:  run primary key, read backwards; run, outcome primary keys for those of the workflow
--- $1 text workflow    $2 int4 runs that are looked at     Returns the median, of how many
+-- $1 text workflow    $2 int4 runs that are looked at    $3 text version (null: runs without one)     Returns the median, of how many
 SELECT pg_catalog.percentile_disc(0.5) WITHIN GROUP (ORDER BY r.steps) AS steps, count(*) AS runs
 FROM (SELECT s.run_id FROM (SELECT s.run_id, s.workflow FROM {schema}.started AS s ORDER BY s.run_id DESC LIMIT $2) AS s WHERE s.workflow = $1 LIMIT 50) AS s
-CROSS JOIN LATERAL (SELECT r.steps, r.status FROM {schema}.runs AS r WHERE r.run_id = s.run_id OFFSET 0) AS r
-WHERE r.status = 'completed';
+CROSS JOIN LATERAL (SELECT r.steps, r.status, r.version FROM {schema}.runs AS r WHERE r.run_id = s.run_id OFFSET 0) AS r
+WHERE r.status = 'completed' AND r.version IS NOT DISTINCT FROM $3;
 
 -- name: show_alike :one
 -- How many other runs met the same error within the hour; of at most so many tries.

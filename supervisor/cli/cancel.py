@@ -93,7 +93,7 @@ def _end(
 ) -> int | None:  # fmt: skip
     if bool(runs) == (asked is not None):
         raise click.UsageError("name runs, or give a --filter")
-    name, who = options.resolve_schema(schema), actor or _user()
+    name, who = options.resolve_schema(schema), actor or options.actor()
     if runs:
         with options.client(dsn, name) as client:
             return _named(way, client, runs, reason, who, as_json)
@@ -104,16 +104,6 @@ def _end(
         else:
             return _all(way, conn, name, asked, reason, who, timeout, as_json)
     return None
-
-
-def _user() -> str:
-    import getpass
-    import socket
-
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # a process may have no user of a name
-        return f"somebody@{socket.gethostname()}"
 
 
 def _named(way: Way, client: Client, runs: Sequence[str], reason: str | None, actor: str, as_json: bool) -> int | None:

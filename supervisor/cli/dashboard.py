@@ -10,11 +10,12 @@ import click
 
 from supervisor.cli import options
 from supervisor.cli.output import plain, print_json, say
+from supervisor.dashboard import PORT
 
 
 @click.command("dashboard")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on. Any but this machine's own wants --tls-cert or --plain-http.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8577, show_default=True, help="Port; 0: a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="Port; 0: a free one.")
 @click.option("--allow-host", "allow_hosts", metavar="NAME[:PORT]", multiple=True, help="A further name that browsers know it by, behind a proxy.")
 @click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Certificate, PEM.")
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Its key, PEM.")
@@ -23,11 +24,12 @@ from supervisor.cli.output import plain, print_json, say
 @click.option("--actor", metavar="TEXT", help="Who does what is done, for the audit, unless one says a name when signing in  [default: account@host].")
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Where the URL with the present token is kept, for this account alone.")
 @click.option("--timeout", type=click.FloatRange(0.1, 300), default=5.0, show_default=True, help="Seconds that a statement of a page may take.")
+@click.option("--log-dir", metavar="DIR", help="Where the workers of this host log to: the last lines of a run stand on its page  [env: PGSUPERVISOR_LOG_DIR].")
 @click.option("--beside", type=int, hidden=True, help="The process that started it, and that it ends with.")
 @options.dsn
 @options.schema
 @options.as_json
-def dashboard(dsn: str | None, schema: str | None, as_json: bool, actor: str | None, timeout: float, beside: int | None, **how: Any) -> int:
+def dashboard(dsn: str | None, schema: str | None, as_json: bool, actor: str | None, timeout: float, log_dir: str | None, beside: int | None, **how: Any) -> int:
     """Serve pages that show what runs do and why they wait, with the verbs that free them. Until ^C or TERM.
 
     Works while no worker is alive: it reads stored facts alone. Signing in takes the URL that is printed on a terminal, and kept in a file that only this
@@ -42,14 +44,15 @@ def dashboard(dsn: str | None, schema: str | None, as_json: bool, actor: str | N
         from supervisor.engine.forked import die_with
 
         die_with(beside, signal.SIGTERM)
-    from supervisor.cli.cancel import _user
+    from supervisor.core import settings
     from supervisor.db import connect as db
     from supervisor.db import migrations
 
     name = options.resolve_schema(schema)
     found = db.resolve_dsn(dsn)
+    folder = settings.load({"log_dir": log_dir}).log_dir
     talk = _Talk(plain(found), as_json, beside is not None)
-    serving = Serving(found, name, talk.tell, talk.ready, actor or _user(), timeout_s=timeout, any_port=beside is not None, **how)
+    serving = Serving(found, name, talk.tell, talk.ready, actor or options.actor(), timeout_s=timeout, any_port=beside is not None, log_dir=Path(folder) if folder else None, **how)
     check_address(serving)
     with db.connect(found, purpose="check", schema=name) as conn:
         migrations.check(conn, name)

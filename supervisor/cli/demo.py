@@ -73,7 +73,8 @@ def demo(path: Path | None, limit: int | None, procs: str, dashboard: bool | Non
 def _port(asked: bool | None) -> int | None:
     """Where a dashboard is served meanwhile; None for nowhere."""
     from supervisor.core.errors import MissingExtra
-    from supervisor.dashboard.serve import PORT, check_installed
+    from supervisor.dashboard import PORT
+    from supervisor.dashboard.serve import check_installed
 
     try:
         check_installed()

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.cli.output import duration, plain, table
+from supervisor.core.spans import rests
 
 if TYPE_CHECKING:
     from supervisor.db.history import History
@@ -252,11 +253,12 @@ class Scale:
     def over(cls, spans: Sequence[Span], columns: int) -> Scale:
         begin, end = min(span.begin for span in spans), max(span.end for span in spans)
         whole_s = max((end - begin).total_seconds(), 1e-6)
-        idle = [(a, b) for a, b in _idle(spans, begin, end) if (b - a).total_seconds() > IDLE_SHARE * whole_s] if columns > 4 * IDLE_CELLS else []
+        executed = ((span.begin, span.end) for span in spans if span.what in ("steps", "failed tries"))
+        idle = [(a, b) for a, b in rests(executed, begin, end) if (b - a).total_seconds() > IDLE_SHARE * whole_s] if columns > 4 * IDLE_CELLS else []
         busy_s = whole_s - sum((b - a).total_seconds() for a, b in idle)
         if not idle or busy_s <= 0:
             return cls([Piece(begin, end, columns, False)])
-        busy = [(a, b) for a, b in zip([begin, *(b for _, b in idle)], [*(a for a, _ in idle), end]) if b > a]
+        busy = rests(idle, begin, end)
         left = columns - IDLE_CELLS * len(idle)
         cells = [max(1, int(left * (b - a).total_seconds() / busy_s)) for a, b in busy]
         cells[cells.index(max(cells))] += left - sum(cells)
@@ -285,13 +287,3 @@ class Scale:
                 cells[column + 2 : column + 4] = [CUT] * 2
             column += piece.cells
         return "".join(cells)
-
-
-def _idle(spans: Sequence[Span], begin: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
-    """The stretches in which nothing executed."""
-    found, reached = [], begin
-    for span in sorted((each for each in spans if each.what in ("steps", "failed tries")), key=lambda each: each.begin):
-        if span.begin > reached:
-            found.append((reached, span.begin))
-        reached = max(reached, span.end)
-    return [*found, *([(reached, end)] if reached < end else [])]

@@ -5,8 +5,6 @@ The commands differ in their verb and what it takes; how runs are found, counted
 
 from __future__ import annotations
 
-import getpass
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,10 +41,6 @@ class Order(NamedTuple):
     as_json: bool
 
 
-def _who() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"[:200]
-
-
 def operating(function: Callable[..., int | None]) -> Callable[..., int | None]:
     """The arguments that all of them take, gathered into an Order."""
 
@@ -58,7 +52,7 @@ def operating(function: Callable[..., int | None]) -> Callable[..., int | None]:
             raise click.UsageError("name runs, or give a --filter")
         if dry_run and (yes or runs):
             raise click.UsageError("--dry-run counts what a --filter finds, and does nothing; leave it out, or --yes and the runs")
-        order = Order(runs, asked, yes, reason, actor or _who(), timeout, dsn, options.resolve_schema(schema), as_json)
+        order = Order(runs, asked, yes, reason, actor or options.actor(), timeout, dsn, options.resolve_schema(schema), as_json)
         return function(order, **own)
 
     told.__doc__ = function.__doc__

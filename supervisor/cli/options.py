@@ -19,6 +19,18 @@ schema = click.option("--schema", metavar="NAME", help="The schema  [env: PGSUPE
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout; times in ISO 8601, UTC.")
 
 
+def actor() -> str:
+    """Who types this, for the audit: account@host."""
+    import getpass
+    import socket
+
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a process may have no user of a name
+        name = "somebody"
+    return f"{name}@{socket.gethostname()}"[:200]
+
+
 def resolve_schema(given: str | None) -> str:
     """The schema by flag, environment, pyproject.toml, default."""
     from supervisor.core import settings

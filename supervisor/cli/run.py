@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from supervisor.cli import options
+from supervisor.dashboard import PORT
 
 EXAMPLE = "supervisor.example"
 START_EXAMPLE = "python -m supervisor start checkout order=42 --wait --dsn '{dsn}'"
@@ -41,7 +42,7 @@ Exit codes:
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
 @click.option("--log-format", help="How lines look on standard error: text or json.  [default: text]")
 @click.option("--log-dir", metavar="DIR", help="Workers log into DIR/supervisor.log (JSON lines, rotated) instead; `show RUN --logs` reads it.")
-@click.option("--dashboard", type=click.IntRange(0, 65535), is_flag=False, flag_value=8577, metavar="[PORT]", help="A dashboard beside it, for this machine, on port 8577 or PORT; 0: a free one.")
+@click.option("--dashboard", type=click.IntRange(0, 65535), is_flag=False, flag_value=PORT, metavar="[PORT]", help=f"A dashboard beside it, for this machine, on port {PORT} or PORT; 0: a free one.")
 @options.dsn
 @options.schema
 def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: str | None, queues: str | None, **flags: Any) -> int:
@@ -92,7 +93,7 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
         retention_s=settings.span_s(told.retention) if told.retention else None,
         log_dir=told.log_dir, log_file_bytes=told.log_file_bytes, log_files=told.log_files,
     )  # fmt: skip
-    with Beside(found, schema, dashboard):
+    with Beside(found, schema, dashboard, told.log_dir):
         return Service(wanted, load=partial(load_app, app)).run()
 
 

@@ -11,6 +11,7 @@ import click
 from supervisor.cli import family, journey, logs, options, watch
 from supervisor.cli.output import ago, columns, duration, plain, print_json, progress_words, say, short_json, table
 from supervisor.cli.why import banner, error_words
+from supervisor.core.shown import asked_by
 
 if TYPE_CHECKING:
     from supervisor.db.history import History
@@ -93,7 +94,7 @@ def _executing(found: History) -> list[dict[str, Any]]:
 def _as_object(seen: Seen) -> dict[str, Any]:
     found, executing = seen
     facts = {"why": found.wait, "executing": executing, "published": found.published, "updates": found.updates, "history": found.steps}
-    more = {"signals": found.signals, "tree": found.tree, "usual": found.usual, "alike": found.alike, "time_in": _time_in(found)}
+    more = {"signals": found.signals, "tree": found.tree, "cancellations": found.cancellations, "place": found.place, "usual": found.usual, "alike": found.alike, "time_in": _time_in(found)}
     return {
         **found.run, **facts, "attempts": found.attempts, "children": found.children, "pause": found.pause, "audit": found.audit, "heartbeats": found.heartbeats, **more,
     }  # fmt: skip
@@ -109,7 +110,7 @@ def _text(seen: Seen) -> str:
     found, executing = seen
     run = found.run
     lines = [f"run {run['run_id']} of {plain(run['workflow'])}" + (f", key {plain(run['key'])}" if run["key"] else "")]
-    lines += banner(found, executing) if found.wait else _outcome(run)
+    lines += banner(found, executing) if found.wait else _outcome(found)
     facts = [f"started {ago(run['created_at'])}", f"queue {plain(run['queue'])}", f"priority {run['priority']}"]
     if run["parent_id"]:
         facts.append(f"child of {run['parent_id']} (seq {run['parent_seq']})")
@@ -134,13 +135,14 @@ def _audit(found: History) -> list[str]:
     return ["", table(("done by operators", "when", "who", "why", "what"), [(row[1], row[0], *row[4:]) for row in rows(found.audit)])]
 
 
-def _outcome(run: dict[str, Any]) -> list[str]:
+def _outcome(found: History) -> list[str]:
+    run = found.run
     lines = [f"{run['status']} {ago(run['ended_at'])}, after {duration(run['duration_s'])} and {run['steps']} steps"]
     if run["status"] in ("completed", "continued"):
         lines.append(f"result {short_json(run['result'])}")
     elif run["error"] is not None:
         lines.append(f"error {error_words(run['error'])}")
-    return lines
+    return lines + [f"{each['how']} {plain(asked_by(each))}, asked for {ago(each['asked_at'])}" for each in found.cancellations]
 
 
 def _published(found: History) -> list[str]:
@@ -191,7 +193,7 @@ def _steps(found: History) -> list[str]:
             ago(each["started_at"]),
             duration(each["duration_ms"] / 1000),
             _tries(each, failed[each["seq"]], crashed[each["seq"]]),
-            short_json(each["result"]) if each["status"] == "completed" else error_words(each["error"]),
+            _came(each),
         )
         for each in found.steps
     ]
@@ -201,6 +203,13 @@ def _steps(found: History) -> list[str]:
         for seq, each in unfinished.items()
     ]
     return ["", table(("seq", "step", "status", "started", "took", "attempts", "result"), sorted(rows, key=lambda row: row[0]))]
+
+
+def _came(step: dict[str, Any]) -> str:
+    """What came of an entry."""
+    if step["status"] != "completed":
+        return error_words(step["error"])
+    return plain(asked_by(step["result"])) if step["kind"] == "cancellation" and isinstance(step["result"], dict) else short_json(step["result"])
 
 
 def _shown_name(step: dict[str, Any], undone: dict[int, int]) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from supervisor.cli.output import ago, duration, plain, progress_words, short_json
-from supervisor.core.shown import detail_of, ended_by
+from supervisor.cli.output import ago, duration, plain, short_json
+from supervisor.core.shown import asked_by, detail_of, ended_by, place_words
 
 if TYPE_CHECKING:
     from supervisor.db.history import History
@@ -24,9 +24,10 @@ def banner(found: History, executing: list[Row]) -> list[str]:
     when = f"{ago(wait['wake_at'])}: " if wait["wake_at"] else ""
     return [
         _state(wait),
-        *_place(found, wait),
+        *_place(found),
         *_detail(wait),
         *_pausing(found),
+        *_ending(found),
         *_executing(executing),
         *_beats(found),
         f"  what frees it: {when}{plain(wait['freed_by'])}",
@@ -44,15 +45,10 @@ def _state(wait: Row) -> str:
     return f"{wait['status']}{at}: {plain(wait['meaning'])}{code}, since {ago(wait['since'])}"
 
 
-def _place(found: History, wait: Row) -> list[str]:
+def _place(found: History) -> list[str]:
     """Step 7 of 12: as the run says itself, and by how many steps such runs usually have."""
-    said = progress_words(found.run["progress"])
-    words = [f"it says {said}"] if said else []
-    usual = found.usual or {}
-    if wait["step"] and (usual.get("steps") or 0) > 1:
-        done, runs = len(found.steps), usual["runs"]
-        words.insert(0, f"step {done + 1} of about {max(usual['steps'], done + 1)} (median of {runs} {'run' if runs == 1 else 'runs'} that completed)")
-    return ["  " + "; ".join(words)] if words else []
+    words = place_words(found.place)
+    return [f"  {words}"] if words else []
 
 
 def _detail(wait: Row) -> list[str]:
@@ -97,6 +93,10 @@ def _pausing(found: History) -> list[str]:
     if not found.pause or found.pause["settled"]:
         return []
     return [f"  to be paused when what executes has ended, asked for {ago(found.pause['asked_at'])} by {plain(found.pause['actor'])}"]
+
+
+def _ending(found: History) -> list[str]:
+    return [f"  to be {each['how']}, asked for {ago(each['asked_at'])} {plain(asked_by(each))}" for each in found.cancellations]
 
 
 def _executing(executing: list[Row]) -> list[str]:

@@ -534,6 +534,19 @@ class OperationRefused(SupervisorError):
         super().__init__(f"run {run_id}: {verb} is not possible: {why}; see what it does: python -m supervisor show {run_id}")
 
 
+class RunLocked(SupervisorError):
+    """Somebody else's transaction has the run locked: within the time that there was, nothing could be done, and nothing was."""
+
+    code = "run_locked"
+
+    def __init__(self, what: str, waited_s: float, evidence: str) -> None:
+        self.what, self.waited_s, self.evidence = what, waited_s, evidence
+        super().__init__(
+            f"{what} was given up after {waited_s:g} s, and nothing was done: another transaction has the run, or its worker, locked ({evidence}); "
+            f"ask again in a moment; pg_stat_activity shows who has been in a transaction for long"
+        )
+
+
 class TokenUnknown(SupervisorError):
     """It is no token that was given out in this database and schema."""
 

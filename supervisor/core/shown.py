@@ -72,6 +72,34 @@ def progress_words(said: dict[str, Any] | None) -> str | None:
     return f"{done:,g}" if total is None else f"{done:,g} of {total:,g}" + (f" ({done / total:.0%})" if total else "")
 
 
+def place_of(entries: int, usual: dict[str, Any] | None, said: dict[str, Any] | None) -> dict[str, Any] | None:
+    """How far a live run is whose history has so many entries: at which step of about how many, and what it says itself; None where nobody knows.
+
+    usual   `steps`, the median of `runs` runs of its version that completed
+    said    done and total of its progress()
+    """
+    steps, runs = ((usual or {}).get("steps") or 0), ((usual or {}).get("runs") or 0)
+    about = {"step": entries + 1, "of_about": max(steps, entries + 1), "runs": runs} if steps > 1 else {}
+    exact = {"done": said["done"], "total": said["total"]} if said else {}
+    return {**about, **exact} or None
+
+
+def place_words(place: dict[str, Any] | None) -> str:
+    """ "step 7 of about 12 (median of 3 runs that completed); it says 6 of 12 (50 %)"."""
+    found = place or {}
+    words = []
+    if "step" in found:
+        words.append(f"step {found['step']:,} of about {found['of_about']:,} (median of {found['runs']} {'run' if found['runs'] == 1 else 'runs'} that completed)")
+    if "done" in found:
+        words.append(f"it says {progress_words(found)}")
+    return "; ".join(words)
+
+
+def asked_by(request: dict[str, Any]) -> str:
+    """Who asked for something, and why: "by ann: the customer has left"."""
+    return f"by {request.get('actor') or 'somebody'}" + (f": {request['reason']}" if request.get("reason") else "")
+
+
 def ago(moment: datetime | None, now: datetime | None = None) -> str:
     """A moment relative to now: "5 min ago", "in 2 h"."""
     if moment is None:

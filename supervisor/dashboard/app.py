@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 from uuid import UUID
@@ -26,7 +27,7 @@ from supervisor.dashboard import draw, health, lists, run, runs, verbs
 from supervisor.dashboard.gate import BODY_MAX, Gate
 from supervisor.dashboard.keys import Keys, Visitor, same
 from supervisor.dashboard.live import Live
-from supervisor.dashboard.page import Asked, Page
+from supervisor.dashboard.page import Asked, Page, url
 from supervisor.db.connect import Dsn
 from supervisor.db.pages import Look, Rights, Sessions
 
@@ -56,6 +57,7 @@ class Setup:
     read_only: bool = False
     timeout_s: float = 5.0
     cluster: str = ""
+    log_dir: Path | None = None
 
 
 class Dashboard:
@@ -78,7 +80,7 @@ class Dashboard:
                   Route("/live", self._live), Route("/healthz", self._healthz), Route("/static/{digest}/{name:path}", self._static)]  # fmt: skip
         for path, maker in PAGES.items():
             routes += [Route(f"/{path}.json", self._page(maker, "json")), Route(f"/{path}", self._page(maker, "html"))]
-        routes += [Route("/runs/do", self._do_many, methods=["POST"]), Route("/runs/{run}/{verb}", self._do, methods=["POST"])]
+        routes += [Route("/runs/do", self._do_many, methods=["POST"]), Route("/views/{verb}", self._view, methods=["POST"]), Route("/runs/{run}/{verb}", self._do, methods=["POST"])]
         errors: Any = {404: self._not_found, 405: self._not_found, 500: self._broken}
         made = Starlette(routes=routes, exception_handlers=errors)
         return Gate(made, self.setup.keys, self.setup.hosts, self.setup.scheme, self.setup.cookie)
@@ -102,7 +104,7 @@ class Dashboard:
         try:
             with self.sessions.look() as look:
                 rights = self._rights(look)
-                asked = Asked(request.path_params, _decoded(request.query_params), rights.client, rights.operator)
+                asked = Asked(request.path_params, _decoded(request.query_params), rights.client, rights.operator, self.setup.log_dir)
                 made = maker(look, asked)
         except SupervisorError as error:
             return self._wrong(request, error, form)
@@ -122,7 +124,7 @@ class Dashboard:
 
     def _frame(self, request: Request) -> dict[str, Any]:
         visitor: Visitor | None = request.scope.get("visitor")
-        return {"fragment": request.headers.get("hx-request") == "true", "path": path_of(request), "visitor": visitor, "csrf": visitor.csrf if visitor else "", "navigation": NAV, "cluster": self.setup.cluster, "read_only": self.setup.read_only}
+        return {"fragment": request.headers.get("hx-request") == "true", "path": path_of(request), "visitor": visitor, "csrf": visitor.csrf if visitor else "", "navigation": NAV, "cluster": self.setup.cluster, "read_only": self.setup.read_only, "patience_s": self.setup.timeout_s}
 
     def _wrong(self, request: Request, error: SupervisorError, form: str = "html", back: str = "") -> Response:
         status = STATUS.get(error.code, 409 if request.method == "POST" else 500)
@@ -201,11 +203,28 @@ class Dashboard:
         which, verb = request.path_params["run"], request.path_params["verb"]
         try:
             self._may_write()
-            goes_on = verbs.do(self.client, _uuid(which), verb, form, visitor.name)
+            run_id, reason = _uuid(which), verbs.reason_of(form)
+            with self.sessions.acting(f"{verb.replace('_', ' ')} of run {run_id}") as conn:
+                goes_on = verbs.do(self.client.within(conn), verbs.Told(conn, self.setup.schema, run_id, form, reason, visitor.name), verb)
         except SupervisorError as error:
             return self._wrong(request, error, back=f"/runs/{which}")
         self.live.tell("changed")
         return RedirectResponse(f"/runs/{goes_on}?did={verb}" if verb in verbs.DONE else f"/runs/{goes_on}", 303)
+
+    async def _view(self, request: Request) -> Response:
+        form = dict(await _form(request))
+        return await run_in_threadpool(self._viewed, request, form, _checked(request, form))
+
+    def _viewed(self, request: Request, form: dict[str, str], visitor: Visitor) -> Response:
+        """A filter of runs is kept for all, or no longer."""
+        text = form.get("q", "").strip()
+        try:
+            self._may_write()
+            with self.sessions.acting("this") as conn:
+                verbs.keep(conn, self.setup.schema, request.path_params["verb"], form.get("name", "").strip(), text, visitor.name)
+        except SupervisorError as error:
+            return self._wrong(request, error, back="/runs")
+        return RedirectResponse(url("/runs", q=text), 303)
 
     async def _do_many(self, request: Request) -> Response:
         fields = await _form(request)
@@ -238,7 +257,7 @@ class Dashboard:
 
 
 STATIC_FILES = frozenset(("app.js", "app.css", "icon.svg", "vendor/htmx-4.0.1.min.js", "vendor/uplot-1.6.32.min.js", "vendor/uplot-1.6.32.min.css"))
-_TITLES = {"database_unavailable": "The database does not answer", "run_unknown": "There is no such run", "permission_missing": "The role may not do this", "read_timeout": "This took too long", "schema_missing": "The schema is missing"}
+_TITLES = {"database_unavailable": "The database does not answer", "run_unknown": "There is no such run", "permission_missing": "The role may not do this", "read_timeout": "This took too long", "run_locked": "Somebody has it locked", "schema_missing": "The schema is missing"}
 
 
 

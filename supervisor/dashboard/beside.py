@@ -18,13 +18,14 @@ END_S = 5.0
 class Beside:
     """The dashboard of *dsn* while the block lasts; none where *port* is None."""
 
-    def __init__(self, dsn: Dsn, schema: str, port: int | None) -> None:
-        self._dsn, self._schema, self._port = dsn, schema, port
+    def __init__(self, dsn: Dsn, schema: str, port: int | None, log_dir: str | None = None) -> None:
+        self._dsn, self._schema, self._port, self._log_dir = dsn, schema, port, log_dir
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Beside:
         if self._port is not None:
             words = [sys.executable, "-m", "supervisor", "dashboard", "--port", str(self._port), "--schema", self._schema, "--beside", str(os.getpid())]
+            words += ["--log-dir", self._log_dir] if self._log_dir else []
             # by the environment: a password on a command line is seen by everybody
             environ = {**os.environ, **({"PGSUPERVISOR_DATABASE_URL": self._dsn.conninfo} if self._dsn.conninfo else {})}
             self._process = subprocess.Popen(words, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

@@ -45,7 +45,7 @@ def _finalized(value: Any) -> Any:
 
 @functools.cache
 def environment() -> Environment:
-    made = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, finalize=_finalized, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, finalize=_finalized, trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     made.filters.update(ago=ago, duration=duration, sign=lambda status: SIGNS.get(status, "·"), iso=_iso, size=size, short=_short, pretty=_pretty, number=_number, lines=Lines, sql=_sql, error_head=_error_head)
     made.globals.update(static=static_url, version=VERSION)
     return made

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -145,6 +146,8 @@ class Text:
     kind: ClassVar[str] = "text"
     title: str
     text: str
+    note: str = ""
+    empty: str = "nothing"
 
 
 @dataclass
@@ -161,6 +164,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Input:
+    """A field of a form. `kind`: as HTML's, area for several lines, decimal for any number, check for a box that is ticked."""
+
     name: str
     label: str
     value: str = ""
@@ -193,6 +198,7 @@ class Why:
     freed_by: str = ""
     who: str = ""
     notes: Sequence[tuple[str, Cell]] = ()
+    commands: Sequence[str] = ()  # that do what its words say, as one types them
 
 
 # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -205,6 +211,8 @@ class Search:
     text: str = ""
     wrong: str = ""
     saved: Sequence[tuple[str, str]] = ()
+    kept: Sequence[Mapping[str, Any]] = ()  # of those the ones that somebody keeps: name, filter, saved_by, saved_at
+    may_keep: bool = False
 
 
 @dataclass
@@ -262,6 +270,7 @@ class Asked:
     query: Mapping[str, str] = field(default_factory=dict)
     may_act: bool = False
     may_operate: bool = False
+    log_dir: Path | None = None
 
     def get(self, name: str, default: str = "") -> str:
         return self.query.get(name, default)

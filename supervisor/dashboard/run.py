@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from supervisor.core.errors import RunUnknown
-from supervisor.core.shown import duration, progress_words
+import msgspec
+
+from supervisor.core.errors import ConfigInvalid, RunUnknown
+from supervisor.core.shown import duration, place_of, progress_words
+from supervisor.core.spans import Stretch
 from supervisor.dashboard import timeline, verbs
-from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Failure, Json, Link, Page, Pip, Table, Took, When, run_link, runs_where, url
+from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Failure, Json, Link, Page, Pip, Refused, Table, Text, Took, When, run_link, runs_where, short_id, url
 from supervisor.dashboard.why import why
 from supervisor.db.pages import Look
+from supervisor.host import log_files, log_lines
 
 Row = dict[str, Any]
 
@@ -24,6 +29,29 @@ PAYLOAD_CHARS = 2000  # of a payload in the window; its own page has all of it
 LISTED = 50  # signals, updates, tokens
 CHILDREN = 100
 ABOVE = 32  # generations
+USUAL_OF = 2_000  # newest runs among which those of its workflow and version are looked for
+COMPARED, DIFFERENCES = 1_000, 20  # entries of a fork that are compared with the other run's, and differences that are shown
+LOG_LINES, LOG_BYTES = 50, 4 << 20  # that are looked for, in so much of the log's end
+SPAN_MIN_S = 0.00001
+
+
+@dataclass(frozen=True)
+class Window:
+    """What part of a history is looked at: entries from a position on, up to another or before one; or those of a span of time."""
+
+    start: int | None = None
+    until: int | None = None
+    before: int | None = None
+    span: Stretch | None = None
+
+    @classmethod
+    def of(cls, asked: Asked, began_at: datetime) -> Window:
+        span = _span(asked.get("during"), began_at)
+        return cls(span=span) if span else cls(_position(asked.get("from")), _position(asked.get("to")), _position(asked.get("before")))
+
+    def has(self, wait: Row | None) -> bool:
+        """Whether what the run waits for now is in it, as far as positions say."""
+        return self.until is None or wait is None or wait["seq"] is None or wait["seq"] <= self.until
 
 
 @dataclass
@@ -35,6 +63,33 @@ class Journal:
     earlier: str | None
     later: str | None
     run_id: UUID
+    window: Window
+    begin_s: float  # of what is drawn, after the run's start
+    end_s: float
+
+    @property
+    def moves(self) -> list[tuple[str, str, str]]:
+        """Other spans of time as key, words and link: larger, and once one is looked at smaller, beside it, and all."""
+        length, middle = self.end_s - self.begin_s, (self.begin_s + self.end_s) / 2
+        found = [("+", "zoom in", self.during(middle - length / 4, middle + length / 4))]
+        if self.window.span:
+            found += [("-", "zoom out", self.during(middle - length, middle + length)), ("[", "← before", self.during(self.begin_s - length / 2, self.end_s - length / 2)),
+                      ("]", "after →", self.during(self.begin_s + length / 2, self.end_s + length / 2)), ("0", "all of it", f"/runs/{self.run_id}")]  # fmt: skip
+        return found
+
+    def during(self, begin_s: float, end_s: float) -> str:
+        """The page with that span of time looked at."""
+        begin_s = max(begin_s, 0.0)
+        return url(f"/runs/{self.run_id}", during=f"{begin_s:.6f},{max(end_s, begin_s + SPAN_MIN_S):.6f}")
+
+    def of_lane(self, lane: timeline.Lane) -> str | None:
+        """The page with one entry's time looked at, and some room beside it."""
+        times = [at for at in (lane.began_at, lane.ended_at, *(each["started_at"] for each in lane.attempts), *(each["ended_at"] for each in lane.attempts)) if at]
+        if not times:
+            return None
+        begin_s, end_s = (self.begin_s + (at - self.drawn.began_at).total_seconds() for at in (min(times), max(times) if lane.ended_at else self.drawn.until))
+        room_s = max((end_s - begin_s) * 0.1, SPAN_MIN_S)
+        return self.during(begin_s - room_s, end_s + room_s)
 
 
 def page(look: Look, asked: Asked) -> Page:
@@ -42,22 +97,25 @@ def page(look: Look, asked: Asked) -> Page:
     run_id = run["run_id"]
     wait = look.first("show_wait", run_id)
     kinds = look.rows("page_kinds", run_id)
-    steps, attempts = _window(look, run_id, asked, kinds)
+    window = Window.of(asked, run["created_at"])
+    steps, attempts = _window(look, run_id, window, kinds)
     pause = look.first("show_pause", run_id) if wait else None
     beats = look.rows("show_heartbeats", run_id)
+    usual = look.first("show_usual", run["workflow"], USUAL_OF, run["version"]) if wait else None
+    place = place_of(sum(each["entries"] for each in kinds), usual, run["progress"]) if wait else None
     now = datetime.now(timezone.utc)
-    journal = _journal(run, wait, steps, attempts, kinds, now)
+    journal = _journal(run, wait, steps, attempts, kinds, now, window)
     backoffs = look.first("page_backoffs", run_id, run["ended_at"] or now) or {}
-    data, panels = _around(look, run)
+    data, panels = _around(look, run, asked)
     return Page(
         title=f"{run['workflow']} {run['key'] or str(run_id)[-12:]}",
         nav="runs",
         template="detail",
-        data={**run, "why": wait, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": steps, "attempts": attempts, **data},
+        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": steps, "attempts": attempts, **data},
         lead=run["workflow"],
         crumbs=_facts(run),
-        why=why(run, wait, attempts, pause, beats),
-        actions=verbs.offered(run, wait, attempts, asked),
+        why=why(run, wait, attempts, pause, beats, place, data["cancellations"]),
+        actions=verbs.offered(run, wait, attempts, data["tokens"], asked),
         journal=journal,
         panels=[_journey(run, wait, kinds, backoffs, now), *panels],
         said=look.said,
@@ -86,7 +144,7 @@ def _facts(run: Row) -> list[tuple[str, Cell]]:
     if run["parent_id"]:
         made.append(("child of", run_link(run["parent_id"])))
     if run["forked_from"]:
-        made.append(("forked from", run_link(run["forked_from"])))
+        made.append(("forked from", run_link(run["forked_from"], f"{short_id(run['forked_from'])} " + _fork_place(run))))
     if run["worker"] is not None:
         made.append(("worker", Link(run["worker"], url("/workers"))))
     return [(name, cell) for name, cell in made if cell is not None]
@@ -95,22 +153,35 @@ def _facts(run: Row) -> list[tuple[str, Cell]]:
 # ── the history ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _window(look: Look, run_id: UUID, asked: Asked, kinds: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Entries from a position on, or the last ones before one; and the tries of their steps."""
-    start, before = _position(asked.get("from")), _position(asked.get("before"))
-    if start is not None:
-        rows = look.rows("page_steps_from", run_id, start, WINDOW, PAYLOAD_CHARS)
+def _window(look: Look, run_id: UUID, window: Window, kinds: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Entries from a position on, or the last ones before one, or those of a time; and the tries of their steps."""
+    if window.span:
+        rows = look.rows("page_steps_during", run_id, *window.span, WINDOW, PAYLOAD_CHARS)
+        return [_with_payload(row) for row in rows], look.rows("page_attempts", run_id, -1, None, ATTEMPTS_MAX)
+    if window.start is not None or window.until is not None:
+        rows = [row for row in look.rows("page_steps_from", run_id, window.start or 0, WINDOW, PAYLOAD_CHARS) if window.until is None or row["seq"] <= window.until]
     else:
-        rows = look.rows("page_steps_before", run_id, before, WINDOW, PAYLOAD_CHARS)[::-1]
+        rows = look.rows("page_steps_before", run_id, window.before, WINDOW, PAYLOAD_CHARS)[::-1]
     last = max((each["last"] for each in kinds), default=-1)
     open_end = not rows or rows[-1]["seq"] >= last  # what has no result yet comes after all that has one, mostly
     low = rows[0]["seq"] if rows and len(rows) == WINDOW else -1
-    attempts = look.rows("page_attempts", run_id, low, None if open_end else rows[-1]["seq"], ATTEMPTS_MAX)
+    high = window.until if open_end else rows[-1]["seq"]
+    attempts = look.rows("page_attempts", run_id, low, high, ATTEMPTS_MAX)
     return [_with_payload(row) for row in rows], attempts
 
 
 def _position(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _span(text: str, began_at: datetime) -> Stretch | None:
+    """A span of time as a link has it: from when to when, in seconds after the run's start."""
+    begin, _, end = text.partition(",")
+    try:
+        begin_s, end_s = float(begin), float(end)
+        return (began_at + timedelta(seconds=begin_s), began_at + timedelta(seconds=end_s)) if 0 <= begin_s < end_s else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _with_payload(row: Row) -> Row:
@@ -122,14 +193,15 @@ def _with_payload(row: Row) -> Row:
         return {**row, "payload": text, "cut": size}
 
 
-def _journal(run: Row, wait: Row | None, steps: list[Row], attempts: list[Row], kinds: Sequence[Row], now: datetime) -> Journal:
+def _journal(run: Row, wait: Row | None, steps: list[Row], attempts: list[Row], kinds: Sequence[Row], now: datetime, window: Window) -> Journal:
     entries, first, last = sum(each["entries"] for each in kinds), min((each["first"] for each in kinds), default=0), max((each["last"] for each in kinds), default=-1)
     at_end = not steps or steps[-1]["seq"] >= last
-    drawn = timeline.drawn(steps, attempts, wait if at_end else None, run["created_at"], now)
+    drawn = timeline.drawn(steps, attempts, wait if (at_end or window.span) and window.has(wait) else None, run["created_at"], now, window.span)
     path = f"/runs/{run['run_id']}"
-    earlier = url(path, before=steps[0]["seq"]) if steps and steps[0]["seq"] > first else None
-    later = url(path, **{"from": steps[-1]["seq"] + 1}) if steps and not at_end else None
-    return Journal(drawn, entries, earlier, later, run["run_id"])
+    earlier = url(path, before=steps[0]["seq"]) if steps and steps[0]["seq"] > first and not window.span else None
+    later = url(path, **{"from": steps[-1]["seq"] + 1}) if steps and not at_end and not window.span else None
+    begin_s, end_s = ((at - run["created_at"]).total_seconds() for at in (drawn.began_at, drawn.until))
+    return Journal(drawn, entries, earlier, later, run["run_id"], window, begin_s, end_s)
 
 
 def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, now: datetime) -> Facts:
@@ -137,7 +209,7 @@ def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, no
     by = {each["kind"]: each for each in kinds}
     began = min((each["began_at"] for each in kinds), default=None)
     until = run["ended_at"] or now
-    items: list[tuple[str, Cell]] = [("started", When(run["created_at"])), *([("first entry of its history", When(began))] if began else [])]
+    items: list[tuple[str, Cell]] = [("started", When(run["created_at"])), *([("first entry", When(began))] if began else [])]
     items.append(("ended" if run["ended_at"] else "now", When(until) if run["ended_at"] else f"after {duration((now - run['created_at']).total_seconds())}"))
     for kind, words in (("step", "in steps"), ("timer", "asleep"), ("signal", "waiting for signals"), ("child", "waiting for children")):
         if kind in by:
@@ -149,7 +221,7 @@ def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, no
     if backoffs.get("crashed"):
         items.append(("workers ended", Count(backoffs["crashed"])))
     if wait is not None and wait["since"]:
-        items.append((f"{wait['code'] or 'executing'} now", duration((now - wait["since"]).total_seconds())))
+        items.append(("in this state", duration((now - wait["since"]).total_seconds())))
     if run["progress"]:
         items.append(("progress", progress_words(run["progress"])))
     return Facts("Journey", items, wide=True)
@@ -158,20 +230,23 @@ def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, no
 # ── beside the history ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _around(look: Look, run: Row) -> tuple[dict[str, Any], list[Any]]:
+def _around(look: Look, run: Row, asked: Asked) -> tuple[dict[str, Any], list[Any]]:
     run_id = run["run_id"]
     children = look.rows("page_children", run_id, CHILDREN)
     signals = [_with_payload(row) for row in look.rows("page_signals", run_id, LISTED, PAYLOAD_CHARS)]
     updates, tokens = look.rows("show_updates", run_id, LISTED), look.rows("page_tokens", run_id, LISTED)
     published, undo = look.rows("show_published", run_id), look.rows("page_compensations", run_id, LISTED)
-    ends, audit = look.rows("page_cancellations", run_id), look.rows("show_audit", run_id, None, None, 100)
+    ends, audit = look.rows("show_cancellations", run_id), look.rows("show_audit", run_id, None, None, 100)
     above = look.rows("show_above", run_id, ABOVE) if run["parent_id"] else []
-    data = {"above": above, "children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
+    data: dict[str, Any] = {"above": above, "children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
     panels: list[Any] = [Facts("Input and state", [
         ("input", Json(run["input"])),
         *([("attributes", Json(run["attributes"]))] if run["attributes"] else []),
         *[(f"published {each['key']}", Json(each["value"])) for each in published],
     ], wide=True)]  # fmt: skip
+    if run["forked_from"]:
+        data["fork"], table = _fork(look, run)
+        panels.append(table)
     if above:
         rows = [("its parent" if each["level"] == -1 else f"{-each['level']} up", Pip(each["status"], each["wait"] if each["wait"] != "queued" else None), run_link(each["run_id"]), each["workflow"], each["key"], each["step"]) for each in above]
         panels.append(Table("Above it", ("", "status", "run", "workflow", "key", "step"), rows, note="the root first"))
@@ -179,7 +254,61 @@ def _around(look: Look, run: Row) -> tuple[dict[str, Any], list[Any]]:
     panels += _messages(signals, updates, tokens)
     if undo:
         panels.append(Table("Undone before it ends", ("seq", "step", "of", "status", "ended"), [(each["seq"], each["name"], each["of_seq"], each["status"], When(each["ended_at"])) for each in undo]))
-    return data, [*panels, _deeds(ends, audit)]
+    panels.append(_deeds(ends, audit))
+    if asked.log_dir is not None:
+        data["log"], text = _log(asked.log_dir, run_id)
+        panels.append(text)
+    return data, panels
+
+
+def _fork(look: Look, run: Row) -> tuple[dict[str, Any], Table]:
+    """What it differs in from the run whose history it was given: input, code, and the first entries from that place on."""
+    origin_id, seq = run["forked_from"], run["forked_seq"]
+    origin = look.first("show_run", origin_id)
+    if origin is None:
+        return {"forked_from": origin_id, "differences": None}, Table("Beside the run that it was forked from", (), (), empty="that run's history is not kept any more")
+    start = seq if seq is not None else max((each["last"] + 1 for each in look.rows("page_kinds", origin_id)), default=0)
+    rows = look.rows("page_differences", run["run_id"], origin_id, start, COMPARED, DIFFERENCES, PAYLOAD_CHARS)
+    facts = {name: {"here": run[name], "there": origin[name]} for name in ("input", "workflow", "version", "status") if run[name] != origin[name]}
+    drawn: list[list[Cell]] = [[name, None, Json(each["here"]) if name == "input" else each["here"], None, Json(each["there"]) if name == "input" else each["there"]] for name, each in facts.items()]
+    drawn += [[_entry_name(row), *_entry(row, ""), *_entry(row, "other_")] for row in rows]
+    note = f"{_fork_place(run)}; all before that was given to it" + (f"; the first {DIFFERENCES} differences" if len(rows) == DIFFERENCES else "")
+    table = Table("Beside the run that it was forked from", ("what", "here", "of this run", "there", f"of {short_id(origin_id)}"), drawn, empty="nothing differs", note=note, more=run_link(origin_id, "that run"))
+    return {"forked_from": origin_id, "seq": seq, "facts": facts, "differences": rows}, table
+
+
+def _fork_place(run: Row) -> str:
+    return f"before the result of seq {run['forked_seq']}" if run["forked_seq"] is not None else "with all of its history"
+
+
+def _entry_name(row: Row) -> str:
+    names = [name for name in (row["name"], row["other_name"]) if name is not None]
+    return f"{row['seq']} {' / '.join(dict.fromkeys(names))}"
+
+
+def _entry(row: Row, whose: str) -> list[Cell]:
+    """Status and payload of one side; nothing where it has no such entry."""
+    if row[f"{whose}status"] is None:
+        return ["no such entry", None]
+    shown = _with_payload({"payload": row[f"{whose}payload"], "bytes": row[f"{whose}bytes"]})
+    return [Pip(row[f"{whose}status"]), Json(shown["payload"], shown["cut"])]
+
+
+def _log(folder: Path, run_id: UUID) -> tuple[list[Any], Text | Refused]:
+    """Its last lines in the log directory of this host, as `show --logs` has them."""
+    try:
+        lines, all_read = log_files.last(folder, str(run_id).encode(), LOG_LINES, LOG_BYTES)
+    except ConfigInvalid as error:
+        return [], Refused("Log", str(error))
+    mine = [line for line in lines if line.run in (str(run_id), None)]
+    how_far = "of this host" if all_read else f"of this host, the last {LOG_LINES}" if len(lines) == LOG_LINES else f"of this host, in the last {LOG_BYTES >> 20} MiB of its log"
+    return [msgspec.to_builtins(line) for line in mine], Text("Log", "".join(map(_log_line, mine)), note=f"lines {how_far}", empty="no line of this run; each host keeps those of the steps that it executed, and rotates old ones away")
+
+
+def _log_line(line: log_lines.Line) -> str:
+    """As `logs` prints it, without the run, which is the page's."""
+    message = line.message if line.step is None else f"{line.message} [{line.step}, seq {line.seq}]"
+    return log_lines.as_text(msgspec.structs.replace(line, run=None, message=message)).decode()
 
 
 def _children(run: Row, children: Sequence[Row]) -> Table:

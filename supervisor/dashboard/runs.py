@@ -32,7 +32,9 @@ SAVED = (
 
 def page(look: Look, asked: Asked) -> Page:
     text = asked.get("q").strip()
-    search = Search(text, saved=[(name, url("/runs", q=words)) for name, words in SAVED])
+    kept = look.rows("page_saved")
+    named = [*SAVED, *((row["name"], row["filter"]) for row in kept)]
+    search = Search(text, saved=[(name, url("/runs", q=words)) for name, words in named], kept=kept, may_keep=asked.may_operate)
     try:
         fits, order = parse_list(text) if text else (None, None)
         after = _run_id(asked.get("after"))
@@ -52,7 +54,7 @@ def _listed(rows: Sequence[Row], text: str, search: Search, after: UUID | None, 
     columns = (*["choose"] * picks, "status", "run", "workflow", "key", "step", "started", "took", "in particular")
     table = Table("Runs", columns, [_cells(row, picks) for row in rows], empty="no runs that fit" if fits or after else "no runs yet")
     bulk = [(verb, label) for verb, label in verbs.BULK if verb in ("cancel", "terminate") or asked.may_operate] if picks and order is None else []
-    data = {"runs": [run_as_json(row) for row in rows], "next": older and older.replace("/runs?", "/runs.json?")}
+    data = {"runs": [run_as_json(row) for row in rows], "saved": search.kept, "next": older and older.replace("/runs?", "/runs.json?")}
     return Page("Runs", "runs", data, search=search, panels=[table], older=older, newest=url("/runs", q=text) if after else None, bulk=bulk, said=look.said)
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supervisor.core.errors import ConfigInvalid, MissingExtra
+from supervisor.dashboard import PORT
 
 if TYPE_CHECKING:
     from supervisor.db.connect import Dsn
 
-PORT = 8577
 DRAIN_S = 2
 
 
@@ -44,6 +44,7 @@ class Serving:
     read_only: bool = False
     timeout_s: float = 5.0
     token_file: Path | None = None
+    log_dir: Path | None = None  # where workers of this host log to
     any_port: bool = False  # another one where `port` is taken
 
 
@@ -94,7 +95,8 @@ def serve(serving: Serving) -> int:
     path = serving.token_file or default_token_file(port)
     cookie = f"{'__Host-' if scheme == 'https' else ''}pgsupervisor-{port}"
     keys = Keys(path, url, serving.tell, serving.actor)
-    setup = Setup(serving.dsn, serving.schema, keys, frozenset(names), scheme, cookie, serving.read_only, serving.timeout_s, f"{serving.dsn.shown or 'database by libpq'}, schema {serving.schema}")
+    cluster = f"{serving.dsn.shown or 'database by libpq'}, schema {serving.schema}"
+    setup = Setup(serving.dsn, serving.schema, keys, frozenset(names), scheme, cookie, serving.read_only, serving.timeout_s, cluster, serving.log_dir)
     dashboard = Dashboard(setup)
     config = uvicorn.Config(
         dashboard.app(), log_config=None, access_log=False, server_header=False, lifespan="off", ws="none", proxy_headers=False, timeout_graceful_shutdown=DRAIN_S,

@@ -12,18 +12,23 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from supervisor.core.shown import duration
+from supervisor.core.spans import Stretch, rests
 
 Row = dict[str, Any]
 
 WIDTH = 1000.0
 BAR_MIN = 3.0  # a step of a microsecond is seen, too
 GAP_SHARE = 0.25  # a rest longer than this part of all work is drawn short
+GAP_MIN = timedelta(milliseconds=50)
 GAP_WIDTH = 120.0
 TICKS = 4
 LANE = 16
 HEIGHTS = {"failed": 16, "crashed": 16, "backoff": 4, "timer": 6, "tick": 16}
 
 # what an entry of the history is drawn as
+# and what a run waits for now, where that is no step's next try
+WAITS = {"timer": "timer", "child": "child", "concurrency": "timer", "rate_limited": "timer", "fairness": "timer", "debounce": "timer", "batch": "timer", "queued": "timer", "no_worker": "timer"}
+LEGEND = {"work": "executes", "failed": "failed", "crashed": "ended its worker", "backoff": "between tries", "timer": "waits for a time", "signal": "waits for somebody", "child": "child runs", "now": "now", "tick": "noted"}
 KINDS = {"step": "work", "timer": "timer", "signal": "signal", "update": "signal", "child": "child", "child_start": "tick", "patch": "tick", "cancellation": "tick"}
 
 
@@ -90,52 +95,36 @@ class Scale:
                 return begin + (end - begin) * ((x - left) / (right - left) if right > left else 0.0)
         return self.pieces[-1][1]
 
-    def ticks(self) -> list[str]:
-        return [f"+{duration(self.moment(WIDTH * n / TICKS))}" if n else "0" for n in range(TICKS + 1)]
+    def ticks(self, since: datetime) -> list[str]:
+        """Moments along it, as how long after *since*; finer where they would read the same."""
+        before_s = (self.began_at - since).total_seconds()
+        moments = [before_s + self.moment(WIDTH * n / TICKS) for n in range(TICKS + 1)]
+        words = [f"+{duration(s)}" for s in moments]
+        return words if len(set(words)) == len(words) else [f"+{s:,.{_places(moments)}f} s" for s in moments]
 
 
-def scale(busy: Iterable[tuple[datetime, datetime]], began_at: datetime, until: datetime) -> Scale:
-    """A scale from *began_at* to *until* on which the times outside of *busy* are short where they are long."""
-    length = max((until - began_at).total_seconds(), 0.001)
-    spans = _merged(((max((a - began_at).total_seconds(), 0.0), min((b - began_at).total_seconds(), length)) for a, b in busy), length)
-    work = sum(end - begin for begin, end in spans)
-    rests = [(a, b) for a, b in zip([0.0, *(end for _, end in spans)], [*(begin for begin, _ in spans), length]) if b > a]
-    short = {rest for rest in rests if work and rest[1] - rest[0] > max(work * GAP_SHARE, 0.05)}
-    plain_s = length - sum(end - begin for begin, end in short)
+def _places(moments: Sequence[float]) -> int:
+    """Figures behind the point by which they differ."""
+    return next((n for n in range(7) if len({round(s, n) for s in moments}) == len(moments)), 6)
+
+
+def scale(busy: Iterable[Stretch], began_at: datetime, until: datetime) -> Scale:
+    """A scale from *began_at* to *until*, which is later, on which the times outside of *busy* are short where they are long."""
+    idle = rests(busy, began_at, until)
+    work = until - began_at - sum((b - a for a, b in idle), timedelta())
+    short = [(a, b) for a, b in idle if work and b - a > max(work * GAP_SHARE, GAP_MIN)]
+    drawn = rests(short, began_at, until)
     width = min(GAP_WIDTH, WIDTH * 0.6 / len(short)) if short else 0.0
-    per_s = (WIDTH - width * len(short)) / plain_s if plain_s > 0 else 0.0
+    per_s = (WIDTH - width * len(short)) / sum((b - a).total_seconds() for a, b in drawn) if drawn else 0.0
     pieces, gaps, x = [], [], 0.0
-    for begin, end in sorted([*short, *_between(short, length)]):
-        right = x + (width if (begin, end) in short else (end - begin) * per_s)
-        pieces.append((begin, end, x, right))
+    for begin, end in sorted([*short, *drawn]):
+        length = (end - begin).total_seconds()
+        right = x + (width if (begin, end) in short else length * per_s)
+        pieces.append(((begin - began_at).total_seconds(), (end - began_at).total_seconds(), x, right))
         if (begin, end) in short:
-            gaps.append((x, right - x, f"nothing executes for {duration(end - begin)}; drawn short"))
+            gaps.append((x, right - x, f"nothing executes for {duration(length)}; drawn short"))
         x = right
-    return Scale(began_at, pieces or [(0.0, length, 0.0, WIDTH)], gaps)
-
-
-def _merged(spans: Iterable[tuple[float, float]], length: float) -> list[tuple[float, float]]:
-    """Spans that touch as one, each long enough to be seen."""
-    found: list[tuple[float, float]] = []
-    for begin, end in sorted(spans):
-        end = min(max(end, begin), length)
-        if found and begin <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
-        else:
-            found.append((begin, end))
-    return found
-
-
-def _between(short: set[tuple[float, float]], length: float) -> list[tuple[float, float]]:
-    """What lies outside of *short*."""
-    found, at = [], 0.0
-    for begin, end in sorted(short):
-        if begin > at:
-            found.append((at, begin))
-        at = end
-    if at < length:
-        found.append((at, length))
-    return found
+    return Scale(began_at, pieces, gaps)
 
 
 # ── lanes ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -143,13 +132,24 @@ def _between(short: set[tuple[float, float]], length: float) -> list[tuple[float
 
 @dataclass(frozen=True)
 class Drawn:
+    """`began_at`, `until`: what the scale is of; `pieces`: its pieces, in seconds after that."""
+
     lanes: Sequence[Lane]
     ticks: Sequence[str]
     gaps: Sequence[tuple[float, float, str]]
+    began_at: datetime
+    until: datetime
+    pieces: Sequence[tuple[float, float, float, float]]
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """What the kinds of its bars mean."""
+        there = {bar.kind for lane in self.lanes for bar in lane.bars}
+        return [(kind, words) for kind, words in LEGEND.items() if kind in there]
 
 
-def drawn(steps: Sequence[Row], attempts: Sequence[Row], wait: Row | None, began_at: datetime, now: datetime) -> Drawn:
-    """The rows of a window: finished entries, those that are not yet, and what the run waits for now."""
+def drawn(steps: Sequence[Row], attempts: Sequence[Row], wait: Row | None, began_at: datetime, now: datetime, span: Stretch | None = None) -> Drawn:
+    """The rows of a window: finished entries, those that are not yet, and what the run waits for now. *span*: the time that is looked at, else all of theirs."""
     lanes = {each["seq"]: Lane(each["seq"], each["name"], each["kind"], each["status"], each["started_at"], each["ended_at"], each) for each in steps}
     for each in attempts:
         lane = lanes.setdefault(each["seq"], Lane(each["seq"], each["name"], "step", "not yet", each["started_at"], None))
@@ -163,15 +163,19 @@ def drawn(steps: Sequence[Row], attempts: Sequence[Row], wait: Row | None, began
             lane.status = wait["status"]
     ordered = [lanes[seq] for seq in sorted(lanes)]
     if not ordered:
-        return Drawn([], [], [])
+        return Drawn([], [], [], began_at, now, [])
     since = None if wait is None else wait["since"]
     first = min([at for lane in ordered for at in [lane.began_at, *(each["started_at"] for each in lane.attempts)] if at] or [began_at])
     last = max([at for lane in ordered for at in [lane.ended_at, *(each["ended_at"] for each in lane.attempts)] if at] or [first])
     until = max(last, now) if any(lane.step is None for lane in ordered) else last
-    made = scale(_busy(ordered, wait, now), first, max(until, first + timedelta(microseconds=1)))
+    first, until = span or (first, max(until, first + timedelta(microseconds=1)))
+    made = scale(_busy(ordered, wait, now), first, until)
     for lane in ordered:
-        lane.bars = _bars(lane, made, wait if wait is not None and wait["seq"] == lane.seq else None, since, now)
-    return Drawn(ordered, made.ticks(), made.gaps)
+        spans = _spans(lane, wait if wait is not None and wait["seq"] == lane.seq else None, since, now)
+        lane.bars = [_bar(made, begin, end, kind, says) for begin, end, kind, says in spans if end >= first and begin <= until]
+    if span:
+        ordered = [lane for lane in ordered if lane.bars]
+    return Drawn(ordered, made.ticks(began_at), made.gaps, first, until, made.pieces)
 
 
 def _busy(lanes: Sequence[Lane], wait: Row | None, now: datetime) -> list[tuple[datetime, datetime]]:
@@ -183,26 +187,31 @@ def _busy(lanes: Sequence[Lane], wait: Row | None, now: datetime) -> list[tuple[
     return found
 
 
-def _bars(lane: Lane, made: Scale, wait: Row | None, since: datetime | None, now: datetime) -> list[Bar]:
-    bars = []
+def _spans(lane: Lane, wait: Row | None, since: datetime | None, now: datetime) -> list[tuple[datetime, datetime, str, str]]:
+    """What went on in it: from when, until when, as what it is drawn, and in words."""
+    spans = []
     for each in lane.attempts:
         if each["kind"] in ("failed", "crashed"):
             ended = each["ended_at"] or each["started_at"]
-            bars.append(_bar(made, each["started_at"], ended, each["kind"], f"try {each['n']} {each['kind']} after {duration((ended - each['started_at']).total_seconds())}"))
+            spans.append((each["started_at"], ended, each["kind"], f"try {each['n']} {each['kind']} after {_length(each['started_at'], ended)}"))
             if each["next_retry_at"]:
-                bars.append(_bar(made, ended, min(each["next_retry_at"], now), "backoff", f"backoff of {duration((each['next_retry_at'] - ended).total_seconds())}"))
+                spans.append((ended, min(each["next_retry_at"], now), "backoff", f"backoff of {_length(ended, each['next_retry_at'])}"))
         elif each["kind"] == "entrusted" and each["ended_at"]:
-            bars.append(_bar(made, each["ended_at"], lane.ended_at or now, "signal", "waits for its token"))
+            spans.append((each["ended_at"], lane.ended_at or now, "signal", "waits for its token"))
         elif each["kind"] in ("skipped", "edited", "forgiven"):
-            bars.append(_bar(made, each["started_at"], each["started_at"], "tick", each["kind"]))
+            spans.append((each["started_at"], each["started_at"], "tick", each["kind"]))
     if lane.step is not None and lane.began_at and lane.ended_at:
         kind = "failed" if lane.status == "failed" else KINDS.get(lane.kind, "tick")
-        if not (kind == "failed" and bars):
-            bars.append(_bar(made, lane.began_at, lane.ended_at, kind, f"{lane.status}, {duration((lane.ended_at - lane.began_at).total_seconds())}"))
+        if not (kind == "failed" and spans):
+            spans.append((lane.began_at, lane.ended_at, kind, f"{lane.status}, {_length(lane.began_at, lane.ended_at)}"))
     elif wait is not None and since and wait["code"] not in ("step_backoff", "token"):  # whose tries have a bar already
-        kind = "now" if wait["status"] == "running" else KINDS.get(lane.kind, "tick") if lane.kind != "step" else "backoff"
-        bars.append(_bar(made, since, now, kind, f"{wait['meaning']}, for {duration((now - since).total_seconds())}"))
-    return bars
+        kind = "now" if wait["status"] == "running" else WAITS.get(wait["code"], "signal")
+        spans.append((since, now, kind, f"{wait['meaning']}, for {_length(since, now)}"))
+    return spans
+
+
+def _length(begin: datetime, end: datetime) -> str:
+    return duration((end - begin).total_seconds())
 
 
 def _bar(made: Scale, begin: datetime, end: datetime, kind: str, says: str) -> Bar:

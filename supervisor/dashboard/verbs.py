@@ -10,25 +10,31 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from supervisor.core.errors import InputInvalid
-from supervisor.core.filters import LIVE, UNSUCCESSFUL, Compare, Filter, both, parse
+from supervisor.api.signals import message_of
+from supervisor.api.updates import update_message
+from supervisor.core import codec
+from supervisor.core.errors import CompletionFailed, InputInvalid
+from supervisor.core.filters import LIVE, UNSUCCESSFUL, Compare, Filter, both, parse, parse_list
 from supervisor.core.shown import detail_of
 from supervisor.dashboard.page import Action, Asked, Input
 from supervisor.dashboard.why import PARKED
-from supervisor.db import bulk, look
+from supervisor.db import bulk, forms, look
 from supervisor.db.operator_calls import Deed
 
 if TYPE_CHECKING:
     import psycopg
 
-    from supervisor.api.client import Client
+    from supervisor.api.within import Within
 
 Row = dict[str, Any]
 
 REASON_MAX = 1000
 BULK_S = 10.0  # one request works as long; then it says how far it came
 LOCKED_SHOWN = 20
-DONE = {"cancel": "asked to cancel it", "terminate": "terminated it", "pause": "paused it", "resume": "resumed it", "retry": "asked to try again", "skip": "gave the step its result", "signal": "sent the signal"}
+DONE = {"cancel": "asked to cancel it", "terminate": "terminated it", "pause": "paused it", "resume": "resumed it", "retry": "asked to try again", "skip": "gave the step its result", "signal": "sent the signal",
+        "update": "sent the update", "complete": "completed its token", "fail": "failed its token", "edit_retry": "changed how the step is retried"}  # fmt: skip
+POLICY = (("max_attempts", "Tries in all"), ("initial", "Seconds before the second try"), ("factor", "Each wait is so many times the one before"), ("maximum", "Seconds that no wait exceeds"),
+          ("next_in", "Seconds from now to the next try"))  # fmt: skip
 BULK = (("cancel", "Cancel"), ("pause", "Pause"), ("resume", "Resume"), ("retry", "Retry"), ("terminate", "Terminate"))
 # the states in which a verb can do anything
 STATES: dict[str, Sequence[str]] = {"cancel": LIVE, "terminate": LIVE, "pause": LIVE, "resume": ("paused",), "retry": (*LIVE, *UNSUCCESSFUL)}
@@ -37,32 +43,62 @@ STATES: dict[str, Sequence[str]] = {"cancel": LIVE, "terminate": LIVE, "pause": 
 # ── what is offered ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def offered(run: Row, wait: Row | None, attempts: Sequence[Row], asked: Asked) -> list[Action]:
+def offered(run: Row, wait: Row | None, attempts: Sequence[Row], tokens: Sequence[Row], asked: Asked) -> list[Action]:
     """What can be done to a run as it stands, what frees it first."""
     if not asked.may_act:
         return []
-    made = _ended(run, asked) if wait is None else _live(run, wait, attempts, asked)
+    made = _ended(run, asked) if wait is None else _live(run, wait, attempts, tokens, asked)
     return sorted(made, key=lambda action: (not action.first, action.harsh))
 
 
-def _live(run: Row, wait: Row, attempts: Sequence[Row], asked: Asked) -> list[Action]:
-    act = _Maker(run)
-    code, made = wait["code"], []
-    if wait["status"] == "paused":
-        made.append(act("resume", "Resume", "It goes on where it was; what came meanwhile is there.", first=True))
-    elif code in ("step_backoff", *PARKED):
-        made.append(act("retry", "Retry now", "Its next try begins at once.", first=True))
-    if code in ("signal", "any_of"):
-        names = (detail_of(wait["detail"])[0] or {}).get("signals") or [""]
-        fields = (Input("name", "Signal", str(names[0])), Input("value", "Value, as JSON", "null", "area"))
-        made.append(act("signal", "Send signal", "The run is given it, in the order of arrival.", fields, first=code == "signal"))
-    if asked.may_operate and wait["seq"] is not None and wait["seq"] >= 0 and _can_skip(wait, attempts):
-        made.append(act("skip", f"Skip step {wait['seq']}", "The step is given this result and not executed again.", (Input("seq", "Step", str(wait["seq"]), "number"), Input("value", "Result, as JSON", "null", "area"))))
+def _live(run: Row, wait: Row, attempts: Sequence[Row], tokens: Sequence[Row], asked: Asked) -> list[Action]:
+    act, code = _Maker(run), wait["code"]
+    made = [*_that_free(act, wait, code), *(_of_steps(act, wait, attempts, tokens) if asked.may_operate else ())]
     if wait["status"] != "paused":
         made.append(act("pause", "Pause", "Steps that execute end first; timers and signals are kept."))
+    if code != "update":
+        made.append(_update(act))
     made.append(_fork(act, run))
     made.append(act("cancel", "Cancel", "Its code is told at what it awaits, may clean up, and ends it; so do all runs below it.", harsh=True))
     made.append(act("terminate", "Terminate", "It ends now, without its code. What a step is doing is given up.", harsh=True))
+    return made
+
+
+def _that_free(act: _Maker, wait: Row, code: str | None) -> list[Action]:
+    """What the banner says that frees it."""
+    if wait["status"] == "paused":
+        return [act("resume", "Resume", "It goes on where it was; what came meanwhile is there.", first=True)]
+    if code in ("step_backoff", *PARKED):
+        return [act("retry", "Retry now", "Its next try begins at once.", first=True)]
+    if code in ("signal", "any_of"):
+        names = (detail_of(wait["detail"])[0] or {}).get("signals") or []
+        fields = (Input("name", "Signal", str(names[0]) if names else ""), Input("value", "Value, as JSON", "null", "area"))
+        return [act("signal", "Send signal", "The run is given it, in the order of arrival.", fields, first=bool(names))]
+    return [_update(act, first=True)] if code == "update" else []
+
+
+def _update(act: _Maker, first: bool = False) -> Action:
+    says = "Its handler judges and answers it; what came of it stands among its updates."
+    return act("update", "Send update", says, (Input("name", "Update", ""), Input("value", "Argument, as JSON", "null", "area")), first=first)
+
+
+def _of_steps(act: _Maker, wait: Row, attempts: Sequence[Row], tokens: Sequence[Row]) -> list[Action]:
+    """What operators alone do: decide about a step that has no result yet."""
+    made = []
+    open_token = next((each for each in tokens if each["state"] == "waiting"), None)
+    if open_token is not None:
+        seq = Input("seq", "Step", str(open_token["seq"]), "number")
+        made.append(act("complete", "Complete token", "The step is given this result, as by whoever holds its token.", (seq, Input("value", "Result, as JSON", "null", "area")), first=True))
+        again = Input("again", "Try again, where its policy allows another try", "yes", "check", needed=False)
+        made.append(act("fail", "Fail token", "This try fails, as by whoever holds its token.", (seq, Input("error", "What went wrong"), again)))
+    if wait["seq"] is None or wait["seq"] < 0:
+        return made
+    seq = Input("seq", "Step", str(wait["seq"]), "number")
+    if _can_skip(wait, attempts):
+        made.append(act("skip", f"Skip step {wait['seq']}", "The step is given this result and not executed again.", (seq, Input("value", "Result, as JSON", "null", "area"))))
+    if wait["code"] == "step_backoff":
+        fields = [Input(name, label, "", "decimal", needed=False) for name, label in POLICY]
+        made.append(act("edit_retry", "Edit retries", "Other terms for this step of this run alone; what is left empty stays as it is.", (seq, *fields)))
     return made
 
 
@@ -104,28 +140,84 @@ def reason_of(form: Mapping[str, str]) -> str:
     return reason
 
 
-def do(client: Client, run_id: UUID, verb: str, form: Mapping[str, str], actor: str) -> UUID:
+class Told(NamedTuple):
+    """What a form says, of which run, by whom, and the transaction in which it is done."""
+
+    conn: psycopg.Connection[Any]
+    schema: str
+    run_id: UUID
+    form: Mapping[str, str]
+    reason: str
+    actor: str
+
+
+def do(client: Within, told: Told, verb: str) -> UUID:
     """Do *verb* to one run; the run that goes on. Raises what the client's verb raises."""
-    reason = reason_of(form)
-    if verb == "cancel":
-        client.cancel(run_id, reason, actor=actor)
-    elif verb == "terminate":
-        client.terminate(run_id, reason, actor=actor)
-    elif verb == "pause":
-        client.pause(run_id, reason, actor=actor)
-    elif verb == "resume":
-        client.resume(run_id, reason, actor=actor)
+    run_id, form, reason, actor = told.run_id, told.form, told.reason, told.actor
+    if verb in ("cancel", "terminate", "pause", "resume"):
+        getattr(client, verb)(run_id, reason, actor=actor)
     elif verb == "retry":
         return client.retry(run_id, reason, actor=actor).id
-    elif verb == "skip":
-        client.skip(run_id, _seq(form, True) or 0, _json(form), reason, actor=actor)
     elif verb == "fork":
         return client.fork(run_id, _seq(form, False), reason=reason, actor=actor).id
-    elif verb == "signal":
-        client.signal(run_id, form.get("name", ""), _json(form))
+    elif verb == "skip":
+        client.skip(run_id, _needed_seq(form), _json(form), reason, actor=actor)
+    elif verb == "edit_retry":
+        client.edit_retry(run_id, _needed_seq(form), **_policy(form), reason=reason, actor=actor)
+    elif verb in ("signal", "update"):
+        _send(told, verb)
+    elif verb in ("complete", "fail"):
+        _finish(told, verb)
     else:
         raise InputInvalid("verb", f"there is no verb {verb!r}")
     return run_id
+
+
+def _send(told: Told, what: Any) -> None:
+    """A message and its row of audit."""
+    if what == "signal":
+        signal = message_of(told.form.get("name", ""), _json(told.form), None)
+        name, payload, message_id = signal.name, signal.payload, signal.id
+    else:
+        update = update_message(told.form.get("name", ""), (_json(told.form),), None)
+        name, payload, message_id = update.name, update.payload, update.id
+    forms.send(told.conn, told.schema, what, told.run_id, name, payload, message_id, told.reason, told.actor)
+
+
+def _finish(told: Told, verb: str) -> None:
+    seq = _needed_seq(told.form)
+    if verb == "complete":
+        forms.complete(told.conn, told.schema, told.run_id, seq, codec.encode(_json(told.form)), told.reason, told.actor)
+    else:
+        error = codec.encode_error(CompletionFailed(told.form.get("error", "").strip() or "it was failed by an operator"))
+        forms.fail(told.conn, told.schema, told.run_id, seq, error, told.form.get("again") == "yes", told.reason, told.actor)
+
+
+def _policy(form: Mapping[str, str]) -> dict[str, Any]:
+    """What of a retry policy a form gives."""
+    found: dict[str, Any] = {}
+    for name, label in POLICY:
+        if text := form.get(name, "").strip():
+            try:
+                found[name] = int(text) if name == "max_attempts" else float(text)
+            except ValueError:
+                raise InputInvalid(name, f"{text[:40]!r} is no number ({label.lower()})") from None
+    return found
+
+
+def keep(conn: psycopg.Connection[Any], schema: str, verb: str, name: str, text: str, actor: str) -> None:
+    """Keep a filter of runs by a name for all who use the dashboard, or forget it. Raises FilterInvalid for one that nobody could read back."""
+    if verb == "save":
+        parse_list(text)
+        forms.save_view(conn, schema, name, text, actor)
+    elif verb == "forget":
+        forms.forget_view(conn, schema, name)
+    else:
+        raise InputInvalid("verb", f"there is nothing called {verb!r} that could be done to a saved view")
+
+
+def _needed_seq(form: Mapping[str, str]) -> int:
+    return _seq(form, True) or 0
 
 
 def _seq(form: Mapping[str, str], needed: bool) -> int | None:

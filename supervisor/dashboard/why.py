@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from supervisor.core.filters import LIVE
-from supervisor.core.shown import detail_of, duration, ended_by
+from supervisor.core.shown import asked_by, detail_of, duration, ended_by, place_words
 from supervisor.dashboard.page import Cell, Failure, Json, Link, Why, url
 from supervisor.db.history import failed_tries
 
 Row = dict[str, Any]
 
+_OWN = r" (?:[0-9a-f]{8}-[0-9a-f-]{27}|TOKEN)"
+_COMMAND = re.compile(rf"(?:python -m supervisor )?([a-z-]+{_OWN}(?: --seq -?\d+| '[^']*'| --json-value …)*)")
+_APART = re.compile(rf"{_OWN}| --seq -?\d+| --json-value …")
 PARKED = ("nondeterminism", "code_missing", "attempts_exhausted", "crash_loop", "commit_rejected")
 
 
-def why(run: Row, wait: Row | None, attempts: Sequence[Row], pause: Row | None, beats: Sequence[Row] = ()) -> Why:
-    """The banner of a live run, or how an ended one ended."""
+def why(run: Row, wait: Row | None, attempts: Sequence[Row], pause: Row | None, beats: Sequence[Row] = (), place: Row | None = None, ends: Sequence[Row] = ()) -> Why:
+    """The banner of a live run, or how an ended one ended. *place*: how far it is; *ends*: who asked that it be ended."""
     if wait is None:
         return ended(run)
     made = waiting(wait, attempts, pause, beats)
+    where: list[tuple[str, Cell]] = [("how far", place_words(place))] if place else []
+    made = replace(made, notes=[*where, *((f"to be {each['how']}", asked_by(each)) for each in ends), *made.notes])
     if wait["code"] == "child":
         living = Link("those that live", url("/runs", q=f"parent = {run['run_id']} AND status in ({', '.join(LIVE)})"))
         made = replace(made, notes=[*made.notes, ("its children", living)])
     return made
+
+
+def spoken(text: str) -> tuple[str, list[str]]:
+    """What the view says, for a page with buttons: commands by their first words alone, and whole apart."""
+    commands = [f"python -m supervisor {found}" for found in _COMMAND.findall(text)]
+    words = _COMMAND.sub(lambda match: _APART.sub("", match[1]), text)
+    return words.replace("select retry(run_id)", "retry"), commands
 
 
 def ended(run: Row) -> Why:
@@ -53,12 +66,13 @@ def waiting(wait: Row, attempts: Sequence[Row], pause: Row | None, beats: Sequen
     failed = failed_tries(wait, attempts)
     if failed and code != "attempts_exhausted":
         notes.append(("last error", Failure(failed[-1]["error"])))
-    return Why(wait["status"], _sentence(wait, detail, len(failed)), code, wait["since"], wait["wake_at"], wait["freed_by"], wait["who"], notes)
+    (freed_by, some), (who, more_commands) = spoken(wait["freed_by"]), spoken(wait["who"])
+    return Why(wait["status"], _sentence(wait, detail, len(failed)), code, wait["since"], wait["wake_at"], freed_by, who, notes, [*some, *more_commands])
 
 
 def _sentence(wait: Row, detail: dict[str, Any], failed: int) -> str:
     code = wait["code"]
-    step = f"Step {wait['seq']} {wait['step']}" if wait["seq"] is not None and wait["step"] else "It"
+    step = f"Step {wait['step']} (seq {wait['seq']})" if wait["seq"] is not None and wait["step"] else "It"
     if code == "step_backoff":
         return f"{step} failed {_times(failed)}; it is tried again"
     if code == "step_running":
@@ -93,6 +107,6 @@ def _particular(code: str | None, detail: dict[str, Any]) -> list[tuple[str, Cel
         return [("waits for", ", ".join(map(str, detail["waits_for"])))]
     if code in ("signal", "run_paused", "timer", "child", "token", "step_backoff"):
         return []
-    return [("in particular", Json(detail))] if detail else []
+    return [(str(name).replace("_", " "), value if isinstance(value, str) else Json(value)) for name, value in detail.items()]
 
 

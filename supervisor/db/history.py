@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from supervisor.core.errors import ReadTimeout, RunUnknown, SupervisorError
+from supervisor.core.shown import place_of
 from supervisor.db import look, refusals
 from supervisor.db.connect import unavailable
 from supervisor.db.statements import Sql
@@ -36,8 +37,8 @@ class History:
     `children` are the runs that it started, at most 1,000. `published` is what it published, the last value of each key. `updates` are the
     updates that were sent to it, at most 1,000. `pause`: who paused it; `audit`: what operators did to it,
     the newest first, at most 100. `heartbeats`: the last sign of life of each step that gave any. `signals` that were sent to it, at most 1,000.
-    `tree`: runs above it (level < 0, the root first) and below it (level > 0), at most 200. While it lives, `usual` is how many steps runs of its workflow that
-    completed had, and of how many that is the median; `alike` how many other runs met its last error within the hour.
+    `tree`: runs above it (level < 0, the root first) and below it (level > 0), at most 200. `cancellations`: who asked that it be ended. While it lives, `usual` is
+    how many entries the histories of runs of its workflow and version that completed had, and of how many that is the median; `alike` how many other runs met its last error within the hour.
     """
 
     run: Row
@@ -52,8 +53,14 @@ class History:
     heartbeats: Sequence[Row] = ()
     signals: Sequence[Row] = ()
     tree: Sequence[Row] = ()
+    cancellations: Sequence[Row] = ()
     usual: Row | None = None
     alike: Row | None = None
+
+    @property
+    def place(self) -> Row | None:
+        """How far it is, while it lives (`place_of`)."""
+        return place_of(len(self.steps), self.usual, self.run["progress"]) if self.wait else None
 
 
 def audit(conn: psycopg.Connection, schema: str, which: str | None, verb: str | None, before: datetime | None, limit: int) -> list[Row]:
@@ -96,8 +103,8 @@ def _read(conn: psycopg.Connection, sql: Sql, run: Row) -> History:
     return History(
         run, wait[0] if wait else None, rows("show_steps", ROWS_MAX), attempts, rows("show_children", CHILDREN_MAX), rows("show_published"),
         rows("show_updates", UPDATES_MAX), next(iter(rows("show_pause") if wait else ()), None), rows("show_audit", None, None, AUDIT_MAX), rows("show_heartbeats"),
-        rows("show_signals", SIGNALS_MAX), [*(rows("show_above", LEVELS_MAX) if run["parent_id"] else ()), *below],
-        _rows(conn, sql, "show_usual", run["workflow"], USUAL_OF)[0] if wait else None, _alike(conn, sql, run_id, wait, attempts),
+        rows("show_signals", SIGNALS_MAX), [*(rows("show_above", LEVELS_MAX) if run["parent_id"] else ()), *below], rows("show_cancellations"),
+        _rows(conn, sql, "show_usual", run["workflow"], USUAL_OF, run["version"])[0] if wait else None, _alike(conn, sql, run_id, wait, attempts),
     )  # fmt: skip
 
 

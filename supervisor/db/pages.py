@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 
-from supervisor.core.errors import DatabaseUnavailable, ReadTimeout, SupervisorError
+from supervisor.core.errors import DatabaseUnavailable, ReadTimeout, RunLocked, SupervisorError
 from supervisor.core.filters import Filter, Order
 from supervisor.db import connect as _connect
 from supervisor.db import look, refusals
 from supervisor.db.connect import Dsn
+from supervisor.db.operator_calls import IN_THE_WAY
 from supervisor.db.statements import Sql
 
 Row = dict[str, Any]
@@ -34,7 +35,7 @@ class Said(NamedTuple):
 
 
 class Rights(NamedTuple):
-    """What the session's role may do. `client`: verbs on one run; `operator`: steps and many runs too."""
+    """What the session's role may do. `client`: verbs on one run; `operator`: steps, many runs and saved views too."""
 
     login: str
     client: bool
@@ -84,7 +85,7 @@ class Look:
         found = {row["verb"]: row for row in look.cursor(self._conn).execute(self._sql.get("page_rights").encode()).fetchall()}
         may = {verb for verb, row in found.items() if row["may"]}
         login = next((row["login"] for row in found.values()), self._conn.info.user)
-        return Rights(login, {"cancel", "terminate", "operate", "send_signal"} <= may, {"operate_many", "intervene"} <= may)
+        return Rights(login, {"cancel", "terminate", "operate", "send_because"} <= may, {"operate_many", "intervene", "finish_because", "save_view"} <= may)
 
 
 def too_long(timeout_s: float) -> ReadTimeout:
@@ -119,6 +120,17 @@ class Sessions:
         """A session of its own for many runs' verbs, closed afterwards."""
         with _connect.connect(self.dsn, purpose="dashboard", schema=self.schema) as conn, _connect.told_when_broken():
             yield conn
+
+    @contextmanager
+    def acting(self, what: str) -> Iterator[psycopg.Connection[Any]]:
+        """A transaction for what one form does, in which neither a statement nor a lock takes longer than those of a page. Raises RunLocked, DatabaseUnavailable."""
+        with self.writing() as conn, refusals.told(conn, self.schema, "operator"):
+            try:
+                with conn.transaction():
+                    psycopg.RawCursor(conn).execute(Sql(self.schema).get("form_settings").encode(), (str(int(self.timeout_s * 1000)),))
+                    yield conn
+            except (psycopg.errors.QueryCanceled, *IN_THE_WAY) as error:
+                raise RunLocked(what, self.timeout_s, str(error).splitlines()[0]) from None
 
     def close(self) -> None:
         with self._lock:

@@ -21,6 +21,7 @@ from supervisor.core.errors import ConfigInvalid
 from supervisor.host.log_lines import LINE_BYTES_MAX, Line, decode
 
 NAME = "supervisor.log"
+CHUNK_BYTES = 256 << 10
 _ROTATION = re.compile(re.escape(NAME) + r"(?:\.(\d+))?")
 
 
@@ -139,6 +140,35 @@ class Reader:
             if having in raw:
                 with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a line that a killed writer left
                     yield decode(raw)
+
+
+def last(folder: Path, having: bytes, lines_max: int, bytes_max: int) -> tuple[list[Line], bool]:
+    """The last lines of a folder with these bytes in them, oldest first, and whether all of its files were looked at: at most *bytes_max* are. Raises ConfigInvalid."""
+    found: list[Line] = []
+    with ExitStack() as stack:
+        for file in reversed(_open_all(folder, stack)):
+            for raw in _backwards(file, min(bytes_max, end := os.fstat(file.fileno()).st_size)):
+                if having in raw and raw.endswith(b"\n"):
+                    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                        found.append(decode(raw))
+                if len(found) == lines_max:
+                    return found[::-1], False
+            bytes_max -= end
+            if bytes_max < 0:
+                return found[::-1], False
+    return found[::-1], True
+
+
+def _backwards(file: BinaryIO, bytes_max: int) -> Iterator[bytes]:
+    """The lines of a file's end, the last one first."""
+    end = os.fstat(file.fileno()).st_size
+    begin, rest = end - bytes_max, b""
+    while end > begin:
+        at = max(begin, end - CHUNK_BYTES)
+        file.seek(at)
+        lines = (file.read(end - at) + rest).splitlines(keepends=True)
+        end, rest = at, lines[0] if at > begin else b""
+        yield from reversed(lines[1:] if at > begin or begin else lines)
 
 
 def _open_all(folder: Path, stack: ExitStack) -> list[BinaryIO]:

@@ -53,6 +53,17 @@ class Browser:
         """Click it; again where a refresh took it away in that moment."""
         eventually(lambda: self._tried("POST", f"/element/{self.find(css)}/click", {}), 30, f"a click on {css}")
 
+    def drag(self, css: str, begin: float, end: float) -> None:
+        """Press in *css*, at a part of its width, move to another and let go."""
+        left, top, width, height = self.run("const b = document.querySelector(arguments[0]).getBoundingClientRect(); return [b.left, b.top, b.width, b.height]", css)
+        places = [{"type": "pointerMove", "duration": 0, "x": round(left + width * part), "y": round(top + height / 2)} for part in (begin, (begin + end) / 2, end)]
+        moves = [places[0], {"type": "pointerDown", "button": 0}, *places[1:], {"type": "pointerUp", "button": 0}]
+        self._ask("POST", "/actions", {"actions": [{"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": moves}]})
+
+    def press(self, key: str) -> None:
+        """A key, wherever the keyboard goes."""
+        self._ask("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]}]})
+
     def write(self, css: str, text: str) -> None:
         eventually(lambda: self._tried("POST", f"/element/{self.find(css)}/value", {"text": text}), 30, f"text in {css}")
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import unicodedata
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from supervisor.host import log_files, log_lines
 from tests.harness import Database
 
 _MARKUP = [
@@ -38,7 +41,20 @@ class Hostile:
             for first in range(0, len(HOSTILE), DENSE):
                 for n, text in enumerate(HOSTILE[first : first + DENSE]):
                     self._more(conn, self.runs[HOSTILE[first]], 10 + n, text)
+            plain = [text for text in HOSTILE if not any(unicodedata.category(char) == "Cc" for char in text)]  # what a name that somebody types may have
+            conn.execute("insert into supervisor.saved_view (name, filter, login, actor) select distinct on (left(x, 60)) left(x, 60), x, x, x from unnest(%s::text[]) x", (plain[::4],))
             conn.execute("insert into supervisor.queue (name) select distinct left(x, 200) from unnest(%s::text[]) x on conflict do nothing", (HOSTILE,))
+
+    def log(self, folder: Path) -> Path:
+        """The logs of a host that had all these runs: everything in a line is called like that, but the run."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / log_files.NAME).open("wb") as out:
+            for first in range(0, len(HOSTILE), DENSE):
+                for text in HOSTILE[first : first + DENSE]:
+                    raised = log_lines.Raised(text, text, text)
+                    line = log_lines.Line(datetime.now(UTC), text[:20], text, text, text, 1, run=self.runs[HOSTILE[first]], workflow=text, step=text, seq=1, exception=raised, stack=text, extra={text: text})
+                    out.write(log_lines.as_json(line))
+        return folder
 
     def _more(self, conn: Any, run: str, seq: int, text: str) -> None:
         """One of several that one run has."""

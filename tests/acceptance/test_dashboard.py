@@ -24,7 +24,7 @@ from tests.apps import dashed
 from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
 
 PAGES = ("health", "runs", "queues", "workers", "batches", "errors", "versions", "audit", "storage")
-VERBS = ("cancel", "terminate", "pause", "resume", "retry", "skip", "fork", "signal")
+VERBS = ("cancel", "terminate", "pause", "resume", "retry", "skip", "fork", "signal", "update", "complete", "fail", "edit_retry")
 
 
 class Scene:
@@ -205,7 +205,7 @@ def test_no_get_changes_anything(scene: Scene, ann: Visitor) -> None:
     assert len(seen) > 60
     for verb in VERBS:
         assert ann.get(f"/runs/{scene.waits[0].id}/{verb}?reason=x").status in (404, 405)
-    assert ann.get("/runs/do?verb=cancel&sure=yes&reason=x").status in (404, 405)
+    assert ann.get("/runs/do?verb=cancel&sure=yes&reason=x").status in (404, 405) and ann.get("/views/save?name=x&q=age+%3E+1h").status in (404, 405)
     assert ann.get("/logout").status in (404, 405) and ann.get("/whoami").status == 204
     assert everything(scene.database) == before
 
@@ -224,7 +224,7 @@ def test_pages_are_true_while_no_worker_is_alive(scene: Scene, ann: Visitor) -> 
     shown = Read.of(run.text).text
     assert run.status == 200 and "It waits for the signal dashed_go" in shown and "whoever may send signals" in shown
     failing = Read.of(ann.get(f"/runs/{scene.fails[0].id}").text).text
-    for words in ("Step 0 dashed_failing failed once; it is tried again", "the time of the next attempt comes", "ValueError: the gateway does not like f0", "Retry now", "in dashed_failing"):
+    for words in ("Step dashed_failing (seq 0) failed once; it is tried again", "the time of the next attempt comes", "ValueError: the gateway does not like f0", "Retry now", "in dashed_failing"):
         assert words in failing
 
 
@@ -340,7 +340,7 @@ def test_verbs_want_a_reason_and_write_it_down_with_who(scene: Scene, ann: Visit
     assert ann.do(run, "cancel", "done with it").status == 303
 
     deeds = sql("select verb, run_id, actor, reason from supervisor.audits order by n")
-    assert deeds == [("pause", run, "ann", "lunch"), ("resume", run, "ann", "back"), ("retry", failing, "ann", "it is back"), ("skip", failing, "ann", "by hand"), ("fork", scene.counts.id, "ann", "what if")]
+    assert deeds == [("pause", run, "ann", "lunch"), ("resume", run, "ann", "back"), ("signal", run, "ann", "it is time"), ("retry", failing, "ann", "it is back"), ("skip", failing, "ann", "by hand"), ("fork", scene.counts.id, "ann", "what if")]
     ends = sql("select run_id, how, actor, reason from supervisor.cancellations order by asked_at")
     assert ends == [(scene.fails[2].id, "terminated", "ann", "never mind"), (run, "cancelled", "ann", "done with it")]
     assert sql("select name, payload from supervisor.signals where run_id = %s", run) == [("dashed_go", "go")]

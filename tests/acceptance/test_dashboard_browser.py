@@ -113,6 +113,56 @@ def test_a_page_moves_by_itself_and_leaves_alone_what_is_open(database: Database
     assert window.complaints() == []
 
 
+def test_a_span_of_time_is_drawn_over_the_bars_and_looked_at_larger(database: Database, dashboard: Served, window: Browser, artefacts: Path) -> None:
+    """By mouse, by keyboard, by a link of each entry; the address says what is looked at, and goes back."""
+    run = database.one("select run_id from supervisor.runs where key = 'long'")
+    path = f"{dashboard.url}runs/{run}"
+    lanes = "return document.querySelectorAll('.entries > li').length"
+    window.open(path)
+    whole = window.run(lanes)
+    window.run("document.querySelector('.entries').scrollIntoView()")
+    window.drag(".entries > li:nth-child(3) .lane svg", 0.4, 0.6)
+    eventually(lambda: "?during=" in window.url, 30)
+    window.until("#journal", "those from +")
+    assert 0 < window.run(lanes) < whole and not window.has(".entries details[open]")
+    window.screenshot(artefacts / "zoomed.png")
+    drawn = window.url
+    for key, fewer in (("+", True), ("-", False)):
+        before, shown = window.url, window.run(lanes)
+        window.press(key)
+        eventually(lambda: window.url != before, 30)  # noqa: B023 - asked at once
+        window.find("#journal")
+        assert (window.run(lanes) <= shown) if fewer else (window.run(lanes) >= shown)
+    window.open(drawn)
+    assert 0 < window.run(lanes) < whole
+    window.press("0")
+    eventually(lambda: window.url == path, 30)
+    window.click(".entries > li:nth-child(5) summary")
+    window.click(".entries > li:nth-child(5) .entry > p:last-child a")
+    eventually(lambda: "?during=" in window.url, 30)
+    assert 0 < window.run(lanes) < 12
+    window.open(path)
+    for field, value in (("from", "30"), ("to", "33")):
+        window.run("document.getElementById(arguments[0]).value = arguments[1]", f"span-{field}", value)
+    window.click("#span button")
+    window.until(".entries > li:nth-child(4) .seq", "33")
+    assert window.run(lanes) == 4 and window.url == f"{path}?from=30&to=33" and window.complaints() == []
+
+
+def test_a_filter_is_kept_and_used_by_a_click(database: Database, dashboard: Served, window: Browser, artefacts: Path) -> None:
+    window.open(f"{dashboard.url}runs?q=key+%3D+failing")
+    window.click(".keep > summary")
+    window.write("#keep-name", "the failing one")
+    window.click(".keep form button")
+    window.click('.saved > a[aria-current="true"]')
+    window.until(".saved > a[aria-current]", "the failing one")
+    window.until("main table", "step_backoff")
+    window.click(".keep > summary")
+    window.screenshot(artefacts / "kept.png")
+    window.click(".keep li button")
+    eventually(lambda: database.sql("select 1 from supervisor.saved_views") == [], 30)
+
+
 def test_every_page_fits_a_phone_and_is_reached_by_keyboard(database: Database, dashboard: Served, window: Browser, artefacts: Path) -> None:
     """In light and dark, without a bar to scroll sideways, and nothing to click that Tab does not reach."""
     run, failing = (database.one("select run_id from supervisor.runs where key = %s", key) for key in ("long", "failing"))

@@ -21,7 +21,7 @@ TAGS = set(
 )
 NAMES = set(
     "lang charset name content rel href src defer class id tabindex aria-label aria-labelledby aria-current aria-hidden aria-invalid aria-describedby role title method action type value for placeholder autocomplete spellcheck required "
-    "maxlength rows open datetime scope form viewbox preserveaspectratio x y width height hx-get hx-trigger hx-swap hx-morph-skip data-label data-all data-chart checked selected".split()
+    "maxlength rows open datetime scope form viewbox preserveaspectratio x y width height hx-get hx-trigger hx-swap hx-morph-skip data-label data-all data-chart data-pieces data-begin data-key step min checked selected".split()
 )
 
 
@@ -36,7 +36,8 @@ def hostile(server: Server) -> Iterator[Hostile]:
 
 @pytest.fixture(scope="module")
 def visitor(hostile: Hostile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visitor]:
-    with served(tmp_path_factory.mktemp("hostile"), hostile.database.dsn, "--timeout", "30") as made:
+    folder = tmp_path_factory.mktemp("hostile")
+    with served(folder, hostile.database.dsn, "--timeout", "30", "--log-dir", str(hostile.log(folder / "logs"))) as made:
         yield made.visitor(HOSTILE[0])
 
 

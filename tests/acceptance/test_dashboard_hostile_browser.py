@@ -80,7 +80,8 @@ def hostile(server: Server) -> Iterator[Hostile]:
 
 @pytest.fixture(scope="module")
 def dashboard(hostile: Hostile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("hostile"), hostile.database.dsn, "--timeout", "30") as made:
+    folder = tmp_path_factory.mktemp("hostile")
+    with served(folder, hostile.database.dsn, "--timeout", "30", "--log-dir", str(hostile.log(folder / "logs"))) as made:
         yield made
 
 
@@ -107,13 +108,14 @@ def test_runs_show_hostile_strings_as_text(hostile: Hostile, watched: Watched) -
     for first in range(0, len(HOSTILE), DENSE):
         some = HOSTILE[first : first + DENSE]
         watched.open(f"runs/{hostile.runs[some[0]]}")
-        title, lead, names, tables, terms, pres = watched.window.run(
+        title, lead, names, tables, terms, pres, log = watched.window.run(
             "const all = (css, part = e => e.textContent) => [...document.querySelectorAll(css)].map(e => part(e).trim());"
-            "return [document.title, all('h1', e => e.firstChild.data)[0], all('.row .name', e => e.firstChild.data), all('td'), all('dt'), all('pre')]"
+            "return [document.title, all('h1', e => e.firstChild.data)[0], all('.row .name', e => e.firstChild.data), all('td'), all('dt'), all('pre'), all('.log')[0]]"
         )
         assert title == " ".join(f"{plain(some[0])} {plain(some[0])} · pgsupervisor".split()) and lead == seen(some[0])
         for text in map(seen, some):
             assert text in names and tables.count(text) >= 6 and any(text in pre for pre in pres), text
+            assert plain(text.strip()[:40]).split("\\")[0].strip() in log, text
             assert any(term.startswith("published") and text[:100] in term for term in terms), text
 
 

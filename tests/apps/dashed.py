@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from supervisor import Retry, Signal, publish, sleep, step, workflow
+from supervisor import CompleteLater, Retry, Signal, Update, publish, sleep, step, workflow
 
 DASHED_GO = Signal("dashed_go", str)
+DASHED_ASKED = Update("dashed_asked", int, int)
 
 
 @step(retry=Retry(max_attempts=50, initial=3e6, maximum=3e6))
@@ -36,3 +37,25 @@ async def dashed_counts(steps: int) -> int:
         await dashed_said.aio(str(n))
     await sleep(0.001)
     return steps
+
+
+@step
+def dashed_ask() -> str:
+    raise CompleteLater(timeout=86_400)
+
+
+@workflow(queue="dashed")
+async def dashed_outside() -> str:
+    return await dashed_ask.aio()
+
+
+@workflow(queue="dashed")
+async def dashed_answers() -> int:
+    """Doubles what it is asked, until it may go."""
+
+    @DASHED_ASKED.handler
+    def asked(number: int) -> int:
+        return 2 * number
+
+    await DASHED_GO.wait()
+    return 0

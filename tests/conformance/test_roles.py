@@ -18,7 +18,7 @@ SQL = Sql()
 
 # ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
 
-VIEWS = "attempts audits attributes batches cancellations children compensations due errors failures keys later leaders live pauses published queues runs signals started steps throughput tokens heartbeats updates versions waits workers".split()
+VIEWS = "attempts audits attributes batches cancellations children compensations due errors failures keys later leaders live pauses published queues runs saved_views signals started steps throughput tokens heartbeats updates versions waits workers".split()
 CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
@@ -42,12 +42,14 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "operate(text, uuid, uuid, integer, bytea, jsonb, text, text)", "pause(uuid, text, text, boolean)", "resume(uuid, text, text, boolean)",
     "retry(uuid, text, text, boolean)", "fork(uuid, integer, jsonb, text, text, text, boolean)",
     "complete(text, jsonb, boolean)", "fail(text, text, boolean, boolean)", "heartbeat(text, jsonb)", "finish_token(text, smallint, bytea, boolean)", "beat_token(text, bytea)",
+    "send_because(text, uuid, text, bytea, text, text, text)",
     "ask_query(uuid, uuid, text, bytea, double precision)", "query_answer(uuid)", "forget_query(uuid)",
 )  # fmt: skip
 HISTORIES = ("history_run(uuid)", "history_steps(uuid, integer, integer)", "history_pending(uuid)", "history_sample(text, timestamp with time zone, integer, text)")
 SEEN = ("newest_errors(text, timestamp with time zone, integer)", "error_groups(interval, integer)", "wait_groups(integer)", "rates(interval, integer)")
 INTERVENE = (  # of operators alone: what a step comes to, and many runs at once
     "intervene(text, uuid, uuid, integer, bytea, jsonb, text, text)", "operate_many(text, uuid[], integer, bytea, jsonb, text, text)",
+    "finish_because(uuid, integer, smallint, bytea, boolean, text, text)", "save_view(text, text, text)", "forget_view(text)",
     "skip(uuid, integer, jsonb, text, text, boolean)", "step_of(uuid, integer)",
     "edit_retry(uuid, integer, integer, double precision, double precision, double precision, double precision, text, text, boolean)",
 )  # fmt: skip
@@ -243,5 +245,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal send_signals signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates".split()
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal send_signals signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token send_because finish_because save_view forget_view queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"

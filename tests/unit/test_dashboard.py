@@ -14,7 +14,7 @@ from supervisor.core.filters import WAITS, parse
 
 pytest.importorskip("jinja2", reason="the extra [dashboard] is not installed")
 
-from supervisor.dashboard import draw, keys, page, serve, timeline, verbs, why
+from supervisor.dashboard import PORT, draw, keys, page, serve, timeline, verbs, why
 from supervisor.db.connect import Dsn
 from supervisor.db.pages import Said
 
@@ -38,12 +38,12 @@ FAILED = {"seq": 7, "n": 1, "kind": "failed", "error": {"type": "builtins.ValueE
 @pytest.mark.parametrize(
     ("given", "attempts", "says"),
     [
-        (wait("step_backoff"), [FAILED] * 4, "Step 7 charge failed 4 times; it is tried again"),
-        (wait("step_backoff"), [FAILED], "Step 7 charge failed once; it is tried again"),
-        (wait("step_running", status="running"), [], "Step 7 charge is executing, try 4"),
+        (wait("step_backoff"), [FAILED] * 4, "Step charge (seq 7) failed 4 times; it is tried again"),
+        (wait("step_backoff"), [FAILED], "Step charge (seq 7) failed once; it is tried again"),
+        (wait("step_running", status="running"), [], "Step charge (seq 7) is executing, try 4"),
         (wait("signal", '{"signals": ["approved"], "until": null}'), [], "It waits for the signal approved"),
         (wait("run_paused", '{"by": "ann", "reason": "lunch"}', step=None, seq=None), [], "Paused by ann: lunch"),
-        (wait("attempts_exhausted", '{"crashes": 3, "signal": "SIGKILL", "worker": 4, "pid": 1, "host": "h", "log": [], "traceback": ""}'), [], "Step 7 charge ended its worker 3 times, the last one by SIGKILL: parked until somebody acts"),
+        (wait("attempts_exhausted", '{"crashes": 3, "signal": "SIGKILL", "worker": 4, "pid": 1, "host": "h", "log": [], "traceback": ""}'), [], "Step charge (seq 7) ended its worker 3 times, the last one by SIGKILL: parked until somebody acts"),
         (wait("nondeterminism", meaning="parked: the code no longer does what the history says it did"), [], "The code no longer does what the history says it did: parked until somebody acts"),
         (wait(None, meaning="it moves: a worker is executing it"), [], "A worker is executing it"),
         (wait("child", '{"waits_for": ["child"], "of": 1}; 0 of 1 ended', meaning="it waits for child runs"), [], "It waits for child runs"),
@@ -77,11 +77,26 @@ RUN = {"run_id": "r", "status": "waiting"}
     ],
 )
 def test_what_frees_a_run_is_offered_first_and_what_does_nothing_is_not(given: dict[str, Any], first: str | None, lacks: set[str]) -> None:
-    offered = verbs.offered(RUN, given, [], page.Asked(may_act=True, may_operate=True))
+    offered = verbs.offered(RUN, given, [], [], page.Asked(may_act=True, may_operate=True))
     assert [action.verb for action in offered if action.first] == ([first] if first else []) and (first is None or offered[0].verb == first)
     assert not lacks & {action.verb for action in offered} and [action.verb for action in offered][-2:] == ["cancel", "terminate"]
-    assert "skip" not in {action.verb for action in verbs.offered(RUN, given, [], page.Asked(may_act=True))}
-    assert verbs.offered(RUN, given, [], page.Asked()) == []
+    assert "skip" not in {action.verb for action in verbs.offered(RUN, given, [], [], page.Asked(may_act=True))}
+    assert verbs.offered(RUN, given, [], [], page.Asked()) == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "words", "commands"),
+    [
+        ("nobody has to; operators, at once: python -m supervisor retry ID, or skip ID --seq 6", "nobody has to; operators, at once: retry, or skip", ["retry ID", "skip ID --seq 6"]),
+        ("python -m supervisor signal ID 'go' --json-value …, or the wait's timeout expires", "signal 'go', or the wait's timeout expires", ["signal ID 'go' --json-value …"]),
+        ("who holds the token: python -m supervisor complete TOKEN, or fail TOKEN", "who holds the token: complete, or fail", ["complete TOKEN", "fail TOKEN"]),
+        ("start a worker that serves its queue", "start a worker that serves its queue", []),
+    ],
+)
+def test_commands_are_said_in_a_word_and_stand_whole_apart(stored: str, words: str, commands: list[str]) -> None:
+    """Beside buttons an id of 36 characters, three times in a line, hides what is said."""
+    run = "01a22ab8-0715-7e59-84be-a9ba6cc65000"
+    assert why.spoken(stored.replace("ID", run)) == (words, [f"python -m supervisor {each.replace('ID', run)}" for each in commands])
 
 
 # ── the timeline ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,7 +119,7 @@ def test_any_history_has_a_scale(spans: list[tuple[float, float]]) -> None:
     """No rests, a thousand of them, clocks that stepped back: places stay within the width and ascend."""
     made = timeline.scale([(at(a), at(b)) for a, b in spans], at(0), at(3000))
     places = [made.x(at(seconds)) for seconds in range(-5, 3010, 7)]
-    assert places == sorted(places) and 0 <= places[0] and places[-1] <= timeline.WIDTH and len(made.ticks()) == timeline.TICKS + 1
+    assert places == sorted(places) and 0 <= places[0] and places[-1] <= timeline.WIDTH and len(made.ticks(at(0))) == timeline.TICKS + 1
 
 
 def test_a_lane_shows_tries_backoff_and_what_is_now() -> None:
@@ -222,7 +237,7 @@ def test_a_demo_has_a_dashboard_where_somebody_is_at_a_terminal(monkeypatch: pyt
         def isatty(self) -> bool:
             return self.there
 
-    for there, asked, port in ((True, None, serve.PORT), (False, None, None), (False, True, serve.PORT), (True, False, None)):
+    for there, asked, port in ((True, None, PORT), (False, None, None), (False, True, PORT), (True, False, None)):
         with monkeypatch.context() as patched:
             patched.setattr(sys, "stderr", Terminal(there))
             assert _port(asked) == port

@@ -70,11 +70,52 @@
   document.body.addEventListener("htmx:after:swap", draw);
   addEventListener("resize", () => { document.querySelectorAll(".plot").forEach((plot) => made.delete(plot)); draw(); });
 
+  // ── a span of time, drawn over the bars, is looked at larger ──
+  const spanAt = (journal, x) => {  // thousandths of a bar's width as seconds after the run's start
+    const pieces = JSON.parse(journal.dataset.pieces);
+    const [begin, end, left, right] = pieces.find((piece) => x <= piece[3]) || pieces[pieces.length - 1];
+    return Number(journal.dataset.begin) + begin + (end - begin) * (right > left ? (x - left) / (right - left) : 0);
+  };
+  let drawn = null;  // from where, over which bar
+  const placed = (event) => { const box = drawn.svg.getBoundingClientRect(); return Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * 1000; };
+  document.addEventListener("pointerdown", (event) => {
+    const svg = event.target.closest && event.target.closest(".journal .lane svg");
+    if (svg && event.button === 0) { drawn = { svg, brush: null }; drawn.from = drawn.to = placed(event); }
+  });
+  document.addEventListener("pointermove", (event) => {
+    if (!drawn) return;
+    drawn.to = placed(event);
+    if (!drawn.brush && Math.abs(drawn.to - drawn.from) > 8) {
+      drawn.brush = document.createElement("div");
+      drawn.brush.className = "brush";
+      document.body.append(drawn.brush);
+    }
+    if (drawn.brush) {
+      const box = drawn.svg.getBoundingClientRect(), list = drawn.svg.closest(".entries").getBoundingClientRect();
+      const [left, right] = [drawn.from, drawn.to].sort((a, b) => a - b).map((x) => box.left + box.width * x / 1000);
+      Object.assign(drawn.brush.style, { left: `${left}px`, width: `${right - left}px`, top: `${Math.max(list.top, 0)}px`, height: `${Math.min(list.bottom, innerHeight) - Math.max(list.top, 0)}px` });
+    }
+  });
+  document.addEventListener("pointerup", () => {
+    const done = drawn;
+    drawn = null;
+    if (!done || !done.brush) return;
+    done.brush.remove();
+    addEventListener("click", (event) => { event.preventDefault(); event.stopPropagation(); }, { capture: true, once: true });  // it was no click on the entry
+    const journal = done.svg.closest(".journal");
+    const [begin, end] = [done.from, done.to].sort((a, b) => a - b).map((x) => spanAt(journal, x));
+    location.assign(`${location.pathname}?during=${begin.toFixed(6)},${Math.max(end, begin + 0.00001).toFixed(6)}`);
+  });
+  document.addEventListener("pointercancel", () => { if (drawn && drawn.brush) drawn.brush.remove(); drawn = null; });
+
   // ── by keyboard, and all at once ──
   document.addEventListener("keydown", (event) => {
     const typing = event.target instanceof HTMLElement && event.target.matches("input, textarea, select");
     const filter = document.getElementById("q");
     if (event.key === "/" && !typing && filter) { event.preventDefault(); filter.focus(); filter.select(); }
+    const plain = !typing && !event.ctrlKey && !event.altKey && !event.metaKey;
+    const move = plain && [...document.querySelectorAll("a[data-key]")].find((link) => link.dataset.key === event.key);
+    if (move) { event.preventDefault(); location.assign(move.href); }
     if (event.key === "Escape" && event.target instanceof HTMLElement) {
       const action = event.target.closest("details.action[open]");
       if (action) { action.open = false; action.querySelector("summary").focus(); }

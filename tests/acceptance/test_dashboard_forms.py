@@ -1,0 +1,221 @@
+"""What a run's page and its forms do beside what is shown of any run: parts of a history, what a fork differs in, messages and tokens with their reasons, verbs behind a lock, filters that are kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from supervisor import Client, Run
+from tests.acceptance.visits import Read, Served, Visitor, served
+from tests.apps import dashed
+from tests.harness import Database, Effects, HostFactory, Server, eventually
+
+PATIENCE_S = 1.0
+
+
+@dataclass
+class Desk:
+    database: Database
+    client: Client
+    served: Served
+    ann: Visitor
+
+    def kept(self, run: Run[Any]) -> list[tuple[Any, ...]]:
+        return self.database.sql("select verb, actor, reason, details from supervisor.audits where run_id = %s order by n", run.id)
+
+    def waiting(self, workflow: Any, code: str, *values: Any) -> Run[Any]:
+        run = self.client.start(workflow, *values)
+        eventually(lambda: self.database.sql("select 1 from supervisor.waits where run_id = %s and code = %s", run.id, code), 30, f"{run.id} waits for {code}")
+        return run
+
+    def page(self, path: str) -> Any:
+        return self.ann.get(path.replace("?", ".json?") if "?" in path else f"{path}.json").json()
+
+
+@pytest.fixture(scope="module")
+def desk(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    database, folder = server.database(), tmp_path_factory.mktemp("desk")
+    try:
+        with HostFactory(database, Effects(folder / "effects"), folder)("tests.apps.dashed", procs=1), Client(database.dsn) as client:
+            with served(folder / "dashboard", database.dsn, "--timeout", str(PATIENCE_S)) as dashboard:
+                yield Desk(database, client, dashboard, dashboard.visitor("ann"))
+    finally:
+        database.drop()
+
+
+# ── parts of a history, and what a fork differs in ───────────────────────────────────────────────────────────────
+
+
+def test_a_part_of_a_history_has_an_address(desk: Desk) -> None:
+    """By positions or by time, as one would send it to somebody; what is no part is all of it."""
+    run = desk.client.start(dashed.dashed_counts, 40)
+    assert run.result(timeout=30) == 40
+    path = f"/runs/{run.id}"
+
+    def seqs(query: str) -> list[int]:
+        return [each["seq"] for each in desk.page(path + query)["history"]]
+
+    assert seqs("") == list(range(41)) and seqs("?from=5&to=9") == [5, 6, 7, 8, 9] and seqs("?to=2") == [0, 1, 2]
+    began, ended = desk.database.sql(
+        "select extract(epoch from a.started_at - r.created_at)::float8, extract(epoch from b.ended_at - r.created_at)::float8 from supervisor.runs r, supervisor.steps a, supervisor.steps b"
+        " where r.run_id = %s and a.run_id = r.run_id and b.run_id = r.run_id and a.seq = 20 and b.seq = 22", run.id,
+    )[0]  # fmt: skip
+    found = seqs(f"?during={began:.6f},{ended:.6f}")
+    assert {20, 21, 22} <= set(found) and len(found) < 41
+    for wrong in ("x", "5,1", "nan,1", "0,1e300", "-4,-2", ","):
+        assert seqs(f"?during={wrong}") == list(range(41))
+    html = Read.of(desk.ann.get(f"{path}?during={began:.6f},{ended:.6f}").text)
+    keys = {attributes["data-key"]: attributes["href"] for _, attributes in html.tags if "data-key" in attributes}
+    assert set(keys) == {"+", "-", "[", "]", "0"} and keys["0"] == path and all(str(href).startswith(path) for href in keys.values())
+    assert desk.ann.get(f"{path}?during=100000,100001").status == 200
+
+
+def test_a_fork_says_what_it_differs_in(desk: Desk) -> None:
+    """From which run, before which result; another input, and the first entries that are others."""
+    origin = desk.client.start(dashed.dashed_counts, 6)
+    assert origin.result(timeout=30) == 6
+    fork = desk.client.fork(origin.id, 3, input=8)
+    assert fork.result(timeout=30) == 8
+    found = desk.page(f"/runs/{fork.id}")["fork"]
+    assert (found["forked_from"], found["seq"]) == (str(origin.id), 3)
+    assert found["facts"] == {"input": {"here": {"steps": 8}, "there": {"steps": 6}}}
+    assert [(row["seq"], row["name"], row["other_name"]) for row in found["differences"]] == [(6, "dashed_said", "sleep"), (7, "dashed_said", None), (8, "sleep", None)]
+    text = Read.of(desk.ann.get(f"/runs/{fork.id}").text).text
+    assert "before the result of seq 3" in text and "no such entry" in text and "6 dashed_said / sleep" in text
+    same = desk.client.fork(origin.id, None)
+    assert same.result(timeout=30) == 6
+    text = Read.of(desk.ann.get(f"/runs/{same.id}").text).text
+    assert "with all of its history" in text and "nothing differs" in text
+
+
+# ── messages, tokens, terms ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_who_sent_a_message_and_why_is_kept_with_it(desk: Desk) -> None:
+    """A form asks for the reason; so it is there afterwards, or nothing was sent."""
+    run = desk.waiting(dashed.dashed_answers, "signal")
+    assert desk.ann.do(run.id, "update", "how much", name="dashed_asked", value="21").status == 303
+    eventually(lambda: desk.database.sql("select result from supervisor.updates where run_id = %s", run.id) == [(42,)], 30)
+    assert desk.ann.do(run.id, "signal", "it may go", name="dashed_go", value='"now"').headers["location"] == f"/runs/{run.id}?did=signal"
+    assert run.result(timeout=30) == 0
+    assert [(verb, actor, reason, details["name"]) for verb, actor, reason, details in desk.kept(run)] == [("update", "ann", "how much", "dashed_asked"), ("signal", "ann", "it may go", "dashed_go")]
+    late = desk.ann.do(run.id, "signal", "too late", name="dashed_go", value="1")
+    assert late.status == 409 and "has ended" in Read.of(late.text).text and len(desk.kept(run)) == 2
+    other = desk.waiting(dashed.dashed_answers, "signal")
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        desk.database.sql("select supervisor.send_because('signal', %s, 'dashed_go', '1', null, repeat('x', 5000), 'ann')", other.id)
+    assert desk.database.sql("select 1 from supervisor.signals where run_id = %s", other.id) == [] and desk.kept(other) == []
+
+
+def test_an_operator_answers_for_who_holds_a_token(desk: Desk) -> None:
+    """Who holds it may be gone, and with them the token; the audit says who did it instead."""
+    given, failed = (desk.waiting(dashed.dashed_outside, "token") for _ in range(2))
+    assert desk.ann.do(given.id, "complete", "they called", seq="0", value='"yes"').status == 303
+    assert given.result(timeout=30) == "yes"
+    assert desk.ann.do(failed.id, "fail", "they never will", seq="0", error="nobody is there").status == 303
+    eventually(lambda: desk.client.status(failed.id).status == "failed", 30)
+    assert "nobody is there" in desk.page(f"/runs/{failed.id}")["error"]["message"]
+    assert desk.kept(given) == [("complete", "ann", "they called", {"seq": 0, "attempt": 1})] and desk.kept(failed)[0][:3] == ("fail", "ann", "they never will")
+    run = desk.waiting(dashed.dashed_answers, "signal")
+    refused = desk.ann.do(run.id, "complete", seq="0", value="1")
+    assert refused.status == 409 and "no try of step 0 waits for a token" in Read.of(refused.text).text
+    assert desk.ann.do(given.id, "complete", seq="0", value="1").status == 409
+
+
+def test_a_step_is_given_other_terms(desk: Desk) -> None:
+    run = desk.waiting(dashed.dashed_fails, "step_backoff", "f")
+    for fields in ({}, {"max_attempts": "many"}, {"factor": "-1"}):
+        assert desk.ann.do(run.id, "edit_retry", seq="0", **fields).status == 400
+    assert desk.kept(run) == []
+    assert desk.ann.do(run.id, "edit_retry", "twice is enough", seq="0", max_attempts="2", next_in="0").status == 303
+    eventually(lambda: desk.client.status(run.id).status == "failed", 30)
+    ((verb, actor, reason, _),) = desk.kept(run)
+    assert (verb, actor, reason) == ("edit_retry", "ann", "twice is enough")
+
+
+# ── behind a lock ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("verb", "fields"), [("pause", {}), ("cancel", {}), ("terminate", {}), ("signal", {"name": "dashed_go", "value": "1"}), ("update", {"name": "dashed_asked", "value": "1"})])
+def test_a_verb_behind_a_lock_is_given_up_and_says_so(desk: Desk, verb: str, fields: dict[str, str]) -> None:
+    """Somebody's open transaction must not hold a page for ever; what was given up has done nothing."""
+    run = desk.waiting(dashed.dashed_answers, "signal")
+    assert f"given up after {PATIENCE_S:g} s" in Read.of(desk.ann.get(f"/runs/{run.id}").text).text
+    with desk.database.connect() as conn, conn.transaction():
+        conn.execute("select from supervisor.task where run_id = %s for update", (run.id,))
+        answer = desk.ann.do(run.id, verb, **fields)
+    text = Read.of(answer.text).text
+    assert answer.status == 409 and "Somebody has it locked" in text and f"given up after {PATIENCE_S:g} s" in text
+    assert desk.kept(run) == [] and desk.database.sql("select 1 from supervisor.cancellations where run_id = %s", run.id) == []
+    assert desk.ann.do(run.id, verb, **fields).status == 303
+
+
+def test_a_dashboard_that_dies_behind_a_lock_has_done_nothing(desk: Desk, tmp_path: Any) -> None:
+    """kill -9 while its verb waits: neither the deed nor its row of audit comes later."""
+    run = desk.waiting(dashed.dashed_answers, "signal")
+    with served(tmp_path, desk.database.dsn, "--timeout", "60") as made:
+        visitor = made.visitor("bob")
+        with desk.database.connect() as conn, conn.transaction():
+            conn.execute("select from supervisor.task where run_id = %s for update", (run.id,))
+            asking = threading.Thread(target=lambda: _quietly(lambda: visitor.do(run.id, "signal", "gone", name="dashed_go", value='"x"')), daemon=True)
+            asking.start()
+            waiting = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%%send_because%%'"
+            (pid,) = eventually(lambda: desk.database.sql(waiting), 30)[0]
+            os.kill(made.process.pid, signal.SIGKILL)
+            made.process.wait()
+            desk.database.sql("select pg_terminate_backend(%s)", pid)  # it would notice by itself when it next looks at its socket
+        asking.join(30)
+    assert desk.kept(run) == [] and desk.database.sql("select 1 from supervisor.signals where run_id = %s", run.id) == []
+
+
+def _quietly(do: Any) -> None:
+    try:
+        do()
+    except OSError:
+        pass
+
+
+# ── filters that are kept ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_filter_is_kept_for_all_and_forgotten(desk: Desk) -> None:
+    """What one operator looks for every morning is a link for everybody."""
+    asked = 'workflow = dashed_fails AND status = "failed"'
+    assert desk.ann.post("/views/save", {"name": "bank is down", "q": asked}).headers["location"].startswith("/runs?q=")
+    page = desk.ann.get("/runs")
+    assert "bank is down" in Read.of(page.text).text
+    (href,) = [link for link in Read.of(page.text).attributes("a", "href") if "dashed_fails" in link and "failed" in link]
+    assert desk.ann.get(href).status == 200
+    assert [(each["name"], each["filter"], each["saved_by"]) for each in desk.page("/runs")["saved"]] == [("bank is down", asked, "ann")]
+    desk.served.visitor("bob").post("/views/save", {"name": "bank is down", "q": "workflow = dashed_fails"})
+    assert [(each["filter"], each["saved_by"]) for each in desk.page("/runs")["saved"]] == [("workflow = dashed_fails", "bob")]
+    for form in ({"name": "bad", "q": "oops"}, {"name": "", "q": asked}, {"name": "x" * 61, "q": asked}, {"name": "a\tb", "q": asked}, {"name": "nothing", "q": ""}):
+        assert desk.ann.post("/views/save", form).status == 400, form
+    assert desk.ann.post("/views/explode", {"name": "x", "q": asked}).status == 400
+    assert desk.ann.post("/views/forget", {"name": "bank is down", "q": ""}).headers["location"] == "/runs"
+    assert desk.page("/runs")["saved"] == []
+
+
+def test_a_viewer_uses_what_is_kept_and_keeps_nothing(desk: Desk, tmp_path: Any) -> None:
+    login = f"dashed_views_{os.getpid()}"
+    desk.database.sql(f"create role {login} login; grant supervisor_viewer to {login}")
+    assert desk.ann.post("/views/save", {"name": "mornings", "q": "age < 1d"}).status == 303
+    try:
+        with served(tmp_path, psycopg.conninfo.make_conninfo(desk.database.dsn, user=login)) as made:
+            visitor = made.visitor()
+            html = visitor.get("/runs").text
+            assert "mornings" in html and "/views/" not in html
+            for verb in ("save", "forget"):
+                assert visitor.post(f"/views/{verb}", {"name": "mornings", "q": "age < 2d"}).status == 403
+    finally:
+        desk.database.sql(f"drop owned by {login}; drop role {login}")
+    assert desk.database.sql("select filter from supervisor.saved_views") == [("age < 1d",)]
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="200 views"):
+        desk.database.sql("select supervisor.save_view('v' || n, 'age < 1d') from generate_series(1, 201) n")
