@@ -74,13 +74,13 @@ class Journal:
         found = [("+", "zoom in", self.during(middle - length / 4, middle + length / 4))]
         if self.window.span:
             found += [("-", "zoom out", self.during(middle - length, middle + length)), ("[", "← before", self.during(self.begin_s - length / 2, self.end_s - length / 2)),
-                      ("]", "after →", self.during(self.begin_s + length / 2, self.end_s + length / 2)), ("0", "all of it", f"/runs/{self.run_id}")]  # fmt: skip
+                      ("]", "after →", self.during(self.begin_s + length / 2, self.end_s + length / 2)), ("0", "all of it", f"/runs/{self.run_id}#journal")]  # fmt: skip
         return found
 
     def during(self, begin_s: float, end_s: float) -> str:
         """The page with that span of time looked at."""
         begin_s = max(begin_s, 0.0)
-        return url(f"/runs/{self.run_id}", during=f"{begin_s:.6f},{max(end_s, begin_s + SPAN_MIN_S):.6f}")
+        return url(f"/runs/{self.run_id}", during=f"{begin_s:.6f},{max(end_s, begin_s + SPAN_MIN_S):.6f}") + "#journal"
 
     def of_lane(self, lane: timeline.Lane) -> str | None:
         """The page with one entry's time looked at, and some room beside it."""

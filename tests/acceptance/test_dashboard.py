@@ -201,7 +201,7 @@ def test_no_get_changes_anything(scene: Scene, ann: Visitor) -> None:
         answer = ann.get(path)
         assert answer.status == (303 if path == "/" else 200), (path, answer.text)
         if answer.headers.get("content-type", "").startswith("text/html"):
-            todo += [link for link in Read.of(answer.text).attributes("a", "href") if link.startswith("/")]
+            todo += [link.partition("#")[0] for link in Read.of(answer.text).attributes("a", "href") if link.startswith("/")]
     assert len(seen) > 60
     for verb in VERBS:
         assert ann.get(f"/runs/{scene.waits[0].id}/{verb}?reason=x").status in (404, 405)

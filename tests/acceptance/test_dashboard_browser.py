@@ -136,7 +136,7 @@ def test_a_span_of_time_is_drawn_over_the_bars_and_looked_at_larger(database: Da
     window.open(drawn)
     assert 0 < window.run(lanes) < whole
     window.press("0")
-    eventually(lambda: window.url == path, 30)
+    eventually(lambda: window.url == f"{path}#journal", 30)
     window.click(".entries > li:nth-child(5) summary")
     window.click(".entries > li:nth-child(5) .entry > p:last-child a")
     eventually(lambda: "?during=" in window.url, 30)

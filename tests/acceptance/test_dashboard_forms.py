@@ -73,7 +73,7 @@ def test_a_part_of_a_history_has_an_address(desk: Desk) -> None:
         assert seqs(f"?during={wrong}") == list(range(41))
     html = Read.of(desk.ann.get(f"{path}?during={began:.6f},{ended:.6f}").text)
     keys = {attributes["data-key"]: attributes["href"] for _, attributes in html.tags if "data-key" in attributes}
-    assert set(keys) == {"+", "-", "[", "]", "0"} and keys["0"] == path and all(str(href).startswith(path) for href in keys.values())
+    assert set(keys) == {"+", "-", "[", "]", "0"} and keys["0"] == f"{path}#journal" and all(str(href).startswith(path) for href in keys.values())
     assert desk.ann.get(f"{path}?during=100000,100001").status == 200
 
 

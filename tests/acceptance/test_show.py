@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 
 from supervisor import Client
 from supervisor.cli.main import cli
+from supervisor.db.statements import Sql
 from tests import staged
 from tests.acceptance.terminal import drawn_until_q
 from tests.apps import staged as app
@@ -191,6 +193,26 @@ def test_signals_are_shown_until_somebody_waits_for_them(stage: Stage) -> None:
     page = stage.say("show", "timer")
     assert re.search(r"staged_approved  click-1 .*nobody yet  \"bob\"", page) and "signal staged_approved came in" in page
     assert [each["seq"] for each in stage.json("show", "timer")["signals"]] == [None]
+
+
+def test_how_far_it_is_is_learned_from_runs_of_its_version(stage: Stage) -> None:
+    """A workflow that has another step now says nothing of how long the old one's runs are."""
+    assert stage.json("show", "step_backoff")["place"] == {"step": 7, "of_about": 12, "runs": 3, "done": 6, "total": 12}
+    with stage.database.connect() as conn:
+        rows = psycopg.RawCursor(conn).execute(Sql().get("show_usual").encode(), ("staged_order", 2000, "another version")).fetchall()
+    assert rows == [(None, 0)]
+
+
+def test_who_asked_that_it_be_ended_is_said_in_words(stage: Stage) -> None:
+    """Of its end, and in its history; not as the JSON that is stored."""
+    run = stage.client.start(app.staged_approval.options(key="unwanted"))
+    eventually(lambda: staged.code_of(stage.database, run.id) == "signal", 30)
+    stage.client.cancel(run, "the customer has left", actor="ann")
+    eventually(lambda: stage.client.status(run).status == "cancelled", 30)
+    page = stage.say("show", "unwanted")
+    assert "cancelled by ann: the customer has left, asked for " in page and '"reason"' not in page
+    assert re.search(r"completed .* by ann: the customer has left$", page, re.MULTILINE), page
+    assert [(each["how"], each["actor"], each["reason"]) for each in stage.json("show", "unwanted")["cancellations"]] == [("cancelled", "ann", "the customer has left")]
 
 
 # ── top, logs ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -104,7 +104,7 @@
     addEventListener("click", (event) => { event.preventDefault(); event.stopPropagation(); }, { capture: true, once: true });  // it was no click on the entry
     const journal = done.svg.closest(".journal");
     const [begin, end] = [done.from, done.to].sort((a, b) => a - b).map((x) => spanAt(journal, x));
-    location.assign(`${location.pathname}?during=${begin.toFixed(6)},${Math.max(end, begin + 0.00001).toFixed(6)}`);
+    location.assign(`${location.pathname}?during=${begin.toFixed(6)},${Math.max(end, begin + 0.00001).toFixed(6)}#journal`);
   });
   document.addEventListener("pointercancel", () => { if (drawn && drawn.brush) drawn.brush.remove(); drawn = null; });
 
