@@ -14,6 +14,7 @@ from supervisor.core.filters import WAITS, parse
 
 pytest.importorskip("jinja2", reason="the extra [dashboard] is not installed")
 
+from supervisor.core.shown import place_of, place_words
 from supervisor.dashboard import PORT, draw, keys, page, serve, timeline, verbs, why
 from supervisor.db.connect import Dsn
 from supervisor.db.pages import Said
@@ -73,7 +74,10 @@ RUN = {"run_id": "r", "status": "waiting"}
         (wait("run_paused", status="paused", seq=None), "resume", {"pause", "retry", "skip"}),
         (wait("signal", '{"signals": ["go"]}'), "signal", {"retry", "skip"}),
         (wait("code_missing", seq=None), "retry", {"skip"}),
-        (wait("timer"), None, {"retry", "resume", "signal", "skip"}),
+        (wait("timer"), None, {"retry", "resume", "signal", "skip", "complete", "edit_retry"}),
+        (wait("update", seq=None), "update", {"signal", "retry"}),
+        (wait("any_of", '{"signals": ["go"]}'), "signal", {"retry"}),
+        (wait("any_of", '{"waits_for": ["timer"]}'), None, {"retry"}),
     ],
 )
 def test_what_frees_a_run_is_offered_first_and_what_does_nothing_is_not(given: dict[str, Any], first: str | None, lacks: set[str]) -> None:
@@ -82,6 +86,31 @@ def test_what_frees_a_run_is_offered_first_and_what_does_nothing_is_not(given: d
     assert not lacks & {action.verb for action in offered} and [action.verb for action in offered][-2:] == ["cancel", "terminate"]
     assert "skip" not in {action.verb for action in verbs.offered(RUN, given, [], [], page.Asked(may_act=True))}
     assert verbs.offered(RUN, given, [], [], page.Asked()) == []
+
+
+def test_a_token_that_waits_is_answered_by_operators() -> None:
+    """Of several the newest that is open; of none that is closed, and by nobody else."""
+    tokens = [{"seq": 4, "state": "completed"}, {"seq": 3, "state": "waiting"}, {"seq": 1, "state": "waiting"}]
+    operator = page.Asked(may_act=True, may_operate=True)
+    complete, fail = [action for action in verbs.offered(RUN, wait("token", seq=3), [], tokens, operator) if action.verb in ("complete", "fail")]
+    assert complete.first and not fail.first and complete.inputs[0].value == fail.inputs[0].value == "3"
+    for given, asked in ((tokens[:1], operator), (tokens, page.Asked(may_act=True))):
+        assert not {"complete", "fail"} & {action.verb for action in verbs.offered(RUN, wait("token", seq=3), [], given, asked)}
+
+
+@pytest.mark.parametrize(
+    ("entries", "usual", "said", "words"),
+    [
+        (6, {"steps": 12, "runs": 3}, None, "step 7 of about 12 (median of 3 runs that completed)"),
+        (20, {"steps": 12, "runs": 1}, None, "step 21 of about 21 (median of 1 run that completed)"),
+        (6, {"steps": None, "runs": 0}, {"done": 6, "total": 12}, "it says 6 of 12 (50%)"),
+        (6, {"steps": 1, "runs": 9}, None, ""),
+        (0, None, None, ""),
+    ],
+)
+def test_how_far_it_is(entries: int, usual: Any, said: Any, words: str) -> None:
+    """Learned where nothing is said, said where it is; nothing where nobody knows."""
+    assert place_words(place_of(entries, usual, said)) == words
 
 
 @pytest.mark.parametrize(
