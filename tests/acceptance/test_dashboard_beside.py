@@ -42,13 +42,14 @@ def test_a_dashboard_beside_a_host_may_die_and_dies_with_it(database: Database, 
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     environ = {"XDG_RUNTIME_DIR": str(runtime)}
-    host = hosts.start("tests.apps.dashed", procs=1, args=("--dashboard", "0"), env=environ).wait_up(1)
+    host = hosts.start("tests.apps.dashed", procs=1, args=("--dashboard", "0", "--log-dir", str(tmp_path / "logs")), env=environ).wait_up(1)
     files = eventually(lambda: list(runtime.rglob("dashboard-*.url")), 60, "the dashboard's URL")
     port = int(files[0].stem.rpartition("-")[2])
     eventually(lambda: answers(port), 30)
     assert "#" not in host.log() and str(files[0]) in host.log()
     pid = beside(host)
-    assert pid is not None and database.dsn.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert pid is not None and database.dsn.encode() not in (words := Path(f"/proc/{pid}/cmdline").read_bytes())
+    assert f"--log-dir\0{tmp_path / 'logs'}\0".encode() in words, "it shows the lines of that host's runs"
 
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: gone(pid), 20)
