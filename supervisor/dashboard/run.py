@@ -68,6 +68,11 @@ class Journal:
     end_s: float
 
     @property
+    def says(self) -> str:
+        """The span that is looked at."""
+        return f"from {timeline.after_words(self.begin_s)} to {timeline.after_words(self.end_s)}"
+
+    @property
     def moves(self) -> list[tuple[str, str, str]]:
         """Other spans of time as key, words and link: larger, and once one is looked at smaller, beside it, and all."""
         length, middle = self.end_s - self.begin_s, (self.begin_s + self.end_s) / 2
@@ -79,7 +84,6 @@ class Journal:
 
     def during(self, begin_s: float, end_s: float) -> str:
         """The page with that span of time looked at."""
-        begin_s = max(begin_s, 0.0)
         return url(f"/runs/{self.run_id}", during=f"{begin_s:.6f},{max(end_s, begin_s + SPAN_MIN_S):.6f}") + "#journal"
 
     def of_lane(self, lane: timeline.Lane) -> str | None:
@@ -179,7 +183,7 @@ def _span(text: str, began_at: datetime) -> Stretch | None:
     begin, _, end = text.partition(",")
     try:
         begin_s, end_s = float(begin), float(end)
-        return (began_at + timedelta(seconds=begin_s), began_at + timedelta(seconds=end_s)) if 0 <= begin_s < end_s else None
+        return (began_at + timedelta(seconds=begin_s), began_at + timedelta(seconds=end_s)) if begin_s < end_s else None
     except (ValueError, OverflowError):
         return None
 
@@ -273,7 +277,7 @@ def _fork(look: Look, run: Row) -> tuple[dict[str, Any], Table]:
     drawn: list[list[Cell]] = [[name, None, Json(each["here"]) if name == "input" else each["here"], None, Json(each["there"]) if name == "input" else each["there"]] for name, each in facts.items()]
     drawn += [[_entry_name(row), *_entry(row, ""), *_entry(row, "other_")] for row in rows]
     note = f"{_fork_place(run)}; all before that was given to it" + (f"; the first {DIFFERENCES} differences" if len(rows) == DIFFERENCES else "")
-    table = Table("Beside the run that it was forked from", ("what", "here", "of this run", "there", f"of {short_id(origin_id)}"), drawn, empty="nothing differs", note=note, more=run_link(origin_id, "that run"))
+    table = Table("Beside the run that it was forked from", ("what", "here", "its result", "there", "its result there"), drawn, empty="nothing differs", note=note, more=run_link(origin_id, "the run that it was forked from"))
     return {"forked_from": origin_id, "seq": seq, "facts": facts, "differences": rows}, table
 
 

@@ -99,8 +99,13 @@ class Scale:
         """Moments along it, as how long after *since*; finer where they would read the same."""
         before_s = (self.began_at - since).total_seconds()
         moments = [before_s + self.moment(WIDTH * n / TICKS) for n in range(TICKS + 1)]
-        words = [f"+{duration(s)}" for s in moments]
-        return words if len(set(words)) == len(words) else [f"+{s:,.{_places(moments)}f} s" for s in moments]
+        words = [after_words(s) for s in moments]
+        return words if len(set(words)) == len(words) else [f"{s:+,.{_places(moments)}f} s" for s in moments]
+
+
+def after_words(seconds: float) -> str:
+    """How long after the run's start; before it for what a fork was given."""
+    return f"{'-' if seconds < 0 else '+'}{duration(abs(seconds))}"
 
 
 def _places(moments: Sequence[float]) -> int:
