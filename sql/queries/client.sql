@@ -31,6 +31,15 @@ SELECT {schema}.workflow_parameters($1);
 SELECT s.n, s.run_id, s.matches
 FROM {schema}.start_runs($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10, $11) AS s;
 
+-- name: client_start_traced :many
+-- client_start, and who starts them says in whose span: of those that it creates. Once more a row without n where none of the others came back.
+-- Locks:  as client_start.     Index:  as client_start; task and trace primary keys
+-- $1 … $11 as client_start    $12 text traceparent    $13 text tracestate
+-- Returns, raises  as client_start
+WITH s AS MATERIALIZED ({block:client_start}),
+     x AS MATERIALIZED (SELECT {schema}.trace_starts($2, $12, $13) FROM (SELECT pg_catalog.count(*) FROM s) AS started)
+SELECT s.n, s.run_id, s.matches FROM x LEFT JOIN s ON true;
+
 -- name: client_replace :many
 -- The same with on_conflict replace. A row without n for each run that was ended for it.
 -- Locks:  as client_start.     Index:  run_key, task primary keys
@@ -38,6 +47,15 @@ FROM {schema}.start_runs($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog
 -- Returns, raises  as client_start
 SELECT s.n, s.run_id, s.matches
 FROM {schema}.replace_runs($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10) AS s;
+
+-- name: client_replace_traced :many
+-- client_replace, likewise.
+-- Locks:  as client_replace.     Index:  as client_replace; task and trace primary keys
+-- $1 … $10 as client_replace    $11 text traceparent    $12 text tracestate
+-- Returns, raises  as client_replace
+WITH s AS MATERIALIZED ({block:client_replace}),
+     x AS MATERIALIZED (SELECT {schema}.trace_starts($2, $11, $12) FROM (SELECT pg_catalog.count(*) FROM s) AS started)
+SELECT s.n, s.run_id, s.matches FROM x LEFT JOIN s ON true;
 
 -- name: client_start_one :exec
 -- As client_start, for one run without key, batch and attributes.
@@ -138,6 +156,15 @@ CALL {schema}.signals_together($1, $2, $3, $4, NULL::pg_catalog.bool[], NULL::pg
 SELECT s.run_id, s.stored, s.owner, s.woken, s.workflow, s.queue
 FROM {schema}.start_and_send($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10, $11, $12, $13, $14) AS s;
 
+-- name: client_signal_start_traced :one
+-- client_signal_start, likewise.
+-- Locks:  as client_signal_start.     Index:  as client_signal_start; task and trace primary keys
+-- $1 … $14 as client_signal_start    $15 text traceparent    $16 text tracestate
+-- Returns, raises  as client_signal_start
+WITH s AS MATERIALIZED ({block:client_signal_start}),
+     x AS MATERIALIZED (SELECT {schema}.trace_starts(ARRAY[$2], $15, $16) FROM (SELECT pg_catalog.count(*) FROM s) AS started)
+SELECT s.run_id, s.stored, s.owner, s.woken, s.workflow, s.queue FROM x LEFT JOIN s ON true;
+
 -- name: client_send_update :one
 -- Send an update to a live run. Sent again under the same id it is the same update.
 -- Locks:  the run's task.     Index:  task_pkey, update_request_pkey; update_accepted and outcome primary keys, pruned
@@ -154,6 +181,15 @@ SELECT s.stored, s.owner, s.woken, s.workflow, s.queue FROM {schema}.send_update
 -- Raises  as both, SV007 the key names a run with another input (DETAIL: workflow, key, run_id as JSON)
 SELECT s.run_id, s.stored, s.owner, s.woken, s.workflow, s.queue
 FROM {schema}.start_and_update($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_catalog.make_interval(secs => $8), $9, $10, $11, $12, $13, $14) AS s;
+
+-- name: client_update_start_traced :one
+-- client_update_start, likewise.
+-- Locks:  as client_update_start.     Index:  as client_update_start; task and trace primary keys
+-- $1 … $14 as client_update_start    $15 text traceparent    $16 text tracestate
+-- Returns, raises  as client_update_start
+WITH s AS MATERIALIZED ({block:client_update_start}),
+     x AS MATERIALIZED (SELECT {schema}.trace_starts(ARRAY[$2], $15, $16) FROM (SELECT pg_catalog.count(*) FROM s) AS started)
+SELECT s.run_id, s.stored, s.owner, s.woken, s.workflow, s.queue FROM x LEFT JOIN s ON true;
 
 -- name: client_update_standing :many
 -- Ask how an update stands.

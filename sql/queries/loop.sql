@@ -459,6 +459,31 @@ WHERE t.ctid = ANY (ARRAY(
     LIMIT $4::int4))
 RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at, t.parent_id, t.key, t.input, t.cancel_at, t.version;
 
+-- name: claim_traced :many
+-- claim, where a worker traces: with what is known of the trace of each run. In the order of the claim: the rows are joined to it by hashing them.
+-- Locks:  as claim.     Index:  as claim; run and trace primary keys, pruned
+-- $1 … $6 as claim
+-- Returns as claim, then traceparent, tracestate, link, the run that it goes on with, the traceparent of that one
+WITH taken AS ({block:claim})
+SELECT c.*, x.traceparent, x.tracestate, x.link, x.origin, x.origin_traceparent
+FROM taken c LEFT JOIN {schema}.traces_of(ARRAY(SELECT t.run_id FROM taken t)) AS x ON x.run_id = c.run_id;
+
+-- name: claim_missing_traced :many
+-- claim_missing, likewise.
+-- Locks:  as claim_missing.     Index:  as claim_missing; run and trace primary keys, pruned
+-- $1 … $5 as claim_missing     Returns as claim_traced
+WITH taken AS ({block:claim_missing})
+SELECT c.*, x.traceparent, x.tracestate, x.link, x.origin, x.origin_traceparent
+FROM taken c LEFT JOIN {schema}.traces_of(ARRAY(SELECT t.run_id FROM taken t)) AS x ON x.run_id = c.run_id;
+
+-- name: insert_traces :exec
+-- Say in whose span children were started, and which run continues as which, where a worker traces. A batch that is sent again meets its own rows.
+-- Locks:  none but the new rows.     Index:  trace primary key
+-- $1 uuid[] run    $2 text[] traceparent (null: a trace of its own)    $3 text[] tracestate    $4 text[] link
+INSERT INTO {schema}.trace (run_id, traceparent, tracestate, link)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
+ON CONFLICT (run_id) DO NOTHING;
+
 -- name: plan_custom :exec
 -- Statements on partitioned tables are planned with their values, so that they prune before they lock. Reads of histories prune by the smallest and
 -- the largest id and hide the list from the planner, which else looks at every id for every table: 0.7 ms of planning for 1,024 ids in `step`, not 2.3.

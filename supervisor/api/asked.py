@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
-from supervisor.core import codec
+from supervisor.core import codec, traces
 from supervisor.core.attributes import checked
 from supervisor.core.errors import ClientInsideRun, InputInvalid, RunCancelled, RunFailed, RunTerminated, RunUnknown
 
@@ -41,6 +41,7 @@ class How:
     batch: str | None = None
     on_conflict: OnConflict = "return"
     attributes: bytes | None = None  # a JSON object
+    trace: traces.Trace | None = None  # whose span it is started in, where that is not the one that the calling code is in
 
     @property
     def how(self) -> dict[str, Any]:
@@ -67,7 +68,14 @@ class Asked(How):
 
     @classmethod
     def of(cls, asked: Any) -> Asked:
-        """What a caller gave in the workflow's place. Raises InputInvalid."""
+        """What a caller gave in the workflow's place, and the span that it is in. Raises InputInvalid."""
+        made = cls._of(asked)
+        if made.trace is None and (trace := traces.caller()) is not None:
+            return replace(made, trace=trace)
+        return made
+
+    @classmethod
+    def _of(cls, asked: Any) -> Asked:
         if isinstance(asked, str):
             return cls(name=asked)
         if hasattr(asked, "encode_input"):

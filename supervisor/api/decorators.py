@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from supervisor._fastpath import loop as core_loop
 from supervisor.api.asked import Asked, How, OnConflict, encode_attributes, refuse_inside_run
 from supervisor.api.transaction import AsyncTransaction, Transaction
-from supervisor.core import codec, registry
+from supervisor.core import codec, registry, traces
 from supervisor.core.errors import ClientMisused, DefinitionError, OutsideWorkflow, QueryReadOnly
 from supervisor.core.parameters import Input, hints, named_parameters
 from supervisor.core.retry import ONCE, Retry, seconds
@@ -258,7 +258,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
     def options(
         self, *, key: str | None = None, queue: str | None = None, priority: int = 5, delay: float | timedelta = 0,
         on_conflict: OnConflict = "return", attributes: Mapping[str, Any] | None = None, batch: str | None = None,
-        parent_close: ParentClose = "request_cancel",
+        parent_close: ParentClose = "request_cancel", traceparent: str | None = None, tracestate: str | None = None,
     ) -> StartOptions[P, R]:  # fmt: skip
         """This workflow with options for its start: `client.start(checkout.options(key="o-42"), order)`.
 
@@ -270,6 +270,8 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
         attributes   facts to find the run by: name → str, int, float, bool, datetime or list of str
         batch        name of the batch that the run belongs to
         parent_close of a child: what becomes of it where its parent ends first: "request_cancel", "abandon" (it goes on by itself) or "terminate"
+        traceparent, tracestate  headers of W3C Trace Context: the span that it is started in, where that is not the current one of OpenTelemetry. What is
+                     none is ignored; a child is in its parent's span
         """
         if type(priority) is not int or not 0 <= priority <= 9:
             raise DefinitionError(f"priority={priority!r}: give a whole number from 0 (first) to 9 (last)")
@@ -279,7 +281,7 @@ class Workflow(core_loop.Workflow, Generic[P, R]):
             raise DefinitionError(f"parent_close={parent_close!r}: give \"request_cancel\", \"abandon\" or \"terminate\"")
         made = StartOptions(
             workflow=self, parent_close=parent_close, key=key, queue=queue, priority=priority, delay_s=seconds(delay, "delay="), batch=batch, on_conflict=on_conflict,
-            attributes=encode_attributes(attributes),
+            attributes=encode_attributes(attributes), trace=traces.read(traceparent, tracestate),
         )  # fmt: skip
         Asked.of(made)
         return made

@@ -138,7 +138,7 @@ class Verbs:
 
     def start_encoded(self, asked: Asked, payload: bytes) -> Verb[Started]:
         key = asked.keyed()
-        if key is None and asked.batch is None and asked.attributes is None:
+        if key is None and asked.batch is None and asked.attributes is None and asked.trace is None:
             return (yield from self._start_one(asked, payload))
         chunk = Chunk([payload]) if key is None else Chunk([payload], [key], [hash_of(payload)])
         ids, conflicts = yield from self._by_the_clock(lambda: self.start_chunk(asked, chunk))

@@ -42,6 +42,7 @@ Exit codes:
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
 @click.option("--log-format", help="How lines look on standard error: text or json.  [default: text]")
 @click.option("--log-dir", metavar="DIR", help="Workers log into DIR/supervisor.log (JSON lines, rotated) instead; `show RUN --logs` reads it.")
+@click.option("--traces", is_flag=True, default=None, help="Send spans of runs and steps by OpenTelemetry (OTLP over HTTP), to where OTEL_EXPORTER_OTLP_ENDPOINT says.")
 @click.option("--dashboard", type=click.IntRange(0, 65535), is_flag=False, flag_value=PORT, metavar="[PORT]", help=f"A dashboard beside it, for this machine, on port {PORT} or PORT; 0: a free one.")
 @options.dsn
 @options.schema
@@ -71,6 +72,10 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
         from supervisor.dashboard.serve import check_installed
 
         check_installed()
+    if told.traces:
+        from supervisor.tracing import check_installed as check_traces
+
+        check_traces()
     logs.to_terminal(told.log_level, told.log_format)
     app = told.app
     found = db.find_dsn(dsn)
@@ -91,7 +96,7 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
         dsn=found.conninfo, schema=schema, procs=count_procs(told.procs), threads=told.threads, in_flight=told.in_flight,
         until_empty=told.until_empty, drain_timeout_s=drain_timeout, queues=told.queues, app=app,
         retention_s=settings.span_s(told.retention) if told.retention else None,
-        log_dir=told.log_dir, log_file_bytes=told.log_file_bytes, log_files=told.log_files,
+        traces=told.traces, log_dir=told.log_dir, log_file_bytes=told.log_file_bytes, log_files=told.log_files,
     )  # fmt: skip
     with Beside(found, schema, dashboard, told.log_dir):
         return Service(wanted, load=partial(load_app, app)).run()

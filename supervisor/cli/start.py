@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -13,7 +14,7 @@ from supervisor.cli.output import plain, print_json, say, short_json
 
 
 ON_CONFLICT = ("return", "reject", "replace", "restart_failed")
-HOW = ("queue", "priority", "delay_s", "batch", "on_conflict")
+HOW = ("queue", "priority", "delay_s", "batch", "on_conflict", "trace")
 FILE_ONLY = ("form", "rejects", "strict", "key_field", "app")
 
 
@@ -28,6 +29,7 @@ FILE_ONLY = ("form", "rejects", "strict", "key_field", "app")
 @click.option("--delay", "delay_s", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Not before so many have passed.")
 @click.option("--attribute", "attributes", multiple=True, metavar="NAME=VALUE", help="To find the run by; again for more.")
 @click.option("--batch", metavar="NAME", help="Put the runs into this batch: `results --batch NAME`.")
+@click.option("--traceparent", envvar="TRACEPARENT", metavar="TEXT", help="Span of W3C Trace Context that it is started in; also of $TRACEPARENT, with $TRACESTATE.")
 @click.option("--wait", is_flag=True, help="Wait for the end and print the result, or what failed; exit code 1 if a run did not complete.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="With --wait: at most so long (exit code 124).")
 @click.option("--input", "path", metavar="FILE", help="A run of every record: .jsonl .ndjson .csv, also .gz; - is stdin.")
@@ -53,6 +55,9 @@ def start(workflow: str, pairs: tuple[str, ...], path: str | None, dsn: str | No
     """
     attributes = _named(told.pop("attributes"), "--attribute ")
     encoded = json.dumps(attributes).encode() if attributes else None
+    from supervisor.core import traces
+
+    told["trace"] = traces.read(told.pop("traceparent"), os.environ.get("TRACESTATE"))
     if path is not None:
         return _start_file(workflow, pairs, path, dsn, schema, encoded, told)
     given = [name for name in FILE_ONLY if told[name]]

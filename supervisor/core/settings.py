@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_dir: str | None = None  # where workers log to; without one they write to standard error
     log_file_bytes: Annotated[int, msgspec.Meta(ge=65_536)] = 64 << 20  # of one file, then it is rotated
     log_files: Count = 8  # kept, the current one included
+    traces: bool = False  # spans of OpenTelemetry, to where its own OTEL_* variables say; needs the extra [otel]
     retention: Span | None = None  # how long the history of ended runs is kept; None: for ever
     sources: dict[str, str] = {}
 
@@ -143,6 +144,7 @@ def _expected(name: str) -> str:
         "in_flight": "give a number of runs from 1 to 100000",
         "queues": "give names of queues, in the file as a list, in the environment separated by commas",
         "until_empty": "give true or false",
+        "traces": "give true or false",
         "log_level": "give debug, info, warning or error",
         "log_format": "give text or json",
         "log_file_bytes": "give a number of bytes, at least 65536",

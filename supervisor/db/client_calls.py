@@ -58,6 +58,7 @@ MAYBE_DONE = ("54000", "57014")  # no room for the announcement, or somebody's p
 
 if TYPE_CHECKING:
     from supervisor.core.filters import Filter, Order
+    from supervisor.core.traces import Trace
 
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
@@ -178,6 +179,11 @@ class Sent(NamedTuple):
     queue: str | None
 
 
+def _traced(block: str, values: Sequence[object], trace: Trace | None) -> Question:
+    """A start; in somebody's span, where it is in one."""
+    return (block, values) if trace is None else (f"{block}_traced", (*values, trace.parent, trace.state))
+
+
 class Questions:
     """What one client asks of one schema. `ids` makes run ids by the database's clock; measure first."""
 
@@ -228,10 +234,12 @@ class Questions:
         attributes: bytes | None = None,
         batch: str | None = None,
         on_conflict: str = "return",
+        trace: Trace | None = None,
         ended: list[bytes] | None = None,
     ) -> Ask[list[Conflict]]:
         """Start runs of one workflow in one transaction; the keys that named runs already. One round trip.
 
+        trace   the span that they are started in
         ended   with on_conflict "replace": takes the ids of the runs that were ended for these
         Repeated under the same ids when the session is lost: a unique violation then says that the first try had arrived.
         Raises UnknownWorkflow, ClockSkew, InputInvalid, KeyExists, DatabaseUnavailable.
@@ -253,11 +261,11 @@ class Questions:
         def talk(tries: int) -> Talk[list[Conflict]]:
             try:
                 if on_conflict == "replace" and keys is not None:
-                    rows = yield "client_replace", packed[:-1]
+                    rows = yield _traced("client_replace", packed[:-1], trace)
                     if ended is not None:
-                        ended[:] = [run_id.bytes for n, run_id, _ in rows if n is None]
+                        ended[:] = [run_id.bytes for n, run_id, _ in rows if n is None and run_id is not None]
                 else:
-                    rows = yield "client_start", packed
+                    rows = yield _traced("client_start", packed, trace)
             except psycopg.Error as error:
                 if tries == 1 or not _met_itself(error):
                     raise
@@ -461,6 +469,7 @@ class Questions:
         attributes: bytes | None = None,
         batch: str | None = None,
         on_conflict: str = "return",
+        trace: Trace | None = None,
     ) -> Ask[tuple[uuid.UUID, Sent]]:
         """Start a run, or find the one that *key* names, and send it a signal or an update. Raises as `start` and `signal`, and KeyMismatch.
 
@@ -473,7 +482,7 @@ class Questions:
 
         def talk(tries: int) -> Talk[tuple[uuid.UUID, Sent]]:
             try:
-                rows = yield SENDS[what][1], values
+                rows = yield _traced(SENDS[what][1], values, trace)
             except psycopg.Error as error:
                 if tries == 1 or not _met_itself(error):
                     raise

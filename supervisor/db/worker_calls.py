@@ -142,12 +142,12 @@ class WorkerCalls:
             number: int = self._one("cell_number")
             return number
 
-    def pipeline(self, statements: Iterable[str]) -> Pipeline:
-        """From here on the session belongs to the loop."""
+    def pipeline(self, statements: Mapping[str, str]) -> Pipeline:
+        """From here on the session belongs to the loop. Each statement is that of the block which is named beside it."""
         with _told("preparing"):
             pipeline = Pipeline(self._conn)
-            for name in statements:
-                pipeline.prepare(name, self._sql.get(name))
+            for name, block in statements.items():
+                pipeline.prepare(name, self._sql.get(block))
             pipeline.prepare("hear", f"LISTEN {identifier(wake_channel(self._sql.schema))}")
             pipeline.enter()
             return pipeline

@@ -37,6 +37,7 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "continue_runs": (UUID, UUID, INT4, TEXT, INT2, BYTEA, INT8),
     "insert_timers": (UUID, INT4, INT8, TIMESTAMPTZ),
     "insert_runs": (UUID, INT4, TEXT, INT2, BYTEA, UUID, INT4, INT8, INT2, INT2),
+    "insert_traces": (UUID, TEXT, TEXT, TEXT),
     "told_cancel": (UUID,),
     "no_deadline": (UUID,),
     "close_children": (UUID,),
@@ -108,7 +109,7 @@ class Batch:
             out += [("plan_custom", None), ("look_at_parked", self._encoded("look_at_parked", worker)), ("plan_generic", None)]
         if self.steps is not None:
             out.append(("insert_steps" if len(self.steps) == PLAIN_COLUMNS else "insert_mixed_steps", [*self.steps, worker]))
-        for name in ("insert_attempts", "insert_timers", "insert_runs", "insert_consumed", "insert_update_ends", "drop_timers"):
+        for name in ("insert_attempts", "insert_timers", "insert_runs", "insert_traces", "insert_consumed", "insert_update_ends", "drop_timers"):
             if name in self.rare:
                 out.append((name, self._encoded(name, worker)))
         for name in SAID if self.said else ():

@@ -236,7 +236,9 @@ class Executors:
             call.started = self._clock()
             return self._deadline(call)
 
-        return self._processes.call(call.command, begun, lambda details: self.beats.note(call.command, call, details))
+        executing = self._processes.call(call.command, begun, lambda details: self.beats.note(call.command, call, details))
+        traces = self._processes.traces
+        return executing if traces is None else traces.in_process(call, executing)
 
     async def _await(self, call: Call) -> None:
         command = call.command

@@ -60,11 +60,13 @@ def work(options: WorkerOptions, birth: Birth) -> int:
     options.number, options.born, options.supervisor_id, options.nudge_fd = birth.number, told, birth.supervisor_id, birth.nudge_fd
     options.loop_slot, options.thread_slots, options.task_slots = page.loop_slot, page.thread_slots, page.task_slots
     options.look_behind = birth.blackbox.look_behind
-    options.leave = partial(_leave, birth.number, page)
+    options.leave = partial(_leave, birth.number, page, options)
     sys.setswitchinterval(SWITCH_S)
     gc.freeze()  # what the parent made is never garbage here, and touching it would copy its pages
     # Runs in memory form no cycles on the common path; fewer, larger collections cost less.
     gc.set_threshold(50_000, 20, 50)
+    if options.begin_traces is not None:
+        options.traces = options.begin_traces(birth.number)  # with a thread of its own, so not before the last fork
     worker = Worker(options)
     Responder(birth.number, lambda everything: stacks.dump(worker, everything, birth.blackbox.executing(birth.number))).start()
     try:
@@ -73,6 +75,8 @@ def work(options: WorkerOptions, birth: Birth) -> int:
         return _exit_code(birth.number, error, worker.unfit)
     finally:
         page.ends()  # by itself: no step is to blame
+        if options.traces is not None:
+            options.traces.flush()
     return _exit_code(birth.number, None, worker.unfit)
 
 
@@ -90,7 +94,9 @@ def _exit_code(number: int, error: BaseException | None, unfit: bool) -> int:
     return EXIT_FAILED if error is not None else EXIT_UNFIT if unfit else EXIT_OK
 
 
-def _leave(number: int, page: Any, error: BaseException | None, unfit: bool) -> None:
+def _leave(number: int, page: Any, options: WorkerOptions, error: BaseException | None, unfit: bool) -> None:
     """End the process from another thread than the main one, which is stuck in a step."""
     page.ends()  # by itself: no step is to blame
+    if options.traces is not None:
+        options.traces.flush()
     leave(_exit_code(number, error, unfit))

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.core import codec, context, registry
+from supervisor.core import codec, context, registry, traces
 from supervisor.core.context import executing
 from supervisor.engine.forked import die_with, fork_apart, leave
 
@@ -66,6 +66,7 @@ class Request(msgspec.Struct, omit_defaults=True):
     details: msgspec.Raw = NULL  # of the last heartbeat before
     history_length: int = 0
     history_warn: int = 1
+    trace: tuple[str, str | None] | None = None  # the span of the run, where its worker traces
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
@@ -74,6 +75,7 @@ class Answer(msgspec.Struct, omit_defaults=True):
     payload: msgspec.Raw
     fingerprint: str = ""
     beat: int = 0  # DETAILS or BARE
+    spans: msgspec.Raw = NULL  # that have ended there
 
 
 class Nursery:
@@ -202,7 +204,10 @@ def _live(connection: socket.socket, nursery: int) -> None:
         line = _Line(connection)
         context.note_beat = line.beat
         while (message := read_message(connection)) is not None:
-            line.answer(_execute(steps, line.begin(msgspec.json.decode(message, type=Request))))
+            answer = _execute(steps, line.begin(msgspec.json.decode(message, type=Request)))
+            if traces.take_spans is not None and (spans := traces.take_spans()) is not None:
+                answer.spans = msgspec.Raw(spans)
+            line.answer(answer)
         code = 0
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
@@ -277,5 +282,5 @@ def _described(step: Any, request: Request) -> Any:
             id=request.run_id, key=key, seq=request.history_length, past=SimpleNamespace(details=details), workflow=SimpleNamespace(name=request.workflow, seq_warn=request.history_warn)
         ),
         step=step, seq=request.seq, attempt=request.attempt, redelivered=request.redelivered, extra=SimpleNamespace(deadline=deadline),
-        token=request.token,
+        token=request.token, trace=request.trace,
     )  # fmt: skip

@@ -63,7 +63,8 @@ class _Limits:
 class Processes:
     """At most *limit* calls at once. `unfit(why)` is called when no process can be made any more."""
 
-    def __init__(self, nursery: Nursery, limit: int) -> None:
+    def __init__(self, nursery: Nursery, limit: int, traces: Any = None) -> None:
+        self.traces = traces
         self._control = nursery.control
         self._events = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(limit)
@@ -117,12 +118,15 @@ class Processes:
             workflow=run.workflow.name, seq=command.seq, attempt=command.attempt, key=run.key.decode() if run.key is not None else None,
             details=msgspec.Raw(details) if details is not None else NULL, redelivered=bool(command.redelivered), deadline_s=time.time() + limit_s if limit_s is not None else None,
             token=context.token_of(command), history_length=run.seq, history_warn=run.workflow.seq_warn,
+            trace=self.traces.of(run).as_text() if self.traces is not None else None,
         )  # fmt: skip
         encoded = msgspec.json.encode(request)
         return length.pack(len(encoded)) + encoded
 
     def _value(self, step: Any, answer: Answer) -> Any:
         payload = bytes(answer.payload)
+        if self.traces is not None and answer.spans != NULL:
+            self.traces.received(bytes(answer.spans))
         if answer.fingerprint:
             error = codec.decode_error(payload)
             codec.keep_origin(error, payload, answer.fingerprint)

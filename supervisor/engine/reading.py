@@ -171,6 +171,8 @@ class Reading:
             log.exception("run %s can't be brought back", uuid.UUID(bytes=run.id))
             self._put_aside(run, ReplayMismatch(uuid.UUID(bytes=run.id), run.pos, "a result that this code can read", f"{type(error).__name__}: {error}"))
             return
+        if self._worker.traces is not None:
+            self._worker.traces.replayed(run, past)
         if run.dropped:
             self._drop_again(run)
         if past.said:

@@ -90,6 +90,8 @@ class WorkerOptions:
     look_behind: Callable[[float], bool] | None = None
     born: Callable[[int, str, bool], None] | None = None  # told (worker id, application name, ready) once registered and once ready
     nursery: Any = None  # makes processes for steps; None where no step needs one
+    begin_traces: Callable[[int], Any] | None = None  # (number of the worker) → what is told of claims and of what is durable; None: nothing is traced
+    traces: Any = None
     leave: Callable[[BaseException | None, bool], None] | None = None  # ends the process when its main thread is stuck for good: (why, unfit)
 
 
@@ -105,7 +107,8 @@ class Worker:
         self.options = options
         self.origin = Origin(uuid.uuid4(), socket.gethostname(), os.getpid(), options.supervisor_id)
         self.id = self.first_id = 0
-        self.statements = (*HOT, *ASKED)
+        self.traces = options.traces
+        self.statements = {name: name for name in (*HOT, *ASKED)} | (self.traces.statements if self.traces is not None else {})
         self.capacity = max(1, options.threads)
         self.reading = Reading(self)
         self.nudges = Nudges(self)
@@ -242,12 +245,14 @@ class Worker:
         commands: list[Commands] = []
         self.executors = Executors(
             options.threads, options.thread_slots, options.task_slots, lambda: self.loop.now_us(), lambda *ended: commands[0].ended_call(*ended),
-            Processes(options.nursery, options.threads) if options.nursery is not None else None, self._replace,
+            Processes(options.nursery, options.threads, self.traces) if options.nursery is not None else None, self._replace,
         )  # fmt: skip
         self.commands = Commands(self.executors, self.transactions, workflow_ids, lambda: ids.new().bytes, self._schedule)
         commands.append(self.commands)
         self.loop = Loop(self.commands, options.loop_slot or Slot(bytearray(SLOT_BYTES), 0), offset_us)
         self.commands.loop = self.loop
+        if self.traces is not None:
+            self.traces.queues = {number: name for name, number in queue_ids.items()}
         self.signals = self.commands.signals = Signals(self)
         self.updates = self.commands.updates = Updates(self)
         self.requests = OperatorRequests(self)
@@ -418,6 +423,8 @@ class Worker:
         batch = self.commands.batch
         batch.steps, batch.outcomes, batch.runs, batch.finished = self.loop.take_rows()
         self.commands.batch = Batch()
+        if self.traces is not None:
+            self.traces.composed(batch)
         return batch
 
     def _send(self, batch: Batch) -> None:
@@ -542,13 +549,19 @@ class Worker:
             self._parents.update(row[0] for row in replay._rows(results["look_at_parked"]))
         if "claim" in results:
             self._claimed(batch, results["claim"].ntuples)
+            if self.traces is not None:
+                self.traces.claimed(results["claim"], self.loop.clock_offset_us)
             self.taking.took(results["claim"], self.claims.marks)
             self.claims.took(results["claim"].ntuples, batch.asked)
         if "claim_missing" in results:
+            if self.traces is not None:
+                self.traces.claimed(results["claim_missing"], self.loop.clock_offset_us)
             self.taking.took_missing(results["claim_missing"], batch.asked)
 
     def settled(self, batch: Batch) -> None:
         """*batch* is durable: its runs go on, have ended, or leave memory."""
+        if self.traces is not None:
+            self.traces.settled(batch)
         for run in batch.leaving:
             self.updates.left(run)
             self.loop.evict(run)

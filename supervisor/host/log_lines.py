@@ -20,7 +20,7 @@ from uuid import UUID
 
 import msgspec
 
-from supervisor.core import context
+from supervisor.core import context, traces
 
 LINE_BYTES_MAX = 4096  # PIPE_BUF on Linux: a write of no more is never mixed with another's
 LINE_BEGINS = b'{"ts":'  # every line of JSON; within one its quotes would be escaped
@@ -30,8 +30,9 @@ EXTRA_MAX, EXTRA_CHARS_MAX = 32, 500
 
 # what JSON leaves as it is, though terminals act upon it, or no encoding has it
 _UNSOUND = re.compile("[\x00\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "place"}
+_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "place", "span_place"}
 PLACE_NAMES = ("run", "workflow", "step", "seq", "attempt")
+TRACE_NAMES = ("trace_id", "span_id")
 
 worker_number: int | None = None  # set once per process
 
@@ -49,6 +50,7 @@ class Line(msgspec.Struct, omit_defaults=True):
 
     ts       when, UTC           worker   number of the worker under its parent; the parent itself has none
     run, workflow, step, seq, attempt     of the run and the step that made the record
+    trace_id, span_id                     where spans are made: those that it is in
     extra    what the caller gave as `extra=`
     """
 
@@ -64,6 +66,8 @@ class Line(msgspec.Struct, omit_defaults=True):
     step: str | None = None
     seq: int | None = None
     attempt: int | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
     exception: Raised | None = None
     stack: str | None = None
     extra: dict[str, Any] | None = None
@@ -76,7 +80,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class PlaceOfRecord(logging.Filter):
-    """For handlers: gives each record its `run`, `workflow`, `step`, `seq` and `attempt` (None outside of a run).
+    """For handlers: gives each record its `run`, `workflow`, `step`, `seq` and `attempt` (None outside of a run), and where spans are made `trace_id` and `span_id`.
 
     Refuses what workflow code says while its history is replayed: it was said when it happened.
     """
@@ -91,6 +95,10 @@ class PlaceOfRecord(logging.Filter):
         facts["place"] = at = place_of(found) if found is not None else None
         for name, value in zip(PLACE_NAMES, at or (None,) * 5, strict=True):
             facts.setdefault(name, value)
+        if traces.here is not None:
+            facts["span_place"] = at_span = traces.here()
+            for name, value in zip(TRACE_NAMES, at_span or (None, None), strict=True):
+                facts.setdefault(name, value)
         return True
 
 
@@ -107,6 +115,7 @@ def place_of(found: Any) -> Place:
 def line_of(record: logging.LogRecord) -> Line:
     """What is kept of *record*. Never raises."""
     run, workflow, step, seq, attempt = record.__dict__.get("place") or (None,) * 5
+    trace_id, span_id = record.__dict__.get("span_place") or (None, None)
     try:
         at = datetime.fromtimestamp(record.created, UTC)
     except (TypeError, ValueError, OverflowError, OSError):  # a record that somebody made up
@@ -114,7 +123,7 @@ def line_of(record: logging.LogRecord) -> Line:
     return Line(
         ts=at, level=_sound(str(record.levelname)), logger=_sound(str(record.name)), message=_message(record), host=_host(),
         pid=record.process if isinstance(record.process, int) else os.getpid(), worker=worker_number,
-        run=run, workflow=workflow, step=step, seq=seq, attempt=attempt,
+        run=run, workflow=workflow, step=step, seq=seq, attempt=attempt, trace_id=trace_id, span_id=span_id,
         exception=_raised(record), stack=_sound(str(record.stack_info)) if record.stack_info else None, extra=_extra(record),
     )  # fmt: skip
 
@@ -155,6 +164,7 @@ def _extra(record: logging.LogRecord) -> dict[str, Any] | None:
     """What was given as `extra=`, as far as JSON can hold it; of the rest its repr."""
     known = dict(zip(PLACE_NAMES, record.__dict__.get("place") or (None,) * 5, strict=True))
     known["run_id"] = known["run"]
+    known |= zip(TRACE_NAMES, record.__dict__.get("span_place") or (None, None), strict=True)
     told: dict[str, Any] = {}
     for name, value in list(record.__dict__.items()):
         if name in _OF_EVERY_RECORD or name in known and (value is None or value is known[name] or type(value) in (str, int) and value == known[name]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class ServiceOptions:
     log_dir: str | None = None
     log_file_bytes: int = 64 << 20
     log_files: int = 8
+    traces: bool = False
 
 
 class Service:
@@ -109,6 +111,10 @@ class Service:
         logs.in_worker(birth.number, self._log)
         self._load()
         registry.settle()
+        if self.options.traces:
+            from supervisor import tracing
+
+            tracing.wrap_steps()
         transactional = any(step.info.transactional for step in registry.steps())
         return sorted(registry.workflows()), ["loop", *["transactional steps"] * transactional, *["queries"] * bool(registry.queries())]
 
@@ -116,6 +122,10 @@ class Service:
         logs.in_worker(birth.number, self._log)  # again: the app may have brought handlers
         options = self.options
         worker = WorkerOptions(options.dsn, options.schema, options.queues, options.threads, options.in_flight, options.drain_timeout_s)
+        if options.traces:
+            from supervisor import tracing
+
+            worker.begin_traces = partial(tracing.begin, options.app)
         worker.seat = self._board.seat(birth.number)
         worker.endings = self._endings.of(birth.number)
         worker.hints_fd = self._queries

@@ -16,6 +16,7 @@ import msgspec
 
 from supervisor.core.errors import BatchUnknown, InputInvalid, KeyExists, KeyMismatch, RunClosed, RunUnknown, UnknownWorkflow
 from supervisor.core.ids import RunIds
+from supervisor.core.traces import Trace
 from supervisor.db.client_calls import BatchResult, Conflict, Found, Outcome, QueryStanding, Sent, Told, UpdateStanding
 from supervisor.testing import tables as rows
 from supervisor.testing.clock import EPOCH_2000
@@ -76,7 +77,7 @@ class MemoryQuestions:
     def start(
         self, workflow: str, ids: Sequence[bytes], inputs: Sequence[bytes], keys: Sequence[str | None] | None = None, hashes: Sequence[bytes] | None = None, *,
         queue: str | None = None, priority: int = 5, delay_s: float = 0.0, attributes: bytes | None = None, batch: str | None = None,
-        on_conflict: str = "return", ended: list[bytes] | None = None,
+        on_conflict: str = "return", trace: Trace | None = None, ended: list[bytes] | None = None,
     ) -> list[Conflict]:  # fmt: skip
         conflicts = []
         for at, (run_id, payload) in enumerate(zip(ids, inputs, strict=True)):
@@ -195,6 +196,7 @@ class MemoryQuestions:
     def send_start(
         self, what: str, workflow: str, run_id: bytes, payload: bytes, key: str | None, input_hash: bytes | None, name: str, message: bytes, message_id: str, *,
         queue: str | None = None, priority: int = 5, delay_s: float = 0.0, attributes: bytes | None = None, batch: str | None = None, on_conflict: str = "return",
+        trace: Trace | None = None,
     ) -> tuple[uuid.UUID, Sent]:  # fmt: skip
         hashed = input_hash or hashlib.sha256(payload).digest()
         there = None if key is None else self._settle_key(workflow, key, run_id, hashed, on_conflict, None)

@@ -1,0 +1,352 @@
+"""A worker's traces: which span each run in memory belongs to, and the span of a run, sent by whoever ends it.
+
+Knows the engine by what it is told: what a claim brought (`claimed`), what a history held (`replayed`), what is durable (`settled`).
+A run's span is sent when its outcome is durable, once, with ids that every process computes alike; what its own code said of the span is
+said again by each replay, at the times of what it had been given, so the last process knows all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import time
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+from supervisor._fastpath.wire import id_time_us
+from supervisor.core import codec, traces
+from supervisor.core.codec import StoredError
+from supervisor.core.errors import CompleteLater
+from supervisor.db.arrays import elements
+from supervisor.tracing import names
+from supervisor.tracing.sdk import Provider
+
+EPOCH_2000_NS = 946_684_800 * 10**9
+OUTCOMES = ("", "completed", "failed", "cancelled", "terminated", "timed_out", "continued")
+BAD = ("failed", "terminated", "timed_out")  # a run that was cancelled did what it was told
+EVENTS_MAX = 128  # of one span; what the SDK keeps, too
+AT_TRACE = 12  # the first of the columns that claim_traced has more than claim
+MIXED_COLUMNS = 9
+_i2, _i4, _f8 = (struct.Struct(form).unpack for form in (">h", ">i", ">d"))
+Values = dict[str, Any]
+log = logging.getLogger("pgsupervisor.traces")
+
+
+def harmless(act: Callable[..., Any]) -> Callable[..., Any]:
+    """What is told to the traces of a worker never fails the worker: an error is logged, the first of each place."""
+    told = False
+
+    @wraps(act)
+    def acting(*args: Any) -> Any:
+        nonlocal told
+        try:
+            return act(*args)
+        except Exception:  # noqa: BLE001
+            log.log(logging.DEBUG if told else logging.ERROR, "spans are missing: %s failed", act.__name__, exc_info=True)
+            told = True
+
+    return acting
+
+
+def read_context(text: traces.Trace) -> SpanContext:
+    """The span that a traceparent names, in another process."""
+    _, trace_id, span_id, flags = text.parent.split("-")
+    state = TraceState.from_header([text.state]) if text.state else TraceState()
+    return SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16) & 1), state)
+
+
+class RunSpan(trace.Span):
+    """What workflow code finds as the current span: takes all that is said of it, and is sent when the run has ended, maybe by another process."""
+
+    def __init__(self, run: Any, about: RunTrace, clock: Clock) -> None:
+        self._run, self._about, self._clock = run, about, clock
+        self.attributes: Values = {}
+        self.events: list[tuple[str, Values, int]] = []
+        self.links: list[Link] = []
+        self.name: str | None = None
+        self.status: Status | None = None
+
+    def get_span_context(self) -> SpanContext:
+        return self._about.span_context
+
+    def is_recording(self) -> bool:
+        return self._about.span_context.trace_flags.sampled
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self.attributes[key] = value
+
+    def set_attributes(self, attributes: Any) -> None:
+        self.attributes.update(attributes)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """At the time of the last thing that the run was given, which a replay knows too."""
+        if len(self.events) < EVENTS_MAX:
+            self.events.append((name, dict(attributes or {}), timestamp or self._clock.ns(self._run.now_us)))
+
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
+        self.links.append(Link(context, attributes))
+
+    def update_name(self, name: str) -> None:
+        self.name = name
+
+    def set_status(self, status: Any, description: str | None = None) -> None:
+        self.status = status if isinstance(status, Status) else Status(status, description)
+
+    def record_exception(self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False) -> None:
+        self.add_event(names.EXCEPTION, {**error_attributes(codec.encode_error(exception)), **(attributes or {})}, timestamp)
+
+    def end(self, end_time: int | None = None) -> None:
+        """Its run's end is its end."""
+
+
+class Clock:
+    """The engine's times (us since 2000 by the database's clock) as those of this machine, in which all other spans are."""
+
+    def __init__(self) -> None:
+        self.offset_us = 0
+
+    def ns(self, us: int) -> int:
+        return (us - self.offset_us) * 1000 + EPOCH_2000_NS
+
+
+class RunTrace:
+    """One run in memory: the span that it was started in, its own, and what its code has made current."""
+
+    __slots__ = ("context", "held", "links", "parent", "queue", "run_id", "span", "span_context", "told", "waits")
+
+    def __init__(self, queue: int = 0, told: tuple[bytes | None, ...] = ()) -> None:
+        self.queue, self.told = queue, told
+        self.context: Any = None  # made when it is first asked for
+        self.held: Any = None
+        self.waits: dict[int, tuple[str, Values, int]] = {}
+
+    def begin(self, run: Any, provider: Provider, clock: Clock) -> None:
+        parent, state, link, origin, origin_parent = (None if value is None else value for value in self.told or (None,) * 5)
+        told = traces.read(parent.decode(), state.decode() if state else None) if parent is not None else None
+        self.run_id = str(UUID(bytes=run.id))
+        self.parent = trace.set_span_in_context(NonRecordingSpan(read_context(told)), Context()) if told is not None else Context()
+        self.links = [*_links(link, origin, origin_parent)]
+        trace_id = int(told.parent[3:35], 16) if told is not None else traces.trace_id_of(run.id)
+        asked = provider.sampler.should_sample(self.parent, trace_id, f"run {run.workflow.name}", SpanKind.CONSUMER, self.about(run), self.links)
+        flags = TraceFlags(TraceFlags.SAMPLED if asked.decision is Decision.RECORD_AND_SAMPLE else TraceFlags.DEFAULT)
+        self.span_context = SpanContext(trace_id, traces.run_span_id(run.id), False, flags, asked.trace_state)
+        self.span = RunSpan(run, self, clock)
+        self.context = trace.set_span_in_context(self.span, Context())
+
+    def about(self, run: Any) -> Values:
+        """What is known of the run from its beginning, and the same in each process: samplers may look at it."""
+        found: Values = {names.RUN_ID: self.run_id, names.WORKFLOW: run.workflow.name}
+        if run.key is not None:
+            found[names.RUN_KEY] = run.key.decode("utf-8", "replace")
+        return found
+
+    def as_text(self) -> traces.Trace:
+        """The run's own span, for whoever is to be in it."""
+        own = self.span_context
+        return traces.write(own.trace_id, own.span_id, own.trace_flags, own.trace_state.to_header())
+
+
+def _links(link: bytes | None, origin: bytes | None, origin_parent: bytes | None) -> Iterable[Link]:
+    """To the run that continued as this one, and to the one that this is a fork or a retry of."""
+    if link is not None and (found := traces.read(link.decode())) is not None:
+        yield Link(read_context(found), {names.LINK: "continued"})
+    if origin is not None:
+        told = traces.read(origin_parent.decode()) if origin_parent is not None else None
+        trace_id = int(told.parent[3:35], 16) if told is not None else traces.trace_id_of(origin)
+        yield Link(SpanContext(trace_id, traces.run_span_id(origin), True), {names.LINK: "origin"})
+
+
+def error_attributes(encoded: bytes) -> Values:
+    """An error that is stored, as the attributes of an exception event."""
+    try:
+        stored = msgspec.json.decode(encoded, type=StoredError)
+    except msgspec.DecodeError:
+        return {names.EXCEPTION_TYPE: "Exception", names.EXCEPTION_MESSAGE: "the error is encoded"}
+    found = {names.EXCEPTION_TYPE: stored.type.removeprefix("builtins."), names.EXCEPTION_MESSAGE: stored.message}
+    return found if stored.traceback is None else {**found, names.EXCEPTION_STACKTRACE: stored.traceback}
+
+
+class Traces:
+    """All runs of one worker. Its methods are called on the loop's thread, `of` and `begin_step` on any."""
+
+    statements = {"claim": "claim_traced", "claim_missing": "claim_missing_traced", "insert_traces": "insert_traces"}
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        self.clock = Clock()
+        self.runs: dict[bytes, RunTrace] = {}
+        self.queues: dict[int, str] = {}
+        self._came: set[int] = set()  # spans of steps that their own processes have sent
+
+    def of(self, run: Any) -> RunTrace:
+        found = self.runs.get(run.id)
+        if found is None:
+            found = self.runs[run.id] = RunTrace()
+        if found.context is None:
+            found.begin(run, self.provider, self.clock)
+        return found
+
+    # ── what the worker tells ────────────────────────────────────────────────────────────────────────────────────
+
+    @harmless
+    def claimed(self, result: Any, offset_us: int) -> None:
+        """What a claim brought, before anything of it runs."""
+        self.clock.offset_us = offset_us
+        get, runs = result.get_value, self.runs
+        for row in range(result.ntuples):
+            told = tuple(get(row, AT_TRACE + column) for column in range(5))
+            runs[get(row, 0)] = RunTrace(_i4(get(row, 4))[0], told)
+
+    @harmless
+    def replayed(self, run: Any, past: Any) -> None:
+        """What its history says that it was given."""
+        waits = self.of(run).waits
+        for record in past.records[-EVENTS_MAX:]:
+            if record.kind in names.WAITED:
+                waits[record.seq] = self._wait(record.kind, record.name, record.seq, record.ended)
+
+    @harmless
+    def composed(self, batch: Any) -> None:
+        """A batch that is about to be sent: its children are in the span of their parent; a successor has a trace of its own, for a chain
+        that goes on for ever would be one for ever."""
+        if not batch.rare.keys() & {"insert_runs", "continue_runs"}:
+            return
+        own = {run.id: self.of(run).as_text() for run in batch.runs}
+        for run_id, row in batch.rare.get("insert_runs", ()):
+            batch.add("insert_traces", run_id, (row[0], own[run_id].parent, own[run_id].state, None))
+        for run_id, row in batch.rare.get("continue_runs", ()):
+            batch.add("insert_traces", run_id, (row[1], None, None, own[run_id].parent))
+
+    @harmless
+    def settled(self, batch: Any) -> None:
+        """A batch is durable."""
+        if batch.steps is not None and len(batch.steps) == MIXED_COLUMNS:
+            self._given(batch.steps)
+        for _, row in batch.rare.get("fire_timers", ()):
+            if (about := self.runs.get(row[0])) is not None:
+                about.waits[row[1]] = self._wait(row[4], row[3].encode(), row[1], time.time_ns() // 1000 - EPOCH_2000_NS // 1000 + self.clock.offset_us)
+        if batch.finished:
+            self._ended(batch)
+        for run in batch.leaving:
+            self.runs.pop(run.id, None)
+
+    def _given(self, columns: list[bytes]) -> None:
+        for run_id, seq, _, name, _, _, ended, kind, _ in zip(*(elements(column) for column in columns), strict=True):
+            about = self.runs.get(run_id or b"")
+            what = _i2(kind)[0]
+            if about is not None and what in names.WAITED and len(about.waits) < EVENTS_MAX:
+                about.waits[_i4(seq)[0]] = self._wait(what, name or b"", _i4(seq)[0], int(_f8(ended)[0] * 1e6) - EPOCH_2000_NS // 1000)
+
+    def _wait(self, kind: int, name: bytes, seq: int, ended_us: int) -> tuple[str, Values, int]:
+        return names.EVENT + names.WAITED[kind], {names.WAIT: name.decode("utf-8", "replace"), names.WAIT_SEQ: seq}, self.clock.ns(ended_us)
+
+    def _ended(self, batch: Any) -> None:
+        rows = zip(*(elements(column) for column in batch.outcomes or ()), strict=True)
+        ends = {row[0]: row[1:] for row in rows}
+        for run in batch.finished:
+            end = ends.get(run.id)
+            about = self.of(run) if run.workflow is not None else None
+            if end is not None and about is not None and about.span_context.trace_flags.sampled:
+                status, steps, result, ended = end
+                self._send(run, about, OUTCOMES[_i2(status)[0]], _i4(steps)[0], result or b"", int(_f8(ended)[0] * 1e9) - self.clock.offset_us * 1000)
+            self.runs.pop(run.id, None)
+
+    def _send(self, run: Any, about: RunTrace, outcome: str, steps: int, result: bytes, ended_ns: int) -> None:
+        """The run's span, from the moment of its id to that of its outcome."""
+        said = about.span
+        provider = self.provider
+        provider.ids.next(about.span_context.span_id, about.span_context.trace_id)
+        began_ns = min(self.clock.ns(id_time_us(run.id)), ended_ns)
+        span = provider.tracer.start_span(
+            f"run {run.workflow.name}", about.parent, SpanKind.CONSUMER, about.about(run), [*about.links, *said.links], start_time=began_ns,
+        )  # fmt: skip
+        span.set_attributes({names.RUN_OUTCOME: outcome, names.RUN_STEPS: steps, names.RUN_WAITS: len(about.waits), **said.attributes})
+        if about.queue in self.queues:
+            span.set_attribute(names.RUN_QUEUE, self.queues[about.queue])
+        if outcome == "continued":
+            span.set_attribute(names.RUN_CONTINUED_AS, msgspec.json.decode(result))
+        for name, attributes, at_ns in sorted((*about.waits.values(), *said.events), key=lambda event: event[2]):
+            span.add_event(name, attributes, at_ns)
+        if outcome not in ("completed", "continued"):
+            error = error_attributes(result)
+            span.add_event(names.EXCEPTION, error, ended_ns)
+            if outcome in BAD:
+                span.set_status(Status(StatusCode.ERROR, f"{outcome}: {error[names.EXCEPTION_TYPE]}: {error[names.EXCEPTION_MESSAGE]}"[:500]))
+        if said.status is not None:
+            span.set_status(said.status)
+        if said.name is not None:
+            span.update_name(said.name)
+        span.end(ended_ns)
+
+    # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin_step(self, found: Any, began_ns: int | None = None) -> tuple[trace.Span, Context]:
+        """The span of one attempt, begun, and what is to be current in it."""
+        about = self.of(found.run)
+        span = begin_attempt(self.provider, found, about.context, about.span_context, about.run_id, began_ns)
+        return span, trace.set_span_in_context(span, about.context)
+
+    async def in_process(self, call: Any, executing: Any) -> Any:
+        """A step in a process of its own, which sends its span with its answer; that of one that died, or was ended, is sent here."""
+        found = call.command
+        span_id = traces.step_span_id(found.run.id, found.seq, found.attempt)
+        try:
+            return await executing
+        except BaseException as error:
+            if span_id not in self._came:
+                span, _ = self.begin_step(found, self.clock.ns(call.started))
+                end_attempt(span, found, error)
+            raise
+        finally:
+            self._came.discard(span_id)
+
+    @harmless
+    def received(self, encoded: bytes) -> None:
+        """Spans that ended in the process of a step."""
+        from supervisor.tracing import relay
+
+        for span in relay.decode(encoded, self.provider.provider.resource):
+            if span.context is not None:
+                self._came.add(span.context.span_id)
+            if self.provider.processor is not None:
+                self.provider.processor.on_end(span)
+
+    def flush(self) -> None:
+        self.provider.flush()
+
+
+def begin_attempt(provider: Provider, found: Any, context: Context, own: SpanContext, run_id: str, began_ns: int | None = None) -> trace.Span:
+    """Start the span of an attempt of a step below the span *own* of its run."""
+    attributes: Values = {
+        names.RUN_ID: run_id, names.WORKFLOW: found.run.workflow.name, names.STEP: found.step.name, names.STEP_SEQ: found.seq, names.STEP_ATTEMPT: found.attempt,
+    }  # fmt: skip
+    if found.redelivered:
+        attributes[names.STEP_REDELIVERED] = True
+    links = []
+    if found.attempt > 1:
+        before = SpanContext(own.trace_id, traces.step_span_id(found.run.id, found.seq, found.attempt - 1), False, own.trace_flags)
+        links.append(Link(before, {names.LINK: "attempt"}))
+    provider.ids.next(traces.step_span_id(found.run.id, found.seq, found.attempt))
+    return provider.tracer.start_span(f"step {found.step.name}", context, attributes=attributes, links=links, start_time=began_ns)
+
+
+def end_attempt(span: trace.Span, found: Any, error: BaseException | None) -> None:
+    """End the span of an attempt that returned, or raised *error*."""
+    if span.is_recording():
+        if not getattr(found.extra, "live", True):
+            span.set_attribute(names.STEP_GIVEN_UP, True)
+        if isinstance(error, CompleteLater):
+            span.set_attribute(names.STEP_HANDED_OVER, True)
+        elif error is not None:
+            told = error_attributes(codec.encode_error(error))
+            span.add_event(names.EXCEPTION, told)
+            span.set_status(Status(StatusCode.ERROR, f"{told[names.EXCEPTION_TYPE]}: {told[names.EXCEPTION_MESSAGE]}"[:500]))
+    span.end()
