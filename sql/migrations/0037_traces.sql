@@ -86,9 +86,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION {schema}.traces_of(uuid[]) IS 'Internal: in whose span runs were started, and which runs they go on with; no row for those that have neither';
 
--- As supervisor.core.traces computes it. SECURITY DEFINER: whoever may look at a run may look for it in its traces.
+-- As supervisor.core.traces computes it. SECURITY DEFINER: whoever may look at a run may look for it in its traces. VOLATILE: in the statement that
+-- starts a run it sees what that said.
 CREATE FUNCTION {schema}.trace_id(run uuid) RETURNS text
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN coalesce((SELECT substr(x.traceparent, 4, 32) FROM {schema}.trace x WHERE x.run_id = trace_id.run),

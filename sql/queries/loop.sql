@@ -461,7 +461,7 @@ RETURNING t.run_id, t.workflow, t.resumed, t.claims, t.queue, t.prio, t.ready_at
 
 -- name: claim_traced :many
 -- claim, where a worker traces: with what is known of the trace of each run. In the order of the claim: the rows are joined to it by hashing them.
--- Locks:  as claim.     Index:  as claim; run and trace primary keys, pruned
+-- Locks:  as claim.     Index:  task_ready_idx, one range per (queue, priority); in traces_of those of its tables, pruned
 -- $1 … $6 as claim
 -- Returns as claim, then traceparent, tracestate, link, the run that it goes on with, the traceparent of that one
 WITH taken AS ({block:claim})
@@ -470,7 +470,7 @@ FROM taken c LEFT JOIN {schema}.traces_of(ARRAY(SELECT t.run_id FROM taken t)) A
 
 -- name: claim_missing_traced :many
 -- claim_missing, likewise.
--- Locks:  as claim_missing.     Index:  as claim_missing; run and trace primary keys, pruned
+-- Locks:  as claim_missing.     Index:  task_missing_idx, as claim_missing; in traces_of those of its tables, pruned
 -- $1 … $5 as claim_missing     Returns as claim_traced
 WITH taken AS ({block:claim_missing})
 SELECT c.*, x.traceparent, x.tracestate, x.link, x.origin, x.origin_traceparent
@@ -478,7 +478,7 @@ FROM taken c LEFT JOIN {schema}.traces_of(ARRAY(SELECT t.run_id FROM taken t)) A
 
 -- name: insert_traces :exec
 -- Say in whose span children were started, and which run continues as which, where a worker traces. A batch that is sent again meets its own rows.
--- Locks:  none but the new rows.     Index:  trace primary key
+-- Locks:  none but the new rows.     Index:  none but the inserts'
 -- $1 uuid[] run    $2 text[] traceparent (null: a trace of its own)    $3 text[] tracestate    $4 text[] link
 INSERT INTO {schema}.trace (run_id, traceparent, tracestate, link)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])

@@ -291,6 +291,8 @@ class Traces:
     def begin_step(self, found: Any, began_ns: int | None = None) -> tuple[trace.Span, Context]:
         """The span of one attempt, begun, and what is to be current in it."""
         about = self.of(found.run)
+        if not about.span_context.trace_flags.sampled:
+            return about.span, about.context  # whoever is called from there is told so
         span = begin_attempt(self.provider, found, about.context, about.span_context, about.run_id, began_ns)
         return span, trace.set_span_in_context(span, about.context)
 

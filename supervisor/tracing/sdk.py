@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any
@@ -29,6 +30,7 @@ from supervisor.tracing import names
 log = logging.getLogger("pgsupervisor.traces")
 
 FLUSH_S = 0.9  # at a drain: less than the second that a parent grants after its timeout
+SAY_FULL_S = 60.0
 LOUD = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")  # one line for each request or span that fails
 
 
@@ -72,13 +74,19 @@ class Exporting(SpanExporter):
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._lost = 0
+        self._say_full_at = 0.0
         self._why = "the exporter refused them"
         for name in LOUD:
             logging.getLogger(name).addFilter(self._heard)
 
     def _heard(self, record: logging.LogRecord) -> bool:
-        """What the SDK says of each failure is kept for our line."""
-        self._why = record.getMessage()
+        """What the SDK says of each failure is kept for our line; that its queue is full is said once a minute."""
+        said = record.getMessage()
+        if not said.startswith("Queue full"):
+            self._why = said
+        elif time.monotonic() >= self._say_full_at:
+            self._say_full_at = time.monotonic() + SAY_FULL_S
+            log.warning("spans end faster than they are sent: the oldest are dropped (OTEL_BSP_MAX_QUEUE_SIZE; OTEL_TRACES_SAMPLER for fewer)")
         return False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 
-from supervisor import NonRetryable, Retry, Signal, Transaction, compensate, continue_as_new, gather, sleep, step, workflow
+from supervisor import NonRetryable, Retry, Signal, Transaction, Update, compensate, continue_as_new, gather, sleep, step, workflow
 from supervisor.sync import sleep as def_sleep
 from tests.harness import note, wait_for_file
 
@@ -16,6 +16,7 @@ if os.environ.get("TRACED_WITHOUT") != "1":  # a host that does not trace is loo
 
 log = logging.getLogger("traced")
 go = Signal("traced_go", str)
+touched: Update[str, str] = Update("traced_touched", str, returns=str)
 
 
 def current() -> str:

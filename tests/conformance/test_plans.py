@@ -85,7 +85,8 @@ class Looked:
 
     def scans(self) -> list[dict[str, Any]]:
         return [
-            node for node in self.nodes() if "Index Name" in node or (node.get("Schema") == "supervisor" and "Scan" in node["Node Type"])
+            node for node in self.nodes()
+            if "Index Name" in node or (node.get("Schema") == "supervisor" and "Scan" in node["Node Type"] and "Function Name" not in node)  # those of functions are counted
         ]
 
     def rows_read(self) -> float:
@@ -222,6 +223,14 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
+TRACED = ("claim_traced", "claim_missing_traced", "insert_traces")  # what a worker prepares where it traces
+ARGUMENTS |= {
+    "claim_traced": ARGUMENTS["claim"],
+    "claim_missing_traced": ARGUMENTS["claim_missing"],
+    "insert_traces": lambda p: [p.fresh, _same("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), _same(None), _same(None)],
+}
+
+
 @pytest.fixture(scope="module", params=["partitions made by migrate", "40 partitions"])
 def prepared(server: Server, request: pytest.FixtureRequest) -> Iterator[Prepared]:
     database = server.database()
@@ -238,7 +247,7 @@ def prepared(server: Server, request: pytest.FixtureRequest) -> Iterator[Prepare
     conn = connect(database.dsn, purpose="plans", profile="loop")
     pipeline = Pipeline(conn)
     made = Prepared(conn, "", {}, set(), [], [], [], [])
-    for name in HOT:
+    for name in (*HOT, *TRACED):
         pipeline.prepare(name, SQL.get(name))
         if name in ARGUMENTS:
             made.plan_on_empty(name)
@@ -283,7 +292,7 @@ def intended(name: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", [name for name in HOT if name not in NO_PLAN])
+@pytest.mark.parametrize("name", [name for name in (*HOT, *TRACED) if name not in NO_PLAN])
 def test_a_hot_statement_prepared_on_empty_tables_uses_the_intended_index(prepared: Prepared, name: str) -> None:
     """A claim whose plan was made on an empty queue took 250 times as long once the queue was full."""
     looked = prepared.look(name)
@@ -308,7 +317,7 @@ def test_a_hot_statement_prepared_on_empty_tables_uses_the_intended_index(prepar
     )
 
 
-@pytest.mark.parametrize("name", [name for name in HOT if name not in NO_PLAN])
+@pytest.mark.parametrize("name", [name for name in (*HOT, *TRACED) if name not in NO_PLAN])
 def test_a_hot_statement_touches_only_the_partitions_of_its_runs(prepared: Prepared, name: str) -> None:
     """A plan that locks every partition costs 200 locks at 38 of them, and all lock slots of the server at some more."""
     looked = prepared.look(name)

@@ -38,6 +38,7 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "update_standing(uuid, text, text)", "update_answer(uuid, text, text)",
     "start_one(text, uuid, bytea, text, smallint, interval)", "start_and_tell(text, uuid, bytea, text, smallint, interval, text, text)",
     "client_facts()", "workflow_parameters(text)", "new_id()", "published(uuid, text)", "published_values(uuid, text)",
+    "trace_starts(uuid[], text, text)", "traced(uuid, text, text)",
     "newest(uuid)", "progress(uuid)", "attributes(uuid)",
     "operate(text, uuid, uuid, integer, bytea, jsonb, text, text)", "pause(uuid, text, text, boolean)", "resume(uuid, text, text, boolean)",
     "retry(uuid, text, text, boolean)", "fork(uuid, integer, jsonb, text, text, text, boolean)",
@@ -53,7 +54,7 @@ INTERVENE = (  # of operators alone: what a step comes to, and many runs at once
     "skip(uuid, integer, jsonb, text, text, boolean)", "step_of(uuid, integer)",
     "edit_retry(uuid, integer, integer, double precision, double precision, double precision, double precision, text, text, boolean)",
 )  # fmt: skip
-PURE = ("as_json(bytea, smallint)", "merged_attributes(bytea, bytea)", "id_time(uuid)", "id_floor(timestamp with time zone)", "outcome_name(smallint)")
+PURE = ("as_json(bytea, smallint)", "merged_attributes(bytea, bytea)", "id_time(uuid)", "id_floor(timestamp with time zone)", "outcome_name(smallint)", "trace_id(uuid)")
 ENGINE = (  # of workers, their parents and the leader among these
     "make_partitions(timestamp with time zone)", "fence(integer, uuid, integer)", "queue_id(text)", "requests_of(integer, bigint[])", "put_aside(uuid[])",
     "all_owned(bigint, integer, integer)", "take_away(uuid[], timestamp with time zone, smallint, text)", "as_leader(bigint)",
@@ -62,15 +63,16 @@ ENGINE = (  # of workers, their parents and the leader among these
     "drop_batches(text, bigint, integer)", "drop_detached(text)", "drop_queries()", "drop_updates()", "wake_updated(uuid[])", "announce_signal(integer, boolean, text, text)",
     "close_children(uuid[])", "end_wedged(uuid[])", "wedged(uuid, smallint, smallint, text)", "error_json(text, text)",
     "set_attributes(uuid, integer, bytea, timestamp with time zone)", "continue_run(uuid, uuid, integer, text, smallint, bytea, interval, integer)",
+    "traces_of(uuid[])",
 )  # fmt: skip
 OPERATORS = ("move_runs(text, text, text, uuid, integer, boolean)",)
 WRITTEN = {
-    "INSERT": "run run_key step attempt outcome child child_done cancellation consumed publication progress_note update_accepted update_done completion beat task timer worker workflow workflow_version queue leader retired",
+    "INSERT": "run run_key step attempt outcome child child_done cancellation consumed publication progress_note update_accepted update_done completion beat trace task timer worker workflow workflow_version queue leader retired",
     "UPDATE": "task timer worker workflow workflow_version queue leader retired query update_request pause changed beat",
     "DELETE": "task timer leader retired query update_request pause changed",
 }
 READ = (
-    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done completion beat task timer worker workflow workflow_version served missing queue leader retired query pause changed worker_now task_now "
+    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done completion beat trace task timer worker workflow workflow_version served missing queue leader retired query pause changed worker_now task_now "
     + " ".join(f"run_key_{n}" for n in range(8))
 )
 Right = tuple[str, str]  # object, privilege
