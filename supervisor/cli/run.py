@@ -73,9 +73,9 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
 
         check_installed()
     if told.traces:
-        from supervisor.tracing import check_installed as check_traces
+        from supervisor import tracing
 
-        check_traces()
+        tracing.check()
     logs.to_terminal(told.log_level, told.log_format)
     app = told.app
     found = db.find_dsn(dsn)

@@ -252,7 +252,7 @@ class Worker:
         self.loop = Loop(self.commands, options.loop_slot or Slot(bytearray(SLOT_BYTES), 0), offset_us)
         self.commands.loop = self.loop
         if self.traces is not None:
-            self.traces.queues = {number: name for name, number in queue_ids.items()}
+            self.traces.queues, self.traces.known = {number: name for name, number in queue_ids.items()}, self.adoption.known
         self.signals = self.commands.signals = Signals(self)
         self.updates = self.commands.updates = Updates(self)
         self.requests = OperatorRequests(self)

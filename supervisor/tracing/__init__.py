@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from supervisor.core.errors import MissingExtra
+from supervisor.core.errors import ConfigInvalid, MissingExtra
 
 if TYPE_CHECKING:
     from supervisor.tracing.runs import Traces
 
 
-def check_installed() -> None:
-    """Raise MissingExtra where a part of the extra [otel] is not there."""
-    from importlib.util import find_spec
+GROUP = "opentelemetry_traces_exporter"  # entry points: whoever has an exporter says so there
 
-    for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
-        try:
-            there = find_spec(name) is not None
-        except ModuleNotFoundError:  # of what it is a part
-            there = False
-        if not there:
-            raise MissingExtra("--traces", "otel", name)
+
+def wanted_exporter() -> str:
+    """The name of the exporter that is asked for: otlp (by HTTP), console, none, or another that is installed."""
+    return os.environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
+
+
+def check() -> None:
+    """Raise MissingExtra where a part of the extra [otel] is not there, ConfigInvalid for an exporter that is not installed."""
+    name = wanted_exporter()
+    for part in ("opentelemetry.sdk", *(["opentelemetry.exporter.otlp.proto.http"] if name == "otlp" else [])):
+        if not _is_there(part):
+            raise MissingExtra("--traces", "otel", part)
+    if name not in ("otlp", "console", "none") and not entry_points(group=GROUP, name=name):
+        raise ConfigInvalid(f"OTEL_TRACES_EXPORTER={name}: no exporter of that name is installed; give otlp, console or none, or install it")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of what it is a part
+        return False
 
 
 def wrap_steps() -> None:

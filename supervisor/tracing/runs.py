@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import wraps
 from typing import Any
 from uuid import UUID
@@ -32,6 +32,7 @@ from supervisor.tracing.sdk import Provider
 EPOCH_2000_NS = 946_684_800 * 10**9
 OUTCOMES = ("", "completed", "failed", "cancelled", "terminated", "timed_out", "continued")
 BAD = ("failed", "terminated", "timed_out")  # a run that was cancelled did what it was told
+SWEEP_AT = 10_000
 EVENTS_MAX = 128  # of one span; what the SDK keeps, too
 AT_TRACE = 12  # the first of the columns that claim_traced has more than claim
 MIXED_COLUMNS = 9
@@ -129,7 +130,7 @@ class RunTrace:
         self.waits: dict[int, tuple[str, Values, int]] = {}
 
     def begin(self, run: Any, provider: Provider, clock: Clock) -> None:
-        parent, state, link, origin, origin_parent = (None if value is None else value for value in self.told or (None,) * 5)
+        parent, state, link, origin, origin_parent = self.told or (None,) * 5
         told = traces.read(parent.decode(), state.decode() if state else None) if parent is not None else None
         self.run_id = str(UUID(bytes=run.id))
         self.parent = trace.set_span_in_context(NonRecordingSpan(read_context(told)), Context()) if told is not None else Context()
@@ -184,6 +185,8 @@ class Traces:
         self.clock = Clock()
         self.runs: dict[bytes, RunTrace] = {}
         self.queues: dict[int, str] = {}
+        self.known: Callable[[], Container[bytes]] = lambda: self.runs  # the runs that the worker has
+        self._sweep_at = SWEEP_AT
         self._came: set[int] = set()  # spans of steps that their own processes have sent
 
     def of(self, run: Any) -> RunTrace:
@@ -200,6 +203,10 @@ class Traces:
     def claimed(self, result: Any, offset_us: int) -> None:
         """What a claim brought, before anything of it runs."""
         self.clock.offset_us = offset_us
+        if len(self.runs) > self._sweep_at:  # what left memory in a way of its own: it was lost, or refused
+            known = self.known()
+            self.runs = {run_id: about for run_id, about in self.runs.items() if run_id in known}
+            self._sweep_at = SWEEP_AT + 2 * len(self.runs)
         get, runs = result.get_value, self.runs
         for row in range(result.ntuples):
             told = tuple(get(row, AT_TRACE + column) for column in range(5))
@@ -259,6 +266,7 @@ class Traces:
                 self._send(run, about, OUTCOMES[_i2(status)[0]], _i4(steps)[0], result or b"", int(_f8(ended)[0] * 1e9) - self.clock.offset_us * 1000)
             self.runs.pop(run.id, None)
 
+    @harmless
     def _send(self, run: Any, about: RunTrace, outcome: str, steps: int, result: bytes, ended_ns: int) -> None:
         """The run's span, from the moment of its id to that of its outcome."""
         said = about.span

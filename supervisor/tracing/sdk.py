@@ -24,8 +24,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
 from supervisor._fastpath import loop as core
 from supervisor.core import context
-from supervisor.core.errors import ConfigInvalid
-from supervisor.tracing import names
+from supervisor.tracing import GROUP, names, wanted_exporter
 
 log = logging.getLogger("pgsupervisor.traces")
 
@@ -112,21 +111,19 @@ class Exporting(SpanExporter):
 
 
 def exporter() -> SpanExporter | None:
-    """That which OTEL_TRACES_EXPORTER names: otlp (the default, by HTTP), console, none, or another that is installed. Raises ConfigInvalid."""
-    wanted = os.environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
+    """That which OTEL_TRACES_EXPORTER names; the host has looked whether it is there."""
+    wanted = wanted_exporter()
     if wanted == "none":
         return None
-    if wanted in ("otlp", "otlp_proto_http"):
+    if wanted == "otlp":  # which is gRPC among the entry points
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
         if protocol != "http/protobuf":
             log.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s: spans go by http/protobuf, the one protocol there is", protocol)
         return OTLPSpanExporter()
-    for found in entry_points(group="opentelemetry_traces_exporter", name=wanted):
-        made: SpanExporter = found.load()()
-        return made
-    raise ConfigInvalid(f"OTEL_TRACES_EXPORTER={wanted}: no exporter of that name is installed; give otlp, console or none")
+    made: SpanExporter = next(iter(entry_points(group=GROUP, name=wanted))).load()()
+    return made
 
 
 class Provider:

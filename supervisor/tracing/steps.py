@@ -129,21 +129,19 @@ class OfWorkflowCode:
     """
 
     def __init__(self, inner: Any, runs: Traces) -> None:
-        self._inner, self._runs = inner, runs
+        self._inner, self._of = inner, harmless(runs.of)
 
     def get_current(self) -> Context:
         run = core.current_run()
-        if run is None:
-            found: Context = self._inner.get_current()
-            return found
-        about = self._runs.of(run)
-        return about.held if about.held is not None else about.context  # type: ignore[no-any-return]
+        about = self._of(run) if run is not None else None
+        found: Context = self._inner.get_current() if about is None else about.context if about.held is None else about.held
+        return found
 
     def attach(self, current: Context) -> Any:
         run = core.current_run()
-        if run is None:
+        about = self._of(run) if run is not None else None
+        if about is None:
             return self._inner.attach(current)
-        about = self._runs.of(run)
         before, about.held = about.held, current
         return Held(about, before)
 

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 
-from supervisor import NonRetryable, Retry, Signal, Transaction, Update, compensate, continue_as_new, gather, sleep, step, workflow
+from supervisor import AsyncTransaction, NonRetryable, Retry, Signal, Transaction, Update, compensate, continue_as_new, gather, sleep, step, workflow
 from supervisor.sync import sleep as def_sleep
 from tests.harness import note, wait_for_file
 
@@ -72,6 +72,13 @@ def traced_tx(tx: Transaction, word: str) -> str:
     return current()
 
 
+@step(transactional=True)
+async def traced_async_tx(tx: AsyncTransaction, word: str) -> str:
+    await tx.execute("select 1")
+    inner("inner async tx")
+    return current()
+
+
 @step
 def traced_calls_itself(n: int) -> int:
     return n if n == 0 else traced_calls_itself.fn(n - 1)  # type: ignore[attr-defined, no-any-return]
@@ -88,6 +95,7 @@ async def traced_all(word: str) -> dict[str, str]:
     found["task"] = await traced_task(word)
     found["process"] = await traced_process.aio(word)
     found["tx"] = await traced_tx.aio(word)
+    found["async_tx"] = await traced_async_tx(word)
     found["after"] = current()
     await traced_calls_itself.aio(2)
     log.warning("in the workflow %s", word)

@@ -68,16 +68,16 @@ def test_a_run_is_one_tree_wherever_its_steps_execute(live: Live, got: Collector
     root, steps = ended(live, got, run)
     assert (root.trace_id, root.span_id, root.parent_id) == (f"{traces.trace_id_of(id_of(run)):032x}", f"{traces.run_span_id(id_of(run)):016x}", "")
     assert (root.name, root.kind, root.error) == ("run traced_all", RUN, None)
-    kept = {"run.id": str(run.id), "run.key": "t-1", "run.queue": "default", "run.outcome": "completed", "run.steps": 6, "run.waits": 0, "workflow.name": "traced_all"}
+    kept = {"run.id": str(run.id), "run.key": "t-1", "run.queue": "default", "run.outcome": "completed", "run.steps": 7, "run.waits": 0, "workflow.name": "traced_all"}
     assert kept.items() <= {name.removeprefix("pgsupervisor."): value for name, value in root.attributes.items()}.items()
     assert root.attributes["order"] == "x" and [name for name, _, _ in root.events] == ["asked"]
-    assert [span.name for span in steps] == [f"step traced_{kind}" for kind in ("inline", "thread", "task", "process", "tx", "calls_itself")]
+    assert [span.name for span in steps] == [f"step traced_{kind}" for kind in ("inline", "thread", "task", "process", "tx", "async_tx", "calls_itself")]
     assert {(span.parent_id, span.trace_id, span.kind, span.error) for span in steps} == {(root.span_id, root.trace_id, STEP, None)}
-    assert [span.span_id for span in steps] == [f"{traces.step_span_id(id_of(run), seq, 1):016x}" for seq in range(6)]
-    for span, kind in zip(steps, ("inline", "thread", "task", "process", "tx")):
+    assert [span.span_id for span in steps] == [f"{traces.step_span_id(id_of(run), seq, 1):016x}" for seq in range(7)]
+    for span, kind in zip(steps, ("inline", "thread", "task", "process", "tx", "async_tx")):
         assert seen[kind] == f"{span.trace_id}/{span.span_id}/True"
         live.until(lambda: got.below(span), 20, f"what is below {kind}")
-        assert {below.name.removeprefix("inner ") for below in got.below(span)} <= {kind, "before"}
+        assert {below.name.removeprefix("inner ") for below in got.below(span)} <= {kind.replace("_", " "), "before"}
         assert root.began_ns <= span.began_ns <= span.ended_ns and span.resource["service.name"] == APP
     assert seen["workflow"] == seen["after"] == f"{root.trace_id}/{root.span_id}/True"
     assert steps[2].attributes["mine"] == "x"
@@ -184,7 +184,7 @@ def test_a_retry_of_a_run_of_somebodys_trace_is_linked_to_it(live: Live, got: Co
 
 
 def test_a_run_that_was_cancelled_is_no_error(live: Live, got: Collector) -> None:
-    """Somebody asked for it; who and why is its event. One that was terminated while a worker had it is one."""
+    """Somebody asked for it; why is its event."""
     run = live.start(traced.traced_waiter, "c")
     live.until(lambda: run.status().wait == "signal", 20)
     live.client.cancel(run, reason="not wanted")
@@ -271,7 +271,7 @@ def test_a_drain_sends_what_has_ended(build: str, database: Any, hosts: HostFact
         run.result(timeout=20)
         assert not got.spans
         assert host.stop() == 0
-        assert got.root(run) and len(got.of(run)) == 7
+        assert got.root(run) and len(got.of(run)) == 8
 
 
 @pytest.mark.parametrize("how", ["away", "hangs", "refuses"])
@@ -305,6 +305,13 @@ def test_without_the_extra_it_says_what_to_install(database: Any, hosts: HostFac
     host = hosts.start("tests.apps.basic", args=("--traces",), env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
     assert host.process.wait(20) == 78
     assert "--traces needs opentelemetry.sdk, which is not installed: pip install 'pgsupervisor[otel]'" in host.log()
+
+
+def test_an_exporter_that_is_not_there_is_said_at_once(database: Any, hosts: HostFactory) -> None:
+    """By OpenTelemetry's own names."""
+    host = hosts.start("tests.apps.basic", args=("--traces",), env={"OTEL_TRACES_EXPORTER": "zipkin"})
+    assert host.process.wait(20) == 78
+    assert "OTEL_TRACES_EXPORTER=zipkin: no exporter of that name is installed" in host.log()
 
 
 def test_kill_of_everything_is_survived_by_the_tree(database: Any, hosts: HostFactory, effects: Effects) -> None:
