@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -109,6 +110,20 @@ def test_a_start_in_a_span_is_stored_with_it(live: Live, start: Callable[[Client
     with in_span():
         runs = start(live.client, live)
     assert runs and stored(live.database, *runs) == [(PARENT, STATE)] * len(runs)
+
+
+def test_starts_that_meet_at_a_client_keep_each_its_own_span(live: Live) -> None:
+    """Those that share a transaction are in one span, or in none."""
+
+    def start(n: int) -> tuple[int, list[Any]]:
+        span = trace.SpanContext(n + 1, n + 1, False, trace.TraceFlags(1))
+        with trace.use_span(trace.NonRecordingSpan(span)):
+            return n, [live.client.start(child, f"{n}") for _ in range(10)]
+
+    with ThreadPoolExecutor(8) as threads:
+        started = dict(threads.map(start, range(8)))
+    for n, runs in started.items():
+        assert stored(live.database, *runs) == [(f"00-{n + 1:032x}-{n + 1:016x}-01", None)] * 10
 
 
 def test_a_key_that_names_a_run_leaves_its_trace_as_it_was(live: Live) -> None:
