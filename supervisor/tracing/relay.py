@@ -15,7 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode
 
 from supervisor.core import traces
 from supervisor.tracing.runs import begin_attempt, read_context
@@ -109,14 +109,12 @@ def decode(encoded: bytes, resource: Resource) -> Sequence[ReadableSpan]:
 
 def _span(told: Told, resource: Resource) -> ReadableSpan:
     return ReadableSpan(
-        told.name, _context(told.own), _context(told.parent) if told.parent is not None else None, resource, told.attributes,
-        [Event(name, attributes, at_ns) for name, at_ns, attributes in told.events], [Link(_context(of), attributes) for of, attributes in told.links],
+        told.name, _read(told.own), _read(told.parent) if told.parent is not None else None, resource, told.attributes,
+        [Event(name, attributes, at_ns) for name, at_ns, attributes in told.events], [Link(_read(of), attributes) for of, attributes in told.links],
         SpanKind(told.kind), status=Status(StatusCode(told.status), told.why), start_time=told.began_ns, end_time=told.ended_ns,
         instrumentation_scope=InstrumentationScope(told.scope, told.version),
     )  # fmt: skip
 
 
-def _context(text: tuple[str, str | None]) -> SpanContext:
-    _, trace_id, span_id, flags = text[0].split("-")
-    state = TraceState.from_header([text[1]]) if text[1] else TraceState()
-    return SpanContext(int(trace_id, 16), int(span_id, 16), False, TraceFlags(int(flags, 16)), state)
+def _read(text: tuple[str, str | None]) -> SpanContext:
+    return read_context(traces.Trace(*text), remote=False)

@@ -57,11 +57,11 @@ def harmless(act: Callable[..., Any]) -> Callable[..., Any]:
     return acting
 
 
-def read_context(text: traces.Trace) -> SpanContext:
-    """The span that a traceparent names, in another process."""
+def read_context(text: traces.Trace, remote: bool = True) -> SpanContext:
+    """The span that a traceparent names, in another process or in this one."""
     _, trace_id, span_id, flags = text.parent.split("-")
     state = TraceState.from_header([text.state]) if text.state else TraceState()
-    return SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16) & 1), state)
+    return SpanContext(int(trace_id, 16), int(span_id, 16), remote, TraceFlags(int(flags, 16)), state)
 
 
 class RunSpan(trace.Span):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 
 from supervisor import AsyncTransaction, NonRetryable, Retry, Signal, Transaction, Update, compensate, continue_as_new, gather, sleep, step, workflow
 from supervisor.sync import sleep as def_sleep
@@ -13,6 +14,16 @@ from tests.harness import note, wait_for_file
 
 if os.environ.get("TRACED_WITHOUT") != "1":  # a host that does not trace is looked at for what it has imported
     from opentelemetry import trace
+
+if os.environ.get("TRACED_OWN") == "1":  # an app that has a provider of its own
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    own = TracerProvider(resource=Resource.create({"service.name": "own"}), shutdown_on_exit=False)
+    own.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(own)
 
 log = logging.getLogger("traced")
 go = Signal("traced_go", str)
@@ -211,6 +222,29 @@ async def traced_dies(word: str) -> str:
     except Exception as error:
         return type(error).__name__
     return ""
+
+
+@step(run="inline")
+def traced_holds(word: str) -> str:
+    time.sleep(0.15)
+    inner("inner held")
+    return current()
+
+
+@step(run="thread", timeout=0.1)
+def traced_slow(word: str) -> None:
+    time.sleep(0.4)
+
+
+@workflow
+async def traced_stuck(word: str) -> str:
+    held = await traced_holds.aio(word)
+    try:
+        await traced_slow.aio(word)
+    except TimeoutError:
+        pass
+    await sleep(0.6)
+    return held
 
 
 @step

@@ -224,6 +224,17 @@ def test_the_process_of_a_step_dies_and_its_span_is_sent_by_the_worker(live: Liv
     assert len(steps) == 1 and error in (steps[0].error or "") and root.error is None
 
 
+def test_a_step_that_holds_the_loop_and_one_that_is_given_up_have_theirs(live: Live, got: Collector) -> None:
+    """Another thread has become the loop's when the first returns; nobody waits for the second when it does, and its span says so."""
+    run = live.start(traced.traced_stuck, "h")
+    held = run.result(timeout=20)
+    root, steps = ended(live, got, run)
+    assert [span.name for span in steps] == ["step traced_holds", "step traced_slow"] and held == f"{root.trace_id}/{steps[0].span_id}/True"
+    assert [span.name for span in got.below(steps[0])] == ["inner held"] and steps[0].ended_ns - steps[0].began_ns > 1.4e8
+    assert steps[1].attributes["pgsupervisor.step.given_up"] is True and "given_up" not in str(steps[0].attributes)
+    assert "Failed to detach" not in live.host.log() and "spans are missing" not in live.host.log()
+
+
 def test_a_span_of_workflow_code_is_current_until_it_ends(live: Live, got: Collector) -> None:
     """Over an await, where other runs have the thread; a step stays below the run, where a replay finds it too."""
     phase, again, step, after = live.run(traced.traced_phase, "p")
@@ -296,6 +307,17 @@ def test_without_the_flag_nothing_of_it_is_there(build: str, database: Any, host
         loaded = client.start(traced.traced_modules).result(timeout=20)
     assert not {"opentelemetry", "requests", "google", "wrapped"} & set(loaded)
     assert not [name for name in loaded if name.startswith("opentel")]
+
+
+def test_an_app_that_has_a_provider_keeps_it(database: Any, hosts: HostFactory) -> None:
+    """Its libraries' spans are its own, and in the same trees."""
+    with collector() as got, Client(database.dsn) as client, hosts(APP, args=("--traces",), env={**got.env, "TRACED_OWN": "1"}):
+        run = client.start(traced.traced_child, "own")
+        run.result(timeout=20)
+        eventually(lambda: got.root(run), 20)
+        (step,) = [span for span in got.of(run) if span.name == "step traced_inline"]
+        (inner,) = got.below(step)
+        assert (inner.resource["service.name"], step.resource["service.name"]) == ("own", APP)
 
 
 def test_without_the_extra_it_says_what_to_install(database: Any, hosts: HostFactory, tmp_path: Path) -> None:
