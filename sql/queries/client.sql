@@ -313,3 +313,66 @@ SELECT o.run_id, o.status, o.result, o.ended_at FROM {schema}.outcomes_soon($1, 
 -- Returns run, key, workflow, queue, status, wait, step, seq, attempt, created_at, ended_at
 SELECT f.run_id, f.key, f.workflow, f.queue, f.status, f.wait, f.step, f.seq, f.attempt, f.created_at, f.ended_at
 FROM {schema}.find_runs($1, $2, $3, $4, $5, $6) AS f;
+
+-- ── schedules ────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- name: client_put_schedule :one
+-- Create a schedule, or change what is said of one.
+-- Locks:  its row of schedule.     Index:  schedule_pkey, workflow_name_key
+-- $1 text name    $2 text what is said of it, JSON    $3 text create or change    $4 text reason    $5 text actor
+-- Returns created or changed
+-- Raises  SV001 unknown workflow, SV038 there is one, SV039 there is none (DETAIL: its name), SV040 what is said can't be (DETAIL: schedule, why as JSON), 22023 input
+SELECT {schema}.put_schedule($1, $2::pg_catalog.text::pg_catalog.jsonb, $3, NULL, $4, $5);
+
+-- name: client_pause_schedule :one
+-- Fire no tick of a schedule until it is resumed.
+-- Locks:  its row of schedule.     Index:  schedule_pkey
+-- $1 text name    $2 text reason    $3 text actor     Returns whether it was not paused     Raises  SV039
+SELECT {schema}.pause_schedule($1, $2, $3);
+
+-- name: client_resume_schedule :one
+-- Fire it again, from its next tick on.
+-- Locks:  its row of schedule.     Index:  schedule_pkey
+-- $1 text name    $2 text reason    $3 text actor     Returns whether it was paused     Raises  SV039
+SELECT {schema}.resume_schedule($1, $2, $3);
+
+-- name: client_trigger_schedule :one
+-- Start a run of it now.
+-- Locks:  its row of schedule; then as client_start, and as client_cancel or client_terminate where the policy says so.
+-- Index:  schedule_pkey, schedule_fire_pkey, schedule_fire_id_idx, schedule_live_pkey, task_pkey; those of a start
+-- $1 text name    $2 text reason    $3 text actor    $4 text overlap    $5 boolean whether the hosts are told    $6 uuid id of its run: asked again under it, it is the same
+-- Returns the run; null where the policy skips it     Raises  SV039, 22023
+SELECT {schema}.trigger_schedule($1, $2, $3, $4, $5, $6);
+
+-- name: client_backfill_schedule :one
+-- Have a run started for each tick of a range that has none.
+-- Locks:  its row of schedule.     Index:  schedule_pkey
+-- $1 text name    $2 timestamptz from    $3 timestamptz until    $4 text reason    $5 text actor    $6 text overlap     Returns the number of the request     Raises  SV039, 22023
+SELECT {schema}.backfill_schedule($1, $2, $3, $4, $5, $6);
+
+-- name: client_delete_schedule :exec
+-- Forget a schedule.
+-- Locks:  its row of schedule; the tasks of its runs that are held.     Index:  schedule_pkey, schedule_live_pkey, task_pkey
+-- $1 text name    $2 text reason    $3 text actor     Raises  SV039
+SELECT {schema}.delete_schedule($1, $2, $3);
+
+-- name: client_schedules :many
+-- Schedules, or one of them, and how they stand. Reads the view.
+-- Locks:  none.     Index:  schedule_pkey, schedule_live_pkey, task_pkey
+-- $1 text name (null: all)     Returns the view's columns
+SELECT s.name, s.workflow, s.cron, s.every_s, s.timezone, s.state, s.next_at, s.last_at, s.last_run, s.error, s.fired, s.skipped, s.missed, s.live, s.held, s.overlap, s.paused_at, s.paused_by,
+       s.paused_reason, s.input, s.pass_tick, s.queue, s.priority, s.attributes, s.catchup_s, s.jitter_s, s.starts_at, s.ends_at, s.backfills, s.declared, s.created_at, s.changed_at
+FROM {schema}.schedules s WHERE $1::pg_catalog.text IS NULL OR s.name = $1::pg_catalog.text ORDER BY s.name;
+
+-- name: client_schedule_fires :many
+-- What became of the last ticks of a schedule, and how their runs stand, the newest first. Reads the views.
+-- Locks:  none.     Index:  schedule_fire_pkey, schedule_miss_pkey; run, outcome primary keys, pruned
+-- $1 text schedule    $2 int4 max     Returns tick_at, fired_at, kind, state, run_id, status of the run, ticks, until_at
+SELECT f.tick_at, f.fired_at, f.kind, f.state, f.run_id, (SELECT r.status FROM {schema}.runs r WHERE r.run_id = f.run_id) AS status, f.ticks, f.until_at
+FROM (SELECT * FROM {schema}.schedule_fires WHERE schedule = $1 ORDER BY tick_at DESC LIMIT $2) AS f ORDER BY f.tick_at DESC;
+
+-- name: client_schedule_of :many
+-- From which schedule a run came. Reads the view.
+-- Locks:  none.     Index:  schedule_fire_id_idx
+-- $1 uuid run     Returns schedule, tick_at, kind
+SELECT f.schedule, f.tick_at, f.kind FROM {schema}.schedule_fires f WHERE f.id = $1;

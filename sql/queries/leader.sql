@@ -23,9 +23,10 @@ SELECT {schema}.take_term(%s, %s, %s, %s);
 
 -- name: beat :one
 -- The leader's pulse: a sign of life, which workers give none, and with `pulse` what is due.
--- Locks:  its row of leader.     Index:  leader_pkey, worker_live_idx, and those of pulse
+-- Locks:  its row of leader.     Index:  leader_pkey, worker_live_idx, schedule_due_idx, schedule_held_idx, and those of pulse
 -- $1 int4 backend of ears    $2 int4 backend of chores    $3 int8 term    $4 text[] queue    $5 text[] workflow    $6 int4 depth: see pulse
--- Returns backend of chores as written, server's age in s, workers without their lock, pulse's row; nothing when deposed
+-- Returns backend of chores as written, server's age in s, workers without their lock, s until a schedule is to be looked at (null: none is), whether runs of
+-- schedules are held or backfills are at work, pulse's row; nothing when deposed
 WITH beat AS (
     UPDATE {schema}.leader SET beat_at = clock_timestamp(), ears_pid = %(ears)s, chores_pid = %(chores)s
     WHERE term = %(term)s AND ended_at IS NULL AND lead_pid = pg_backend_pid()
@@ -34,7 +35,11 @@ WITH beat AS (
             SELECT l.objid::int8 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::int8 = ({lock_class}::int8 & 4294967295)
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())))) AS missing),
 look AS ({block:pulse})
-SELECT beat.chores_pid, beat.server_age_s, beat.missing, look.due, look.next_s, look.hidden FROM beat, look;
+SELECT beat.chores_pid, beat.server_age_s, beat.missing,
+       (SELECT extract(epoch FROM s.due_at - clock_timestamp())::float8 FROM {schema}.schedule s WHERE s.due_at < 'infinity' ORDER BY s.due_at LIMIT 1),
+       EXISTS (SELECT FROM {schema}.schedule s WHERE s.held) OR EXISTS (SELECT FROM {schema}.schedule_backfill),
+       look.due, look.next_s, look.hidden
+FROM beat, look;
 
 -- name: who_leads :one
 -- Who holds the lock, and what its term says: asked when the leader gives no sign of life.
@@ -176,6 +181,12 @@ SELECT n, last FROM {schema}.drop_keys(%s, %s, %s);
 -- $1 text suffix    $2 int8 after    $3 int4 max     Returns how many it looked at, the last batch
 SELECT n, last FROM {schema}.drop_batches(%s, %s, %s);
 
+-- name: drop_fires :one
+-- Forget one slice of what schedules fired in the time of detached partitions.
+-- Locks:  those rows of schedule_fire.     Index:  schedule_fire_id_idx
+-- $1 text suffix    $2 uuid after    $3 int4 max     Returns how many it looked at, the last of them
+SELECT n, last FROM {schema}.drop_fires(%s, %s, %s);
+
 -- name: drop_detached :one
 -- Drop detached partitions.
 -- Locks:  ACCESS EXCLUSIVE on the detached tables, which nobody else finds.     Index:  none
@@ -187,3 +198,28 @@ SELECT {schema}.drop_detached(%s);
 -- Locks:  rows of update_request, SKIP LOCKED.     Index:  none: the table holds what nobody has taken yet
 -- Returns how many
 SELECT {schema}.drop_updates();
+
+-- ── schedules ────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- name: schedules_due :many
+-- Schedules that are to be looked at, those that have waited longest first, and some of the backfills that are at work.
+-- Locks:  none.     Index:  schedule_due_idx; schedule_backfill_pkey, schedule_pkey
+-- $1 int4 max    $2 int4 max of backfills     Returns the fields of core/schedules.py's Due
+(SELECT s.name, s.version, s.cron, s.every_us, s.timezone, s.jitter_s, s.catchup_s, s.after_at, s.starts_at, s.ends_at, clock_timestamp(), NULL::int8
+ FROM {schema}.schedule s WHERE s.due_at <= statement_timestamp() ORDER BY s.due_at LIMIT %s)
+UNION ALL
+(SELECT s.name, s.version, s.cron, s.every_us, s.timezone, 0, 0, b.after_at, s.starts_at, least(b.until_at, s.ends_at), clock_timestamp(), b.id
+ FROM {schema}.schedule_backfill b JOIN {schema}.schedule s ON s.name = b.schedule ORDER BY b.id LIMIT %s);
+
+-- name: fire_schedules :many
+-- Fire what was computed from them and move them on, if they still are what was read.
+-- Locks:  their rows of schedule, by name, SKIP LOCKED; then as client_start, and as client_cancel or client_terminate where the policy says so.
+-- Index:  schedule_pkey, schedule_fire_pkey, schedule_live_pkey, task_pkey; those of a start
+-- $1 text JSON, as the function says     Returns workflow, queue (null: the workflow's), how many runs were started
+SELECT workflow, queue, runs FROM {schema}.fire_schedules(%s::text::jsonb);
+
+-- name: release_held :many
+-- Wake runs of schedules that waited for the run before them, where that has ended.
+-- Locks:  their rows of schedule, by name, SKIP LOCKED; their tasks.     Index:  schedule_held_idx, schedule_live_pkey, task_pkey
+-- $1 int4 max     Returns as fire_schedules
+SELECT workflow, queue, runs FROM {schema}.release_held(%s);

@@ -37,6 +37,12 @@ UPDATE {schema}.worker SET serves = ARRAY(SELECT id FROM known) WHERE id = %s;
 -- $1 int4[] earlier    $2 int4 worker
 UPDATE {schema}.worker SET serves = (SELECT e.serves FROM {schema}.worker e WHERE e.id = ANY (%s) ORDER BY e.id DESC LIMIT 1) WHERE id = %s;
 
+-- name: declare_schedule :one
+-- Say what the app declares of a schedule: made where there is none, changed where another declaration was the last one.
+-- Locks:  its row of schedule, where it is not as declared.     Index:  schedule_pkey
+-- $1 text name    $2 text what is said of it, JSON    $3 text hash of that     Returns created, changed or unchanged     Raises  SV040, 22023
+SELECT {schema}.put_schedule(%s, %s::text::jsonb, 'declare', %s, 'declared by the app', NULL);
+
 -- name: queue_id :one
 -- The number of a queue; made when it is new.
 -- Locks:  none but a new row.     Index:  queue_name_key

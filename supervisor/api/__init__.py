@@ -15,6 +15,7 @@ _HOMES = {
     "supervisor.api.bulk": ("Bulk",),
     "supervisor.api.handles": ("AsyncBatch", "AsyncRun", "Batch", "Moved", "Progress", "Run", "RunInfo", "VersionInfo"),
     "supervisor.api.queries": ("Query",),
+    "supervisor.api.schedules": ("Schedule", "ScheduleFire", "ScheduleInfo", "ScheduleTerms"),
     "supervisor.api.updates": ("AsyncUpdateHandle", "Update", "UpdateHandle", "handlers_finished"),
     "supervisor.core.retry": ("Retry",),
     "supervisor.core.cancelled": ("Cancelled",),
@@ -22,7 +23,7 @@ _HOMES = {
     "supervisor.core.errors": (
         "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "CompensationFailed", "CompleteLater", "CompletionFailed", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "HeartbeatMissed", "HistoryTooLarge", "HistoryTooLong", "HistoryUnreadable", "InputInvalid", "KeyExists", "KeyMismatch",
         "MissingExtra", "NonRetryable", "OperationRefused", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "QueryFailed", "QueryReadOnly", "QueryTooLong", "QueryUnknown", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
-        "RunEnded", "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
+        "RunEnded", "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "ScheduleExists", "ScheduleInvalid", "ScheduleUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TokenClosed", "TokenUnknown", "TransactionMisused", "UnknownWorkflow",
         "UpdateFailed", "UpdateRejected", "UpdateUnfinished", "UpdateUnknown", "VersionUnknown",
     ),
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     from supervisor.api.bulk import Bulk as Bulk
     from supervisor.api.handles import AsyncBatch as AsyncBatch, AsyncRun as AsyncRun, Batch as Batch, Moved as Moved, Progress as Progress, Run as Run, RunInfo as RunInfo, VersionInfo as VersionInfo
     from supervisor.api.queries import Query as Query
+    from supervisor.api.schedules import Schedule as Schedule, ScheduleFire as ScheduleFire, ScheduleInfo as ScheduleInfo, ScheduleTerms as ScheduleTerms
     from supervisor.api.signals import Signal as Signal
     from supervisor.api.transaction import AsyncTransaction as AsyncTransaction, Transaction as Transaction
     from supervisor.api.updates import (
@@ -55,7 +57,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         PayloadRefused as PayloadRefused, PermissionMissing as PermissionMissing, QueryFailed as QueryFailed, QueryReadOnly as QueryReadOnly, QueryTooLong as QueryTooLong,
         QueryUnknown as QueryUnknown, ReadTimeout as ReadTimeout, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
         RunCancelled as RunCancelled, RunClosed as RunClosed, RunEnded as RunEnded, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
-        SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,
+        ScheduleExists as ScheduleExists, ScheduleInvalid as ScheduleInvalid, ScheduleUnknown as ScheduleUnknown, SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,
         StepFailed as StepFailed, StepInterrupted as StepInterrupted, StepTimeout as StepTimeout, SupervisorError as SupervisorError,
         TokenClosed as TokenClosed, TokenUnknown as TokenUnknown, TransactionMisused as TransactionMisused, UnknownWorkflow as UnknownWorkflow, UpdateFailed as UpdateFailed, UpdateRejected as UpdateRejected,
         UpdateUnfinished as UpdateUnfinished, UpdateUnknown as UpdateUnknown, VersionUnknown as VersionUnknown,

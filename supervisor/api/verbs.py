@@ -48,6 +48,11 @@ class Verbs:
         self.questions, self._hints = questions, hints
         self._parameters: dict[str, Parameters] = {}
 
+    @property
+    def announces(self) -> bool:
+        """Whether hosts may be told of what is done: not within a transaction of the caller's."""
+        return self._hints is not None
+
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:

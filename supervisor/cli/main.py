@@ -54,6 +54,7 @@ COMMANDS = {
     "replay": Command("supervisor.cli.replay", "replay", "Compare recorded histories with the code that is here; execute nothing."),
     "export": Command("supervisor.cli.export", "export", "Write histories to files that replay reads without a database."),
     "queues": Command("supervisor.cli.queues", "queues", "Show what stands in each queue."),
+    "schedules": Command("supervisor.cli.schedules", "schedules", "Show which workflow is started when; make, pause, trigger, backfill schedules."),
     "workers": Command("supervisor.cli.workers", "workers", "Show who works: hosts, processes, what each executes, the last crash."),
     "top": Command("supervisor.cli.top", "top", "Watch the workers of this host: rates, latencies, what each executes, queues."),
     "logs": Command("supervisor.cli.logs", "logs", "Show log lines of this host: of a run, a step, a worker, a level; follow them."),
@@ -104,6 +105,7 @@ EXIT_OF_ERROR = {
     "definition": EXIT_CONFIG,
     "history_unreadable": EXIT_USAGE,
     "token_unknown": EXIT_USAGE,
+    "schedule_invalid": EXIT_USAGE,
 }
 
 

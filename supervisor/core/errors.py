@@ -576,6 +576,39 @@ class BatchUnknown(SupervisorError):
         super().__init__(f"there is no batch {name!r}; no start has ever named it here: select batch from batches lists those that there are")
 
 
+# ── schedules ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ScheduleInvalid(SupervisorError):
+    """What was said of a schedule can't be followed: a cron or a time zone that nobody can read, a duration out of its bounds."""
+
+    code = "schedule_invalid"
+
+    def __init__(self, schedule: str, why: str, remedy: str = "mend it, and say it again") -> None:
+        self.schedule, self.why = schedule, why
+        super().__init__(f"schedule {schedule!r}: {why}; {remedy}")
+
+
+class ScheduleUnknown(SupervisorError):
+    """A verb names a schedule that is not there."""
+
+    code = "schedule_unknown"
+
+    def __init__(self, schedule: str) -> None:
+        self.schedule = schedule
+        super().__init__(f"there is no schedule {schedule!r}; python -m supervisor schedules lists those that there are")
+
+
+class ScheduleExists(SupervisorError):
+    """A schedule was to be created under a name that one has already."""
+
+    code = "schedule_exists"
+
+    def __init__(self, schedule: str) -> None:
+        self.schedule = schedule
+        super().__init__(f"there is a schedule {schedule!r} already; change it (python -m supervisor schedules change), or take another name")
+
+
 # ── the database ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -11,6 +11,7 @@ NAME_MAX = 200  # of a signal, of a query, of an update
 _workflows: dict[str, Any] = {}
 _steps: list[Any] = []
 _queries: list[Any] = []
+_schedules: dict[str, Any] = {}
 
 
 def is_name(name: object) -> bool:
@@ -53,6 +54,19 @@ def register_query(query: Any) -> None:
 def queries() -> list[Any]:
     """All queries that the app has defined."""
     return list(_queries)
+
+
+def register_schedule(schedule: Any) -> None:
+    """Add a schedule. Raises DefinitionError when another workflow has one of its name; a module that is loaded again defines its own anew."""
+    known = _schedules.get(schedule.name)
+    if known is not None and _home(known.workflow.fn) != _home(schedule.workflow.fn):
+        raise DefinitionError(f"two schedules are named {schedule.name!r}: of {_home(known.workflow.fn)} and of {_home(schedule.workflow.fn)}; give one of them another name")
+    _schedules[schedule.name] = schedule
+
+
+def schedules() -> list[Any]:
+    """All schedules that the app declares, by name."""
+    return [schedule for _, schedule in sorted(_schedules.items())]
 
 
 def settle() -> None:

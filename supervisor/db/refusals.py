@@ -9,7 +9,18 @@ from uuid import UUID
 
 import psycopg
 
-from supervisor.core.errors import OperationRefused, PermissionMissing, RunEnded, SchemaMissing, SupervisorError, TokenClosed, TokenUnknown
+from supervisor.core.errors import (
+    OperationRefused,
+    PermissionMissing,
+    RunEnded,
+    ScheduleExists,
+    ScheduleInvalid,
+    ScheduleUnknown,
+    SchemaMissing,
+    SupervisorError,
+    TokenClosed,
+    TokenUnknown,
+)
 from supervisor.db import migrations
 from supervisor.db.statements import Sql
 
@@ -27,7 +38,7 @@ def no_right(schema: str, user: str, role: str, text: str, what: str = "this") -
 
 
 def operated(state: str, detail: str) -> SupervisorError | None:
-    """What the functions of operators, and those for tokens, refuse, by its SQLSTATE; None for anything else."""
+    """What the functions of operators, and those for tokens and schedules, refuse, by its SQLSTATE; None for anything else."""
     if state == "SV029":
         facts = json.loads(detail)
         return RunEnded(UUID(facts["run_id"]), facts["status"], facts["verb"])
@@ -39,6 +50,13 @@ def operated(state: str, detail: str) -> SupervisorError | None:
     if state == "SV032":
         facts = json.loads(detail)
         return TokenClosed(UUID(facts["run_id"]), facts["seq"], facts["attempt"], facts["why"])
+    if state == "SV038":
+        return ScheduleExists(detail)
+    if state == "SV039":
+        return ScheduleUnknown(detail)
+    if state == "SV040":
+        facts = json.loads(detail)
+        return ScheduleInvalid(facts["schedule"], facts["why"])
     return None
 
 

@@ -7,6 +7,7 @@ it can commit any more), take its tasks in the transaction that declares it dead
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from supervisor.db.pipeline import Pipeline
 from supervisor.db.statements import Sql, identifier, wake_channel
 
 GONE_S, LOOK_S = 5.0, 0.01  # how long a session that was told to end is waited for, and how often it is looked at
+
+log = logging.getLogger("pgsupervisor.worker")
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,12 @@ class WorkerCalls:
         with _told("registering versions"):
             ordered = sorted(versions)
             self._rows("serve_versions", (*([row[column] for row in ordered] for column in range(3)), worker))
+
+    def declare_schedule(self, name: str, said: str, hashed: str) -> None:
+        """Say what the app declares of a schedule; one that is as it was declared last is left as it is."""
+        with _told(f"declaring schedule {name!r}"):
+            if (done := self._one("declare_schedule", name, said, hashed)) != "unchanged":
+                log.info("schedule %s %s as the app declares it", name, done)
 
     def queue_id(self, name: str) -> int:
         with _told("registering queues"):

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from supervisor.core.errors import DatabaseUnavailable
 from supervisor.db.session import Rows, Session, StatementRefused
+from supervisor.db.statements import wake_channel
 from supervisor.leader.outage import Outage
 from supervisor.leader import partitions, retention, statistics
 from supervisor.leader.burial import Burials
@@ -26,6 +27,7 @@ from supervisor.leader.chores import Chores, Duty
 from supervisor.leader.depose import SILENT_S, Facts, judge
 from supervisor.leader.look import Asked, Look, Told
 from supervisor.leader.reap import Reap
+from supervisor.leader.schedules import Schedules
 
 log = logging.getLogger("pgsupervisor.leader")
 
@@ -58,6 +60,7 @@ class Leadership:
             Duty("retention", retention.EVERY_S, partial(retention.retention, retention_s)),
         ])  # fmt: skip
         self._reap = Reap(burials)
+        self._schedules = Schedules(burials, lambda hint: self.say([wake_channel(schema)], [hint], lambda _: None))
         self._look = Look()
         self._next = float("inf")  # its next pulse; inf while one is out or there is no session
         self._hurry_until = 0.0
@@ -87,7 +90,7 @@ class Leadership:
         return reading, writing
 
     def due(self) -> float:
-        return min(self._next, self._lead.due(), self._ears.due(), self._chores.due())
+        return min(self._next, self._lead.due(), self._ears.due(), self._chores.due(), self._schedules.due())
 
     def act(self, readable: set[int], writable: set[int]) -> None:
         self._lead.act(readable, writable)
@@ -95,6 +98,7 @@ class Leadership:
             self._pulse()
         self._ears.act(readable, writable)
         self._chores.act(readable, writable)
+        self._schedules.act()
 
     def close(self) -> None:
         """Give the lead back, so that the next one has it at once, and end the sessions. Blocks for a second at most."""
@@ -107,6 +111,7 @@ class Leadership:
             self._lead.wait(GIVE_BACK_S)
         self.term, self._next = 0, float("inf")
         self._chores.stop()
+        self._schedules.stop()
         self._lead.close()
         self._ears.close()
 
@@ -141,9 +146,10 @@ class Leadership:
             self._lead.drop("its term was ended by somebody else")
             return
         self._next = at + PULSE_S
-        chores_pid, server_age_s, missing, *seen = rows[0]
+        chores_pid, server_age_s, missing, schedule_s, held, *seen = rows[0]
         self._chores.known(chores_pid)
         self._reap.heard(missing, server_age_s)
+        self._schedules.heard(schedule_s, held)
         self._look.answered(*seen)
 
     def _sought(self, rows: Rows) -> None:
@@ -173,6 +179,7 @@ class Leadership:
         self._why = "its session was gone"
         log.info("leading: term %d", self.term)
         self._reap.begin(self.term)
+        self._schedules.begin(self.term)
         self._chores.begin(self.term)
 
     def _not_taken(self, error: DatabaseUnavailable) -> None:
@@ -183,6 +190,7 @@ class Leadership:
         """The lock went with the session: whatever this process does next, it does as a follower."""
         self._next = float("inf")
         self._chores.stop()
+        self._schedules.stop()
         if self.term:
             log.warning("no longer leading: term %d is over, its session is lost", self.term)
         self.term = 0

@@ -3,7 +3,7 @@
 A partition goes when all its runs were born, and ended, longer ago than that, when none of them is live, and no older
 live run has a child in it. What was begun is recorded in `retired` and brought to an end by whoever leads: detach each
 table (CONCURRENTLY, which blocks nobody), look again for live runs and attach again if there is one, remove the keys,
-forget the batches that have no other runs, drop the tables. An interrupted DETACH is finished first, always: until then inserts into its range fail.
+forget the batches that have no other runs and what schedules fired then, drop the tables. An interrupted DETACH is finished first, always: until then inserts into its range fail.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def _drop(term: int, suffix: str, low: UUID, high: UUID) -> Talk:
         return
     keys = yield from _slices("drop_keys", suffix, UUID(int=0), fence)
     batches = yield from _slices("drop_batches", suffix, 0, fence)
+    fires = yield from _slices("drop_fires", suffix, UUID(int=0), fence)
     ((tables,),) = yield from _patiently(partial(_one, Ask("drop_detached", (suffix,), fence)))
-    log.warning("retention: partition %s dropped: %d tables, runs born from %s to %s, %d keys, %d batches", suffix, tables, low, high, keys, batches)
+    log.warning("retention: partition %s dropped: %d tables, runs born from %s to %s, %d keys, %d batches, %d fires of schedules", suffix, tables, low, high, keys, batches, fires)
 
 
 def _slices(block: str, suffix: str, after: object, fence: tuple[str, tuple[int]]) -> Talk:

@@ -18,7 +18,7 @@ SQL = Sql()
 
 # ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
 
-VIEWS = "attempts audits attributes batches cancellations children compensations due errors failures keys later leaders live pauses published queues runs saved_views signals started steps throughput tokens heartbeats updates versions waits workers".split()
+VIEWS = "attempts audits attributes batches cancellations children compensations due errors failures keys later leaders live pauses published queues runs schedule_fires schedules saved_views signals started steps throughput tokens heartbeats updates versions waits workers".split()
 CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
@@ -44,6 +44,9 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "retry(uuid, text, text, boolean)", "fork(uuid, integer, jsonb, text, text, text, boolean)",
     "complete(text, jsonb, boolean)", "fail(text, text, boolean, boolean)", "heartbeat(text, jsonb)", "finish_token(text, smallint, bytea, boolean)", "beat_token(text, bytea)",
     "send_because(text, uuid, text, bytea, text, text, text)",
+    "put_schedule(text, jsonb, text, text, text, text)", "change_schedule(text, jsonb, text, text)", "pause_schedule(text, text, text)", "resume_schedule(text, text, text)",
+    "create_schedule(text, text, jsonb, text, interval, text, text, interval, interval, text, text, integer, jsonb, timestamp with time zone, timestamp with time zone, text, text)",
+    "trigger_schedule(text, text, text, text, boolean, uuid)", "backfill_schedule(text, timestamp with time zone, timestamp with time zone, text, text, text)", "delete_schedule(text, text, text)",
     "ask_query(uuid, uuid, text, bytea, double precision)", "query_answer(uuid)", "forget_query(uuid)",
 )  # fmt: skip
 HISTORIES = ("history_run(uuid)", "history_steps(uuid, integer, integer)", "history_pending(uuid)", "history_sample(text, timestamp with time zone, integer, text)")
@@ -60,7 +63,7 @@ ENGINE = (  # of workers, their parents and the leader among these
     "all_owned(bigint, integer, integer)", "take_away(uuid[], timestamp with time zone, smallint, text)", "as_leader(bigint)",
     "take_term(uuid, text, integer, text)", "renew_statistics()", "partitioned()", "keep_if_live(text)", "drop_keys(text, uuid, integer)",
     "accepts(text, text)", "version_of(integer, integer)", "has_begun(uuid)", "run_version(uuid)", "pin(uuid, text, integer, integer)",
-    "drop_batches(text, bigint, integer)", "drop_detached(text)", "drop_queries()", "drop_updates()", "wake_updated(uuid[])", "announce_signal(integer, boolean, text, text)",
+    "fire_schedules(jsonb)", "release_held(integer)", "drop_fires(text, uuid, integer)", "drop_batches(text, bigint, integer)", "drop_detached(text)", "drop_queries()", "drop_updates()", "wake_updated(uuid[])", "announce_signal(integer, boolean, text, text)",
     "close_children(uuid[])", "end_wedged(uuid[])", "wedged(uuid, smallint, smallint, text)", "error_json(text, text)",
     "set_attributes(uuid, integer, bytea, timestamp with time zone)", "continue_run(uuid, uuid, integer, text, smallint, bytea, interval, integer)",
     "traces_of(uuid[])",
@@ -72,7 +75,7 @@ WRITTEN = {
     "DELETE": "task timer leader retired query update_request pause changed",
 }
 READ = (
-    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done completion beat trace task timer worker workflow workflow_version served missing queue leader retired query pause changed worker_now task_now "
+    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done completion beat trace task timer worker workflow workflow_version served missing queue leader retired query pause changed schedule schedule_backfill worker_now task_now "
     + " ".join(f"run_key_{n}" for n in range(8))
 )
 Right = tuple[str, str]  # object, privilege
@@ -247,5 +250,11 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
+<<<<<<< HEAD
         "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal send_signals signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token send_because finish_because save_view forget_view queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates trace_starts trace_id".split()
+||||||| parent of fccc6f5 (schedules: a workflow is started by cron or every so often, once for each tick)
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates".split()
+=======
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates put_schedule create_schedule change_schedule pause_schedule resume_schedule trigger_schedule backfill_schedule delete_schedule fire_schedules release_held drop_fires".split()
+>>>>>>> fccc6f5 (schedules: a workflow is started by cron or every so often, once for each tick)
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"

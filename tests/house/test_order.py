@@ -16,6 +16,7 @@ LONGER = {
     "supervisor/engine/worker.py": 700,  # it puts the parts together
     "supervisor/engine/commands.py": 700,  # one place for what becomes of each kind of command
     "supervisor/db/client_calls.py": 800,  # every question of a client, one after the other
+    "supervisor/core/errors.py": 750,  # every error of users', one after the other
 }
 FUNCTION_LINES_MAX = 70
 README_LINES_MAX = 120
