@@ -39,7 +39,7 @@ class ScheduleTerms(TypedDict, total=False):
     cron       five fields (minute hour day month weekday), six with seconds in front, or a name like "@hourly"; or
     every      seconds or timedelta, 0.1 s at least, counted from 1970-01-01 UTC
     timezone   IANA name of the time zone that cron is read in; "UTC" where none is said
-    input      of its runs: a dict by parameter name; the value itself where the workflow has one parameter and no `pass_tick`
+    input      of its runs: a dict by parameter name
     overlap    while a run of it is live: "skip" the tick (the default), "allow" both, "buffer_one" or "buffer_all": the new run waits until the others have
                ended, "cancel_other": the other is cancelled and the new one waits for its end, "terminate_other": the other ends at once
     catchup    how late a tick may be and still be fired, when nobody was there at its time; an hour where none is said, 10 s at least
@@ -52,7 +52,7 @@ class ScheduleTerms(TypedDict, total=False):
     cron: str
     every: float | timedelta
     timezone: str
-    input: Any
+    input: Mapping[str, Any] | None
     overlap: Overlap
     catchup: float | timedelta
     jitter: float | timedelta
@@ -201,41 +201,42 @@ def _moment(name: str, key: str, moment: datetime) -> str:
 
 def input_of(workflow: Any, given: Any, pass_tick: str | None) -> Any:
     """The stored input of its runs, without the parameter that is given the tick. Raises InputInvalid, PayloadRefused."""
+    by_name = _by_name(workflow.name, given)
     if pass_tick is None:
-        record = {} if given is None and not workflow.input.parameters else given
-        return json.loads(workflow.encode_record({} if record is None and len(workflow.input.parameters) != 1 else record))
-    if given is not None and not isinstance(given, Mapping):
-        raise InputInvalid(workflow.name, f"beside pass_tick={pass_tick!r} input= must be a dict by parameter name, not {type(given).__name__}")
-    whole = json.loads(workflow.encode_input((), {**(given or {}), pass_tick: EPOCH}))
+        return json.loads(workflow.encode_input((), by_name))
+    whole = json.loads(workflow.encode_input((), {**by_name, pass_tick: EPOCH}))
     del whole[pass_tick]
     return whole
 
 
-def with_input(verbs: Verbs, name: str, workflow: Any, terms: Mapping[str, Any]) -> Verb[dict[str, Any]]:
-    """What is said of a new schedule, its input encoded by the workflow, or by the catalogue where that is not imported here."""
+def _by_name(what: str, given: Any) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise InputInvalid(what, f"input= of a schedule is a dict by parameter name, not {type(given).__name__}")
+    return dict(given or {})
+
+
+def whole_of(name: str, workflow: Any, terms: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a new schedule. Its input is checked by the workflow; where that is not imported here, by the database."""
     from supervisor.core import codec
 
     asked = Asked.of(workflow)
     said = {**said_of(name, terms), "workflow": asked.name}
     timing_of(name, terms)
-    given, pass_tick = terms.get("input"), terms.get("pass_tick")
+    given = terms.get("input")
     if asked.definition is not None:
-        said["input"] = input_of(asked.definition, given, pass_tick)
-    elif pass_tick is None and given is not None and not isinstance(given, Mapping):
-        said["input"] = json.loads((yield from verbs.encoder(asked))(given))
+        said["input"] = input_of(asked.definition, given, terms.get("pass_tick"))
     else:
-        said["input"] = json.loads(codec.encode(dict(given or {})))  # the database checks it by the catalogue
+        said["input"] = json.loads(codec.encode(_by_name(asked.name, given)))
     return said
 
 
 # ── the verbs, without I/O ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def create(verbs: Verbs, name: str, workflow: Any, terms: Mapping[str, Any], reason: str | None, actor: str | None) -> Verb[None]:
+def create(name: str, workflow: Any, terms: Mapping[str, Any], reason: str | None, actor: str | None) -> Verb[None]:
     from supervisor.db import schedule_calls
 
-    said = yield from with_input(verbs, name, workflow, terms)
-    yield from schedule_calls.put(name, said, "create", reason, actor)
+    yield from schedule_calls.put(name, whole_of(name, workflow, terms), "create", reason, actor)
 
 
 def change(name: str, workflow: Any, terms: Mapping[str, Any], reason: str | None, actor: str | None) -> Verb[None]:
@@ -252,9 +253,7 @@ def change(name: str, workflow: Any, terms: Mapping[str, Any], reason: str | Non
     elif terms.get("timezone") is not None:
         Timing(name, "@daily", None, terms["timezone"])
     if "input" in terms:
-        if not isinstance(terms["input"], Mapping):
-            raise ScheduleInvalid(name, f"input={terms['input']!r} is no dict by parameter name")
-        said["input"] = json.loads(codec.encode(dict(terms["input"])))
+        said["input"] = json.loads(codec.encode(_by_name(name, terms["input"])))
     yield from schedule_calls.put(name, said, "change", reason, actor)
 
 
@@ -319,7 +318,7 @@ class ScheduleVerbs:
 
         Raises ScheduleInvalid, ScheduleExists, UnknownWorkflow, InputInvalid, PayloadRefused.
         """
-        self._carry(lambda verbs: create(verbs, name, workflow, terms, reason, actor))
+        self._carry(lambda verbs: create(name, workflow, terms, reason, actor))
 
     def change_schedule(
         self, name: str, *, workflow: Workflow[..., Any] | str | None = None, reason: str | None = None, actor: str | None = None, **terms: Unpack[ScheduleTerms]
@@ -378,7 +377,7 @@ class AsyncScheduleVerbs:
         self, name: str, workflow: Workflow[..., Any] | str, *, reason: str | None = None, actor: str | None = None, **terms: Unpack[ScheduleTerms]
     ) -> None:
         """Start *workflow* again and again from now on; see `Client.create_schedule`."""
-        await self._carry(lambda verbs: create(verbs, name, workflow, terms, reason, actor))
+        await self._carry(lambda verbs: create(name, workflow, terms, reason, actor))
 
     async def change_schedule(
         self, name: str, *, workflow: Workflow[..., Any] | str | None = None, reason: str | None = None, actor: str | None = None, **terms: Unpack[ScheduleTerms]

@@ -1,21 +1,16 @@
-"""Workflows that schedules start, and schedules that the app declares."""
+"""Workflows that schedules start, and a schedule that the app declares."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from supervisor import Schedule, sleep, step, workflow
-from tests.harness import note, wait_for_file
+from supervisor import Schedule, continue_as_new, sleep, step, workflow
+from tests.harness import note
 
 
 @step
 async def scheduled_note(word: str, at: str) -> None:
     note(word, at)
-
-
-@step
-def scheduled_wait(name: str) -> None:
-    wait_for_file(name)
 
 
 @workflow
@@ -29,17 +24,19 @@ async def scheduled_plain(n: int = 0) -> int:
     return n
 
 
-@workflow
+@workflow(timeout=3600)
 async def scheduled_long(word: str) -> str:
-    note(f"{word}-began", word)
+    await scheduled_note(word, "began")
     await sleep(3600)
     return word
 
 
-@workflow(timeout=3600)
-async def scheduled_until(word: str) -> str:
-    await scheduled_wait.aio(word)
-    return word
+@workflow
+async def scheduled_chain(left: int) -> int:
+    if left:
+        continue_as_new(left - 1)
+    await sleep(3600)
+    return left
 
 
 scheduled_yearly = Schedule("scheduled.yearly", scheduled_tick, cron="0 3 1 1 *", timezone="Europe/Berlin", pass_tick="at", input={"word": "yearly"})
