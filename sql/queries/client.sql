@@ -370,9 +370,3 @@ FROM {schema}.schedules s WHERE $1::pg_catalog.text IS NULL OR s.name = $1::pg_c
 -- $1 text schedule    $2 int4 max     Returns tick_at, fired_at, kind, state, run_id, status of the run, ticks, until_at
 SELECT f.tick_at, f.fired_at, f.kind, f.state, f.run_id, (SELECT r.status FROM {schema}.runs r WHERE r.run_id = f.run_id) AS status, f.ticks, f.until_at
 FROM (SELECT * FROM {schema}.schedule_fires WHERE schedule = $1 ORDER BY tick_at DESC LIMIT $2) AS f ORDER BY f.tick_at DESC;
-
--- name: client_schedule_of :many
--- From which schedule a run came. Reads the view.
--- Locks:  none.     Index:  schedule_fire_id_idx
--- $1 uuid run     Returns schedule, tick_at, kind
-SELECT f.schedule, f.tick_at, f.kind FROM {schema}.schedule_fires f WHERE f.id = $1;
