@@ -2,7 +2,7 @@
 -- lock:   ACCESS EXCLUSIVE on the view audits, brief
 -- undo:   DROP VIEW {schema}.schedules, {schema}.schedule_fires; DROP FUNCTION of each name; audits as in 0026
 --
--- What is done to schedules (0038) and what is seen of them. Each verb locks the schedule's row, raises its version, so that a leader which computed from an
+-- What is done to schedules (0039) and what is seen of them. Each verb locks the schedule's row, raises its version, so that a leader which computed from an
 -- older one writes nothing, and leaves its row in audit, in the same transaction.
 
 -- ── the verbs ────────────────────────────────────────────────────────────────────────────────────────────────
