@@ -325,7 +325,7 @@ LEFT JOIN {schema}.run r ON r.run_id = a.run_id
 LEFT JOIN {schema}.workflow w ON w.id = r.workflow;
 COMMENT ON VIEW {schema}.audits IS 'What operators did to runs and to schedules, one row each; ask by run_id or by at. Kept as long as the history of its time';
 COMMENT ON COLUMN {schema}.audits.verb IS
-    'pause, resume, retry, edit_retry, skip, fork; schedule_create, schedule_change, schedule_declare (by a worker), schedule_pause, schedule_resume, schedule_trigger, schedule_backfill, schedule_delete';
+    'pause, resume, retry, edit_retry, skip, fork; signal, update, complete, fail where an operator did it and said why; schedule_create, schedule_change, schedule_declare (by a worker), schedule_pause, schedule_resume, schedule_trigger, schedule_backfill, schedule_delete';
 COMMENT ON COLUMN {schema}.audits.run_id IS 'The run; of a deed on a schedule a number of its own, which names no run';
 COMMENT ON COLUMN {schema}.audits.schedule IS 'The schedule that it was done to; null for runs';
 

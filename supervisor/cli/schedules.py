@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from supervisor.cli import options
-from supervisor.cli.operate import _json, _who
+from supervisor.cli.operate import _json
 from supervisor.cli.output import ago, plain, print_json, say, short_json, table
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _ordered(function: Callable[..., int | None]) -> Callable[..., int | None]:
     """The options that all verbs take, gathered into an Order."""
 
     def told(reason: str | None, actor: str | None, dsn: str | None, schema: str | None, as_json: bool, **own: Any) -> int | None:
-        return function(Order(reason, actor or _who(), dsn, schema, as_json), **own)
+        return function(Order(reason, actor or options.actor(), dsn, schema, as_json), **own)
 
     told.__doc__ = function.__doc__
     for option in (
