@@ -1,7 +1,7 @@
 # Table of contents of the loop. The source is loop.py; this file says which of it is C.
 cimport cython
 from libc.stdint cimport int64_t
-from supervisor._fastpath.wire cimport Column, Command, Returned, Slot, clock_us, id_time_us, resume, thread_id
+from supervisor._fastpath.wire cimport Column, Command, Returned, Slot, Tally, clock_us, id_time_us, resume, thread_id
 
 cdef int _mode
 cdef unsigned long _thread
@@ -13,6 +13,8 @@ cdef class Step:
         Aio aio
         str name
         bytes wire_name
+        Tally tally
+        object tallied
         bint is_async, inline, special, floats
 
 cdef class Aio:
@@ -21,6 +23,8 @@ cdef class Aio:
 cdef class Workflow:
     cdef public:
         object fn, shape, exact, encode_raw, read_input, info
+        Tally ends
+        dict tallies
         str name
         bint is_async
         int seq_warn
@@ -36,7 +40,7 @@ cdef class Run:
         object end
         int64_t batch, now_us, deadline_us
         unsigned long home
-        int seq, seq_max, pos, executing, resumed
+        int seq, seq_max, pos, executing, resumed, status
         bint gone, in_tx, timers
 
 cdef class Fiber:
@@ -84,6 +88,8 @@ cdef class Loop:
     cdef void _inline(self, Run run, Command cmd) except *
     @cython.locals(step=Step)
     cpdef void settle(self, Run run, Command cmd, object value, int64_t started, int64_t ended) except *
+    @cython.locals(tally=Tally)
+    cpdef Tally tally_of(self, Workflow workflow, Step step)
     cdef void _kind_and_status(self, int kind, int status) except *
     @cython.locals(step=Step)
     cpdef void record(self, Run run, Command cmd, int status, bytes encoded, int64_t started, int64_t ended) except *

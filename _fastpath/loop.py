@@ -116,6 +116,7 @@ class Step:
         self.inline = False  # run on the loop's own thread; the worker decides
         self.decode = None  # of a shape whose values need no looking at before they are encoded
         self.special = False  # needs more than a call: timeout, transaction, durable start
+        self.tally = self.tallied = None  # where its tries in runs of the workflow `tallied` are counted
         self.aio = Aio(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -155,6 +156,8 @@ class Workflow:
         self.name = name
         self.is_async = is_async
         self.seq_warn = 80_000  # commands of one run from which on its history is getting long
+        self.ends: Any = None  # where ends of its runs are counted
+        self.tallies: dict[Any, Any] = {}  # and tries of steps in them
         later: Any = None
         self.shape = self.exact = self.encode_raw = self.read_input = later
 
@@ -173,6 +176,7 @@ class Run:
         self.seq_max = 0  # the seq from which on commands are looked at before they begin
         self.seq = self.pos = self.executing = self.resumed = 0
         self.gone = self.in_tx = self.timers = False
+        self.status = 0  # how it ended
         self.home = 0  # the thread that the greenlet of a def workflow is bound to; 0: a coroutine, which any thread may resume
 
 
@@ -384,6 +388,9 @@ class Loop:
                 error = step.shape.explain(value, error)
             self.worker.failed(run, cmd, error, started, ended)
             return
+        if step.tallied is not run.workflow:
+            self.tally_of(run.workflow, step)
+        step.tally.add(ended - started)
         self.record(run, cmd, COMPLETED, encoded, started, ended)
         if run.open is None:
             cmd.value = value
@@ -391,6 +398,14 @@ class Loop:
             self._advance(run)
         else:
             self.deliver(run, cmd, value, None)
+
+    def tally_of(self, workflow: Any, step: Any) -> Any:
+        """Where tries of *step* in runs of *workflow* are counted. It is remembered for the next one: most steps are of one workflow."""
+        tally = workflow.tallies.get(step)
+        if tally is None:
+            tally = workflow.tallies[step] = self.worker.tally(workflow.name, step.name)
+        step.tallied, step.tally = workflow, tally
+        return tally
 
     def record(self, run: Any, cmd: Any, status: int, encoded: bytes | None, started: int, ended: int) -> None:
         """Put one row of `step` into the batch; it takes the run's next pos."""
@@ -497,6 +512,7 @@ class Loop:
         if run.history is not None:  # a replay decides first whether it used up the whole history
             run.end = (status, encoded)
             return
+        run.status = status
         self.f_run.put(run.id)
         self.f_status.put_i16(status)
         self.f_steps.put_i32(run.pos)
@@ -917,6 +933,8 @@ class Loop:
         live, ready = self.live, self.ready
         for run in finished:
             live.pop(run.id, None)
+            if run.workflow is not None and run.workflow.ends is not None:
+                run.workflow.ends.count(run.status)
         for run in runs:
             if not run.gone:
                 run.batch = 0

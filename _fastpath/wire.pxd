@@ -37,6 +37,14 @@ cdef class Slot:
     cpdef void leave(self)
     cpdef void own(self)
 
+cdef class Tally:
+    cdef:
+        object owner
+        int64_t *numbers
+    cpdef void add(self, int64_t took_us)
+    cpdef void fail(self, int64_t took_us)
+    cpdef void count(self, int outcome)
+
 cpdef object resume(object coroutine)
 cpdef int64_t clock_us()
 cpdef void hold_clock(int64_t us)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import time
+from bisect import bisect_left
 from threading import get_ident as thread_id
 from typing import Any
 
@@ -17,13 +18,18 @@ _i64 = struct.Struct(">iq").pack
 _f64 = struct.Struct(">id").pack
 _length = struct.Struct(">i").pack
 _NULL = b"\xff\xff\xff\xff"
-__all__ = ["Column", "Command", "Returned", "SLOT_BYTES", "Slot", "Watched", "clock_us", "compiled", "resume", "thread_id"]
+__all__ = ["Column", "Command", "Returned", "SLOT_BYTES", "Slot", "TALLY_BOUNDS_US", "TALLY_BYTES", "Tally", "Watched", "clock_us", "compiled", "resume", "thread_id"]
 SLOT_BYTES = 128
 _NAME_AT, _NAME_MAX = 48, 80
 _NO_RUN = bytes(16)
 _facts = struct.Struct("=iH?xqq")
 _seq = struct.Struct("=i")
 _thread = struct.Struct("=Q")
+# upper ends of the buckets of a step's durations; one bucket more has what is longer
+TALLY_BOUNDS_US = (
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000
+)  # fmt: skip
+TALLY_BYTES = 8 * (3 + len(TALLY_BOUNDS_US))
 
 
 class Column:
@@ -154,6 +160,35 @@ class Slot:
 
     def rest(self, resting: bool) -> None:
         self._memory[self._offset + 22] = resting
+
+
+class Tally:
+    """Counters of one name in shared memory: numbers of 8 bytes that only grow. They have one writer, and a reader sees each old or new.
+
+    A step's are: tries that failed, us that all took, and how many took how long, by TALLY_BOUNDS_US. A workflow's: ends by outcome.
+    """
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self, memory: Any, offset: int) -> None:
+        if offset < 0 or offset + TALLY_BYTES > len(memory):
+            raise ValueError(f"tally at {offset} is outside of {len(memory)} bytes")
+        self._numbers = memoryview(memory)[offset : offset + TALLY_BYTES].cast("q")
+
+    def add(self, took_us: int) -> None:
+        """A try was completed after so long."""
+        took_us = max(took_us, 0)  # the clock may have been set back
+        self._numbers[1] += took_us
+        self._numbers[2 + bisect_left(TALLY_BOUNDS_US, took_us)] += 1
+
+    def fail(self, took_us: int) -> None:
+        """A try failed after so long."""
+        self._numbers[0] += 1
+        self.add(took_us)
+
+    def count(self, outcome: int) -> None:
+        """A run ended so."""
+        self._numbers[outcome] += 1
 
 
 class Watched:

@@ -60,6 +60,15 @@ cdef enum:
     NAME_AT = 48                                    # in a slot
     NAME_MAX = SLOT_SIZE - NAME_AT
 SLOT_BYTES = SLOT_SIZE
+cdef enum:
+    BOUNDS = 16
+    TALLY_SIZE = 8 * (3 + BOUNDS)
+# upper ends of the buckets of a step's durations; one bucket more has what is longer
+cdef int64_t[BOUNDS] _bounds = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+]
+TALLY_BOUNDS_US = tuple(_bounds[i] for i in range(BOUNDS))
+TALLY_BYTES = TALLY_SIZE
 
 
 @cython.final
@@ -253,6 +262,42 @@ cdef class Slot:
     cpdef void own(self):
         """Note that this slot is the calling thread's."""
         (<int64_t *>self.at)[5] = <int64_t>PyThread_get_thread_ident()
+
+
+@cython.final
+cdef class Tally:
+    """Counters of one name in shared memory: numbers of 8 bytes that only grow. They have one writer, and a reader sees each old or new.
+
+    A step's are: tries that failed, us that all took, and how many took how long, by TALLY_BOUNDS_US. A workflow's: ends by outcome.
+    """
+
+    def __cinit__(self, memory, Py_ssize_t offset):
+        cdef char[::1] view = memory
+        if offset < 0 or offset + TALLY_SIZE > view.shape[0]:
+            raise ValueError(f"tally at {offset} is outside of {view.shape[0]} bytes")
+        self.owner = memory
+        self.numbers = <int64_t *>&view[offset]
+
+    cpdef void add(self, int64_t took_us):
+        """A try was completed after so long."""
+        cdef int n = 0
+        if took_us > 500:                           # inline steps are quicker
+            while n < BOUNDS and took_us > _bounds[n]:
+                n += 1
+        elif took_us < 0:                           # the clock was set back
+            took_us = 0
+        self.numbers[1] += took_us
+        self.numbers[2 + n] += 1
+
+    cpdef void fail(self, int64_t took_us):
+        """A try failed after so long."""
+        self.numbers[0] += 1
+        self.add(took_us)
+
+    cpdef void count(self, int outcome):
+        """A run ended so."""
+        if 0 <= outcome < 3 + BOUNDS:
+            self.numbers[outcome] += 1
 
 
 @cython.final

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N files only.")
 @click.option("--procs", default="auto", show_default=True, help="Worker processes; auto: one per core this process may use.")
 @click.option("--dashboard/--no-dashboard", "dashboard", default=None, help="Serve a dashboard meanwhile  [default: where it is installed and somebody is at a terminal].")
+@click.option("--metrics", metavar="[HOST:]PORT", help="Serve metrics meanwhile, as run does.")
 @options.dsn
 @options.schema
 @options.as_json
-def demo(path: Path | None, limit: int | None, procs: str, dashboard: bool | None, dsn: str | None, schema: str | None, as_json: bool) -> int:
+def demo(path: Path | None, limit: int | None, procs: str, dashboard: bool | None, metrics: str | None, dsn: str | None, schema: str | None, as_json: bool) -> int:
     """Work through every .py file of a directory, one durable run each, while three workers are killed inside a step.
 
     Each file is read and hashed, tokenized, parsed and measured, and the figures are booked into an ordinary table in
@@ -43,10 +44,12 @@ def demo(path: Path | None, limit: int | None, procs: str, dashboard: bool | Non
     """
     from supervisor.cli import about
     from supervisor.cli.run import count_procs
-    from supervisor.dashboard.beside import Beside
+    from supervisor.core import settings
+    from supervisor.dashboard.beside import dashboard_beside
     from supervisor.demo.files import python_files
     from supervisor.demo.perform import Demo, Interrupted
     from supervisor.demo.progress import progress
+    from supervisor.metrics.address import beside
 
     workers, name = count_procs(procs if procs == "auto" else int(procs)), options.resolve_schema(schema)
     files = python_files(path, limit)
@@ -58,8 +61,12 @@ def demo(path: Path | None, limit: int | None, procs: str, dashboard: bool | Non
         below = plain(path or "the standard library and site-packages")
         say(f"{len(files):,} files below {below}, a durable run each, on {workers} workers; database {plain(found)}")
     try:
-        with Beside(found, name, _port(dashboard)):
-            figures, kills, run_id = Demo(files, found, name, workers, progress(len(files), as_json)).perform()
+        told = settings.load({"metrics": metrics})
+        parts = [beside(told.metrics, told.sources["metrics"], found, name)] if told.metrics is not None else []
+        for part in parts:
+            say(f"metrics on {part.url}")
+        with dashboard_beside(found, name, _port(dashboard)):
+            figures, kills, run_id = Demo(files, found, name, workers, progress(len(files), as_json), parts).perform()
     except Interrupted:
         say("stopped; what has happened is in the database, and another demo starts anew")
         return 130

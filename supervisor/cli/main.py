@@ -59,6 +59,7 @@ COMMANDS = {
     "top": Command("supervisor.cli.top", "top", "Watch the workers of this host: rates, latencies, what each executes, queues."),
     "logs": Command("supervisor.cli.logs", "logs", "Show log lines of this host: of a run, a step, a worker, a level; follow them."),
     "dashboard": Command("supervisor.cli.dashboard", "dashboard", "Serve pages for a browser: runs, why they wait, and what frees them."),
+    "metrics": Command("supervisor.cli.metrics", "metrics", "Print the Grafana dashboard and the alert rules; list what is measured."),
     "stacks": Command("supervisor.cli.stacks", "stacks", "Show what every process is doing: threads and parked runs, with their lines."),
     "profile": Command("supervisor.cli.profile", "profile", "Sample a running worker: flame graph, speedscope, hottest lines."),
     "db": Command("supervisor.cli.db", "db", "Start, stop and look at the embedded PostgreSQL."),

@@ -44,6 +44,7 @@ Exit codes:
 @click.option("--log-dir", metavar="DIR", help="Workers log into DIR/supervisor.log (JSON lines, rotated) instead; `show RUN --logs` reads it.")
 @click.option("--traces", is_flag=True, default=None, help="Send spans of runs and steps by OpenTelemetry (OTLP over HTTP), to where OTEL_EXPORTER_OTLP_ENDPOINT says.")
 @click.option("--dashboard", type=click.IntRange(0, 65535), is_flag=False, flag_value=PORT, metavar="[PORT]", help=f"A dashboard beside it, for this machine, on port {PORT} or PORT; 0: a free one.")
+@click.option("--metrics", metavar="[HOST:]PORT", help="Serve metrics for Prometheus, /livez and /readyz there, HOST 127.0.0.1 unless given; port 0: a free one.")
 @options.dsn
 @options.schema
 def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: str | None, queues: str | None, **flags: Any) -> int:
@@ -64,9 +65,10 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
     from supervisor.core.errors import ConfigInvalid
     from supervisor.db import connect as db
     from supervisor.db import migrations
-    from supervisor.dashboard.beside import Beside
+    from supervisor.dashboard.beside import dashboard_beside
     from supervisor.host import logs
     from supervisor.host.service import Service, ServiceOptions
+    from supervisor.metrics.address import beside
 
     if dashboard is not None:
         from supervisor.dashboard.serve import check_installed
@@ -98,8 +100,11 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
         retention_s=settings.span_s(told.retention) if told.retention else None,
         traces=told.traces, log_dir=told.log_dir, log_file_bytes=told.log_file_bytes, log_files=told.log_files,
     )  # fmt: skip
-    with Beside(found, schema, dashboard, told.log_dir):
-        return Service(wanted, load=partial(load_app, app)).run()
+    service = Service(wanted, load=partial(load_app, app))
+    if told.metrics is not None:
+        service.parent.add(beside(told.metrics, told.sources["metrics"], found, schema))
+    with dashboard_beside(found, schema, dashboard, told.log_dir):
+        return service.run()
 
 
 def banner(dsn: Any, server: str, app: str) -> list[str]:

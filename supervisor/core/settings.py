@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_file_bytes: Annotated[int, msgspec.Meta(ge=65_536)] = 64 << 20  # of one file, then it is rotated
     log_files: Count = 8  # kept, the current one included
     traces: bool = False  # spans of OpenTelemetry, to where its own OTEL_* variables say; needs the extra [otel]
+    metrics: str | None = None  # where they are served for Prometheus: [HOST:]PORT; None: nowhere
     retention: Span | None = None  # how long the history of ended runs is kept; None: for ever
     sources: dict[str, str] = {}
 
@@ -149,6 +150,7 @@ def _expected(name: str) -> str:
         "log_format": "give text or json",
         "log_file_bytes": "give a number of bytes, at least 65536",
         "log_files": "give a number of files from 1 to 1024",
+        "metrics": "give a port, or HOST:PORT, as text: '9464'",
         "retention": "give a number of hours, days or weeks: '90 days'",
     }.get(name, "give text")
 

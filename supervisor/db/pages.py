@@ -95,8 +95,8 @@ def too_long(timeout_s: float) -> ReadTimeout:
 class Sessions:
     """At most *most* sessions, opened when needed. Thread-safe."""
 
-    def __init__(self, dsn: Dsn, schema: str, *, most: int = 4, timeout_s: float = 5.0) -> None:
-        self.dsn, self.schema, self.timeout_s = dsn, schema, timeout_s
+    def __init__(self, dsn: Dsn, schema: str, *, most: int = 4, timeout_s: float = 5.0, purpose: str = "dashboard") -> None:
+        self.dsn, self.schema, self.timeout_s, self._purpose = dsn, schema, timeout_s, purpose
         self._free = threading.BoundedSemaphore(most)
         self._lock = threading.Lock()
         self._idle: list[psycopg.Connection[Any]] = []
@@ -142,7 +142,7 @@ class Sessions:
     @contextmanager
     def _session(self) -> Iterator[psycopg.Connection[Any]]:
         if not self._free.acquire(timeout=WAIT_S):
-            raise DatabaseUnavailable("all sessions of the dashboard are busy; try again in a moment")
+            raise DatabaseUnavailable("all sessions that read are busy; try again in a moment")
         try:
             conn = self._taken()
             try:
@@ -163,7 +163,7 @@ class Sessions:
             conn.close()
 
     def _opened(self) -> psycopg.Connection[Any]:
-        conn = _connect.connect(self.dsn, purpose="dashboard", schema=self.schema)
+        conn = _connect.connect(self.dsn, purpose=self._purpose, schema=self.schema)
         conn.read_only = True
         conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         return conn

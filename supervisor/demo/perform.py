@@ -29,6 +29,7 @@ from supervisor.demo import workflows
 from supervisor.demo.kills import KILLS, Kill, Killer
 from supervisor.demo.progress import Progress
 from supervisor.demo.table import Table
+from supervisor.host.parent import Part
 from supervisor.host.service import Service, ServiceOptions
 
 TICK_S = 0.05
@@ -72,6 +73,7 @@ class Demo:
     schema: str
     procs: int
     progress: Progress
+    parts: Sequence[Part] = ()  # what else lives in the parent's loop
 
     def perform(self) -> tuple[Figures, list[Kill], uuid.UUID]:
         """Run it all; returns the figures, the kills and the parent run. Raises Interrupted, SupervisorError."""
@@ -118,6 +120,8 @@ class _Performance:
         workflows.stage = workflows.Stage(self._id, demo.files[-1], shared)
         self._service = Service(ServiceOptions(demo.dsn.conninfo, demo.schema, demo.procs, THREADS, IN_FLIGHT))
         self._parent = self._service.parent
+        for part in demo.parts:
+            self._parent.add(part)
         self._killer = Killer(self._parent, shared)
         self._run: Any = None
         self._ended = False

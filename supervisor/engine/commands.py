@@ -27,7 +27,7 @@ from supervisor.core.errors import (
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
 from supervisor.engine.compensation import Undo, begin, time_is_over
-from supervisor.engine import terms
+from supervisor.engine import counting, terms
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.misuse import explained
@@ -73,10 +73,9 @@ class Commands:
         self.failures = 0  # tries that raised
         self.with_children: set[Any] = set()
         self.watchdog: Any = None
-        self.signals: Any = None
-        self.updates: Any = None
-        self.tokens: Any = None
-        self.beats: Any = None
+        later: Any = None
+        self.signals = self.updates = self.tokens = self.beats = later
+        self.tally: Callable[[str, str], Any] = counting.unread
         self.green = green
         self.close_green = close_green
 
@@ -417,6 +416,7 @@ class Commands:
             return
         self.failures += 1
         step = cmd.step
+        self.loop.tally_of(run.workflow, step).fail(ended - started)
         self.beats.settle(run, cmd)
         wait_s = terms.next_try_s(run, cmd, error, ended)
         if wait_s is None:

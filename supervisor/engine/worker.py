@@ -35,6 +35,7 @@ from supervisor.engine.beats import Beats
 from supervisor.engine.cancelling import Cancels, Marks, Reasons
 from supervisor.engine.claims import Claims, every_second
 from supervisor.engine.commands import COMMIT_REJECTED, Commands
+from supervisor.engine.counting import count_into
 from supervisor.engine.endings import Notes
 from supervisor.engine.executors import Executors
 from supervisor.engine.processes import Processes
@@ -255,6 +256,8 @@ class Worker:
         self.commands.loop = self.loop
         if self.traces is not None:
             self.traces.queues, self.traces.known = {number: name for name, number in queue_ids.items()}, self.adoption.known
+        if options.page is not None:
+            count_into(options.page.tallies, self.commands)
         self.signals = self.commands.signals = Signals(self)
         self.updates = self.commands.updates = Updates(self)
         self.requests = OperatorRequests(self)
@@ -638,6 +641,7 @@ class Worker:
             run.pos += 1
             run.now_us = ended
             self.loop.steps_total += 1
+            self.loop.tally_of(run.workflow, cmd.step).add(ended - started)
             self.guarded(run, self.loop.deliver, run, cmd, value, None)
         if not run.gone and run.batch == 0:
             self.loop.ready.append(run)

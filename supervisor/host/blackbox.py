@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import struct
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +19,7 @@ from supervisor._fastpath.wire import SLOT_BYTES, Slot, clock_us, thread_id
 from supervisor.host import layout
 from supervisor.host.blame import Death, OomKills, inquest
 from supervisor.host.layout import Executing
+from supervisor.host.tallies import AREA_BYTES, Tallies
 from supervisor.host.witness import watch
 
 MEMFD_NAME = "pgsupervisor-blackbox"
@@ -33,7 +36,8 @@ class BlackBox:
         self.pages = max(workers, PAGES_MIN)
         self.generation = 1  # of the workers forked from now on
         self._page_bytes = layout.page_bytes(threads)
-        self._mapped = layout.HEADER_BYTES + self._page_bytes * self.pages
+        self._tallies_at = layout.HEADER_BYTES + self._page_bytes * self.pages
+        self._mapped = self._tallies_at + AREA_BYTES * self.pages
         self._oom = OomKills()
         self.fd = -1
         with contextlib.suppress(OSError):  # where the kernel has none, the parent alone can read it
@@ -63,9 +67,9 @@ class BlackBox:
         return page
 
     def page(self, worker: int) -> WorkerPage:
-        """That worker's page for writing, cleared of what its predecessor wrote (but for the last crash)."""
+        """That worker's page for writing, cleared of what its predecessor wrote, but for the last crash and what is counted."""
         self.clear(worker)
-        return WorkerPage(self.memory, self._offset(worker), self.threads, self.generation)
+        return WorkerPage(self.memory, self._offset(worker), self.threads, self.generation, Tallies(self.memory, self._tallies_at + worker * AREA_BYTES))
 
     def _last_words(self, worker: int, parent: int) -> int:
         """A descriptor at the place for what the interpreter says of a fatal signal; -1 where there is none.
@@ -95,11 +99,31 @@ class BlackBox:
     # ── for the parent ───────────────────────────────────────────────────────────────────────────────────────────
 
     def clear(self, worker: int) -> None:
-        """Forget what the last process of that number wrote, but not how it ended."""
-        at = self._offset(worker)
-        self.memory[at : at + layout.CRASH_AT] = bytes(layout.CRASH_AT)
-        rest = at + layout.NOTE_AT
-        self.memory[rest : at + self._page_bytes] = bytes(self._page_bytes - layout.NOTE_AT)
+        """Forget what the last process of that number wrote, but not how it ended; what it has counted goes on from there."""
+        at, memory = self._offset(worker), self.memory
+        for start, end in ((layout.IDENTITY_AT, layout.COUNTERS_AT), (layout.PRESENT_AT, layout.LATENCY_AT), (layout.NOTE_AT, layout.BEFORE_AT), (layout.LOG_AT, self._page_bytes)):
+            memory[at + start : at + end] = bytes(end - start)
+        counted = memory[at + layout.COUNTERS_AT : at + layout.PRESENT_AT] + memory[at + layout.LATENCY_AT : at + layout.CRASH_AT]
+        memory[at + layout.BEFORE_AT : at + layout.CARRIED_AT] = counted
+
+    @contextlib.contextmanager
+    def carrying(self, worker: int) -> Iterator[Callable[[float], None]]:
+        """While a process of that number is reaped, whoever reads how much CPU the number has used waits; the block says how many seconds that one had."""
+        at = self._offset(worker) + layout.CARRIED_AT
+        turn, cpu_us = layout.carried_record.unpack_from(self.memory, at)
+        used_s = [0.0]
+        layout.number.pack_into(self.memory, at, turn + 1)
+        try:
+            yield used_s.append
+        finally:
+            layout.carried_record.pack_into(self.memory, at, turn + 1, cpu_us + int(1e6 * sum(used_s)))
+            layout.number.pack_into(self.memory, at, turn + 2)
+
+    def say(self, host: layout.Host) -> None:
+        """What the parent says of itself."""
+        state = layout.STOPPING if host.stopping else layout.SERVING
+        facts = (host.ticked_us, host.term, host.log_dropped, host.charged, *host.restarts.values(), state, host.target, host.ready, host.generation)
+        layout.host_record.pack_into(self.memory, layout.HOST_AT, *facts)
 
     def read(self, worker: int) -> layout.Page:
         """That worker as its page shows it now."""
@@ -151,15 +175,17 @@ class BlackBox:
 class WorkerPage:
     """A worker's own page: its slots, and what it says of itself, once per batch and never per step."""
 
-    def __init__(self, memory: Any, at: int, threads: int, generation: int) -> None:
+    def __init__(self, memory: Any, at: int, threads: int, generation: int, tallies: Tallies) -> None:
         self._memory, self._at = memory, at
+        self.tallies = tallies
         slots = [Slot(memory, at + layout.SLOTS_AT + index * SLOT_BYTES) for index in range(2 + threads + layout.TASK_SLOTS)]
         self.loop_slot, self.tx_slot = slots[:2]
         self.thread_slots, self.task_slots = slots[2 : 2 + threads], slots[2 + threads :]
         self.pid = os.getpid()
         self._thread = thread_id()
-        self._latency = [0] * layout.BUCKETS
-        self._claimed = self._ended = self._commits = self._lines = 0
+        self._latency = list(struct.unpack_from(f"@{layout.BUCKETS}q", memory, at + layout.LATENCY_AT))
+        self._claimed, self._steps, self._ended, self._failures, self._commits, self._commits_us = layout.counters.unpack_from(memory, at + layout.COUNTERS_AT)
+        self._lines = 0
         self._worker, self._generation = 0, generation
         self._started = clock_us()
         self.enter(layout.STARTING)
@@ -172,7 +198,7 @@ class WorkerPage:
     def enter(self, state: int) -> None:
         """Say which of layout.STATES it is in."""
         layout.identity.pack_into(self._memory, self._at, self.pid, self._worker, self._generation, state, self._started, clock_us())
-        layout.number.pack_into(self._memory, self._at + layout.COUNTERS_AT + 48, self._thread)
+        layout.number.pack_into(self._memory, self._at + layout.PRESENT_AT + 8, self._thread)
 
     def lost(self) -> None:
         """Its session is gone and it waits for the database."""
@@ -183,15 +209,18 @@ class WorkerPage:
         self.enter(layout.ENDING)
 
     def batch(self, took_s: float, claimed: int, steps: int, ended: int, failures: int, live: int, draining: bool) -> None:
-        """A batch was acknowledged *took_s* after it was sent. *steps* and *failures* are totals, *claimed* and *ended* this batch's."""
-        bucket = min(int(took_s * 1e6).bit_length(), layout.BUCKETS - 1)
+        """A batch was acknowledged *took_s* after it was sent. *steps* and *failures* are totals of this process, *claimed* and *ended* this batch's."""
+        took_us = max(0, int(took_s * 1e6))
+        bucket = min(took_us.bit_length(), layout.BUCKETS - 1)
         self._latency[bucket] += 1
         layout.number.pack_into(self._memory, self._at + layout.LATENCY_AT + 8 * bucket, self._latency[bucket])
         self._claimed += claimed
         self._ended += ended
         self._commits += 1
-        figures = (self._claimed, steps, self._ended, failures, self._commits, live, self._thread, 0)
+        self._commits_us += took_us
+        figures = (self._claimed, self._steps + steps, self._ended, self._failures + failures, self._commits, self._commits_us)
         layout.counters.pack_into(self._memory, self._at + layout.COUNTERS_AT, *figures)
+        layout.present.pack_into(self._memory, self._at + layout.PRESENT_AT, live, self._thread)
         state = layout.DRAINING if draining else layout.BUSY if live else layout.IDLE
         layout.identity.pack_into(self._memory, self._at, self.pid, self._worker, self._generation, state, self._started, clock_us())
 

@@ -1,4 +1,4 @@
-"""The black boxes of this host's supervisors, read from another process of the same user: for `workers` and `top`.
+"""The black boxes of this host's supervisors, read from another process of the same user: for `workers`, `top` and metrics.
 
 A box is a memfd that its parent holds open, so it is found among the descriptors in /proc, and it is gone when its
 supervisor is: there is no file to be left over. Reads only, and copies instead of mapping, so looking costs the workers nothing.
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 from supervisor._fastpath.wire import clock_us
 from supervisor.core.errors import SupervisorError
-from supervisor.host import layout
+from supervisor.host import layout, tallies
 from supervisor.host.blackbox import MEMFD_NAME
 
 _LINK = f"/memfd:{MEMFD_NAME} (deleted)"
+LOOKS, LOOK_AGAIN_S = 50, 0.001
+Tallied = dict[tallies.Name, tallies.Counted]
 _PAGE, _TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 
 
@@ -54,7 +58,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Box:
-    """One supervisor of this host and its workers, at one moment."""
+    """One supervisor of this host and its workers, at one moment. totals: by worker number, of all that ever worked under it."""
 
     pid: int
     supervisor: UUID
@@ -62,6 +66,16 @@ class Box:
     started_us: int
     workers: list[Process]
     at_us: int
+    host: layout.Host
+    totals: dict[int, Total]
+
+
+@dataclass(frozen=True)
+class Total:
+    """What the processes of one worker number have done and used so far."""
+
+    done: layout.Totals
+    cpu_s: float
 
 
 def look() -> tuple[list[Box], list[BoxRefused]]:
@@ -83,44 +97,80 @@ def read(path: str, pid: int) -> Box | None:
     """The box at *path*, held by *pid*; None for a process that only inherited it, or another container's. Raises BoxRefused, OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        header = layout.read_region(os.pread(fd, layout.region.size, 0))
-        if header is None:
-            return None
-        if header.version != layout.VERSION:
-            raise BoxRefused(pid, header.version)
-        if header.pid != pid:
-            return None
-        pages = [_page(fd, header, number) for number in range(header.pages)]
+        return read_open(fd, pid)
     finally:
         os.close(fd)
-    known = [page for page in pages if page is not None]
-    workers = [Process(page, memory(page.pid) if page.pid else Memory()) for page in known]
-    return Box(pid, header.supervisor, header.schema, header.started_us, workers, clock_us())
+
+
+def read_open(fd: int, pid: int) -> Box | None:
+    """The box that *fd* is open on; as `read`."""
+    data = os.pread(fd, layout.HEADER_BYTES, 0)
+    header = layout.read_region(data)
+    if header is None:
+        return None
+    if header.version != layout.VERSION:
+        raise BoxRefused(pid, header.version)
+    if header.pid != pid:
+        return None
+    known = [page for number in range(header.pages) if (page := _page(fd, header, number)) is not None]
+    workers = [Process(page, memory(page.pid) if page.pid else Memory()) for page in known if page.pid or page.crash is not None]
+    totals = {page.number: Total(page.totals, _cpu_s(fd, header, page.number)) for page in known}
+    return Box(pid, header.supervisor, header.schema, header.started_us, workers, clock_us(), layout.read_host(data), totals)
+
+
+def read_tallies(fd: int) -> tuple[Tallied, Tallied]:
+    """What is counted by name, of workflows and of steps, in the box that *fd* is open on."""
+    header = layout.read_region(os.pread(fd, layout.region.size, 0))
+    if header is None or header.version != layout.VERSION:
+        return {}, {}
+    return tallies.read(partial(os.pread, fd), map(header.tallies_at, range(header.pages)))
 
 
 def _page(fd: int, header: layout.Region, number: int) -> layout.Page | None:
     at = header.page_at(number)
     head = os.pread(fd, layout.LOG_AT, at)
-    if layout.identity.unpack_from(head, layout.IDENTITY_AT)[0] == 0 and layout.crash_record.unpack_from(head, layout.CRASH_AT)[3] == 0:
+    if not any(head):
         return None  # nobody ever was that worker
     first, second = (os.pread(fd, header.page_bytes, at) for _ in range(2))
     return layout.read_page(number, first, second, header.threads, clock_us())
 
 
+def _cpu_s(fd: int, header: layout.Region, number: int) -> float:
+    """CPU time of all processes of that number. While one of them is reaped it is looked at again: it would be counted twice, or not at all."""
+    at, cpu_s = header.page_at(number), 0.0
+    for _ in range(LOOKS):
+        turn, carried_us = layout.carried_record.unpack(os.pread(fd, layout.carried_record.size, at + layout.CARRIED_AT))
+        (pid,) = layout.small.unpack(os.pread(fd, layout.small.size, at + layout.IDENTITY_AT))
+        cpu_s = carried_us / 1e6 + (memory(pid).cpu_s if pid else 0.0)
+        if turn % 2 == 0 and (turn, carried_us) == layout.carried_record.unpack(os.pread(fd, layout.carried_record.size, at + layout.CARRIED_AT)):
+            break
+        time.sleep(LOOK_AGAIN_S)
+    return cpu_s
+
+
+def open_box(pid: int) -> int | None:
+    """A descriptor of that supervisor's box, to be read again and again; None where it has none, or none that this user may read."""
+    path = next((path for _, path in _of(pid)), None)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path is not None else None
+
+
 def _paths() -> Iterator[tuple[int, str]]:
     """(pid, path) of the descriptors that are black boxes, each once per process that holds it (the mapping holds a second)."""
-    user = os.geteuid()
     for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            if user != 0 and entry.stat().st_uid != user:
-                continue
-            seen: set[int] = set()
-            for link in os.scandir(f"/proc/{entry.name}/fd"):
-                if os.readlink(link.path) == _LINK and (inode := os.stat(link.path).st_ino) not in seen:
-                    seen.add(inode)
-                    yield int(entry.name), link.path
+        if entry.name.isdigit():
+            yield from _of(int(entry.name))
+
+
+def _of(pid: int) -> Iterator[tuple[int, str]]:
+    user = os.geteuid()
+    with contextlib.suppress(OSError):
+        if user != 0 and os.stat(f"/proc/{pid}").st_uid != user:
+            return
+        seen: set[int] = set()
+        for link in os.scandir(f"/proc/{pid}/fd"):
+            if os.readlink(link.path) == _LINK and (inode := os.stat(link.path).st_ino) not in seen:
+                seen.add(inode)
+                yield pid, link.path
 
 
 def memory(pid: int) -> Memory:

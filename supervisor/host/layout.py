@@ -1,8 +1,9 @@
 """The layout of the black box: where in its bytes what stands, and how a page of it is read.
 
-Pure: from bytes to facts. A region is a header, then one page per worker number. A page is what its worker says of itself, the last
-crash of that number (written by the parent), a ring of log lines, and slots: the loop's, the transactions', one per
-thread, 64 for tasks. All numbers are in the machine's own order and aligned, so a reader sees each old or new, never half.
+Pure: from bytes to facts. A region is a header with what the parent says of itself, then one page per worker number, then counters by name
+(tallies.py). A page is what its worker says of itself, the last crash of that number (written by the parent), a ring of log lines, and slots:
+the loop's, the transactions', one per thread, 64 for tasks. Counters of a number go on from one process to the next. All numbers are in the
+machine's own order and aligned, so a reader sees each old or new, never half.
 Whoever changes anything here raises VERSION: readers of another version refuse in words.
 """
 
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from supervisor._fastpath.wire import EPOCH_2000_US, SLOT_BYTES
+from supervisor.host.tallies import AREA_BYTES
 
-MAGIC, VERSION = b"PGSVBOX\0", 1
+MAGIC, VERSION = b"PGSVBOX\0", 2
 HEADER_BYTES = 4096
 TASK_SLOTS = 64
 LOG_LINES, LOG_LINE_BYTES = 64, 200
@@ -24,11 +26,21 @@ LAST_WORDS_BYTES = 1 << 20  # per worker, behind the pages: what faulthandler wr
 # the region's header: magic, version, bytes of the header, of a page, pages, threads, pid of the parent; started, supervisor, look-behind, schema
 region = struct.Struct("@8sIIIIIiq16sd64s")
 LOOK_BEHIND_AT = 56
+HOST_AT = 256
+# what the parent says of itself: its last turn by the monotonic clock in us, term (0: another host leads), log records dropped, deaths charged to a step,
+# restarts by REASONS; state, workers wanted, workers ready, generation
+host_record = struct.Struct("@qqqq5qiiii")
+SERVING, STOPPING = 1, 2
+REASONS = ("signal", "exit", "told", "database", "unfit")  # why a worker was replaced: a signal, an exit code, told to end from outside, no database, too many threads lost
 # in a page
-IDENTITY_AT, COUNTERS_AT, LATENCY_AT, CRASH_AT, NOTE_AT, LOG_NEXT_AT, LOG_AT = 0, 32, 96, 416, 544, 592, 1024
+IDENTITY_AT, COUNTERS_AT, LATENCY_AT, CRASH_AT, NOTE_AT, LOG_NEXT_AT, BEFORE_AT, CARRIED_AT, LOG_AT = 0, 32, 96, 416, 544, 592, 608, 976, 1024
 SLOTS_AT = LOG_AT + LOG_LINES * LOG_LINE_BYTES
 identity = struct.Struct("@iiiiqq")  # pid, worker, generation, state, started, progress
-counters = struct.Struct("@8Q")  # claimed, steps, ended, failures, commits, live, thread of the loop, spare
+counters = struct.Struct("@6Q")  # claimed, steps, ended, failures, commits, us that these took: of all processes of this number, like the latencies
+PRESENT_AT = COUNTERS_AT + counters.size
+present = struct.Struct("@2Q")  # live runs, thread of the loop
+TOTALS_BYTES = CRASH_AT - COUNTERS_AT - present.size  # counters and latencies; BEFORE_AT has what they were when this process began
+carried_record = struct.Struct("@qq")  # odd while it is written; us of CPU of the processes of this number that have ended
 crash_record = struct.Struct("@iiqq16sii80s")  # code, pid, at, deaths, run, seq, length of the name, name
 note_record = struct.Struct("@iiiixxxxxxxx16s")  # how, value, seq, pad, run
 log_line = struct.Struct("@H198s")
@@ -113,20 +125,42 @@ class Page:
     log: list[str] = field(default_factory=list)
     crash: LastCrash | None = None
     note: Note | None = None
+    totals: Totals = field(default_factory=lambda: Totals(0, 0, 0, 0, 0, 0, (0,) * BUCKETS))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What all processes of one worker number have done since their supervisor began: these only grow."""
+
+    claimed: int
+    steps: int
+    ended: int
+    failures: int
+    commits: int
+    commits_us: int
+    latency: tuple[int, ...]
 
 
 def read_page(number_: int, first: bytes, second: bytes, threads: int, now_us: int) -> Page:
     """Read a page from two copies taken one after the other: a slot that is not equal in both changed meanwhile and is left out."""
     pid, worker, generation, state, started, progress = identity.unpack_from(second, IDENTITY_AT)
-    claimed, steps, ended, failures, commits, live, loop_thread, _ = counters.unpack_from(second, COUNTERS_AT)
+    live, loop_thread = present.unpack_from(second, PRESENT_AT)
+    totals, before = _totals(second, COUNTERS_AT, LATENCY_AT), _totals(second, BEFORE_AT, BEFORE_AT + counters.size)
+    claimed, steps, ended, failures, commits = (getattr(totals, name) - getattr(before, name) for name in ("claimed", "steps", "ended", "failures", "commits"))
     return Page(
         number_, pid, worker, generation, state, started, progress, claimed, steps, ended, failures, commits, live,
-        latency=struct.unpack_from(f"@{BUCKETS}q", second, LATENCY_AT),
+        latency=tuple(now - then for now, then in zip(totals.latency, before.latency, strict=True)),
         executing=_slots(first, second, threads, loop_thread, now_us),
         log=_log(second),
         crash=_crash(second),
         note=_note(second),
+        totals=totals,
     )  # fmt: skip
+
+
+def _totals(data: bytes, counters_at: int, latency_at: int) -> Totals:
+    facts = (*counters.unpack_from(data, counters_at), struct.unpack_from(f"@{BUCKETS}q", data, latency_at))
+    return Totals(*facts)
 
 
 def _slots(first: bytes, second: bytes, threads: int, loop_thread: int, now_us: int) -> list[Executing]:
@@ -181,6 +215,9 @@ class Region:
     def page_at(self, number_: int) -> int:
         return HEADER_BYTES + number_ * self.page_bytes
 
+    def tallies_at(self, number_: int) -> int:
+        return HEADER_BYTES + self.pages * self.page_bytes + number_ * AREA_BYTES
+
 
 def read_region(data: bytes) -> Region | None:
     """The header; None for bytes that are no black box. Only `version` is to be believed where it is not VERSION."""
@@ -188,6 +225,27 @@ def read_region(data: bytes) -> Region | None:
         return None
     _, version, _, size, pages, threads, pid, started, supervisor, _, schema = region.unpack_from(data)
     return Region(version, size, pages, threads, pid, started, UUID(bytes=supervisor), schema.rstrip(b"\0").decode("utf-8", "replace"))
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a parent says of itself, twice a second. ticked_us: when, by the monotonic clock; 0 where it never did."""
+
+    ticked_us: int
+    term: int
+    log_dropped: int
+    charged: int
+    restarts: dict[str, int]
+    stopping: bool
+    target: int
+    ready: int
+    generation: int
+
+
+def read_host(header: bytes) -> Host:
+    ticked, term, dropped, charged, *rest = host_record.unpack_from(header, HOST_AT)
+    restarts, (state, target, ready, generation) = rest[: len(REASONS)], rest[len(REASONS) :]
+    return Host(ticked, term, dropped, charged, dict(zip(REASONS, restarts, strict=True)), state == STOPPING, target, ready, generation)
 
 
 def us_to_unix_s(us: int) -> float:

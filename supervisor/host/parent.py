@@ -328,13 +328,15 @@ class Parent:
     def _reap(self, child: Child) -> None:
         """A child ended: say so, free its claims, plan its successor."""
         died_at = time.monotonic()
-        _, status = os.waitpid(child.pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        self._listen(child)
-        child.close()
-        del self.children[child.pid]
-        # a worker that asked to be replaced did not crash: what its lost threads are inside of was given up, and nobody is charged
-        executing = self.blackbox.inquest(child.number, child.pid, code, ordered=child.pid in self._ordered) if code != EXIT_UNFIT else []
+        with self.blackbox.carrying(child.number) as carry:
+            _, status, usage = os.wait4(child.pid, 0)
+            carry(usage.ru_utime + usage.ru_stime)
+            code = os.waitstatus_to_exitcode(status)
+            self._listen(child)
+            child.close()
+            del self.children[child.pid]
+            # a worker that asked to be replaced did not crash: what its lost threads are inside of was given up, and nobody is charged
+            executing = self.blackbox.inquest(child.number, child.pid, code, ordered=child.pid in self._ordered) if code != EXIT_UNFIT else []
         self._ordered.discard(child.pid)
         if not (child.leaving and code in (0, -signal.SIGTERM)) and child.not_loaded is None:
             _say_death(child, code, executing)

@@ -26,6 +26,7 @@ from supervisor.host.sessions import Room, check_room
 from supervisor.host.stacks import Answering
 from supervisor.host.systemd import Notifier
 from supervisor.host.titles import set_title
+from supervisor.host.vitals import Vitals
 from supervisor.leader.lead import Leadership
 from supervisor.host.wakeups import Wakeups
 
@@ -89,6 +90,7 @@ class Service:
         self._queries = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         parent.keep_fds.append(self._queries)
         leadership.listen(query_channel(options.schema), self._asked)
+        parent.add(Vitals(parent, lambda: leadership.term, lambda: self._log.dropped if self._log is not None else 0))
         self._calls = HostCalls(options.dsn, options.schema)
         self._failed_before = 0
         self._checked = False

@@ -16,7 +16,7 @@ LAYERS = {
     "api": 3,
     "sync": 4, "files": 4, "engine": 4, "leader": 4, "telemetry": 4, "tracing": 4,
     "host": 5,
-    "demo": 6, "bench": 6, "profile": 6, "testing": 6, "dashboard": 6, "example": 6,
+    "demo": 6, "bench": 6, "profile": 6, "testing": 6, "dashboard": 6, "metrics": 6, "example": 6,
     "cli": 7,
     "__main__": 8,
 }  # fmt: skip

@@ -300,7 +300,7 @@ def test_rates_are_differences_of_two_looks() -> None:
     def look(at_s: int, pid: int, steps: int, slow: int) -> list[boxes.Box]:
         latency = tuple(100 if n == 10 else slow if n == 20 else 0 for n in range(layout.BUCKETS))
         page = Page(0, pid, 1, 1, layout.BUSY, 0, 0, steps=steps, ended=steps // 10, commits=5, latency=latency)
-        return [boxes.Box(1, RUN, "shop", 0, [boxes.Process(page, boxes.Memory(1, steps / 1e4))], at_s * 1_000_000)]
+        return [boxes.Box(1, RUN, "shop", 0, [boxes.Process(page, boxes.Memory(1, steps / 1e4))], at_s * 1_000_000, layout.read_host(bytes(layout.HEADER_BYTES)), {})]
 
     total, each = rates(look(10, 7, 1000, 0), look(12, 7, 3000, 10))
     assert (total.steps_per_s, total.runs_per_s, total.cpu_percent) == (1000, 100, pytest.approx(10))
@@ -308,7 +308,7 @@ def test_rates_are_differences_of_two_looks() -> None:
     replaced, _ = rates(look(10, 7, 1000, 0), look(12, 8, 30, 0))
     assert replaced.steps_per_s == 15
     # a second supervisor, which came later, takes nothing from the rate of the first
-    later = boxes.Box(2, RUN, "shop", 11_000_000, look(12, 9, 500, 0)[0].workers, 12_000_000)
+    later = boxes.Box(2, RUN, "shop", 11_000_000, look(12, 9, 500, 0)[0].workers, 12_000_000, layout.read_host(bytes(layout.HEADER_BYTES)), {})
     both, each = rates(look(10, 7, 1000, 0), [*look(12, 7, 3000, 0), later])
     assert both.steps_per_s == each[1, 0].steps_per_s + each[2, 0].steps_per_s == 1000 + 500
     nothing, _ = rates([], [])

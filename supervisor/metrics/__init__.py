@@ -1,0 +1,1 @@
+"""Metrics for Prometheus, probes, a Grafana dashboard and alert rules."""
