@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
+import sys
+from shlex import quote
 
 from supervisor.core.version import VERSION
 
@@ -46,3 +50,14 @@ def _server() -> str:
             return plain(f"server PostgreSQL {name}, {dsn}")
     except SupervisorError as error:
         return plain(f"server not reachable: {error}")
+
+
+def program() -> str:
+    """How this program was called, so that it can be typed again in this folder."""
+    if os.path.basename(sys.argv[0]) == "pgsupervisor":
+        return "pgsupervisor" if shutil.which("pgsupervisor") else quote(sys.argv[0])
+    found = shutil.which("python")
+    if found and os.path.samefile(os.path.dirname(found), os.path.dirname(sys.executable)):
+        return "python -m supervisor"
+    near = os.path.relpath(sys.executable)
+    return f"{quote(near if len(near) < len(sys.executable) and not near.startswith('..') else sys.executable)} -m supervisor"

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from supervisor.cli.output import plain, print_json, say
 from supervisor.db.embedded import DATABASE, PORT, STOP_SIGNALS, SUPERUSER, EmbeddedServer, EmbeddedServerError
 
 MakeServer = Callable[[], EmbeddedServer]
+UNUSED_WITHIN_S = 5.0
 
 
 @click.group("db")
@@ -48,12 +50,19 @@ def start(embedded: MakeServer, as_json: bool) -> None:
 @db.command()
 @click.option("--mode", type=click.Choice(list(STOP_SIGNALS)), default="fast", show_default=True,
               help="smart waits for clients, fast ends their sessions, immediate is a crash.")  # fmt: skip
+@click.option("--unused", is_flag=True, help="Only where nobody is connected, or within 5 seconds nobody is any more.")
 @options.as_json
 @click.pass_obj
-def stop(embedded: MakeServer, mode: str, as_json: bool) -> None:
+def stop(embedded: MakeServer, mode: str, unused: bool, as_json: bool) -> None:
     """Stop it and wait until it is gone. Its data stay."""
     server = embedded()
     pid = server.pid
+    if unused and pid is not None and _in_use(server):
+        if as_json:
+            print_json({"stopped": False, "pid": pid, "data_dir": str(server.data_dir)})
+        else:
+            say(f"PostgreSQL (pid {pid}) goes on: others are connected to it; to stop it all the same: pgsupervisor db stop")
+        return
     stopped = server.stop(mode)
     if as_json:
         print_json({"stopped": stopped, "pid": pid, "data_dir": str(server.data_dir)})
@@ -122,6 +131,25 @@ def logs(embedded: MakeServer, lines: int, follow: bool, as_json: bool) -> None:
                 print_json({"line": text})
             else:
                 click.echo(plain(text))
+
+
+def _in_use(server: EmbeddedServer) -> bool:
+    """Whether anybody is connected. Sessions of processes that are just ending get a moment for that."""
+    from supervisor.core.errors import DatabaseUnavailable
+    from supervisor.db.host_calls import HostCalls
+
+    calls = HostCalls(server.dsn, options.resolve_schema(None))
+    deadline = time.monotonic() + UNUSED_WITHIN_S
+    try:
+        while calls.connections()[2]:
+            if time.monotonic() > deadline:
+                return True
+            time.sleep(0.05)
+        return False
+    except DatabaseUnavailable:  # it is stopping already, or nobody can use it
+        return False
+    finally:
+        calls.close()
 
 
 def _psql_program(server: EmbeddedServer) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from shlex import quote
@@ -45,7 +44,7 @@ def demo(path: Path | None, limit: int | None, procs: str, dashboard: bool | Non
     from supervisor.cli import about
     from supervisor.cli.run import count_procs
     from supervisor.core import settings
-    from supervisor.dashboard.beside import dashboard_beside
+    from supervisor.dashboard.beside import dashboard_beside, port_beside
     from supervisor.demo.files import python_files
     from supervisor.demo.perform import Demo, Interrupted
     from supervisor.demo.progress import progress
@@ -65,7 +64,7 @@ def demo(path: Path | None, limit: int | None, procs: str, dashboard: bool | Non
         parts = [beside(told.metrics, told.sources["metrics"], found, name)] if told.metrics is not None else []
         for part in parts:
             say(f"metrics on {part.url}")
-        with dashboard_beside(found, name, _port(dashboard)):
+        with dashboard_beside(found, name, port_beside(dashboard, by_default=sys.stderr.isatty())):
             figures, kills, run_id = Demo(files, found, name, workers, progress(len(files), as_json), parts).perform()
     except Interrupted:
         say("stopped; what has happened is in the database, and another demo starts anew")
@@ -77,37 +76,18 @@ def demo(path: Path | None, limit: int | None, procs: str, dashboard: bool | Non
     return 0 if figures.good else 1
 
 
-def _port(asked: bool | None) -> int | None:
-    """Where a dashboard is served meanwhile; None for nowhere."""
-    from supervisor.core.errors import MissingExtra
-    from supervisor.dashboard import PORT
-    from supervisor.dashboard.serve import check_installed
-
-    try:
-        check_installed()
-    except MissingExtra:
-        if asked:
-            raise
-        return None
-    return PORT if asked or (asked is None and sys.stderr.isatty()) else None
-
-
 def _database(dsn: str | None, schema: str) -> tuple[Dsn, bool]:
     """The configured database, checked, or the embedded server, started and migrated; and whether it is that."""
+    from supervisor.cli.run import embedded_database
     from supervisor.db import connect as db
     from supervisor.db import migrations
-    from supervisor.db.embedded import EmbeddedServer
 
     found = db.find_dsn(dsn)
     if found is not None:
         with db.connect(found, purpose="check", schema=schema) as conn:
             migrations.check(conn, schema)
         return found, False
-    conninfo = EmbeddedServer(progress=say).start()
-    found = db.Dsn(conninfo, "the embedded server", conninfo)
-    with db.connect(found, purpose="migrate", schema=schema, profile="host") as conn:
-        migrations.migrate(conn, schema)
-    return found, True
+    return embedded_database(schema), True
 
 
 def _report(figures: Figures, kills: list[Kill]) -> list[str]:
@@ -131,9 +111,10 @@ def _sum() -> str:
 
 def _next(figures: Figures, kills: list[Kill], run_id: uuid.UUID, dsn: Dsn, schema: str, embedded: bool) -> list[str]:
     """What to type next."""
+    from supervisor.cli import about
     from supervisor.demo.table import proof
 
-    us = _program()
+    us = about.program()
     url = f'export PGSUPERVISOR_DATABASE_URL="$({us} db url)"; ' if embedded else ""
     shown = kills[0].executing[0].run_id if kills and kills[0].executing else run_id
     psql = f"{us} db psql" if embedded else f"psql {quote(dsn.shown)}" if dsn.shown else "psql"
@@ -144,14 +125,3 @@ def _next(figures: Figures, kills: list[Kill], run_id: uuid.UUID, dsn: Dsn, sche
         f"      {us} run --app supervisor.demo.workflows    (and in a second terminal)",
         f"      {us} start measure_file path={quote(os.path.realpath(os.__file__))} --wait",
     ]
-
-
-def _program() -> str:
-    """How this program was called, so that it can be typed again in this folder."""
-    if os.path.basename(sys.argv[0]) == "pgsupervisor":
-        return "pgsupervisor" if shutil.which("pgsupervisor") else quote(sys.argv[0])
-    found = shutil.which("python")
-    if found and os.path.samefile(os.path.dirname(found), os.path.dirname(sys.executable)):
-        return "python -m supervisor"
-    near = os.path.relpath(sys.executable)
-    return f"{quote(near if len(near) < len(sys.executable) and not near.startswith('..') else sys.executable)} -m supervisor"

@@ -29,6 +29,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("supervisor.cli.run", "run", "Run workers until told to stop; the default command."),
+    "dev": Command("supervisor.cli.dev", "dev", "Run an app while it is written: what is saved is loaded."),
     "demo": Command("supervisor.cli.demo", "demo", "Work through every .py file of a directory, with processes killed on the way."),
     "migrate": Command("supervisor.cli.migrate", "migrate", "Bring the schema up to this program."),
     "start": Command("supervisor.cli.start", "start", "Start a run of a workflow, or one of every record of a file."),

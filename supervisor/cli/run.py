@@ -7,12 +7,16 @@ import logging
 import os
 import sys
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from supervisor.cli import options
+from supervisor.cli.output import say
 from supervisor.dashboard import PORT
+
+if TYPE_CHECKING:
+    from supervisor.db.connect import Dsn
 
 EXAMPLE = "supervisor.example"
 START_EXAMPLE = "python -m supervisor start checkout order=42 --wait --dsn '{dsn}'"
@@ -84,7 +88,7 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
     schema = schema or db.schema_name()
     if found is None and app is None:
         app, found = EXAMPLE, embedded_database(schema)
-        click.echo(f"nothing is configured: the example app on the embedded server. In a second terminal:\n  {START_EXAMPLE.format(dsn=found.conninfo)}", err=True)
+        say(f"nothing is configured: the example app on the embedded server. In a second terminal:\n  {START_EXAMPLE.format(dsn=found.conninfo)}")
     elif not app:
         raise ConfigInvalid("no app is named; say which module defines the workflows: --app pkg.mod, or app = \"pkg.mod\" in [tool.pgsupervisor] of pyproject.toml")
     elif found is None:
@@ -117,16 +121,17 @@ def banner(dsn: Any, server: str, app: str) -> list[str]:
     return [f"{program}, {python}, {driver}, {loop}, PostgreSQL {server}", f"app {app} on {dsn}"]
 
 
-def embedded_database(schema: str) -> Any:
+def embedded_database(schema: str) -> Dsn:
     """The embedded server, started and migrated: for trying things out."""
     from supervisor.db import connect as db
     from supervisor.db import migrations
     from supervisor.db.embedded import EmbeddedServer
 
-    conninfo = EmbeddedServer(progress=lambda text: click.echo(text, err=True)).start()
-    with db.connect(conninfo, purpose="migrate", schema=schema) as conn:
+    conninfo = EmbeddedServer(progress=say).start()
+    found = db.Dsn(conninfo, "the embedded server", conninfo)
+    with db.connect(found, purpose="migrate", schema=schema, profile="host") as conn:
         migrations.migrate(conn, schema)
-    return db.Dsn(conninfo, "embedded", conninfo)
+    return found
 
 
 def count_procs(asked: int | str) -> int:

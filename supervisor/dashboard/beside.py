@@ -8,6 +8,21 @@ from supervisor.db.connect import Dsn
 from supervisor.host.beside import Beside
 
 
+def port_beside(asked: bool | None, by_default: bool, port: int | None = None) -> int | None:
+    """Where a dashboard is served meanwhile; None for nowhere, which is no error unless it was *asked* for and a part of it is missing."""
+    from supervisor.core.errors import MissingExtra
+    from supervisor.dashboard import PORT
+    from supervisor.dashboard.serve import check_installed
+
+    try:
+        check_installed()
+    except MissingExtra:
+        if asked:
+            raise
+        return None
+    return (PORT if port is None else port) if asked or (asked is None and by_default) else None
+
+
 def dashboard_beside(dsn: Dsn, schema: str, port: int | None, log_dir: str | None = None) -> AbstractContextManager[object]:
     """The dashboard of *dsn* while the block lasts; none where *port* is None."""
     words = ["dashboard", "--port", str(port), *(["--log-dir", log_dir] if log_dir else [])]

@@ -105,6 +105,11 @@ class EmbeddedServer:
                 return pid
         return None
 
+    @property
+    def launched(self) -> bool:
+        """Whether it was this object that brought the running server up."""
+        return self._launched is not None
+
     def start(self) -> str:
         """Start the server unless it runs; return the DSN when it accepts connections.
 

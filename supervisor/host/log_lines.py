@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -31,6 +31,9 @@ EXTRA_MAX, EXTRA_CHARS_MAX = 32, 500
 # what JSON leaves as it is, though terminals act upon it, or no encoding has it
 _UNSOUND = re.compile("[\x00\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "place", "span_place"}
+_RESET = "\x1b[0m"
+_COLOURS = {"dim": "\x1b[2m", "DEBUG": "\x1b[2m", "WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[1;31m"}
+_OF_WORKERS = tuple(f"\x1b[{number}m" for number in (36, 32, 35, 34))
 PLACE_NAMES = ("run", "workflow", "step", "seq", "attempt")
 TRACE_NAMES = ("trace_id", "span_id")
 
@@ -210,6 +213,16 @@ def as_text(line: Line) -> bytes:
     return _bounded(line, lambda each: text_of(each).encode("utf-8", "backslashreplace"))
 
 
+def as_short(line: Line) -> bytes:
+    """The same for somebody who watches: the time of day here, worker, message, workflow or step with its run; what is everyday is left out."""
+    return _bounded(line, lambda each: _short(each, {}).encode("utf-8", "backslashreplace"))
+
+
+def in_colour(line: Line) -> bytes:
+    """The same in colours of a terminal, by worker and level."""
+    return _bounded(line, lambda each: _short(each, _COLOURS).encode("utf-8", "backslashreplace"))
+
+
 def _bounded(line: Line, render: Callable[[Line], bytes]) -> bytes:
     rendered = render(line)
     if len(rendered) < LINE_BYTES_MAX:
@@ -245,13 +258,34 @@ def _cut(text: str, chars: int) -> str:
 def text_of(line: Line) -> str:
     """*line* for people: time, first letter of the level, logger, message, run and step; then the traceback, indented."""
     at = line.ts.astimezone(UTC).isoformat(" ", "milliseconds").replace("+00:00", "Z")
-    first = f"{at} {plain(line.level[:1])} {plain(line.logger)}: {plain(line.message)}{_place_text(line)}"
-    if line.extra:
-        first += " " + plain(" ".join(f"{name}={value}" for name, value in line.extra.items()))
+    return _with_blocks(line, f"{at} {plain(line.level[:1])} {plain(line.logger)}: {plain(line.message)}{_place_text(line)}{_extra_text(line)}")
+
+
+def _short(line: Line, colours: Mapping[str, str]) -> str:
+    def painted(text: str, colour: str | None) -> str:
+        return f"{colour}{text}{_RESET}" if colour and text else text
+
+    at = line.ts.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    who = "host" if line.worker is None else f"w{line.worker}"
+    by_number = _OF_WORKERS[line.worker % len(_OF_WORKERS)] if line.worker is not None else colours.get("dim")
+    level = "" if line.level == "INFO" else f"{plain(line.level)} "
+    ours = line.logger.startswith("pgsupervisor")
+    message, *more = line.message.rstrip("\n").split("\n")
+    said = f"{level}{'' if ours else plain(line.logger) + ': '}{plain(message)}{_extra_text(line)}"
+    first = f"{painted(at, colours.get('dim'))} {painted(f'{who:<4}', by_number if colours else None)} {painted(said, colours.get(line.level))}"
+    return _with_blocks(line, first + painted(_place_text(line), colours.get("dim")), more)
+
+
+def _extra_text(line: Line) -> str:
+    return " " + plain(" ".join(f"{name}={value}" for name, value in line.extra.items())) if line.extra else ""
+
+
+def _with_blocks(line: Line, first: str, more: Sequence[str] = ()) -> str:
+    """*first*, then what *more* of the message there is, the traceback and the stack of *line*."""
     blocks = [line.exception.traceback or f"{line.exception.type}: {line.exception.message}"] if line.exception is not None else []
     if line.stack:
         blocks.append(line.stack)
-    return "\n".join([first, *(f"    {plain(each)}" for block in blocks for each in block.rstrip("\n").split("\n"))])
+    return "\n".join([first, *(f"    {plain(each)}" for each in more), *(f"    {plain(each)}" for block in blocks for each in block.rstrip("\n").split("\n"))])
 
 
 def _place_text(line: Line) -> str:

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from supervisor.host import log_lines
-from supervisor.host.log_lines import PlaceOfRecord, as_json, as_text, line_of
+from supervisor.host.log_lines import PlaceOfRecord, as_json, as_short, as_text, in_colour, line_of
 
 if TYPE_CHECKING:
     from supervisor.host.log_process import LogProcess
 
 STDERR = 2
+_FORMS = {"text": as_text, "json": as_json, "short": as_short, "colour": in_colour}
 
 
 class Lockless(logging.Handler):
@@ -42,7 +43,7 @@ class Terminal(Lockless):
 
     def __init__(self, form: str = "text") -> None:
         super().__init__()
-        self._render = as_json if form == "json" else as_text
+        self._render = _FORMS[form]
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -52,7 +53,7 @@ class Terminal(Lockless):
 
 
 def to_terminal(level: str, form: str) -> None:
-    """Send what is logged in this process, and in those forked from it, to standard error; *form* is text or json."""
+    """Send what is logged in this process, and in those forked from it, to standard error; *form* is text or json, or for people who watch short or colour."""
     logging.basicConfig(level=level.upper(), handlers=[Terminal(form)], force=True)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from supervisor.core.errors import DefinitionError
 from supervisor.engine.main import EXIT_DATABASE, EXIT_UNFIT
 from supervisor.engine.responder import forget
 from supervisor.host.blackbox import BlackBox, Executing
@@ -77,6 +78,7 @@ class Parent:
     died(child, exit code, executing)     told about every end of a worker, like all of `on_death`; -n for signal n
     parts                                 what else lives in the loop
     load(birth)                           imports the app, in the child before its work; returns what `Loaded` holds
+    patient                               an app that can't be imported is being written: workers wait for `load_again`
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Parent:
         self.loaded: Loaded | None = None  # what the app has, by the last worker that imported it; `on_loaded` hear what is new
         self.refused: NotLoaded | None = None  # why the app could not be imported, if that ended the parent
         self.reload = Reload(self)
+        self.patient = False
+        self._said_of_app = ""  # why it could last not be imported; a patient parent says that once
         self._work, self._load = work, load
         self._quick: dict[int, int] = {}
         self._fork_at: dict[int, float] = {}
@@ -237,7 +241,7 @@ class Parent:
             elif self._stopping:
                 continue
             elif number == signal.SIGHUP:
-                self.reload.ask()
+                self.load_again()
             elif number == signal.SIGTTIN:
                 self.resize(self.target + 1)
             elif number == signal.SIGTTOU:
@@ -250,6 +254,15 @@ class Parent:
         else:
             log.info("stopping: workers finish what they began (at most %g s); once more to stop at once", self.options.drain_timeout_s)
             self.stop()
+
+    def load_again(self) -> None:
+        """The app's files are other ones: fork the workers that wait for that, and replace the others one after the other."""
+        self._said_of_app = ""
+        for number, at in self._fork_at.items():
+            if at == float("inf"):
+                self._fork_at[number] = time.monotonic()
+        if self.staying:
+            self.reload.ask()
 
     def resize(self, target: int) -> None:
         """Want that many workers from now on: 1 at least, at most what there is room for beside those of a reload."""
@@ -316,14 +329,16 @@ class Parent:
 
     def _not_loaded(self, child: Child, why: NotLoaded) -> None:
         """An import failed. At the start that is the end; later other workers may serve, and the file may be mended."""
-        if self._stopping or self.reload.not_loaded(child, why):
+        said, self._said_of_app = self._said_of_app, why.words
+        if self._stopping or self.reload.not_loaded(child, why) or (self.patient and said == why.words):
             return
-        if self.loaded is None:
+        waits = self.patient and why.code in ("", DefinitionError.code)
+        if self.loaded is None and not waits:
             self.refused = why
             self.exit_code = EXIT_CRASH_LOOP
             self.stop(fast=True)
-        if self.loaded is not None or not why.code:  # else whoever runs the parent raises it
-            log.error("worker %d can't import the app:\n%s", child.number, why.words)
+        if self.loaded is not None or waits or not why.code:  # else whoever runs the parent raises it
+            log.error("worker %d can't import the app%s:\n%s", child.number, ", and waits until a file is saved" if waits else "", why.words)
 
     def _reap(self, child: Child) -> None:
         """A child ended: say so, free its claims, plan its successor."""
@@ -357,6 +372,9 @@ class Parent:
 
     def _plan_successor(self, child: Child, died_at: float, code: int, charged: bool) -> None:
         if self._stopping or child.leaving or self.reload.died(child, died_at, code):
+            return
+        if child.not_loaded is not None and self.patient:
+            self._fork_at[child.number] = float("inf")
             return
         if child.not_loaded is not None and any(other.ready for other in self.staying):
             self._fork_at[child.number] = died_at + BAD_APP_S

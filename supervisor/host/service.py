@@ -59,10 +59,11 @@ class ServiceOptions:
 class Service:
     """A parent and its workers.
 
-    load   imports the app, in each worker; without it the app was imported before, and a reload can't change it
+    load     imports the app, in each worker; without it the app was imported before, and a reload can't change it
+    reloads  it is loaded again whenever one of its files was saved
     """
 
-    def __init__(self, options: ServiceOptions, died: Callable[..., None] | None = None, load: Callable[[], Any] | None = None) -> None:
+    def __init__(self, options: ServiceOptions, died: Callable[..., None] | None = None, load: Callable[[], Any] | None = None, reloads: bool = False) -> None:
         self.options = options
         self._load = load
         self.parent = Parent(
@@ -73,6 +74,8 @@ class Service:
         )
         self._log = self._log_process()
         parent = self.parent
+        if reloads:
+            self._look_for_saves()
         parent.add(Answering())
         leadership = Leadership(options.dsn, options.schema, parent.options.supervisor_id, parent.reaper.burials, options.retention_s)
         parent.add(leadership, late=True)
@@ -106,6 +109,17 @@ class Service:
         self.parent.add(process)
         self.parent.keep = process.keep
         return process
+
+    def _look_for_saves(self) -> None:
+        """Only where it is asked for; nothing of it is even imported elsewhere."""
+        from supervisor.host.saved import Saved, reporting
+
+        assert self._load is not None
+        saved = Saved(self.parent.load_again)
+        self.parent.add(saved)
+        self.parent.keep_fds.append(saved.fd)
+        self.parent.patient = True
+        self._load = reporting(self._load, self.options.app, saved.fd)
 
     def _load_app(self, birth: Birth) -> tuple[list[str], list[str]]:
         """In a worker: import the app, resolve its annotations, say what it has and what it opens sessions for."""

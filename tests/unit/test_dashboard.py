@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from supervisor.core.errors import ConfigInvalid
+from supervisor.core.errors import ConfigInvalid, MissingExtra
 from supervisor.core.filters import WAITS, parse
 
 pytest.importorskip("jinja2", reason="the extra [dashboard] is not installed")
 
 from supervisor.core.shown import place_of, place_words
-from supervisor.dashboard import PORT, draw, keys, page, serve, timeline, verbs, why
+from supervisor.dashboard import PORT, beside, draw, keys, page, serve, timeline, verbs, why
 from supervisor.db.connect import Dsn
 from supervisor.db.pages import Said
 
@@ -253,20 +253,16 @@ def test_the_token_is_kept_where_nobody_else_may_write(tmp_path: Path, monkeypat
         assert not str(found).startswith(("/tmp/runtime", str(shared))) and found.name == "dashboard-1.url"
 
 
-def test_a_demo_has_a_dashboard_where_somebody_is_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a log or a pipe nobody could open it."""
-    import sys
+def test_where_a_dashboard_is_served_beside_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it was asked for, or is the default and can be; the demo's default is whether somebody is at a terminal."""
+    for by_default, asked, port in ((True, None, PORT), (False, None, None), (False, True, PORT), (True, False, None)):
+        assert beside.port_beside(asked, by_default) == port
+    assert beside.port_beside(None, True, port=0) == 0
 
-    from supervisor.cli.demo import _port
+    def missing() -> None:
+        raise MissingExtra("the dashboard", "dashboard", "uvicorn")
 
-    class Terminal:
-        def __init__(self, there: bool) -> None:
-            self.there = there
-
-        def isatty(self) -> bool:
-            return self.there
-
-    for there, asked, port in ((True, None, PORT), (False, None, None), (False, True, PORT), (True, False, None)):
-        with monkeypatch.context() as patched:
-            patched.setattr(sys, "stderr", Terminal(there))
-            assert _port(asked) == port
+    monkeypatch.setattr(serve, "check_installed", missing)
+    assert beside.port_beside(None, True) is None
+    with pytest.raises(MissingExtra):
+        beside.port_beside(True, True)
