@@ -72,7 +72,9 @@ class Leaders:
             rows = self.database.sql("select pid from supervisor.leaders where leads")
             return rows[0][0] if rows and rows[0][0] in [each.pid for each in self.processes if each.poll() is None] else None
 
-        os.kill(eventually(pid, 30, "a leader"), signal.SIGKILL)
+        killed = eventually(pid, 30, "a leader")
+        os.kill(killed, signal.SIGKILL)
+        next(each for each in self.processes if each.pid == killed).wait()  # a process that still dies is not killed a second time
 
     def end(self) -> None:
         for each in self.processes:
