@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from supervisor.db.session import Session
-from supervisor.db.statements import ended_channel, signal_channel, wake_channel
+from supervisor.db.statements import ended_channel, signal_channel, wake_channel, wake_now_channel
 
 if TYPE_CHECKING:
     from supervisor.db.connect import Dsn
@@ -153,8 +153,8 @@ class _Listener(threading.Thread):
         """Listen only where no pooler is in between: there it would stay behind on somebody else's session."""
         if rows[0][0] == self._session.backend_pid and not self._listens:
             self._listens = True
-            for channel in (wake_channel(self._live.schema), ended_channel(self._live.schema), signal_channel(self._live.schema)):
-                self._session.listen(channel, self._heard)
+            for channel in (wake_channel, wake_now_channel, ended_channel, signal_channel):
+                self._session.listen(channel(self._live.schema), self._heard)
 
     def _lost(self) -> None:
         if not self._lost_told:

@@ -81,6 +81,11 @@ def wake_channel(schema: str) -> str:
     return f"{schema}_wake"
 
 
+def wake_now_channel(schema: str) -> str:
+    """The channel on which workers that listen hear of a start before it is on the disk; where none claims it, the hosts hear of it on `wake_channel`."""
+    return f"{schema}_wake_now"
+
+
 def query_channel(schema: str) -> str:
     """The channel on which clients say that they have asked runs of a workflow."""
     return f"{schema}_query"

@@ -20,7 +20,7 @@ import psycopg
 from supervisor.core.errors import DatabaseUnavailable, Fenced
 from supervisor.db.connect import connect
 from supervisor.db.pipeline import Pipeline
-from supervisor.db.statements import Sql, identifier, wake_channel
+from supervisor.db.statements import Sql, identifier, wake_channel, wake_now_channel
 
 GONE_S, LOOK_S = 5.0, 0.01  # how long a session that was told to end is waited for, and how often it is looked at
 
@@ -158,6 +158,7 @@ class WorkerCalls:
             for name, block in statements.items():
                 pipeline.prepare(name, self._sql.get(block))
             pipeline.prepare("hear", f"LISTEN {identifier(wake_channel(self._sql.schema))}")
+            pipeline.prepare("hear_now", f"LISTEN {identifier(wake_now_channel(self._sql.schema))}")
             pipeline.enter()
             return pipeline
 

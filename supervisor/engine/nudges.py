@@ -45,7 +45,7 @@ class Nudges:
     def hear(self) -> None:
         """Listen on the worker's session, where it is to and has one. A new session does not listen yet."""
         if self.hears and not self._worker.adoption.away:
-            self._worker.ask(None, [("hear", None)])
+            self._worker.ask(None, [("hear", None), ("hear_now", None)])
 
     def heard(self, pipeline: Pipeline) -> None:
         """Clients have announced starts."""

@@ -85,6 +85,28 @@ def test_the_hosts_hear_of_a_start_with_its_commit(database: Database, monkeypat
         assert told == ['[["asked_sleeper",null,1,0.0]]', '[["asked_sleeper",null,2,0.0],["asked_sleeper","asked_other",1,0.0]]']
 
 
+def test_the_hosts_hear_of_a_start_only_where_no_worker_claims_it(database: Database) -> None:
+    """Workers that listen hear of it at once. A claim that is on its way to the disk is seen by nobody, but it holds the row."""
+    register(database, "asked_sleeper")
+    one, more, later = '[["asked_sleeper",null,1,0.0]]', '[["asked_sleeper",null,2,0.0]]', '[["asked_sleeper",null,1,0.5]]'
+    with Client(database.dsn) as client, database.connect() as ear, database.connect() as worker:
+        ear.execute("listen supervisor_wake")
+        worker.execute("listen supervisor_wake_now")
+        free, held, owned = (client.start(asked_sleeper, n).id for n in range(3))
+        assert [note.payload for note in worker.notifies(timeout=10, stop_after=3)] == [one] * 3
+        assert [note.payload for note in ear.notifies(timeout=10, stop_after=3)] == [one] * 3
+        database.sql("update supervisor.task set owner = 1 where run_id = %s", owned)
+        with worker.transaction():
+            worker.execute("update supervisor.task set owner = 1 where run_id = %s", (held,))
+            for run, hint in ((held, one), (owned, one), (free, one), (owned, more), (owned, later), (owned, "no JSON")):
+                ear.execute("select supervisor.tell_unless_claimed(%s, 'supervisor_wake', %s)", (run, hint))
+        ear.execute("delete from supervisor.task where run_id = %s", (owned,))
+        ear.execute("select supervisor.tell_unless_claimed(%s, 'supervisor_wake', %s)", (owned, one))
+        ear.execute("notify supervisor_wake, 'the last'")
+        told = [note.payload for note in ear.notifies(timeout=10, stop_after=5)]
+    assert told == [one, more, later, "no JSON", "the last"]
+
+
 def test_a_start_that_is_seen_before_it_is_on_the_disk_is_there_when_its_caller_is_told(own_server: Server) -> None:
     """The wait for the disk is cancelled, so the start is repeated, meets itself and waits for the disk instead; then the server is killed."""
     database = own_server.database()

@@ -144,7 +144,7 @@ def test_functions_of_the_schema_do_not_notify_unasked(database: Database) -> No
     """The same for what is called inside of others' transactions: starts, the fence, triggers. `notify => true` asks for it."""
     found = "select proname from pg_proc where pronamespace = 'supervisor'::regnamespace and prosrc ~* %s"
     assert database.sql(found + " order by 1", r"pg_notify|\mnotify\s+\w+\s*(,|;)") == [
-        ("announce",), ("announce_cancelled",), ("announce_ends",), ("announce_signal",), ("signal_and_tell",), ("start_and_tell",),
+        ("announce",), ("announce_cancelled",), ("announce_ends",), ("announce_signal",), ("signal_and_tell",), ("start_and_tell",), ("tell_unless_claimed",),
     ]  # fmt: skip
     assert database.sql(found + " order by 1", r"\.announce\(") == [("announce_cancelled",), ("announce_signal",), ("start_many",), ("trigger_schedule",)]
     assert database.sql(found + " order by 1", r"\.announce_signal\(") == [("admit_json",), ("complete",), ("fail",), ("finish_because",), ("send_because",), ("signal",), ("signal_with_start",), ("tell",)]
