@@ -16,9 +16,9 @@ from tests.harness import Database, Effects, eventually
 APP = "tests.apps.staged"
 GATE = "staged-gate"  # opens what executes
 WHOLE_ORDERS = 3  # that completed: how many steps an order usually has
-WRITTEN = ("concurrency", "rate_limited", "fairness", "queue_paused", "update", "debounce", "batch", "schedule_overlap")
+WRITTEN = ("concurrency", "rate_limited", "fairness", "update", "debounce", "batch", "schedule_overlap")
 ENGINE = (
-    "queued", "run_paused", "step_running", "step_backoff", "timer", "signal", "token", "child", "any_of", "nondeterminism", "code_missing",
+    "queued", "queue_paused", "run_paused", "step_running", "step_backoff", "timer", "signal", "token", "child", "any_of", "nondeterminism", "code_missing",
     "attempts_exhausted", "crash_loop", "commit_rejected",
 )  # fmt: skip
 NOBODY = "no_worker"
@@ -54,6 +54,8 @@ def _as_they_come(client: Client) -> dict[str, Any]:
         "any_of": (staged.staged_either, (86_400.0,)), "step_running": (staged.staged_long, (GATE,)),
     }  # fmt: skip
     runs = {code: client.start(workflow.options(key=code), *values) for code, (workflow, values) in said.items()}
+    runs["queue_paused"] = client.start(staged.staged_sleep.options(key="queue_paused", queue="staged_shut"), 0.0)
+    client.pause_queue("staged_shut", "the shelves are counted", actor="ann")
     runs["queued"] = client.start(staged.staged_sleep.options(key="queued", queue="staged_elsewhere"), 0.0)  # no worker serves that queue
     return runs
 

@@ -370,3 +370,17 @@ FROM {schema}.schedules s WHERE $1::pg_catalog.text IS NULL OR s.name = $1::pg_c
 -- $1 text schedule    $2 int4 max     Returns tick_at, fired_at, kind, state, run_id, status of the run, ticks, until_at
 SELECT f.tick_at, f.fired_at, f.kind, f.state, f.run_id, (SELECT r.status FROM {schema}.runs r WHERE r.run_id = f.run_id) AS status, f.ticks, f.until_at
 FROM (SELECT * FROM {schema}.schedule_fires WHERE schedule = $1 ORDER BY tick_at DESC LIMIT $2) AS f ORDER BY f.tick_at DESC;
+
+-- ── queues ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- name: client_pause_queue :one
+-- Claim nothing more from a queue until it is resumed.
+-- Locks:  its new row of queue_pause.     Index:  queue_name_key, queue_pause_pkey
+-- $1 text name    $2 text reason    $3 text actor     Returns whether it was not paused     Raises  SV041 (DETAIL: queue, those that there are, as JSON), 22023
+SELECT {schema}.pause_queue($1, $2, $3);
+
+-- name: client_resume_queue :one
+-- Claim from it again.
+-- Locks:  its row of queue_pause.     Index:  queue_name_key, queue_pause_pkey; task_ready_idx where the hosts are told
+-- $1 text name    $2 text reason    $3 text actor    $4 boolean whether the hosts are told     Returns whether it was paused     Raises  SV041, 22023
+SELECT {schema}.resume_queue($1, $2, $3, $4);

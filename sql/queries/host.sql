@@ -126,10 +126,20 @@ UPDATE {schema}.task t SET ready_at = clock_timestamp(), wait_kind = 1, wait_det
 FROM theirs WHERE t.run_id = theirs.run_id RETURNING t.run_id;
 
 -- name: anything_left :one
--- Whether any run of these queues is live (parked for good: nondeterminism and the like do not count).
--- Locks:  none.     Index:  none: a scan that ends at the first live run
+-- Whether any run of these queues is live (parked for good: nondeterminism and the like do not count; nor do those that nobody has in a paused queue).
+-- Locks:  none.     Index:  none: a scan that ends at the first live run; queue_pause_pkey
 -- $1 int4[] queue or null     Returns boolean
-SELECT EXISTS (SELECT FROM {schema}.task WHERE (%s::int4[] IS NULL OR queue = ANY (%s)) AND coalesce(wait_kind, 1) NOT BETWEEN 19 AND 23);
+SELECT EXISTS (SELECT FROM {schema}.task WHERE (%s::int4[] IS NULL OR queue = ANY (%s)) AND coalesce(wait_kind, 1) NOT BETWEEN 19 AND 23
+               AND (owner IS NOT NULL OR queue <> ALL (ARRAY(SELECT p.queue FROM {schema}.queue_pause p))));
+
+-- name: held_up :many
+-- Queues that are paused and have live runs which nobody has.
+-- Locks:  none.     Index:  queue_pause_pkey; task_ready_idx, the range of each such queue
+-- Returns queue, who paused it, why, since when, runs
+SELECT q.name, p.paused_by, p.reason, p.paused_at, n.runs
+FROM {schema}.queue_pause p JOIN {schema}.queue q ON q.id = p.queue CROSS JOIN LATERAL (
+    SELECT count(*) AS runs FROM {schema}.task t WHERE t.queue = p.queue AND t.owner IS NULL AND coalesce(t.wait_kind, 1) NOT BETWEEN 19 AND 23) AS n
+WHERE n.runs > 0 ORDER BY q.name;
 
 -- name: wake_forgotten :many
 -- Wake the parents that forgotten found; one that woke meanwhile is left alone.

@@ -22,16 +22,18 @@ SELECT pg_catalog.pg_backend_pid();
 
 -- name: pulse :one
 -- Is anything due in these queues, and when is the next? Part of `beat` and `seek_lead`. Looks at the first *depth* entries of each queue and priority:
--- where all of those are claimed it says so, and a claim, which has marks, has to look. What is parked because its code was missing is due
+-- where all of those are claimed it says so, and a claim, which has marks, has to look. Queues that are paused have nothing due. What is parked because its code was missing is due
 -- where a worker of this host has that code; while nothing is parked so, that costs one look at an index.
 -- Locks:  none.     Index:  task_ready_idx, one range per (queue, priority); queue_name_key, workflow_name_key, queue_pkey; task_missing_idx,
--- worker_live_idx, workflow_version_pkey
+-- worker_live_idx, workflow_version_pkey; queue_pause_pkey
 -- $1 text[] queue (null: those of the workflows)    $2 text[] workflow    $3 int4 depth    $4 uuid supervisor
 -- Returns how many are due (at most depth for each queue and priority), s until the next one after them (null: none), whether claimed ones hide the rest
 WITH served AS MATERIALIZED (
-    SELECT q.id FROM {schema}.queue q WHERE q.name = ANY (%(queues)s::text[])
-    UNION
-    SELECT w.queue FROM {schema}.workflow w WHERE %(queues)s::text[] IS NULL AND w.name = ANY (%(workflows)s::text[])),
+    SELECT s.id
+    FROM (SELECT q.id FROM {schema}.queue q WHERE q.name = ANY (%(queues)s::text[])
+          UNION
+          SELECT w.queue FROM {schema}.workflow w WHERE %(queues)s::text[] IS NULL AND w.name = ANY (%(workflows)s::text[])) AS s
+    WHERE s.id <> ALL (ARRAY(SELECT p.queue FROM {schema}.queue_pause p))),
 missing AS MATERIALIZED (
     SELECT count(*) AS n FROM {schema}.missing p JOIN served ON served.id = p.queue
     WHERE EXISTS (SELECT FROM {schema}.worker w CROSS JOIN LATERAL unnest(w.serves) AS s (id) JOIN {schema}.workflow_version m ON m.id = s.id

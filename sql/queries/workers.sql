@@ -10,9 +10,9 @@ SELECT w.worker, w.state, w.host, w.pid, w.supervisor, w.boot, w.started_at, w.d
 FROM {schema}.workers w WHERE w.state <> 'dead' OR w.dead_at > now() - interval '1 hour' ORDER BY w.worker;
 
 -- name: look_at_queues :many
--- What stands in each queue.
--- Locks:  none.     Index:  none: a scan of the live runs     Returns queue, ready, running, waiting, paused, oldest_ready_at
-SELECT queue, ready, running, waiting, paused, oldest_ready_at FROM {schema}.queues ORDER BY queue;
+-- What stands in each queue, and who paused it.
+-- Locks:  none.     Index:  none: a scan of the live runs     Returns queue, ready, running, waiting, paused, oldest_ready_at, paused_at, paused_by, paused_reason
+SELECT queue, ready, running, waiting, paused, oldest_ready_at, paused_at, paused_by, paused_reason FROM {schema}.queues ORDER BY queue;
 
 -- name: look_at_waits :many
 -- What live runs wait for, in groups.

@@ -23,7 +23,7 @@ _HOMES = {
     "supervisor.core.errors": (
         "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "CompensationFailed", "CompleteLater", "CompletionFailed", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "HeartbeatMissed", "HistoryTooLarge", "HistoryTooLong", "HistoryUnreadable", "InputInvalid", "KeyExists", "KeyMismatch",
         "MissingExtra", "NonRetryable", "OperationRefused", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "QueryFailed", "QueryReadOnly", "QueryTooLong", "QueryUnknown", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
-        "RunEnded", "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "ScheduleExists", "ScheduleInvalid", "ScheduleUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
+        "QueueUnknown", "RunEnded", "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "ScheduleExists", "ScheduleInvalid", "ScheduleUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TokenClosed", "TokenUnknown", "TransactionMisused", "UnknownWorkflow",
         "UpdateFailed", "UpdateRejected", "UpdateUnfinished", "UpdateUnknown", "VersionUnknown",
     ),
@@ -57,7 +57,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
         PayloadRefused as PayloadRefused, PermissionMissing as PermissionMissing, QueryFailed as QueryFailed, QueryReadOnly as QueryReadOnly, QueryTooLong as QueryTooLong,
         QueryUnknown as QueryUnknown, ReadTimeout as ReadTimeout, ReplayMismatch as ReplayMismatch, ResultInvalid as ResultInvalid, RetryAfter as RetryAfter,
         RunCancelled as RunCancelled, RunClosed as RunClosed, RunEnded as RunEnded, RunFailed as RunFailed, RunTerminated as RunTerminated, RunTimedOut as RunTimedOut, RunUnknown as RunUnknown,
-        ScheduleExists as ScheduleExists, ScheduleInvalid as ScheduleInvalid, ScheduleUnknown as ScheduleUnknown, SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,
+        QueueUnknown as QueueUnknown, ScheduleExists as ScheduleExists, ScheduleInvalid as ScheduleInvalid, ScheduleUnknown as ScheduleUnknown, SchemaMissing as SchemaMissing, SchemaTooNew as SchemaTooNew, SchemaTooOld as SchemaTooOld, StepDied as StepDied,
         StepFailed as StepFailed, StepInterrupted as StepInterrupted, StepTimeout as StepTimeout, SupervisorError as SupervisorError,
         TokenClosed as TokenClosed, TokenUnknown as TokenUnknown, TransactionMisused as TransactionMisused, UnknownWorkflow as UnknownWorkflow, UpdateFailed as UpdateFailed, UpdateRejected as UpdateRejected,
         UpdateUnfinished as UpdateUnfinished, UpdateUnknown as UpdateUnknown, VersionUnknown as VersionUnknown,

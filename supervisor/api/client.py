@@ -30,6 +30,7 @@ from supervisor.api.asked import (
 from supervisor.api.handles import Batch as Batch, Moved as Moved, Progress as Progress, Run as Run, RunInfo as RunInfo, VersionInfo as VersionInfo
 from supervisor.api.hints import Hints
 from supervisor.api.operators import OperatorVerbs
+from supervisor.api.queues import QueueVerbs
 from supervisor.api.schedules import ScheduleVerbs
 from supervisor.api.together import Call, Together, signalling, starting, together
 from supervisor.api.tokens import TokenVerbs
@@ -56,7 +57,7 @@ Q = TypeVar("Q")
 QUERY_TIMEOUT_S = 20.0
 
 
-class ClientVerbs(OperatorVerbs, TokenVerbs, ScheduleVerbs):
+class ClientVerbs(OperatorVerbs, TokenVerbs, ScheduleVerbs, QueueVerbs):
     """What `Client` and `Within` share: the verbs, typed; they differ in who carries them (`_carry`)."""
 
     _unsure = False  # whether a start that returned may still be rolled back

@@ -18,6 +18,7 @@ from supervisor.api.client import QUERY_TIMEOUT_S, check_process, questions_of
 from supervisor.api.handles import AsyncBatch, AsyncRun, Moved, Progress, RunInfo, VersionInfo
 from supervisor.api.hints import Hints
 from supervisor.api.operators import AsyncOperatorVerbs
+from supervisor.api.queues import AsyncQueueVerbs
 from supervisor.api.schedules import AsyncScheduleVerbs
 from supervisor.api.together import Call, TogetherAsync, signalling, starting, together
 from supervisor.api.tokens import AsyncTokenVerbs
@@ -45,7 +46,7 @@ Q = TypeVar("Q")
 CHUNK_RUNS = 1_000  # runs per transaction of start_many: their encoding holds the event loop for about 2 ms
 
 
-class AsyncClientVerbs(AsyncOperatorVerbs, AsyncTokenVerbs, AsyncScheduleVerbs):
+class AsyncClientVerbs(AsyncOperatorVerbs, AsyncTokenVerbs, AsyncScheduleVerbs, AsyncQueueVerbs):
     """What `AsyncClient` and `AsyncWithin` share: the verbs, typed; they differ in who carries them (`_carry`)."""
 
     _unsure = False  # whether a start that returned may still be rolled back

@@ -26,7 +26,7 @@ WAIT_BAR, NOW, CUT = "─", "▶", "┄"
 OF_KIND = {"step": "steps", "timer": "sleep", "child": "children", "signal": "signals"}  # others of steps take no time
 OF_CODE = {
     "step_running": "steps", "step_backoff": "backoff", "timer": "sleep", "child": "children", "signal": "signals", "token": "tokens", "any_of": "several things",
-    "run_paused": "pause", "queued": "queue", "no_worker": "queue",
+    "run_paused": "pause", "queued": "queue", "no_worker": "queue", "queue_paused": "queue",
 }  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def time_in(found: History, drawn: Sequence[Lane], now: datetime) -> dict[str, f
 def _queue(found: History, drawn: Sequence[Lane], now: datetime) -> list[Span]:
     """From the start to the first thing that it did."""
     begun = [span.begin for lane in drawn for span in lane.spans]
-    waits = found.wait is not None and found.wait["code"] in ("queued", "no_worker")
+    waits = found.wait is not None and found.wait["code"] in ("queued", "no_worker", "queue_paused")
     end = min(begun) if begun else now if waits else None
     return [Span("queue", found.run["created_at"], end)] if end and end > found.run["created_at"] else []
 

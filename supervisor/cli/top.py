@@ -214,7 +214,7 @@ def _queue_table(queues: list[Row]) -> Any:
     for head in ("queue", "ready", "running", "waiting", "paused", "oldest ready"):
         table.add_column(head, justify="left" if head in ("queue", "oldest ready") else "right")
     for row in sorted(queues, key=lambda row: (-row["ready"], row["queue"]))[:QUEUES_SHOWN]:
-        cells = (row["queue"], row["ready"], row["running"], row["waiting"], row["paused"], ago(row["oldest_ready_at"]))
+        cells = (row["queue"], row["ready"], row["running"], row["waiting"], row["paused"], ago(row["oldest_ready_at"]) + (f", queue paused {ago(row['paused_at'])}" if row["paused_at"] else ""))
         table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
 

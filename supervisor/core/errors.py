@@ -609,6 +609,17 @@ class ScheduleExists(SupervisorError):
         super().__init__(f"there is a schedule {schedule!r} already; change it (python -m supervisor schedules change), or take another name")
 
 
+class QueueUnknown(SupervisorError):
+    """A verb names a queue that is not there: one exists once a worker or a start has named it. `known`: the first ones by name."""
+
+    code = "queue_unknown"
+
+    def __init__(self, queue: str, known: Sequence[str] = (), queues: int = 0) -> None:
+        self.queue, self.known = queue, known
+        names = ", ".join(map(repr, known)) + (f" and {queues - len(known)} more" if queues > len(known) else "")
+        super().__init__(f"there is no queue {queue!r}; " + (f"those that there are: {names}" if known else "there is none yet: one exists once a worker or a start has named it"))
+
+
 # ── the database ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

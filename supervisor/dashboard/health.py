@@ -85,7 +85,11 @@ def _of_work(queues: Sequence[Row], workers: Sequence[Row] | None, leader: Seque
     if leader is not None and not leader and alive:
         found.append("nobody leads: timers fire and runs go on, but lost workers of other hosts are not released and no partitions are made")
     now = datetime.now().astimezone()
-    late = [row for row in queues if row["oldest_ready_at"] and (now - row["oldest_ready_at"]).total_seconds() > LAG_S]
+    for row in queues:
+        if row["paused_at"]:
+            why = f": {row['paused_reason']}" if row["paused_reason"] else ""
+            found.append(f"queue {row['queue']} is paused since {ago(row['paused_at'])} by {row['paused_by']}{why}; {row['ready']:,} are ready in it")
+    late = [row for row in queues if row["oldest_ready_at"] and not row["paused_at"] and (now - row["oldest_ready_at"]).total_seconds() > LAG_S]
     found += [f"queue {row['queue']}: the oldest ready run has waited since {ago(row['oldest_ready_at'])}; {row['ready']:,} are ready" for row in late]
     return found
 

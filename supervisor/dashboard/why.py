@@ -83,6 +83,8 @@ def _sentence(wait: Row, detail: dict[str, Any], failed: int) -> str:
         return f"Paused by {detail.get('by') or 'somebody'}" + (f": {detail['reason']}" if detail.get("reason") else "")
     if code in ("signal", "update") and detail.get("signals"):
         return f"It waits for the {code} {' or '.join(map(str, detail['signals']))}"
+    if code == "queue_paused":
+        return f"Its queue {detail.get('queue')} is paused by {detail.get('by')}" + (f": {detail['reason']}" if detail.get("reason") else "")
     if code is None:
         return "A worker is executing it" if wait["meaning"].startswith("it moves") else wait["meaning"][:1].upper() + wait["meaning"][1:]
     said = str(wait["meaning"]).removeprefix("parked: ")
@@ -105,7 +107,7 @@ def _particular(code: str | None, detail: dict[str, Any]) -> list[tuple[str, Cel
         return found
     if code == "any_of" and detail.get("waits_for"):
         return [("waits for", ", ".join(map(str, detail["waits_for"])))]
-    if code in ("signal", "run_paused", "timer", "child", "token", "step_backoff"):
+    if code in ("signal", "run_paused", "queue_paused", "timer", "child", "token", "step_backoff"):
         return []
     return [(str(name).replace("_", " "), value if isinstance(value, str) else Json(value)) for name, value in detail.items()]
 

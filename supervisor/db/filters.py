@@ -60,6 +60,7 @@ _PLACES: dict[tuple[str, str], tuple[str | int, ...]] = {
     **{("wait", code): (number,) for number, code in enumerate(WAITS, 1)},
     ("wait", "queued"): (_DUE,),
     ("wait", "no_worker"): (_DUE,),
+    ("wait", "queue_paused"): (_DUE,),
     ("wait", "timer"): (WAITS.index("timer") + 1, _LATER),
 }
 

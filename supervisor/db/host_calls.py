@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import psycopg
 
 from supervisor.core.errors import DatabaseUnavailable
 from supervisor.db.connect import connect
 from supervisor.db.statements import Sql
+
+
+class HeldUp(NamedTuple):
+    """A paused queue, who paused it, and how many runs wait there for its resume."""
+
+    queue: str
+    by: str
+    reason: str | None
+    since: datetime
+    runs: int
 
 
 class HostCalls:
@@ -40,6 +51,10 @@ class HostCalls:
     def anything_left(self, queues: list[int] | None = None) -> bool:
         left: bool = self._rows("anything_left", (queues, queues))[0][0]
         return left
+
+    def held_up(self) -> list[HeldUp]:
+        """Paused queues in which live runs stand that nobody has."""
+        return [HeldUp(*row) for row in self._rows("held_up")]
 
     def connections(self) -> tuple[int, int, int]:
         """The server's sessions: at most, reserved for other roles than ours, in use by others than this process."""

@@ -12,6 +12,7 @@ import psycopg
 from supervisor.core.errors import (
     OperationRefused,
     PermissionMissing,
+    QueueUnknown,
     RunEnded,
     ScheduleExists,
     ScheduleInvalid,
@@ -38,7 +39,7 @@ def no_right(schema: str, user: str, role: str, text: str, what: str = "this") -
 
 
 def operated(state: str, detail: str) -> SupervisorError | None:
-    """What the functions of operators, and those for tokens and schedules, refuse, by its SQLSTATE; None for anything else."""
+    """What the functions of operators, and those for tokens, schedules and queues, refuse, by its SQLSTATE; None for anything else."""
     if state == "SV029":
         facts = json.loads(detail)
         return RunEnded(UUID(facts["run_id"]), facts["status"], facts["verb"])
@@ -57,6 +58,9 @@ def operated(state: str, detail: str) -> SupervisorError | None:
     if state == "SV040":
         facts = json.loads(detail)
         return ScheduleInvalid(facts["schedule"], facts["why"])
+    if state == "SV041":
+        facts = json.loads(detail)
+        return QueueUnknown(facts["queue"] or "", facts["known"], facts["queues"])
     return None
 
 

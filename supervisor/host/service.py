@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from functools import partial
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from supervisor.core import registry
 from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable, DefinitionError
-from supervisor.db.host_calls import HostCalls
+from supervisor.core.shown import plain
+from supervisor.db.host_calls import HeldUp, HostCalls
 from supervisor.db.statements import await_channel, done_channel, query_channel, signal_channel, wake_channel
 from supervisor.engine.endings import Endings
 from supervisor.engine.main import Birth, work
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pgsupervisor.parent")
 
+HELD_S = 1.0  # between looks at queues that are paused
 REFUSALS = {error.code: error for error in (ConfigInvalid, DefinitionError)}
 
 
@@ -96,6 +100,8 @@ class Service:
         parent.add(Vitals(parent, lambda: leadership.term, lambda: self._log.dropped if self._log is not None else 0))
         self._calls = HostCalls(options.dsn, options.schema)
         self._failed_before = 0
+        self._held: set[tuple[str, datetime]] = set()  # paused queues with runs in them that were last seen
+        self._held_at = 0.0
         self._checked = False
         self._no_room: ConfigInvalid | None = None
 
@@ -188,7 +194,7 @@ class Service:
             raise self._no_room
         if parent.refused is not None and parent.refused.code:
             raise REFUSALS[parent.refused.code](parent.refused.words)
-        return code or int(until_empty and self._calls.failed_runs() > self._failed_before)
+        return code or int(until_empty and (self._calls.failed_runs() > self._failed_before or bool(self._held)))
 
     def _on_loaded(self, loaded: Loaded, room: Room) -> None:
         """The app is known: say what it has; at the start, look whether the sessions that it needs are to be had."""
@@ -206,7 +212,24 @@ class Service:
         if not any(child.ready for child in self.parent.children.values()):
             return True  # an app that can't be imported is no success, however little there is to do
         try:
-            return self._calls.anything_left()
+            if time.monotonic() > self._held_at + HELD_S:
+                self._held_at = time.monotonic()
+                self._say_held(self._calls.held_up())
+            if self._calls.anything_left():
+                return True
+            self._say_held(self._calls.held_up())
+            return False
         except DatabaseUnavailable as error:
             log.debug("is anything left? %s", error)
             return True
+
+    def _say_held(self, held: list[HeldUp]) -> None:
+        """A job that waits until nothing is left does not wait for somebody to resume a queue: it says so, and its exit code does."""
+        for each in held:
+            if (each.queue, each.since) not in self._held:
+                why = f": {each.reason}" if each.reason else ""
+                log.warning(
+                    "queue %s is paused since %s by %s%s; runs that stand in it (%d) are not waited for, but those elsewhere that wait for them are: python -m supervisor queues resume %s",
+                    plain(each.queue), each.since.isoformat(timespec="seconds"), plain(each.by), plain(why), each.runs, plain(each.queue),
+                )  # fmt: skip
+        self._held = {(each.queue, each.since) for each in held}

@@ -29,12 +29,13 @@ ALWAYS = {"pause", "fork", "update", "cancel", "terminate"}  # what any live run
 # code → a part of the sentence, what frees it at a press (None: nothing that one could press), what else is there
 EXPECTED: dict[str, tuple[str, str | None, set[str]]] = {
     "queued": ("a worker with free capacity takes it", None, set()), "run_paused": ("Paused by ann: the warehouse is shut", "resume", set()),
+    "queue_paused": ("Its queue staged_shut is paused by ann: the shelves are counted", None, set()),
     "step_running": ("Step staged_slow (seq 0) is executing", None, {"skip"}), "step_backoff": ("Step staged_capture (seq 6) failed once; it is tried again", "retry", {"skip", "edit_retry"}),
     "timer": ("It sleeps", None, set()), "signal": ("It waits for the signal staged_approved", "signal", set()), "token": ("token", "complete", {"fail", "skip"}),
     "child": ("child", None, set()), "any_of": ("several", "signal", set()), "nondeterminism": ("parked until somebody acts", "retry", set()),
     "code_missing": ("parked until somebody acts", "retry", set()), "attempts_exhausted": ("ended its worker 3 times, the last one by SIGKILL", "retry", {"skip"}),
     "crash_loop": ("parked until somebody acts", "retry", set()), "commit_rejected": ("parked until somebody acts", "retry", set()),
-    "update": ("update", "update", set()), **dict.fromkeys(("concurrency", "rate_limited", "fairness", "queue_paused", "debounce", "batch", "schedule_overlap"), ("", None, set())),
+    "update": ("update", "update", set()), **dict.fromkeys(("concurrency", "rate_limited", "fairness", "debounce", "batch", "schedule_overlap"), ("", None, set())),
 }  # fmt: skip
 # what of the banner one sees without scrolling: its sentence, and by its terms what stands there
 BANNER = """

@@ -67,6 +67,7 @@ def stage(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 # code → what is said of it, besides the reason's own words; RUN stands for the run
 SAID: dict[str, tuple[str, ...]] = {
     "queued": ("ready: ready; a worker with free capacity takes it [queued]",),
+    "queue_paused": ("ready: its queue is paused", "  by: ann", "  reason: the shelves are counted", "python -m supervisor queues resume staged_shut"),
     "run_paused": ("paused: somebody paused it", "  by: ann", "  reason: the warehouse is shut", "python -m supervisor resume RUN"),
     "step_running": ("running at step staged_slow (seq 0, attempt 1)", "  executes staged_slow (seq 0, thread) for", "process", "skip RUN --seq 0, or cancel RUN"),
     "step_backoff": (
@@ -98,7 +99,7 @@ def test_a_run_says_why_it_waits_what_frees_it_and_who_can_act(stage: Stage, cod
     (frees,) = re.findall(r"^  what frees it: (.*)$", page, re.MULTILINE)
     (acts,) = re.findall(r"^  who can act: (.*)$", page, re.MULTILINE)
     assert freed_by.split(":")[0].replace("RUN", run).split(",")[0] in frees or code in ("signal", "any_of")
-    assert acts.startswith(who.split("RUN")[0]) and "SEQ" not in acts and "RUN" not in acts
+    assert acts.startswith(re.split("RUN|QUEUE", who)[0]) and not re.search("SEQ|RUN|QUEUE", acts)
     for words in SAID[code]:
         assert words.replace("RUN", run) in page, f"{words!r} is not said:\n{page}"
     why = stage.json("show", run)["why"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -120,18 +119,12 @@ class Claimer:
             row = self.conn.execute(query).fetchone()  # type: ignore[arg-type]
         assert row is not None
         # what is below the UPDATE finds and locks the rows; the writes cost the same whatever lies dead around them
-        (finds,) = [plan for plan in _all_plans(row[0][0]["Plan"]) if plan.get("Parent Relationship") == "InitPlan"]
+        (finds,) = [plan for plan in row[0][0]["Plan"]["Plans"] if plan.get("Parent Relationship") == "InitPlan"]
         pages: int = finds["Shared Hit Blocks"] + finds["Shared Read Blocks"]
         return pages
 
     def close(self) -> None:
         self.conn.close()
-
-
-def _all_plans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for part in plan.get("Plans", []):
-        yield from _all_plans(part)
 
 
 def _literal(value: bytes, type: str) -> str:

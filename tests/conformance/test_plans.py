@@ -27,6 +27,7 @@ ROWS = 100_000
 BATCH = 500  # runs that a statement is asked about
 WORKER, BOOT = 77, uuid.UUID(int=7)
 SQL = Sql()
+WHOLE = {"queue_pause_pkey"}  # has a row for each queue that is paused, and all of them are asked for
 NO_PLAN = {"plan_custom", "plan_generic"}  # SET has none
 FUNCTIONS = {"fence", "look_at_requests"}
 CUSTOM = {"lock_parents", "wake_parents", "look_at_parked", "close_children", "park_on_children", "park_on_signals", "park_paused", "expire_tokens", "wake_completed", "fire_slept"} | {
@@ -308,7 +309,7 @@ def test_a_hot_statement_prepared_on_empty_tables_uses_the_intended_index(prepar
     for scan in scans if name not in FUNCTIONS else ():
         assert scan["Node Type"] in ("Index Scan", "Index Only Scan", "Tid Scan"), f"{name}: {scan['Node Type']} on {scan['Relation Name']}"
         # a partial index may be read from its beginning: how far is counted below
-        bounded = scan["Node Type"] == "Tid Scan" or "Index Cond" in scan or scan["Index Name"] in prepared.partial
+        bounded = scan["Node Type"] == "Tid Scan" or "Index Cond" in scan or scan["Index Name"] in prepared.partial | WHOLE
         assert bounded, f"{name} goes through all of {scan['Index Name']}"
     most = 6 if name == "fire_slept" else 4  # it looks at three rows of each history
     assert name in FUNCTIONS or looked.rows_read() <= most * BATCH, f"{name} for {BATCH} runs read {looked.rows_read():.0f} rows of {ROWS}"

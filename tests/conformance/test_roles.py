@@ -50,12 +50,13 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "trigger_schedule(text, text, text, text, boolean, uuid)", "backfill_schedule(text, timestamp with time zone, timestamp with time zone, text, text, text)", "delete_schedule(text, text, text)",
     "ask_query(uuid, uuid, text, bytea, double precision)", "query_answer(uuid)", "forget_query(uuid)",
 )  # fmt: skip
+SEES = ("as_word(text)",)  # whoever reads the views
 HISTORIES = ("history_run(uuid)", "history_steps(uuid, integer, integer)", "history_pending(uuid)", "history_sample(text, timestamp with time zone, integer, text)")
 SEEN = ("newest_errors(text, timestamp with time zone, integer)", "error_groups(interval, integer)", "wait_groups(integer)", "rates(interval, integer)")
 INTERVENE = (  # of operators alone: what a step comes to, and many runs at once
     "intervene(text, uuid, uuid, integer, bytea, jsonb, text, text)", "operate_many(text, uuid[], integer, bytea, jsonb, text, text)",
     "finish_because(uuid, integer, smallint, bytea, boolean, text, text)", "save_view(text, text, text)", "forget_view(text)",
-    "skip(uuid, integer, jsonb, text, text, boolean)", "step_of(uuid, integer)",
+    "skip(uuid, integer, jsonb, text, text, boolean)", "step_of(uuid, integer)", "pause_queue(text, text, text)", "resume_queue(text, text, text, boolean)",
     "edit_retry(uuid, integer, integer, double precision, double precision, double precision, double precision, text, text, boolean)",
 )  # fmt: skip
 PURE = ("as_json(bytea, smallint)", "merged_attributes(bytea, bytea)", "id_time(uuid)", "id_floor(timestamp with time zone)", "outcome_name(smallint)", "trace_id(uuid)")
@@ -76,7 +77,7 @@ WRITTEN = {
     "DELETE": "task timer leader retired query update_request pause changed",
 }
 READ = (
-    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done completion beat trace task timer worker workflow workflow_version served missing queue leader retired query pause changed schedule schedule_backfill worker_now task_now "
+    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done completion beat trace task timer worker workflow workflow_version served missing queue leader retired query pause changed schedule schedule_backfill queue_pause worker_now task_now "
     + " ".join(f"run_key_{n}" for n in range(8))
 )
 Right = tuple[str, str]  # object, privilege
@@ -89,12 +90,12 @@ def rights(names: Any, privilege: str) -> set[Right]:
 USES = rights(["supervisor"], "USAGE")
 MAY: dict[str, set[Right]] = {
     "supervisor_worker": USES
-    | rights([*CALLS, *PURE, *ENGINE, *OPERATORS, *HISTORIES, *SEEN], "EXECUTE") | rights([*READ.split(), *VIEWS], "SELECT")
+    | rights([*CALLS, *PURE, *ENGINE, *OPERATORS, *HISTORIES, *SEEN, *SEES], "EXECUTE") | rights([*READ.split(), *VIEWS], "SELECT")
     | {right for privilege, tables in WRITTEN.items() for right in rights(tables, privilege)}
     | rights("queue_id_seq workflow_id_seq workflow_version_id_seq worker_id_seq", "USAGE"),
     "supervisor_client": USES | rights([*CALLS, *PURE], "EXECUTE"),
-    "supervisor_viewer": USES | rights([*PURE, *HISTORIES, *SEEN], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
-    "supervisor_operator": USES | rights([*CALLS, *PURE, *OPERATORS, *HISTORIES, *SEEN, *INTERVENE], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
+    "supervisor_viewer": USES | rights([*PURE, *HISTORIES, *SEEN, *SEES], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
+    "supervisor_operator": USES | rights([*CALLS, *PURE, *OPERATORS, *HISTORIES, *SEEN, *SEES, *INTERVENE], "EXECUTE") | rights([*VIEWS, "migration"], "SELECT"),
     NOBODY: set(),
 }  # fmt: skip
 
@@ -254,5 +255,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal send_signals signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon tell_unless_claimed find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token send_because finish_because save_view forget_view queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates trace_starts trace_id put_schedule create_schedule change_schedule pause_schedule resume_schedule trigger_schedule backfill_schedule delete_schedule fire_schedules release_held drop_fires".split()
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal send_signals signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon tell_unless_claimed find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token send_because finish_because save_view forget_view queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates trace_starts trace_id put_schedule create_schedule change_schedule pause_schedule resume_schedule trigger_schedule backfill_schedule delete_schedule fire_schedules release_held drop_fires pause_queue resume_queue".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"

@@ -146,7 +146,7 @@ def test_functions_of_the_schema_do_not_notify_unasked(database: Database) -> No
     assert database.sql(found + " order by 1", r"pg_notify|\mnotify\s+\w+\s*(,|;)") == [
         ("announce",), ("announce_cancelled",), ("announce_ends",), ("announce_signal",), ("signal_and_tell",), ("start_and_tell",), ("tell_unless_claimed",),
     ]  # fmt: skip
-    assert database.sql(found + " order by 1", r"\.announce\(") == [("announce_cancelled",), ("announce_signal",), ("start_many",), ("trigger_schedule",)]
+    assert database.sql(found + " order by 1", r"\.announce\(") == [("announce_cancelled",), ("announce_signal",), ("resume_queue",), ("start_many",), ("trigger_schedule",)]
     assert database.sql(found + " order by 1", r"\.announce_signal\(") == [("admit_json",), ("complete",), ("fail",), ("finish_because",), ("send_because",), ("signal",), ("signal_with_start",), ("tell",)]
     assert database.sql(found + " order by 1", r"\.announce_ends\(") == [("announce_cancelled",), ("start_many",), ("terminate",)]
     assert database.sql(found + " order by 1", r"\.announce_cancelled\(") == [("cancel",)]
