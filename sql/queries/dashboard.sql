@@ -14,7 +14,7 @@ SELECT pg_catalog.set_config('statement_timeout', $1, true);
 SELECT p.proname::pg_catalog.text AS verb, pg_catalog.bool_or(pg_catalog.has_function_privilege(p.oid, 'EXECUTE')) AS may, current_user::pg_catalog.text AS login
 FROM pg_catalog.pg_proc AS p
 WHERE p.pronamespace = {schema_literal}::pg_catalog.regnamespace
-  AND p.proname = ANY ('{cancel,terminate,cancel_many,terminate_many,operate,operate_many,intervene,send_because,finish_because,save_view}'::pg_catalog.text[])
+  AND p.proname = ANY ('{cancel,terminate,cancel_many,terminate_many,operate,operate_many,intervene,send_because,finish_because,save_view,pause_queue,pause_schedule}'::pg_catalog.text[])
 GROUP BY p.proname;
 
 -- name: page_pulse :one
@@ -185,6 +185,22 @@ FROM {schema}.batches AS b WHERE $1::pg_catalog.timestamptz IS NULL OR b.created
 SELECT b.batch, b.runs, b.ready, b.running, b.waiting, b.paused, b.completed, b.failed, b.cancelled, b.terminated, b.timed_out, b.continued,
        b.created_at, b.first_started_at, b.last_started_at, b.last_ended_at
 FROM {schema}.batches AS b WHERE b.batch = $1;
+
+-- name: page_schedules :many
+-- Schedules by name, and how they stand.
+-- Locks:  none.     Index:  schedule_pkey; schedule_live_pkey, task_pkey, schedule_backfill_schedule_idx for those of the page
+-- $1 text after that name (null: the first ones)    $2 int4 limit
+SELECT s.name, s.workflow, s.cron, s.every_s, s.timezone, s.state, s.next_at, s.last_at, s.last_run, s.error, s.fired, s.skipped, s.missed, s.live, s.held, s.overlap, s.paused_at, s.paused_by,
+       s.paused_reason, s.declared
+FROM {schema}.schedules AS s WHERE s.name > coalesce($1::pg_catalog.text, '') ORDER BY s.name LIMIT $2::pg_catalog.int4;
+
+-- name: page_schedule_fires :many
+-- What became of the ticks of one schedule before a moment, and how their runs stand, the newest first.
+-- Locks:  none.     Index:  schedule_fire_pkey, schedule_miss_pkey; run, outcome, task primary keys for those of the page
+-- $1 text schedule    $2 timestamptz before (null: the last ones)    $3 int4 limit
+SELECT f.tick_at, f.fired_at, f.kind, f.state, f.run_id, (SELECT r.status FROM {schema}.runs AS r WHERE r.run_id = f.run_id) AS status, f.ticks, f.until_at
+FROM (SELECT f.* FROM {schema}.schedule_fires AS f WHERE f.schedule = $1 AND f.tick_at < coalesce($2::pg_catalog.timestamptz, 'infinity') ORDER BY f.tick_at DESC LIMIT $3::pg_catalog.int4) AS f
+ORDER BY f.tick_at DESC;
 
 -- name: page_errors :many
 -- What failed lately, by what it is and where, the newest first.

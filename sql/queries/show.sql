@@ -77,10 +77,26 @@ SELECT c.how, c.asked_at, c.actor, c.reason FROM {schema}.cancellations AS c WHE
 -- What operators did, newest first: to one run, or to all.
 -- Locks:  none.     Index:  audit primary key, pruned; of all runs audit_at_idx, one scan backwards per partition
 -- $1 uuid run (null: all)    $2 text verb (null: all)    $3 timestamptz before (null: from now on)    $4 int4 limit
-SELECT a.n, a.at, a.verb, a.run_id, a.workflow, a.key, a.login, a.actor, a.reason, a.details
+SELECT a.n, a.at, a.verb, a.run_id, a.workflow, a.key, a.login, a.actor, a.reason, a.details, a.schedule, a.queue
 FROM {schema}.audits AS a
 WHERE ($1::pg_catalog.uuid IS NULL OR a.run_id = $1) AND ($2::pg_catalog.text IS NULL OR a.verb = $2) AND ($3::pg_catalog.timestamptz IS NULL OR a.at < $3)
 ORDER BY a.at DESC, a.n DESC LIMIT $4;
+
+-- name: show_schedule_audit :many
+-- What was done to one schedule, newest first. No run is named, so none is looked for.
+-- Locks:  none.     Index:  audit_schedule_idx, all deeds on that schedule before then
+-- $1 text schedule    $2 text verb (null: all)    $3 timestamptz before (null: from now on)    $4 int4 limit
+SELECT a.n, a.at, a.verb, a.run_id, NULL::pg_catalog.text AS workflow, NULL::pg_catalog.text AS key, a.login, a.actor, a.reason, a.details, a.schedule, a.queue
+FROM (SELECT a.* FROM {schema}.audits AS a
+      WHERE a.schedule = $1 AND ($2::pg_catalog.text IS NULL OR a.verb = $2) AND a.at < coalesce($3::pg_catalog.timestamptz, 'infinity')
+      ORDER BY a.at DESC LIMIT $4) AS a
+ORDER BY a.at DESC, a.n DESC;
+
+-- name: show_schedule :many
+-- The schedule that started one run, and for which tick.
+-- Locks:  none.     Index:  schedule_fire_id_idx
+-- $1 uuid run
+SELECT f.schedule, f.tick_at, f.kind FROM {schema}.schedule_fires AS f WHERE f.id = $1 LIMIT 1;
 
 -- name: show_signals :many
 -- The signals that were sent to one run, and which wait was given each.

@@ -1,4 +1,4 @@
-"""`audit`: what operators did to runs, when, who, and why."""
+"""`audit`: what operators did to runs, schedules and queues, when, who, and why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import click
 from supervisor.cli import options
 from supervisor.cli.output import ago, plain, print_json, say, short_json, table
 
-VERBS = ("pause", "resume", "retry", "fork", "skip", "edit_retry")
+VERBS = ("pause", "resume", "retry", "fork", "skip", "edit_retry", "queue_pause", "queue_resume", "schedule_create", "schedule_change", "schedule_declare", "schedule_pause", "schedule_resume", "schedule_trigger",
+         "schedule_backfill", "schedule_delete")  # fmt: skip
 
 
 def _moment(_ctx: click.Context, _param: click.Parameter, given: datetime | None) -> datetime | None:
@@ -20,22 +21,25 @@ def _moment(_ctx: click.Context, _param: click.Parameter, given: datetime | None
 
 @click.command("audit")
 @click.argument("run", metavar="[RUN|KEY]", required=False)
-@click.option("--verb", type=click.Choice(VERBS), help="Only such deeds.")
+@click.option("--schedule", metavar="NAME", help="What was done to that schedule, in place of a run.")
+@click.option("--verb", metavar="VERB", type=click.Choice(VERBS), help=f"Only such deeds: {', '.join(VERBS)}.")
 @click.option("--before", metavar="TIME", type=click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")), callback=_moment, help="Only older ones; UTC.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
 @options.dsn
 @options.schema
 @options.as_json
-def audit(run: str | None, verb: str | None, before: datetime | None, limit: int, dsn: str | None, schema: str | None, as_json: bool) -> None:
-    """List what operators did to one run, or to all, newest first.
+def audit(run: str | None, schedule: str | None, verb: str | None, before: datetime | None, limit: int, dsn: str | None, schema: str | None, as_json: bool) -> None:
+    """List what operators did to one run, to one schedule, or to all and to queues, newest first.
 
     Kept as long as the runs' history. With --json one object per line. The role wants to be viewer or operator.
     """
     from supervisor.db import history
 
+    if run is not None and schedule is not None:
+        raise click.UsageError("give a run or --schedule, not both")
     name = options.resolve_schema(schema)
     with options.connect(dsn, name, purpose="audit") as conn:
-        found = history.audit(conn, name, run, verb, before, limit)
+        found = history.audit(conn, name, run, verb, before, limit, schedule)
     if as_json:
         for each in found:
             print_json(each)
@@ -48,8 +52,14 @@ def audit(run: str | None, verb: str | None, before: datetime | None, limit: int
 def rows(found: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
     """As tables show them."""
     return [
-        (ago(each["at"]), each["verb"], each["run_id"], each["workflow"], _who(each), each["reason"], short_json(each["details"])) for each in found
+        (ago(each["at"]), each["verb"], _done_to(each), each["workflow"], _who(each), each["reason"], short_json(each["details"])) for each in found
     ]
+
+
+def _done_to(each: dict[str, Any]) -> object:
+    """The run; of a deed on a schedule or a queue which one."""
+    kind = next((kind for kind in ("schedule", "queue") if each[kind] is not None), None)
+    return each["run_id"] if kind is None else plain(f"{kind} {each[kind]}")
 
 
 def _who(each: dict[str, Any]) -> str:

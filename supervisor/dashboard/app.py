@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from supervisor.api.client import Client
 from supervisor.core.errors import DatabaseUnavailable, InputInvalid, PermissionMissing, RunUnknown, SupervisorError
-from supervisor.dashboard import draw, health, lists, run, runs, verbs
+from supervisor.dashboard import draw, health, lists, run, runs, schedules, verbs
 from supervisor.dashboard.gate import BODY_MAX, Gate
 from supervisor.dashboard.keys import Keys, Visitor, same
 from supervisor.dashboard.live import Live
@@ -34,12 +34,12 @@ from supervisor.db.pages import Look, Rights, Sessions
 log = logging.getLogger("pgsupervisor.dashboard")
 
 Maker = Callable[[Look, Asked], Page]
-NAV = (("health", "Health"), ("runs", "Runs"), ("queues", "Queues"), ("workers", "Workers"), ("batches", "Batches"), ("errors", "Errors"), ("versions", "Versions"), ("audit", "Audit"), ("storage", "Storage"))
+NAV = (("health", "Health"), ("runs", "Runs"), ("queues", "Queues"), ("schedules", "Schedules"), ("workers", "Workers"), ("batches", "Batches"), ("errors", "Errors"), ("versions", "Versions"), ("audit", "Audit"), ("storage", "Storage"))
 PAGES: dict[str, Maker] = {
-    "health": health.page, "runs": runs.page, "queues": lists.queues, "workers": lists.workers, "batches": lists.batches, "batch": lists.batch, "errors": lists.errors,
+    "health": health.page, "runs": runs.page, "queues": lists.queues, "schedules": schedules.page, "schedule": schedules.one, "workers": lists.workers, "batches": lists.batches, "batch": lists.batch, "errors": lists.errors,
     "versions": lists.versions, "audit": lists.audit, "storage": lists.storage, "runs/{run}": run.page, "runs/{run}/steps/{seq}": run.step,
 }  # fmt: skip
-STATUS = {"run_unknown": 404, "batch_unknown": 404, "filter_invalid": 400, "input_invalid": 400, "permission_missing": 403, "payload_refused": 400, "read_timeout": 503,
+STATUS = {"run_unknown": 404, "batch_unknown": 404, "queue_unknown": 404, "schedule_unknown": 404, "filter_invalid": 400, "input_invalid": 400, "permission_missing": 403, "payload_refused": 400, "read_timeout": 503,
           "database_unavailable": 503, "schema_missing": 503, "schema_too_old": 503, "schema_too_new": 503}  # fmt: skip
 FIELDS_MAX = 2000
 
@@ -80,7 +80,7 @@ class Dashboard:
                   Route("/live", self._live), Route("/healthz", self._healthz), Route("/static/{digest}/{name:path}", self._static)]  # fmt: skip
         for path, maker in PAGES.items():
             routes += [Route(f"/{path}.json", self._page(maker, "json")), Route(f"/{path}", self._page(maker, "html"))]
-        routes += [Route("/runs/do", self._do_many, methods=["POST"]), Route("/views/{verb}", self._view, methods=["POST"]), Route("/runs/{run}/{verb}", self._do, methods=["POST"])]
+        routes += [Route("/runs/do", self._do_many, methods=["POST"]), Route("/views/{verb}", self._view, methods=["POST"]), Route("/queues/{verb}", self._do_queue, methods=["POST"]), Route("/schedules/{verb}", self._do_schedule, methods=["POST"]), Route("/runs/{run}/{verb}", self._do, methods=["POST"])]
         errors: Any = {404: self._not_found, 405: self._not_found, 500: self._broken}
         made = Starlette(routes=routes, exception_handlers=errors)
         return Gate(made, self.setup.keys, self.setup.hosts, self.setup.scheme, self.setup.cookie)
@@ -211,6 +211,33 @@ class Dashboard:
         self.live.tell("changed")
         return RedirectResponse(f"/runs/{goes_on}?did={verb}" if verb in verbs.DONE else f"/runs/{goes_on}", 303)
 
+    async def _do_queue(self, request: Request) -> Response:
+        form = dict(await _form(request))
+        return await run_in_threadpool(self._done_to, "queue", request, form, _checked(request, form))
+
+    async def _do_schedule(self, request: Request) -> Response:
+        form = dict(await _form(request))
+        return await run_in_threadpool(self._done_to, "schedule", request, form, _checked(request, form))
+
+    def _done_to(self, kind: str, request: Request, form: dict[str, str], visitor: Visitor) -> Response:
+        """A verb on a queue or a schedule, which a field of the form names."""
+        verb, name = request.path_params["verb"], verbs.name_of(form)
+        back = "/queues" if kind == "queue" else url("/schedule", name=name)
+        try:
+            self._may_write()
+            reason = verbs.reason_of(form)
+            with self.sessions.acting(f"{verb} of {kind} {name!r}") as conn:
+                if kind == "queue":
+                    did = verbs.do_queue(conn, self.setup.schema, verb, name, reason, visitor.name)
+                else:
+                    did = verbs.do_schedule(self.client.within(conn), verb, name, form, reason, visitor.name)
+        except SupervisorError as error:
+            return self._wrong(request, error, back=back)
+        self.live.tell("changed")
+        if kind == "queue" or did == "delete":
+            return RedirectResponse(url(f"/{kind}s", did=did), 303)
+        return RedirectResponse(url("/schedule", name=name, did=did), 303)
+
     async def _view(self, request: Request) -> Response:
         form = dict(await _form(request))
         return await run_in_threadpool(self._viewed, request, form, _checked(request, form))
@@ -257,7 +284,7 @@ class Dashboard:
 
 
 STATIC_FILES = frozenset(("app.js", "app.css", "icon.svg", "vendor/htmx-4.0.1.min.js", "vendor/uplot-1.6.32.min.js", "vendor/uplot-1.6.32.min.css"))
-_TITLES = {"database_unavailable": "The database does not answer", "run_unknown": "There is no such run", "permission_missing": "The role may not do this", "read_timeout": "This took too long", "run_locked": "Somebody has it locked", "schema_missing": "The schema is missing"}
+_TITLES = {"database_unavailable": "The database does not answer", "run_unknown": "There is no such run", "queue_unknown": "There is no such queue", "schedule_unknown": "There is no such schedule", "permission_missing": "The role may not do this", "read_timeout": "This took too long", "run_locked": "Somebody has it locked", "schema_missing": "The schema is missing"}
 
 
 

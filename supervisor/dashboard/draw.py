@@ -26,7 +26,7 @@ PRETTY_MAX = 20_000  # characters of one payload
 # a sign beside each word: what colour says is said twice
 SIGNS = {
     "ready": "○", "running": "▶", "waiting": "◷", "paused": "‖", "completed": "✓", "failed": "✕", "cancelled": "⊘", "terminated": "⊗", "timed_out": "⌛", "continued": "↻", "lost": "?",
-    "alive": "●", "dead": "✕", "skipped": "↷", "not yet": "…",
+    "alive": "●", "dead": "✕", "skipped": "↷", "not yet": "…", "active": "●", "failing": "▲", "over": "■",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from supervisor.core.shown import ago
-from supervisor.dashboard.page import Asked, Cell, Chart, Count, Facts, Findings, Link, Page, Pip, Refused, Size, Table, When, quoted, runs_where, url
+from supervisor.dashboard.page import Action, Asked, Cell, Chart, Count, Do, Facts, Findings, Link, Page, Pip, Refused, Size, Table, When, quoted, runs_where, url
 from supervisor.dashboard.why import PARKED
 from supervisor.db.pages import Look
 from supervisor.db.statements import migration_files
@@ -152,14 +152,21 @@ def _rates(rows: Sequence[Row]) -> Chart:
     return Chart("Starts and ends by the minute", times, lines, "of the last hour")
 
 
-def queues(rows: Sequence[Row]) -> Table:
-    """Queues, with the lists that prove their numbers."""
+def queues(rows: Sequence[Row], actions: Sequence[Action | None] = ()) -> Table:
+    """Queues, with the lists that prove their numbers, and what can be done to each."""
     shown: list[list[Cell]] = [
         [Link(row["queue"], runs_where(queue=row["queue"])), *(Count(row[status], runs_where(status=status, queue=row["queue"])) for status in ("ready", "running", "waiting", "paused")),
          When(row["oldest_ready_at"])]
         for row in rows
     ]  # fmt: skip
-    return Table("Queues", ("queue", "ready", "running", "waiting", "paused", "oldest ready"), shown, empty="no queues yet; one exists once a worker or a start has named it")
+    columns = ["queue", "ready", "running", "waiting", "paused", "oldest ready"]
+    if any(row["paused_at"] for row in rows):
+        columns += ["queue is paused", "by", "why"]
+        shown = [[*cells, *((When(row["paused_at"]), row["paused_by"], row["paused_reason"]) if row["paused_at"] else (None, None, None))] for cells, row in zip(shown, rows, strict=True)]
+    if any(actions):
+        columns.append("verb")
+        shown = [[*cells, Do(action) if action else None] for cells, action in zip(shown, actions, strict=True)]
+    return Table("Queues", columns, shown, empty="no queues yet; one exists once a worker or a start has named it")
 
 
 def _workers(rows: Sequence[Row], leader: Any) -> Facts:

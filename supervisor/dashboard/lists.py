@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from supervisor.core.errors import BatchUnknown
-from supervisor.dashboard import health
+from supervisor.dashboard import health, verbs
 from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Json, Link, Page, Pip, Size, Table, When, quoted, run_link, runs_where, url
 from supervisor.db.pages import Look
 
@@ -21,7 +21,7 @@ LIVE = ("ready", "running", "waiting", "paused")
 
 def queues(look: Look, asked: Asked) -> Page:
     rows = look.rows("look_at_queues")
-    return Page("Queues", "queues", {"queues": rows}, panels=[health.queues(rows)], said=look.said)
+    return Page("Queues", "queues", {"queues": rows}, panels=[health.queues(rows, [verbs.of_queue(row, asked) for row in rows])], said=look.said)
 
 
 def workers(look: Look, asked: Asked) -> Page:
@@ -88,13 +88,20 @@ def versions(look: Look, asked: Asked) -> Page:
 def audit(look: Look, asked: Asked) -> Page:
     before = _moment(asked.get("before"))
     rows = look.rows("show_audit", None, asked.get("verb") or None, before, LISTED)
-    table = Table("Audit", ("when", "verb", "run", "workflow", "who", "role", "why", "what"), _deeds(rows), empty="no operator has done anything")
+    table = Table("Audit", ("when", "verb", "done to", "workflow", "who", "role", "why", "what"), _deeds(rows), empty="no operator has done anything")
     older = url("/audit", before=rows[-1]["at"].isoformat(), verb=asked.get("verb")) if len(rows) == LISTED else None
     return Page("Audit", "audit", {"audit": rows}, panels=[table], older=older, newest="/audit" if before else None, said=look.said)
 
 
 def _deeds(rows: Sequence[Row]) -> list[list[Cell]]:
-    return [[When(row["at"]), row["verb"], run_link(row["run_id"]), row["workflow"], row["actor"], row["login"], row["reason"], Json(row["details"])] for row in rows]
+    return [[When(row["at"]), row["verb"], _done_to(row), row["workflow"], row["actor"], row["login"], row["reason"], Json(row["details"])] for row in rows]
+
+
+def _done_to(row: Row) -> Cell:
+    """The run, the schedule or the queue."""
+    if row["schedule"] is not None:
+        return Link(row["schedule"], url("/schedule", name=row["schedule"]))
+    return run_link(row["run_id"]) if row["queue"] is None else Link(row["queue"], "/queues")
 
 
 def storage(look: Look, asked: Asked) -> Page:

@@ -94,7 +94,15 @@ class Pick:
     run_id: object
 
 
-Cell = Link | Pip | When | Took | Count | Size | Json | Failure | Code | Pick | str | int | None
+@dataclass(frozen=True)
+class Do:
+    """A verb on what a row of a list is about."""
+
+    kind: ClassVar[str] = "do"
+    action: Action
+
+
+Cell = Do | Link | Pip | When | Took | Count | Size | Json | Failure | Code | Pick | str | int | None
 
 
 # ── panels ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,7 +172,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Input:
-    """A field of a form. `kind`: as HTML's, area for several lines, decimal for any number, check for a box that is ticked."""
+    """A field of a form. `kind`: as HTML's, area for several lines, decimal for any number, check for a box that is ticked, hidden."""
 
     name: str
     label: str
@@ -175,7 +183,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Action:
-    """A verb that is offered: a form that asks for a reason. `first`: it frees what the banner speaks of."""
+    """A verb that is offered: a form that asks for a reason. `first`: it frees what the banner speaks of; `key`: tells several of one page apart; `what` it is done to."""
 
     verb: str
     label: str
@@ -184,6 +192,8 @@ class Action:
     inputs: Sequence[Input] = ()
     first: bool = False
     harsh: bool = False
+    key: str = ""
+    what: str = "the run"
 
 
 @dataclass(frozen=True)
@@ -227,6 +237,7 @@ class Page:
     search: Search | None = None
     older: str | None = None
     newest: str | None = None
+    by_name: bool = False
     bulk: Sequence[tuple[str, str]] = ()
     why: Why | None = None
     actions: Sequence[Action] = ()

@@ -111,13 +111,14 @@ def page(look: Look, asked: Asked) -> Page:
     journal = _journal(run, wait, steps, attempts, kinds, now, window)
     backoffs = look.first("page_backoffs", run_id, run["ended_at"] or now) or {}
     data, panels = _around(look, run, asked)
+    by = look.first("show_schedule", run_id)
     return Page(
         title=f"{run['workflow']} {run['key'] or str(run_id)[-12:]}",
         nav="runs",
         template="detail",
-        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": steps, "attempts": attempts, **data},
+        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": steps, "attempts": attempts, "schedule": by, **data},
         lead=run["workflow"],
-        crumbs=_facts(run),
+        crumbs=[*_facts(run), *([("schedule", Link(by["schedule"], url("/schedule", name=by["schedule"]))), (f"its {by['kind']}", by["tick_at"].isoformat())] if by else [])],
         why=why(run, wait, attempts, pause, beats, place, data["cancellations"]),
         actions=verbs.offered(run, wait, attempts, data["tokens"], asked),
         journal=journal,

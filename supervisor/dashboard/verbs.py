@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote
 from uuid import UUID
 
 from supervisor.api.signals import message_of
@@ -32,7 +35,8 @@ REASON_MAX = 1000
 BULK_S = 10.0  # one request works as long; then it says how far it came
 LOCKED_SHOWN = 20
 DONE = {"cancel": "asked to cancel it", "terminate": "terminated it", "pause": "paused it", "resume": "resumed it", "retry": "asked to try again", "skip": "gave the step its result", "signal": "sent the signal",
-        "update": "sent the update", "complete": "completed its token", "fail": "failed its token", "edit_retry": "changed how the step is retried"}  # fmt: skip
+        "update": "sent the update", "complete": "completed its token", "fail": "failed its token", "edit_retry": "changed how the step is retried",
+        "unchanged": "found it so already", "trigger": "started a run of it", "skipped": "started no run, for one of it is live", "backfill": "asked for runs of that time, which the leader starts", "delete": "deleted the schedule"}  # fmt: skip
 POLICY = (("max_attempts", "Tries in all"), ("initial", "Seconds before the second try"), ("factor", "Each wait is so many times the one before"), ("maximum", "Seconds that no wait exceeds"),
           ("next_in", "Seconds from now to the next try"))  # fmt: skip
 BULK = (("cancel", "Cancel"), ("pause", "Pause"), ("resume", "Resume"), ("retry", "Retry"), ("terminate", "Terminate"))
@@ -237,6 +241,75 @@ def _json(form: Mapping[str, str]) -> Any:
         return msgspec.json.decode(text.encode("utf-8", "surrogateescape"))
     except msgspec.DecodeError as error:
         raise InputInvalid("value", f"{text[:80]!r} is no JSON ({error}); text wants quotes of its own: \"yes\"") from None
+
+
+# ── queues and schedules ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def named(verb: str, label: str, of: str, name: str, says: str, inputs: Sequence[Input] = (), **more: bool) -> Action:
+    """A verb on a queue or a schedule. Its name goes in a field, as ASCII, whatever is in it."""
+    key = f"-{sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"  # a form that is being written stays with its row when others come
+    return Action(verb, label, f"/{of}s/{verb}", says, (Input("name", "", quote(name, safe=""), "hidden"), *inputs), key=key, what=f"the {of}", **more)
+
+
+def of_queue(row: Row, asked: Asked) -> Action | None:
+    """Pause or resume."""
+    if not asked.may_operate:
+        return None
+    if row["paused_at"]:
+        return named("resume", "Resume", "queue", row["queue"], "Workers claim from it again, at once.")
+    return named("pause", "Pause", "queue", row["queue"], "Nothing more is claimed from it until it is resumed; what workers have goes on.", harsh=True)
+
+
+def of_schedule(row: Row, asked: Asked) -> list[Action]:
+    if not asked.may_act:
+        return []
+    name = row["name"]
+    made = [named("trigger", "Trigger now", "schedule", name, "A run of it is started now, paused or not, beside its ticks.")]
+    if row["paused_at"]:
+        made.insert(0, named("resume", "Resume", "schedule", name, "It is fired again from its next tick on; those of the pause are not made up for, unless a backfill does.", first=True))
+    else:
+        made.insert(0, named("pause", "Pause", "schedule", name, "No tick of it is fired until it is resumed; its live runs go on."))
+    span = (Input("from", "From (UTC)", "", "datetime-local"), Input("until", "Until (UTC), a moment that is over", "", "datetime-local"))
+    made.append(named("backfill", "Backfill", "schedule", name, "A run is started for each tick of that time that has none, a hundred at a time.", span))
+    again = " It is declared in code: a worker that starts makes it again." if row["declared"] else ""
+    made.append(named("delete", "Delete", "schedule", name, f"Its live runs go on, those that wait behind them are cancelled; what it fired stays in the history.{again}", harsh=True))
+    return made
+
+
+def do_queue(conn: psycopg.Connection[Any], schema: str, verb: str, name: str, reason: str, actor: str) -> str:
+    """What was done: a word of DONE."""
+    if verb not in ("pause", "resume"):
+        raise InputInvalid("verb", f"there is no verb {verb!r} for queues")
+    return verb if getattr(forms, f"{verb}_queue")(conn, schema, name, reason, actor) else "unchanged"
+
+
+def do_schedule(client: Within, verb: str, name: str, form: Mapping[str, str], reason: str, actor: str) -> str:
+    """What was done: a word of DONE."""
+    if verb in ("pause", "resume"):
+        return verb if getattr(client, f"{verb}_schedule")(name, reason, actor=actor) else "unchanged"
+    if verb == "trigger":
+        return "skipped" if client.trigger_schedule(name, reason, actor=actor) is None else "trigger"
+    if verb == "backfill":
+        client.backfill_schedule(name, _utc(form, "from"), _utc(form, "until"), reason, actor=actor)
+    elif verb == "delete":
+        client.delete_schedule(name, reason, actor=actor)
+    else:
+        raise InputInvalid("verb", f"there is no verb {verb!r} for schedules")
+    return verb
+
+
+def name_of(form: Mapping[str, str]) -> str:
+    """Of the queue or the schedule that a form is about."""
+    return unquote(form.get("name", ""), errors="surrogateescape").replace("\0", "")
+
+
+def _utc(form: Mapping[str, str], field: str) -> datetime:
+    try:
+        given = datetime.fromisoformat(form.get(field, "").strip())
+    except ValueError:
+        raise InputInvalid(field, f"{form.get(field, '')[:40]!r} is no moment: 2026-11-22T08:30, UTC") from None
+    return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
 # ── many runs ────────────────────────────────────────────────────────────────────────────────────────────────────

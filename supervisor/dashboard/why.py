@@ -107,7 +107,9 @@ def _particular(code: str | None, detail: dict[str, Any]) -> list[tuple[str, Cel
         return found
     if code == "any_of" and detail.get("waits_for"):
         return [("waits for", ", ".join(map(str, detail["waits_for"])))]
-    if code in ("signal", "run_paused", "queue_paused", "timer", "child", "token", "step_backoff"):
+    if code == "queue_paused":
+        return [("its queue", Link(str(detail.get("queue")), "/queues"))]
+    if code in ("signal", "run_paused", "timer", "child", "token", "step_backoff"):
         return []
     return [(str(name).replace("_", " "), value if isinstance(value, str) else Json(value)) for name, value in detail.items()]
 

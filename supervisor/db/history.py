@@ -38,7 +38,7 @@ class History:
     updates that were sent to it, at most 1,000. `pause`: who paused it; `audit`: what operators did to it,
     the newest first, at most 100. `heartbeats`: the last sign of life of each step that gave any. `signals` that were sent to it, at most 1,000.
     `tree`: runs above it (level < 0, the root first) and below it (level > 0), at most 200. `cancellations`: who asked that it be ended. While it lives, `usual` is
-    how many entries the histories of runs of its workflow and version that completed had, and of how many that is the median; `alike` how many other runs met its last error within the hour.
+    how many entries the histories of runs of its workflow and version that completed had, and of how many that is the median; `alike` how many other runs met its last error within the hour. `schedule`: which one started it, for which tick.
     """
 
     run: Row
@@ -56,6 +56,7 @@ class History:
     cancellations: Sequence[Row] = ()
     usual: Row | None = None
     alike: Row | None = None
+    schedule: Row | None = None
 
     @property
     def place(self) -> Row | None:
@@ -63,10 +64,12 @@ class History:
         return place_of(len(self.steps), self.usual, self.run["progress"]) if self.wait else None
 
 
-def audit(conn: psycopg.Connection, schema: str, which: str | None, verb: str | None, before: datetime | None, limit: int) -> list[Row]:
-    """What operators did, newest first: to the run that *which* names, or to all."""
+def audit(conn: psycopg.Connection, schema: str, which: str | None, verb: str | None, before: datetime | None, limit: int, schedule: str | None = None) -> list[Row]:
+    """What operators did, newest first: to the run that *which* names, to a schedule, or to all."""
     sql = Sql(schema)
     with refusals.told(conn, schema):
+        if schedule is not None:
+            return _rows(conn, sql, "show_schedule_audit", schedule, verb, before, limit)
         run_id = _run(conn, sql, which)["run_id"] if which is not None else None
         return _rows(conn, sql, "show_audit", run_id, verb, before, limit)
 
@@ -105,6 +108,7 @@ def _read(conn: psycopg.Connection, sql: Sql, run: Row) -> History:
         rows("show_updates", UPDATES_MAX), next(iter(rows("show_pause") if wait else ()), None), rows("show_audit", None, None, AUDIT_MAX), rows("show_heartbeats"),
         rows("show_signals", SIGNALS_MAX), [*(rows("show_above", LEVELS_MAX) if run["parent_id"] else ()), *below], rows("show_cancellations"),
         _rows(conn, sql, "show_usual", run["workflow"], USUAL_OF, run["version"])[0] if wait else None, _alike(conn, sql, run_id, wait, attempts),
+        next(iter(rows("show_schedule")), None),
     )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ class Look:
         found = {row["verb"]: row for row in look.cursor(self._conn).execute(self._sql.get("page_rights").encode()).fetchall()}
         may = {verb for verb, row in found.items() if row["may"]}
         login = next((row["login"] for row in found.values()), self._conn.info.user)
-        return Rights(login, {"cancel", "terminate", "operate", "send_because"} <= may, {"operate_many", "intervene", "finish_because", "save_view"} <= may)
+        return Rights(login, {"cancel", "terminate", "operate", "send_because", "pause_schedule"} <= may, {"operate_many", "intervene", "finish_because", "save_view", "pause_queue"} <= may)
 
 
 def too_long(timeout_s: float) -> ReadTimeout:

@@ -44,6 +44,12 @@ class Hostile:
             plain = [text for text in HOSTILE if not any(unicodedata.category(char) == "Cc" for char in text)]  # what a name that somebody types may have
             conn.execute("insert into supervisor.saved_view (name, filter, login, actor) select distinct on (left(x, 60)) left(x, 60), x, x, x from unnest(%s::text[]) x", (plain[::4],))
             conn.execute("insert into supervisor.queue (name) select distinct left(x, 200) from unnest(%s::text[]) x on conflict do nothing", (HOSTILE,))
+            conn.execute("insert into supervisor.queue_pause (queue, paused_by, reason) select q.id, q.name, q.name from supervisor.queue q where q.id %% 4 = 0", ())
+            conn.execute(
+                "insert into supervisor.schedule (name, workflow, every_us, queue, input, error, paused_at, paused_by, paused_reason, due_at)"
+                " select x, x, 1000000, x, jsonb_build_object(x, x), x, case when n %% 2 = 0 then now() end, x, x, 'infinity' from unnest(%s::text[]) with ordinality as u (x, n)", (HOSTILE,),
+            )
+            conn.execute("insert into supervisor.audit (run_id, verb, login, actor, reason, details) select supervisor.new_id(), 'schedule_pause', x, x, x, jsonb_build_object('schedule', x, x, x) from unnest(%s::text[]) x", (HOSTILE,))
 
     def log(self, folder: Path) -> Path:
         """The logs of a host that had all these runs: everything in a line is called like that, but the run."""

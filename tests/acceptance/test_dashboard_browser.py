@@ -163,6 +163,21 @@ def test_a_filter_is_kept_and_used_by_a_click(database: Database, dashboard: Ser
     eventually(lambda: database.sql("select 1 from supervisor.saved_views") == [], 30)
 
 
+def test_a_queue_is_paused_and_resumed_by_the_button_of_its_row(database: Database, dashboard: Served, window: Browser, artefacts: Path) -> None:
+    """With a reason that somebody types; the form stays open while the page moves."""
+    window.open(f"{dashboard.url}queues")
+    for verb, says in (("pause", "You paused it"), ("resume", "You resumed it")):
+        window.click(f'details[id^="do-{verb}-"] > summary')
+        window.write(f'[id^="{verb}-"][id$="-reason"]', f"{verb} by a button")
+        window.screenshot(artefacts / f"queue-{verb}.png")
+        window.click(f'details[id^="do-{verb}-"] form button')
+        window.until(".did", says)
+    window.until("main table", "Pause…")
+    found = database.sql("select verb, queue, actor, reason from supervisor.audits where queue is not null order by n")
+    assert found == [("queue_pause", "dashed", "tester", "pause by a button"), ("queue_resume", "dashed", "tester", "resume by a button")]
+    assert window.complaints() == []
+
+
 def test_every_page_fits_a_phone_and_is_reached_by_keyboard(database: Database, dashboard: Served, window: Browser, artefacts: Path) -> None:
     """In light and dark, without a bar to scroll sideways, and nothing to click that Tab does not reach."""
     run, failing = (database.one("select run_id from supervisor.runs where key = %s", key) for key in ("long", "failing"))

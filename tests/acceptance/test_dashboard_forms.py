@@ -220,3 +220,107 @@ def test_a_viewer_uses_what_is_kept_and_keeps_nothing(desk: Desk, tmp_path: Any)
     assert desk.database.sql("select filter from supervisor.saved_views") == [("age < 1d",)]
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="200 views"):
         desk.database.sql("select supervisor.save_view('v' || n, 'age < 1d') from generate_series(1, 201) n")
+
+
+# ── queues and schedules ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_queue_is_paused_and_resumed_from_its_row(desk: Desk) -> None:
+    """By a form with a reason, whose row of audit is in its transaction; what was so already is not done again."""
+    sql = desk.database.sql
+    hidden = [attributes["value"] for _, attributes in Read.of(desk.ann.get("/queues").text).tags if attributes.get("name") == "name"]
+    assert hidden == ["dashed"]
+    assert desk.ann.post("/queues/pause", {"name": "dashed", "reason": " "}).status == 400
+    assert desk.ann.post("/queues/pause", {"name": "dashed", "reason": "stocktaking", "csrf": "wrong"}).status == 403
+    assert desk.ann.post("/queues/pause", {"name": "dashed", "reason": "stocktaking"}, Origin="http://evil.example").status == 403
+    assert sql("select paused_at from supervisor.queues where queue = 'dashed'") == [(None,)]
+    assert desk.ann.post("/queues/pause", {"name": "dashed", "reason": "stocktaking"}).headers["location"] == "/queues?did=pause"
+    assert desk.ann.post("/queues/pause", {"name": "dashed", "reason": "again"}).headers["location"] == "/queues?did=unchanged"
+    run = desk.client.start(dashed.dashed_counts, 1)
+    text = Read.of(desk.ann.get("/queues?did=pause").text).text
+    assert "You paused it" in text and "stocktaking" in text and "Resume" in text
+    assert desk.page("/queues")["queues"][0]["paused_by"] == "ann" and "queue dashed is paused" in Read.of(desk.ann.get("/health").text).text
+    text = Read.of(desk.ann.get(f"/runs/{run.id}").text).text
+    assert "Its queue dashed is paused by ann: stocktaking" in text
+    assert desk.ann.post("/queues/resume", {"name": "dashed", "reason": "counted"}).headers["location"] == "/queues?did=resume"
+    assert run.result(timeout=30) == 1
+    assert sql("select verb, actor, reason from supervisor.audits where queue = 'dashed' order by n") == [("queue_pause", "ann", "stocktaking"), ("queue_resume", "ann", "counted")]
+    assert desk.ann.post("/queues/pause", {"name": "typo", "reason": "x"}).status == 404 and desk.ann.post("/queues/explode", {"name": "dashed", "reason": "x"}).status == 400
+    with desk.database.connect() as conn, conn.transaction(force_rollback=True):
+        conn.execute("select supervisor.pause_queue('dashed')")
+        behind = desk.ann.post("/queues/pause", {"name": "dashed", "reason": "behind a lock"})
+    assert behind.status == 409 and "Somebody has it locked" in Read.of(behind.text).text
+    assert sql("select paused_at from supervisor.queues where queue = 'dashed'") == [(None,)]
+
+
+def test_schedules_are_listed_looked_at_and_acted_on(desk: Desk) -> None:
+    """A page for each: how it stands, its next ticks, what became of the last ones; and the verbs, each with its reason in the audit."""
+    desk.client.create_schedule("every hour/1", dashed.dashed_counts, every=3600, input={"steps": 1}, reason="for the test", actor="bob")
+    here = "/schedule?name=every+hour%2F1"
+    (listed,) = desk.page("/schedules")["schedules"]
+    assert (listed["name"], listed["state"], listed["workflow"], listed["every_s"]) == ("every hour/1", "active", "dashed_counts", 3600.0)
+    assert here in Read.of(desk.ann.get("/schedules").text).attributes("a", "href")
+
+    def do(verb: str, **form: str) -> Any:
+        return desk.ann.post(f"/schedules/{verb}", {"name": "every%20hour%2F1", "reason": f"{verb} it", **form})
+
+    assert do("pause").headers["location"] == f"{here}&did=pause" and do("pause").headers["location"] == f"{here}&did=unchanged"
+    text = Read.of(desk.ann.get(here).text).text
+    assert "Paused by ann: pause it" in text and "none while it is paused" in text and "Resume" in text
+    assert do("resume").headers["location"] == f"{here}&did=resume"
+    assert do("trigger").headers["location"] == f"{here}&did=trigger"
+    found = desk.page(here)
+    (fire,) = found["fires"]
+    assert (fire["kind"], fire["state"]) == ("trigger", "started") and len(found["next"]) == 5 and [each["verb"] for each in found["audit"]][-1] == "schedule_create"
+    assert do("backfill", **{"from": "2026-01-01T00:00", "until": "2026-01-01T01:30"}).headers["location"] == f"{here}&did=backfill"
+    eventually(lambda: [each["kind"] for each in desk.page(here)["fires"]] == ["trigger", "backfill", "backfill"], 30)
+    for wrong in ({"from": "x", "until": "2026-01-01T01:30"}, {"from": "2026-01-01T00:00", "until": "2999-01-01T00:00"}, {}):
+        assert do("backfill", **wrong).status == 400, wrong
+    run = desk.page(f"/runs/{fire['run_id']}")
+    assert run["schedule"]["schedule"] == "every hour/1" and run["schedule"]["kind"] == "trigger"
+    assert here in Read.of(desk.ann.get(f"/runs/{fire['run_id']}").text).attributes("a", "href")
+    assert do("delete").headers["location"] == "/schedules?did=delete" and do("delete").status == 404 and desk.ann.get(here).status == 404
+    assert desk.ann.get("/schedule.json?name=gone").json()["error"]["code"] == "schedule_unknown"
+    assert do("explode").status == 400 and desk.ann.post("/schedules/pause", {"name": "x", "reason": "x", "csrf": ""}).status == 403
+    kept = desk.database.sql("select verb, actor, reason from supervisor.audits where schedule = 'every hour/1' order by n")
+    assert kept == [("schedule_create", "bob", "for the test"), *((f"schedule_{verb}", "ann", f"{verb} it") for verb in ("pause", "resume", "trigger", "backfill", "delete"))]
+
+
+def test_long_lists_of_schedules_and_of_fires_go_on_by_key(desk: Desk) -> None:
+    """A schedule of a year has thousands of ticks; none is left out between two pages, one that was missed and fired afterwards neither."""
+    sql = desk.database.sql
+    sql("insert into supervisor.schedule (name, workflow, every_us, due_at) select 'many-' || lpad(n::text, 4, '0'), 'dashed_counts', 3600000000, 'infinity' from generate_series(1, 150) n")
+    sql("insert into supervisor.schedule_fire (schedule, tick_at, id, kind, state) select 'many-0001', timestamptz '2026-01-01Z' + n * interval '1 h', supervisor.new_id(), 1, 3 from generate_series(1, 250) n")
+    sql("insert into supervisor.schedule_miss (schedule, from_at, until_at, ticks) select 'many-0001', timestamptz '2026-01-01Z' + 151 * interval '1 h', timestamptz '2026-01-01Z' + 151 * interval '1 h', 1")
+
+    def walked(path: str, key: str) -> list[Any]:
+        found = []
+        while path:
+            page = desk.page(path)
+            found += page[key]
+            path = next((href for href in Read.of(desk.ann.get(path).text).attributes("a", "href") if ".json" not in href and ("after=" in href or "before=" in href)), "")
+        return found
+
+    assert [each["name"] for each in walked("/schedules", "schedules")] == [f"many-{n:04}" for n in range(1, 151)]
+    fires = walked("/schedule?name=many-0001", "fires")
+    assert len(fires) == 251 and len({(each["tick_at"], each["state"]) for each in fires}) == 251
+    sql("delete from supervisor.schedule")
+
+
+def test_a_viewer_pauses_no_queue_and_no_schedule(desk: Desk, tmp_path: Any) -> None:
+    login = f"dashed_switches_{os.getpid()}"
+    desk.database.sql(f"create role {login} login; grant supervisor_viewer to {login}")
+    desk.client.create_schedule("seen", dashed.dashed_counts, every=3600, input={"steps": 1})
+    try:
+        with served(tmp_path, psycopg.conninfo.make_conninfo(desk.database.dsn, user=login)) as made:
+            visitor = made.visitor()
+            for path in ("/queues", "/schedules", "/schedule?name=seen"):
+                answer = visitor.get(path)
+                assert answer.status == 200 and 'action="/queues/' not in answer.text and 'action="/schedules/' not in answer.text
+            assert visitor.post("/queues/pause", {"name": "dashed", "reason": "x"}).status == 403
+            for verb in ("pause", "resume", "trigger", "delete"):
+                assert visitor.post(f"/schedules/{verb}", {"name": "seen", "reason": "x"}).status == 403
+    finally:
+        desk.database.sql(f"drop owned by {login}; drop role {login}")
+    assert desk.client.schedule("seen").state == "active" and desk.database.sql("select from supervisor.audits where actor = 'x' or reason = 'x'") == []
+    desk.client.delete_schedule("seen")

@@ -83,6 +83,33 @@ def test_runs_show_hostile_strings_as_text(hostile: Hostile, visitor: Visitor) -
         assert plain(text) in harmless(visitor.get(f"/runs/{run}/steps/1").text).text
 
 
+def test_schedules_show_hostile_strings_as_text(hostile: Hostile, visitor: Visitor) -> None:
+    """By pages, and each on its own: names, inputs, errors, who paused them and why."""
+    text, page = "", "/schedules"
+    while page:
+        read = harmless(visitor.get(page).text)
+        text += read.text
+        page = next((link for link in read.attributes("a", "href") if link.startswith("/schedules?") and "after=" in link), "")
+    assert [name for name in HOSTILE if plain(name) not in text] == []
+    for name in HOSTILE[::3]:
+        answer = visitor.get(f"/schedule?name={_quoted(name)}")
+        assert answer.status == 200, (name, answer.text)
+        assert plain(name) in harmless(answer.text).text
+        assert visitor.get(f"/schedule.json?name={_quoted(name)}").json()["name"] == name
+
+
+def test_a_verb_reaches_the_queue_and_the_schedule_that_are_called_like_that(hostile: Hostile, visitor: Visitor) -> None:
+    """A name is not a part of an address, and comes back from its field as it is stored."""
+    for name in HOSTILE[::12]:
+        was = hostile.database.one("select paused_at is not null from supervisor.queues where queue = %s", name)
+        assert visitor.post(f"/queues/{'resume' if was else 'pause'}", {"name": _quoted(name), "reason": name}).status == 303
+        assert hostile.database.one("select paused_at is not null from supervisor.queues where queue = %s", name) is not was
+        assert visitor.post("/schedules/delete", {"name": _quoted(name), "reason": "no more"}).status == 303
+        assert hostile.database.sql("select from supervisor.schedules where name = %s", name) == []
+    fields = {attributes["value"] for _, attributes in Read.of(visitor.get("/queues").text).tags if attributes.get("name") == "name"}
+    assert fields >= set(map(_quoted, HOSTILE))
+
+
 def test_json_gives_hostile_strings_as_they_are(hostile: Hostile, visitor: Visitor) -> None:
     """In ASCII; and nothing that sniffs takes it for a page."""
     for text, run in list(hostile.runs.items())[::4]:

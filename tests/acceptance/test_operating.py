@@ -196,3 +196,43 @@ def test_tokens_from_the_command_line(live: Live, tmp_path: Path) -> None:
     assert command(live.database, "fail", second, "--error", "no such account", "--no-retry", folder=tmp_path).stdout == "failed\n"
     live.until(lambda: live.client.status(other).status == "failed")
     assert "CompletionFailed: no such account" in command(live.database, "show", str(other.id), folder=tmp_path).stdout
+
+
+def test_queues_are_paused_and_resumed_from_the_command_line(live: Live, tmp_path: Path) -> None:
+    """What it prints, what it exits with, how the list shows it, and what the audit keeps."""
+    made = command(live.database, "queues", "pause", "default", "--reason", "stocktaking", "--actor", "ann", folder=tmp_path)
+    assert (made.returncode, made.stdout) == (0, "paused default\n"), made.stderr
+    again = command(live.database, "queues", "pause", "default", folder=tmp_path)
+    assert (again.returncode, again.stdout) == (1, "paused already default\n")
+    listed = command(live.database, "queues", folder=tmp_path).stdout
+    assert "queue is paused" in listed and "by ann: stocktaking" in listed
+    (row,) = [each for each in typed(live, tmp_path, "queues") if each["queue"] == "default"]
+    assert (row["paused_by"], row["paused_reason"]) == ("ann", "stocktaking") and row["paused_at"].endswith("Z")
+    run = live.start(operated.operated_asleep.options(key="shut"), 0.0)
+    shown = command(live.database, "show", "shut", folder=tmp_path).stdout
+    assert "ready: its queue is paused [queue_paused], since" in shown and "who can act: operators: python -m supervisor queues resume default" in shown
+    assert typed(live, tmp_path, "queues", "resume", "default", "--reason", "counted") == [{"queue": "default", "done": True, "state": "resumed"}]
+    run.result(timeout=20)
+    assert command(live.database, "queues", "resume", "default", folder=tmp_path).returncode == 1
+    assert "queue is paused" not in command(live.database, "queues", folder=tmp_path).stdout
+    wrong = command(live.database, "queues", "pause", "defualt", folder=tmp_path)
+    assert (wrong.returncode, wrong.stderr) == (1, "error: there is no queue 'defualt'\n  those that there are: 'default'\n")
+    rows = typed(live, tmp_path, "audit", "--verb", "queue_pause")
+    assert [(each["queue"], each["actor"], each["reason"]) for each in rows] == [("default", "ann", "stocktaking")]
+    assert "queue default" in command(live.database, "audit", "--verb", "queue_resume", folder=tmp_path).stdout
+
+
+def test_the_audit_of_one_schedule(live: Live, tmp_path: Path) -> None:
+    for name in ("audited", "another"):
+        live.client.create_schedule(name, operated.operated_asleep, every=86_400, input={"seconds": 0.0}, reason=f"for {name}")
+    live.client.pause_schedule("audited", "not now")
+    rows = typed(live, tmp_path, "audit", "--schedule", "audited")
+    assert [(each["verb"], each["reason"], each["schedule"]) for each in rows] == [("schedule_pause", "not now", "audited"), ("schedule_create", "for audited", "audited")]
+    assert [each["verb"] for each in typed(live, tmp_path, "audit", "--schedule", "audited", "--verb", "schedule_create")] == ["schedule_create"]
+    assert "schedule audited" in command(live.database, "audit", folder=tmp_path).stdout
+    assert command(live.database, "audit", "a-run", "--schedule", "audited", folder=tmp_path).returncode == 2
+    run = live.client.trigger_schedule("audited")
+    assert f"started by schedule audited, for its trigger of {live.client.schedule_fires('audited')[0].tick_at.isoformat()}" in command(live.database, "show", str(run), folder=tmp_path).stdout
+    assert typed(live, tmp_path, "show", str(run))[0]["schedule"]["schedule"] == "audited"
+    for name in ("audited", "another"):
+        live.client.delete_schedule(name)
