@@ -1,4 +1,4 @@
-"""Queues that are paused and resumed: the verbs of both kinds of client. What a pause is stands in sql (0041), who looks at it in sql/queries/loop.sql."""
+"""Queues that are paused and resumed: the verbs of both kinds of client. What a pause is stands in sql (0042), who looks at it in sql/queries/loop.sql."""
 
 from __future__ import annotations
 
