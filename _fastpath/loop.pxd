@@ -13,8 +13,7 @@ cdef class Step:
         Aio aio
         str name
         bytes wire_name
-        Tally tally
-        object tallied
+        list tallies
         bint is_async, inline, special, floats
 
 cdef class Aio:
@@ -24,10 +23,9 @@ cdef class Workflow:
     cdef public:
         object fn, shape, exact, encode_raw, read_input, info
         Tally ends
-        dict tallies
         str name
         bint is_async
-        int seq_warn
+        int seq_warn, number
 
 cdef class Run:
     cdef readonly bytes id
@@ -71,7 +69,7 @@ cdef class Loop:
     cdef:
         Column s_run, s_seq, s_pos, s_kind, s_status, s_name, s_result, s_started, s_ended
         Column f_run, f_status, f_steps, f_result, f_ended
-        list finished
+        list finished, tried
 
     cpdef int64_t now_us(self)
     @cython.locals(run=Run, run_id=bytes, workflow_id=bytes, queue=bytes, prio=bytes, at=bytes, last_queue=bytes, last_prio=bytes, last_at=bytes, last_id=bytes, row=int)
@@ -88,7 +86,7 @@ cdef class Loop:
     cdef void _inline(self, Run run, Command cmd) except *
     @cython.locals(step=Step)
     cpdef void settle(self, Run run, Command cmd, object value, int64_t started, int64_t ended) except *
-    @cython.locals(tally=Tally)
+    @cython.locals(tally=Tally, tallies=list, number=int)
     cpdef Tally tally_of(self, Workflow workflow, Step step)
     cdef void _kind_and_status(self, int kind, int status) except *
     @cython.locals(step=Step)
@@ -102,8 +100,8 @@ cdef class Loop:
     cdef void _return(self, Run run, object value) except *
     cdef void _finish(self, Run run, int status, bytes encoded) except *
     cpdef void touch(self, Run run) except *
-    @cython.locals(run=Run)
-    cpdef void acknowledge(self, list runs, list finished) except *
+    @cython.locals(run=Run, tally=Tally)
+    cpdef void acknowledge(self, list runs, list finished, list tried) except *
 
 cpdef int mode() except -1
 cpdef object block(Command cmd)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import count
 from math import isfinite
 from typing import Any
 
@@ -39,6 +40,7 @@ _FRESH, _FIRST_CLAIM = b"\0\0", b"\0\1"  # int2 on the wire
 _mode = OUTSIDE
 _thread = 0
 _run: Any = None
+_numbers = count()  # of workflows
 
 
 def mode() -> int:
@@ -116,7 +118,7 @@ class Step:
         self.inline = False  # run on the loop's own thread; the worker decides
         self.decode = None  # of a shape whose values need no looking at before they are encoded
         self.special = False  # needs more than a call: timeout, transaction, durable start
-        self.tally = self.tallied = None  # where its tries in runs of the workflow `tallied` are counted
+        self.tallies: list[Any] = []  # where its tries are counted, by the workflow's number
         self.aio = Aio(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -155,9 +157,9 @@ class Workflow:
         self.fn = fn
         self.name = name
         self.is_async = is_async
+        self.number = next(_numbers)
         self.seq_warn = 80_000  # commands of one run from which on its history is getting long
         self.ends: Any = None  # where ends of its runs are counted
-        self.tallies: dict[Any, Any] = {}  # and tries of steps in them
         later: Any = None
         self.shape = self.exact = self.encode_raw = self.read_input = later
 
@@ -210,7 +212,7 @@ class Loop:
 
     worker    what decides the rest: begin(run, cmd), failed(run, cmd, error, started, ended), ended(run), dropped(run, cmd), updated, handled
     ready     runs whose next command may begin: claimed, or acknowledged
-    runs      runs with rows in the batch being built; finished: those of them that ended
+    runs      runs with rows in the batch being built; finished: those of them that ended; tried: tallies of the steps that were
     """
 
     def __init__(self, worker: Any, slot: Any, clock_offset_us: int = 0, bytes_max: int = 4 << 20) -> None:
@@ -232,6 +234,7 @@ class Loop:
         self.ready: list[Any] = []
         self.runs: list[Any] = []
         self.finished: list[Any] = []
+        self.tried: list[Any] = []
         self.completions: deque[Any] = deque()
         self.s_run, self.s_seq, self.s_pos = Column(UUID), Column(INT4), Column(INT4)
         self.s_kind, self.s_status, self.s_name = Column(INT2), Column(INT2), Column(TEXT)
@@ -388,9 +391,6 @@ class Loop:
                 error = step.shape.explain(value, error)
             self.worker.failed(run, cmd, error, started, ended)
             return
-        if step.tallied is not run.workflow:
-            self.tally_of(run.workflow, step)
-        step.tally.add(ended - started)
         self.record(run, cmd, COMPLETED, encoded, started, ended)
         if run.open is None:
             cmd.value = value
@@ -400,11 +400,16 @@ class Loop:
             self.deliver(run, cmd, value, None)
 
     def tally_of(self, workflow: Any, step: Any) -> Any:
-        """Where tries of *step* in runs of *workflow* are counted. It is remembered for the next one: most steps are of one workflow."""
-        tally = workflow.tallies.get(step)
+        """Where tries of *step* in runs of *workflow* are counted with the batch that is being built."""
+        tallies, number = step.tallies, workflow.number
+        if number >= len(tallies):
+            tallies += [None] * (number + 1 - len(tallies))
+        tally = tallies[number]
         if tally is None:
-            tally = workflow.tallies[step] = self.worker.tally(workflow.name, step.name)
-        step.tallied, step.tally = workflow, tally
+            tally = tallies[number] = self.worker.tally(workflow.name, step.name)
+        if not tally.waits:
+            tally.waits = True
+            self.tried.append(tally)
         return tally
 
     def record(self, run: Any, cmd: Any, status: int, encoded: bytes | None, started: int, ended: int) -> None:
@@ -414,9 +419,10 @@ class Loop:
         self.s_pos.put_i32(run.pos)
         if self.mixed or cmd.kind != STEP or status != COMPLETED:
             self._kind_and_status(cmd.kind, status)
-        if cmd.kind == STEP:
+        if cmd.kind == STEP and status == COMPLETED:
             step = cmd.step
             self.s_name.put(step.wire_name)
+            self.tally_of(run.workflow, step).add(ended - started)
         else:
             self.s_name.put(cmd.step.wire_name)
         if encoded is None:
@@ -910,8 +916,8 @@ class Loop:
 
     # ── the batch ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def take_rows(self) -> tuple[list[bytes] | None, list[bytes] | None, list[Any], list[Any]]:
-        """Step rows and outcome rows as array parameters, the runs they are of, and those of them that ended."""
+    def take_rows(self) -> tuple[list[bytes] | None, list[bytes] | None, list[Any], list[Any], list[tuple[Any, bytes]]]:
+        """Step rows and outcome rows as array parameters, the runs they are of, those of them that ended, and what `book` of tallies is given then."""
         steps = outcomes = None
         if self.s_run.count:
             steps = [
@@ -922,15 +928,17 @@ class Loop:
                 self.mixed = False
         if self.f_run.count:
             outcomes = [self.f_run.take(), self.f_status.take(), self.f_steps.take(), self.f_result.take(), self.f_ended.take()]
-        runs, finished = self.runs, self.finished
-        self.runs, self.finished = [], []
+        runs, finished, tried = self.runs, self.finished, [(tally, tally.take()) for tally in self.tried]
+        self.runs, self.finished, self.tried = [], [], []
         self.bytes_now = 0
         self.number += 1
-        return steps, outcomes, runs, finished
+        return steps, outcomes, runs, finished, tried
 
-    def acknowledge(self, runs: list[Any], finished: list[Any]) -> None:
-        """A batch is durable: forget what ended, let the others go on."""
+    def acknowledge(self, runs: list[Any], finished: list[Any], tried: list[tuple[Any, bytes]]) -> None:
+        """A batch is durable: count what was tried, forget what ended, let the others go on."""
         live, ready = self.live, self.ready
+        for tally, tries in tried:
+            tally.book(tries)
         for run in finished:
             live.pop(run.id, None)
             if run.workflow is not None and run.workflow.ends is not None:

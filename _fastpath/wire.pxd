@@ -37,12 +37,19 @@ cdef class Slot:
     cpdef void leave(self)
     cpdef void own(self)
 
+cdef enum:
+    BOUNDS = 16
+
 cdef class Tally:
     cdef:
         object owner
         int64_t *numbers
+        int64_t tried[3 + BOUNDS]
+        public bint waits
     cpdef void add(self, int64_t took_us)
     cpdef void fail(self, int64_t took_us)
+    cpdef bytes take(self)
+    cpdef void book(self, bytes tried)
     cpdef void count(self, int outcome)
 
 cpdef object resume(object coroutine)

@@ -30,6 +30,7 @@ TALLY_BOUNDS_US = (
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000
 )  # fmt: skip
 TALLY_BYTES = 8 * (3 + len(TALLY_BOUNDS_US))
+_tally = struct.Struct(f"={TALLY_BYTES // 8}q")
 
 
 class Column:
@@ -165,26 +166,38 @@ class Slot:
 class Tally:
     """Counters of one name in shared memory: numbers of 8 bytes that only grow. They have one writer, and a reader sees each old or new.
 
-    A step's are: tries that failed, us that all took, and how many took how long, by TALLY_BOUNDS_US. A workflow's: ends by outcome.
+    A step's are: tries that failed, us that all took, and how many took how long, by TALLY_BOUNDS_US. They wait here, unseen, for the batch that
+    makes them durable: `take` gives what has waited, `book` counts it. A workflow's: ends by outcome, counted at once.
     """
 
-    __slots__ = ("_numbers",)
+    __slots__ = ("_numbers", "_tried", "waits")
 
     def __init__(self, memory: Any, offset: int) -> None:
         if offset < 0 or offset + TALLY_BYTES > len(memory):
             raise ValueError(f"tally at {offset} is outside of {len(memory)} bytes")
         self._numbers = memoryview(memory)[offset : offset + TALLY_BYTES].cast("q")
+        self._tried, self.waits = [0] * (TALLY_BYTES // 8), False
 
     def add(self, took_us: int) -> None:
         """A try was completed after so long."""
         took_us = max(took_us, 0)  # the clock may have been set back
-        self._numbers[1] += took_us
-        self._numbers[2 + bisect_left(TALLY_BOUNDS_US, took_us)] += 1
+        self._tried[1] += took_us
+        self._tried[2 + bisect_left(TALLY_BOUNDS_US, took_us)] += 1
 
     def fail(self, took_us: int) -> None:
         """A try failed after so long."""
-        self._numbers[0] += 1
+        self._tried[0] += 1
         self.add(took_us)
+
+    def take(self) -> bytes:
+        """What has waited, for `book`; nothing waits any more."""
+        tried, self._tried, self.waits = self._tried, [0] * (TALLY_BYTES // 8), False
+        return _tally.pack(*tried)
+
+    def book(self, tried: bytes) -> None:
+        """Those tries are durable."""
+        for n, more in enumerate(_tally.unpack(tried)):
+            self._numbers[n] += more
 
     def count(self, outcome: int) -> None:
         """A run ended so."""

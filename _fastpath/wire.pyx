@@ -61,7 +61,6 @@ cdef enum:
     NAME_MAX = SLOT_SIZE - NAME_AT
 SLOT_BYTES = SLOT_SIZE
 cdef enum:
-    BOUNDS = 16
     TALLY_SIZE = 8 * (3 + BOUNDS)
 # upper ends of the buckets of a step's durations; one bucket more has what is longer
 cdef int64_t[BOUNDS] _bounds = [
@@ -268,7 +267,8 @@ cdef class Slot:
 cdef class Tally:
     """Counters of one name in shared memory: numbers of 8 bytes that only grow. They have one writer, and a reader sees each old or new.
 
-    A step's are: tries that failed, us that all took, and how many took how long, by TALLY_BOUNDS_US. A workflow's: ends by outcome.
+    A step's are: tries that failed, us that all took, and how many took how long, by TALLY_BOUNDS_US. They wait here, unseen, for the batch that
+    makes them durable: `take` gives what has waited, `book` counts it. A workflow's: ends by outcome, counted at once.
     """
 
     def __cinit__(self, memory, Py_ssize_t offset):
@@ -286,13 +286,27 @@ cdef class Tally:
                 n += 1
         elif took_us < 0:                           # the clock was set back
             took_us = 0
-        self.numbers[1] += took_us
-        self.numbers[2 + n] += 1
+        self.tried[1] += took_us
+        self.tried[2 + n] += 1
 
     cpdef void fail(self, int64_t took_us):
         """A try failed after so long."""
-        self.numbers[0] += 1
+        self.tried[0] += 1
         self.add(took_us)
+
+    cpdef bytes take(self):
+        """What has waited, for `book`; nothing waits any more."""
+        taken = PyBytes_FromStringAndSize(<char *>self.tried, TALLY_SIZE)
+        memset(self.tried, 0, TALLY_SIZE)
+        self.waits = False
+        return taken
+
+    cpdef void book(self, bytes tried):
+        """Those tries are durable."""
+        cdef int64_t *more = <int64_t *>PyBytes_AS_STRING(tried)
+        cdef int n
+        for n in range(3 + BOUNDS):
+            self.numbers[n] += more[n]
 
     cpdef void count(self, int outcome):
         """A run ended so."""

@@ -77,6 +77,7 @@ class Batch:
     said      what runs publish, how far they are, their attributes, signs of life of their steps: (run, statement, key) → the row; of what one batch would write twice the last is enough
     claim     parameters of the claim that rides along, or None; asked: how many it may bring
     missing   parameters of claim_missing, now and then beside it
+    tried     what is counted when it is durable: (tally, what its `book` is given); None: what the rows say (counting.py)
     tries     how often it was refused by trouble of the session that may be a row's fault after all
     """
 
@@ -91,6 +92,7 @@ class Batch:
     missing: list[bytes] | None = None
     asked: int = 0
     sent_at: float = 0.0
+    tried: list[tuple[Any, bytes]] | None = field(default_factory=list)
     tries: int = 0
 
     def add(self, statement: str, run_id: bytes, row: Row) -> None:
@@ -206,6 +208,7 @@ class Batch:
             leaving=[run for run in self.leaving if mine(run.id)],
             steps=_rows_of(self.steps, STEP_OIDS, mine),
             outcomes=_rows_of(self.outcomes, OUTCOME_OIDS, mine),
+            tried=None,
         )
         part.said = {which: row for which, row in self.said.items() if mine(which[0])}
         for name, rows in self.rare.items():

@@ -70,7 +70,6 @@ class Commands:
         self._time = asyncio.get_running_loop()
         self._context = copy_context()  # of no step: what is called later must not inherit the one that happened to end just now
         self.group = OffCpu()
-        self.failures = 0  # tries that raised
         self.with_children: set[Any] = set()
         self.watchdog: Any = None
         later: Any = None
@@ -414,9 +413,7 @@ class Commands:
         if isinstance(error, CompleteLater):
             self.tokens.entrust(run, cmd, error, started, ended)
             return
-        self.failures += 1
         step = cmd.step
-        self.loop.tally_of(run.workflow, step).fail(ended - started)
         self.beats.settle(run, cmd)
         wait_s = terms.next_try_s(run, cmd, error, ended)
         if wait_s is None:
@@ -424,6 +421,7 @@ class Commands:
             return
         row = (run.id, cmd.seq, cmd.attempt, 1, step.name, codec.encode_error(error), codec.fingerprint(error), started, ended, ended + int(wait_s * 1e6))
         self.batch.add("insert_attempts", run.id, row)
+        self.loop.tally_of(run.workflow, step).fail(ended - started)
         self.loop.touch(run)
         if run.open is None:
             run.open = {cmd.seq: cmd}
@@ -439,6 +437,7 @@ class Commands:
         encoded = codec.encode_error(error)
         row = (run.id, cmd.seq, cmd.attempt, 1, cmd.step.name, encoded, codec.fingerprint(error), started, ended, None)
         self.batch.add("insert_attempts", run.id, row)
+        self.loop.tally_of(run.workflow, cmd.step).fail(ended - started)
         self.loop.record(run, cmd, core.FAILED, encoded, started, ended)
         self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
 

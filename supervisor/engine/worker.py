@@ -35,7 +35,7 @@ from supervisor.engine.beats import Beats
 from supervisor.engine.cancelling import Cancels, Marks, Reasons
 from supervisor.engine.claims import Claims, every_second
 from supervisor.engine.commands import COMMIT_REJECTED, Commands
-from supervisor.engine.counting import count_into
+from supervisor.engine.counting import Totals, count_durable, count_into, tries_of
 from supervisor.engine.endings import Notes
 from supervisor.engine.executors import Executors
 from supervisor.engine.processes import Processes
@@ -120,6 +120,7 @@ class Worker:
         self._parked: set[bytes] = set()  # parked, durably: children may have ended meanwhile
         self._claims_in_flight = self._asked_in_flight = 0
         self._steps_before = self._calls_before = 0
+        self.totals = Totals()
         self._in_threads = self._draining = self._pump_due = False
         self._walking: list[Run] = []
         self.unfit = False  # half of its threads are lost: another process is to take its place
@@ -426,7 +427,7 @@ class Worker:
     def take_batch(self) -> Batch:
         """What was executed since the last one."""
         batch = self.commands.batch
-        batch.steps, batch.outcomes, batch.runs, batch.finished = self.loop.take_rows()
+        batch.steps, batch.outcomes, batch.runs, batch.finished, batch.tried = self.loop.take_rows()
         self.commands.batch = Batch()
         if self.traces is not None:
             self.traces.composed(batch)
@@ -535,13 +536,12 @@ class Worker:
 
     def _acknowledged(self, batch: Batch, results: dict[str, Any]) -> None:
         self.adoption.losses = 0
+        self.settled(batch)
         if self.options.page is not None:
             claimed = results["claim"].ntuples if "claim" in results else 0
             self.options.page.batch(
-                self._time.time() - batch.sent_at, claimed, self.loop.steps_total, len(batch.finished), self.commands.failures, len(self.loop.live),
-                self._draining,
+                self._time.time() - batch.sent_at, claimed, self.totals.rows, self.totals.ended, self.totals.failures, len(self.loop.live), self._draining,
             )  # fmt: skip
-        self.settled(batch)
         if "insert_timers" in results:
             rows = replay._rows(results["insert_timers"])
             self.commands.timers_inserted([(row[0], _i4.unpack(row[1])[0], _i8(row[2])[0], _i8(row[3])[0]) for row in rows])
@@ -570,7 +570,8 @@ class Worker:
         for run in batch.leaving:
             self.updates.left(run)
             self.loop.evict(run)
-        self.loop.acknowledge(batch.runs, batch.finished)
+        self.loop.acknowledge(batch.runs, batch.finished, tries_of(batch, self.commands.tally))
+        self.totals.add(batch)
         endings = self.options.endings
         if endings is not None and batch.outcomes is not None and endings.wanted:
             endings.note(batch.outcomes[0])
@@ -631,6 +632,9 @@ class Worker:
     def _settle_tx(self, run: Run, cmd: Any, value: Any, error: BaseException | None, started: int, ended: int) -> None:
         run.in_tx = False
         run.executing -= 1
+        if error is None:
+            self.totals.rows += 1
+            count_durable(self.commands.tally(run.workflow.name, cmd.step.name), ended - started)
         if run.gone:
             return
         if cmd.done:
@@ -641,7 +645,6 @@ class Worker:
             run.pos += 1
             run.now_us = ended
             self.loop.steps_total += 1
-            self.loop.tally_of(run.workflow, cmd.step).add(ended - started)
             self.guarded(run, self.loop.deliver, run, cmd, value, None)
         if not run.gone and run.batch == 0:
             self.loop.ready.append(run)

@@ -209,16 +209,15 @@ class WorkerPage:
         self.enter(layout.ENDING)
 
     def batch(self, took_s: float, claimed: int, steps: int, ended: int, failures: int, live: int, draining: bool) -> None:
-        """A batch was acknowledged *took_s* after it was sent. *steps* and *failures* are totals of this process, *claimed* and *ended* this batch's."""
+        """A batch was acknowledged *took_s* after it was sent. *steps*, *ended* and *failures* are durable totals of this process, *claimed* is this batch's."""
         took_us = max(0, int(took_s * 1e6))
         bucket = min(took_us.bit_length(), layout.BUCKETS - 1)
         self._latency[bucket] += 1
         layout.number.pack_into(self._memory, self._at + layout.LATENCY_AT + 8 * bucket, self._latency[bucket])
         self._claimed += claimed
-        self._ended += ended
         self._commits += 1
         self._commits_us += took_us
-        figures = (self._claimed, self._steps + steps, self._ended, self._failures + failures, self._commits, self._commits_us)
+        figures = (self._claimed, self._steps + steps, self._ended + ended, self._failures + failures, self._commits, self._commits_us)
         layout.counters.pack_into(self._memory, self._at + layout.COUNTERS_AT, *figures)
         layout.present.pack_into(self._memory, self._at + layout.PRESENT_AT, live, self._thread)
         state = layout.DRAINING if draining else layout.BUSY if live else layout.IDLE

@@ -51,7 +51,7 @@ HOST = {
     "commits_total": Metric("counter", (), "Batches that the database has acknowledged"),
     "commit_duration_seconds": Metric("histogram", (), "From sending a batch to its acknowledgement; the claim in it included"),
     "runs_finished_total": Metric("counter", ("workflow", "outcome"), "Runs by how they ended, where a worker of this host ended them"),
-    "step_attempts_total": Metric("counter", ("workflow", "step", "outcome"), "Tries of steps that ended, completed or failed; one that is repeated after a crash counts again"),
+    "step_attempts_total": Metric("counter", ("workflow", "step", "outcome"), "Tries of steps, completed or failed, counted when that is durable; one that was lost with its worker counts once, when it is repeated"),
     "step_duration_seconds": Metric("histogram", ("workflow", "step"), "How long tries of steps took, failed ones included"),
 }
 # of the schema, from the database: every host tells the same

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from supervisor import Retry, Signal, gather, step, workflow
+from supervisor import Retry, Signal, current, gather, step, workflow
 from tests.harness import note, wait_for_file
 
 metered_word = Signal("metered_word", str)
@@ -35,6 +35,30 @@ def metered_fail() -> None:
 @workflow(queue="metered")
 async def metered_fails() -> None:
     await metered_fail.aio()
+
+
+@workflow(queue="metered")
+async def metered_shares() -> int:
+    return await metered_add.aio(await metered_add.aio(0))
+
+
+@step
+def metered_says(n: int, word: str) -> str:
+    return f"{word} {n}"
+
+
+@step(retry=Retry(max_attempts=2, initial=0.001))
+def metered_second_time() -> None:
+    if current().attempt == 1:
+        raise ValueError("as it should")
+
+
+@workflow(queue="metered")
+async def metered_mixed(n: int, poison: str = "") -> int:
+    await metered_says.aio(n, "fine")
+    await metered_second_time.aio()
+    await metered_says.aio(n, poison)
+    return await metered_add.aio(n)
 
 
 @step(run="thread")

@@ -141,12 +141,12 @@ def test_a_page_says_how_its_worker_is(box: BlackBox) -> None:
     page.born(17)
     assert box.read(1).state == layout.STARTING
     page.batch(0.003, claimed=10, steps=100, ended=4, failures=2, live=6, draining=False)
-    page.batch(0.003, claimed=1, steps=150, ended=3, failures=2, live=0, draining=False)
+    page.batch(0.003, claimed=1, steps=150, ended=7, failures=2, live=0, draining=False)
     read = box.read(1)
     assert (read.pid, read.worker, read.generation, read.state) == (os.getpid(), 17, 1, layout.IDLE)
     assert (read.claimed, read.steps, read.ended, read.failures, read.commits, read.live) == (11, 150, 7, 2, 2, 0)
     assert sum(read.latency) == 2 and percentile_ms(read.latency, 0.5) == pytest.approx(3, abs=1.1)
-    page.batch(1e9, claimed=0, steps=150, ended=0, failures=2, live=1, draining=True)
+    page.batch(1e9, claimed=0, steps=150, ended=7, failures=2, live=1, draining=True)
     assert box.read(1).state == layout.DRAINING
     page.lost()
     assert layout.STATES[box.read(1).state] == "database away"

@@ -158,7 +158,7 @@ class Pretended:
 
     def commit(self) -> tuple[list[Any], list[Any]]:
         """Take the rows of the batch into the history; acknowledging them is up to the caller."""
-        steps, outcomes, runs, finished = self.loop.take_rows()
+        steps, outcomes, runs, finished, _ = self.loop.take_rows()
         if steps is not None:
             _, seqs, positions, names, results, _, _, *mixed = map(elements, steps)
             completed = [b"\x01"] * len(seqs)  # a batch of nothing but completed steps says neither kind nor status
@@ -229,7 +229,7 @@ def _play(worker: Pretended, run: Any, drawn: random.Random, at_commit: Any) -> 
         runs, finished = worker.commit()
         if worker.begun and drawn.random() < 0.3:
             worker.end(run, drawn.choice(worker.begun))  # it ends before the answer to the batch is there
-        worker.loop.acknowledge(runs, finished)
+        worker.loop.acknowledge(runs, finished, [])
         if worker.outcome is None and not run.later:
             _execute(worker)
             at_commit()
@@ -294,7 +294,7 @@ def test_losers_have_unwound_all_the_way_down_before_the_winner_is_given() -> No
         live.end(run, wins)
         while True:
             runs, finished = live.commit()
-            live.loop.acknowledge(runs, finished)
+            live.loop.acknowledge(runs, finished, [])
             _execute(live)
             if not live.begun:
                 break
@@ -308,7 +308,7 @@ def test_cancelled_branch_asks_for_its_finally_once() -> None:
     """It was cancelled in the moment in which what it awaited was answered."""
     live, _ = _incarnate([("first", [[("finally", [("direct", [])], "a")], []], "s")], "live")
     runs, finished = live.commit()
-    live.loop.acknowledge(runs, finished)
+    live.loop.acknowledge(runs, finished, [])
     _execute(live)
     assert [command.args for command in live.begun] == [("a",)]
 
