@@ -23,6 +23,7 @@ from supervisor.engine.rest import Board
 from supervisor.engine.worker import WorkerOptions
 from supervisor.host import logs
 from supervisor.host.awaited import Awaited
+from supervisor.host.beside import Beside
 from supervisor.host.children import Loaded
 from supervisor.host.parent import Parent, ParentOptions
 from supervisor.host.sessions import Room, check_room
@@ -103,6 +104,7 @@ class Service:
         self._held: set[tuple[str, datetime]] = set()  # paused queues with runs in them that were last seen
         self._held_at = 0.0
         self._checked = False
+        self._beside = 0
         self._no_room: ConfigInvalid | None = None
 
     def _log_process(self) -> LogProcess | None:
@@ -179,7 +181,8 @@ class Service:
     def _run(self) -> int:
         parent, until_empty = self.parent, self.options.until_empty
         room = Room(*self._calls.connections())
-        check_room(room, self.options.procs)
+        self._beside = sum(part.sessions for part in parent.parts if isinstance(part, Beside))
+        check_room(room, self.options.procs, metrics=self._beside)
         parent.on_loaded.append(lambda loaded: self._on_loaded(loaded, room))
         if until_empty:
             self._failed_before = self._calls.failed_runs()
@@ -203,7 +206,7 @@ class Service:
             return
         self._checked = True
         try:
-            check_room(room, self.options.procs, loaded.sessions)
+            check_room(room, self.options.procs, loaded.sessions, self._beside)
         except ConfigInvalid as error:
             self._no_room = error
             self.parent.stop(fast=True)

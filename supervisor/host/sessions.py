@@ -23,16 +23,17 @@ class Room:
         return max(0, self.most - self.reserved - self.used)
 
 
-def check_room(room: Room, procs: int, sessions: Sequence[str] = ("loop",)) -> None:
-    """Raise ConfigInvalid with the sum, and what to lower, where *procs* workers do not fit. sessions: what each has one for, if only at times."""
-    each = len(sessions)
-    wanted = procs * each + PARENT_SESSIONS
+def check_room(room: Room, procs: int, sessions: Sequence[str] = ("loop",), metrics: int = 0) -> None:
+    """Raise ConfigInvalid with the sum, and what to lower, where *procs* workers do not fit. sessions: what each has one for, if only at times. metrics: those of what serves them."""
+    each, others = len(sessions), PARENT_SESSIONS + metrics
+    wanted = procs * each + others
     if wanted <= room.left:
         return
     kind = f"{each} ({', '.join(sessions)})"
-    fits = (room.left - PARENT_SESSIONS) // each
+    fits = (room.left - others) // each
     lower = f"lower --procs to {fits}, end sessions of others" if fits >= 1 else "not even one worker fits: end sessions of others"
+    parts = f"{PARENT_SESSIONS} of the parent" + (f" + {metrics} of metrics" if metrics else "")
     raise ConfigInvalid(
-        f"this host needs {procs} workers × {kind} + {PARENT_SESSIONS} of the parent = {wanted} sessions, and the server has room for {room.left}: "
+        f"this host needs {procs} workers × {kind} + {parts} = {wanted} sessions, and the server has room for {room.left}: "
         f"max_connections {room.most} - {room.reserved} reserved - {room.used} in use; {lower}, or raise max_connections to {wanted + room.reserved + room.used}"
     )

@@ -32,6 +32,14 @@ def test_the_refusal_says_the_sum_and_what_to_lower() -> None:
     )
 
 
+def test_what_serves_metrics_has_sessions_too() -> None:
+    """Counted, they are not what the last worker is refused for."""
+    check_room(Room(100, 3, 70), 23, LOOP)
+    check_room(Room(100, 3, 70), 21, LOOP, metrics=2)
+    with pytest.raises(ConfigInvalid, match=r"22 workers × 1 \(loop\) \+ 4 of the parent \+ 2 of metrics = 28 sessions, .* room for 27: .*; lower --procs to 21,"):
+        check_room(Room(100, 3, 70), 22, LOOP, metrics=2)
+
+
 def test_where_nothing_fits_no_number_is_named() -> None:
     """More in use than there is room for, while superusers are connected."""
     with pytest.raises(ConfigInvalid, match="room for 0: .*; not even one worker fits: end sessions of others, or raise max_connections to 108"):
