@@ -42,6 +42,7 @@ def dev(app: str | None, procs: str, reload: bool, dashboard: bool | None, port:
     Without a database it starts the embedded PostgreSQL, and stops it at the end unless others are connected to it; its data stay.
     A file that can't be imported changes nothing but what is said here: the code before it goes on until it is mended.
     Steps that execute when a file is saved get --drain-timeout, then they are executed again with the new code. One ^C ends all.
+    Metrics are served and spans sent where `metrics` and `traces` say so, in [tool.pgsupervisor] or the environment.
 
     \b
     python -m supervisor dev --app orders
@@ -52,10 +53,15 @@ def dev(app: str | None, procs: str, reload: bool, dashboard: bool | None, port:
     from supervisor.dashboard.beside import dashboard_beside, port_beside
     from supervisor.host import logs
     from supervisor.host.service import Service, ServiceOptions
+    from supervisor.metrics.address import beside as metrics_beside
 
     told = settings.load({"app": app, "log_level": log_level, "schema": schema})
     if not told.app:
         raise ConfigInvalid("no app is named; say which module defines the workflows: python -m supervisor dev --app pkg.mod, or app = \"pkg.mod\" in [tool.pgsupervisor] of pyproject.toml")
+    if told.traces:
+        from supervisor import tracing
+
+        tracing.check()
     workers, name = count_procs(procs if procs == "auto" else _number(procs)), options.resolve_schema(schema)
     beside = port_beside(dashboard, by_default=True, port=port)
     logs.to_terminal(told.log_level, "colour" if _colours() else "short")
@@ -68,8 +74,14 @@ def dev(app: str | None, procs: str, reload: bool, dashboard: bool | None, port:
         if beside is None and dashboard is None:
             say("no dashboard: a part of it is not installed; pip install 'pgsupervisor[dashboard]' brings it")
         ends.enter_context(dashboard_beside(found, name, beside))
-        wanted = ServiceOptions(dsn=found.conninfo, schema=name, procs=workers, threads=told.threads, in_flight=told.in_flight, drain_timeout_s=drain_timeout, queues=told.queues, app=told.app)
-        return Service(wanted, load=partial(load_app, told.app), reloads=reload).run()
+        wanted = ServiceOptions(
+            dsn=found.conninfo, schema=name, procs=workers, threads=told.threads, in_flight=told.in_flight, drain_timeout_s=drain_timeout, queues=told.queues, app=told.app,
+            traces=told.traces,
+        )  # fmt: skip
+        service = Service(wanted, load=partial(load_app, told.app), reloads=reload)
+        if told.metrics is not None:
+            service.parent.add(metrics_beside(told.metrics, told.sources["metrics"], found, name))
+        return service.run()
 
 
 def _number(procs: str) -> int:
