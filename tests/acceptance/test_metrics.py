@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -321,6 +322,67 @@ def _ended(one: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+def test_a_database_that_hangs_costs_a_probe_its_patience_and_no_more(hosts: HostFactory, own_server: Server, effects: Effects, tmp_path: Path) -> None:
+    """Stopped, it takes connections and statements and answers none: worse than one that is away. The host is not restarted for it, and tells what is in its memory."""
+    database = own_server.database()
+    factory = HostFactory(database, effects, tmp_path)
+    stopped: list[int] = []
+    try:
+        with metered(factory, procs=1) as meter, Client(database.dsn) as client:
+            assert client.start(app.metered_counts, 7).result(timeout=30) == 7
+            before = eventually(lambda: (scraped := meter.scrape()).get("runs_ended_total") == 1 and scraped.get("database_up") and scraped, 30)
+            workers = meter.workers()
+            stopped = stop(own_server)
+            for _ in range(3):  # the questions that are asked already, then those that come while they hang
+                took_s, status, text = asked(meter, "/readyz")
+                assert (status, took_s < 5) == (503, True) and "the database does not answer in time\n" in text, (took_s, status, text)
+                took_s, status, _ = asked(meter, "/livez")
+                assert (status, took_s < 2) == (200, True)
+                with ThreadPoolExecutor(8) as pool:
+                    answers = list(pool.map(lambda _: asked(meter, "/metrics"), range(8)))
+                assert {status for _, status, _ in answers} == {200} and max(took_s for took_s, *_ in answers) < 6
+                last = Scraped(answers[-1][2])
+                assert last.get("alive") == 1 and last.get("runs_ended_total") == 1 and not fallen(hosts_own(before), last)
+            eventually(lambda: meter.scrape().get("database_up") == 0, 30, "what was known to be too old")
+            assert meter.host.process.poll() is None
+            cont(stopped)
+            stopped = []
+            eventually(lambda: meter.ask("/readyz")[0] == 200 and meter.scrape().get("database_up") == 1, 90, "ready again")
+            assert client.start(app.metered_counts, 3).result(timeout=60) == 3 and meter.workers() == workers
+    finally:
+        cont(stopped)
+        factory.stop_all()
+        database.drop()
+
+
+def asked(meter: Meter, path: str) -> tuple[float, int, str]:
+    began = time.monotonic()
+    status, text, _ = meter.ask(path)
+    return time.monotonic() - began, status, text
+
+
+def hosts_own(scraped: Scraped) -> Scraped:
+    """Without what only the database knows."""
+    scraped.samples = {key: value for key, value in scraped.samples.items() if "database" not in key[0] and "table" not in key[0] and "queue" not in key[0]}
+    return scraped
+
+
+def stop(server: Server) -> list[int]:
+    """Stop the postmaster, then its backends: it forks no more of them."""
+    postmaster = int((server.embedded.data / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGSTOP)
+    backends = [int(pid) for pid in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()]
+    for pid in backends:
+        os.kill(pid, signal.SIGSTOP)
+    return [*backends, postmaster]
+
+
+def cont(stopped: list[int]) -> None:
+    for pid in stopped:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 # ── how it is asked for ──────────────────────────────────────────────────────────────────────────────────────────
