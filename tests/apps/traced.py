@@ -255,3 +255,12 @@ def traced_loaded() -> list[str]:
 @workflow
 async def traced_modules() -> list[str]:
     return await traced_loaded.aio()
+
+
+@workflow
+async def traced_row(n: int) -> int:
+    """Steps one after the other and beside each other, here and there: what is in flight at any moment."""
+    for word in ("one", "two"):
+        await traced_inline.aio(word)
+        await gather(traced_task(word), traced_thread.aio(word))
+    return n
