@@ -486,6 +486,14 @@ INSERT INTO {schema}.trace (run_id, traceparent, tracestate, link)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
 ON CONFLICT (run_id) DO NOTHING;
 
+-- name: take_trace_ends :many
+-- Forget the ends whose spans were sent, and take further ones, where a worker traces: runs that were ended from outside. Each is its taker's for a minute.
+-- Locks:  rows of trace_end, with SKIP LOCKED; once a minute the row of trace_reader.     Index:  trace_end and trace_reader primary keys; then those of run, outcome, step, trace, pruned
+-- $1 uuid[] run, of those that were sent    $2 int4 the most
+-- Returns run, workflow, queue, key, status, steps, waits, result, when it ended, traceparent, tracestate, link, the run that it goes on with, the traceparent of that one
+SELECT e.run_id, e.workflow, e.queue, e.key, e.status, e.steps, e.waits, e.result, e.ended_at, e.traceparent, e.tracestate, e.link, e.origin, e.origin_traceparent
+FROM {schema}.take_trace_ends($1::uuid[], $2::int4) AS e;
+
 -- name: plan_custom :exec
 -- Statements on partitioned tables are planned with their values, so that they prune before they lock. Reads of histories prune by the smallest and
 -- the largest id and hide the list from the planner, which else looks at every id for every table: 0.7 ms of planning for 1,024 ids in `step`, not 2.3.

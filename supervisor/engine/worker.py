@@ -271,6 +271,8 @@ class Worker:
             Marks: self.cancels.marked, Reasons: self.cancels.asked, Wishes: self.requests.answered, Edited: self.requests.answered,
             TokenLook: self.tokens.answered, Own: self.adoption.told,
         }  # fmt: skip
+        if self.traces is not None:
+            self._takers |= self.traces.outside(self)
         self.watchdog = self.commands.watchdog = Watchdog(self.loop, self.commands, self._schedule, self._walk_again, self._leave)
         self.transactions.clock = self.loop.now_us
         self.transactions.slot = options.page.tx_slot if options.page is not None else None

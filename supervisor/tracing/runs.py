@@ -178,7 +178,7 @@ def error_attributes(encoded: bytes) -> Values:
 class Traces:
     """All runs of one worker. Its methods are called on the loop's thread, `of` and `begin_step` on any."""
 
-    statements = {"claim": "claim_traced", "claim_missing": "claim_missing_traced", "insert_traces": "insert_traces"}
+    statements = {"claim": "claim_traced", "claim_missing": "claim_missing_traced", "insert_traces": "insert_traces", "take_trace_ends": "take_trace_ends"}
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
@@ -196,6 +196,14 @@ class Traces:
         if found.context is None:
             found.begin(run, self.provider, self.clock)
         return found
+
+    def outside(self, worker: Any) -> dict[type, Callable[[Any, Any], None]]:
+        """From now on *worker* asks for runs that were ended from outside; who takes the answers."""
+        from supervisor.tracing.outside import Ends, Outside
+
+        made = Outside(worker, self)
+        worker.commands.call_later(0.0, made.look)
+        return {Ends: made.answered}
 
     # ── what the worker tells ────────────────────────────────────────────────────────────────────────────────────
 
@@ -263,11 +271,11 @@ class Traces:
             about = self.of(run) if run.workflow is not None else None
             if end is not None and about is not None and about.span_context.trace_flags.sampled:
                 status, steps, result, ended = end
-                self._send(run, about, OUTCOMES[_i2(status)[0]], _i4(steps)[0], result or b"", int(_f8(ended)[0] * 1e9) - self.clock.offset_us * 1000)
+                self.send(run, about, OUTCOMES[_i2(status)[0]], _i4(steps)[0], result or b"", int(_f8(ended)[0] * 1e9) - self.clock.offset_us * 1000)
             self.runs.pop(run.id, None)
 
     @harmless
-    def _send(self, run: Any, about: RunTrace, outcome: str, steps: int, result: bytes, ended_ns: int) -> None:
+    def send(self, run: Any, about: RunTrace, outcome: str, steps: int, result: bytes, ended_ns: int) -> None:
         """The run's span, from the moment of its id to that of its outcome."""
         said = about.span
         provider = self.provider

@@ -55,9 +55,9 @@ def live(build: str, server: Server, got: Collector, tmp_path_factory: pytest.Te
         database.drop()
 
 
-def ended(live: Live, got: Collector, run: Any) -> tuple[Span, list[Span]]:
+def ended(live: Live, got: Collector, run: Any, within_s: float = 20) -> tuple[Span, list[Span]]:
     """The span of a run, once it has come, and the spans of its steps."""
-    live.until(lambda: got.root(run), 20, "the span of the run")
+    live.until(lambda: got.root(run), within_s, "the span of the run")
     return got.root(run)[0], [span for span in got.of(run) if span.name.startswith("step ")]
 
 
@@ -191,6 +191,51 @@ def test_a_run_that_was_cancelled_is_no_error(live: Live, got: Collector) -> Non
     root, _ = ended(live, got, run)
     assert (root.attributes["pgsupervisor.run.outcome"], root.error) == ("cancelled", None)
     assert [name for name, _, _ in root.events][-1] == "exception" and "not wanted" in root.events[-1][1]["exception.message"]
+
+
+def test_a_run_that_is_ended_from_outside_has_its_span(live: Live, got: Collector) -> None:
+    """Out of memory, in the middle of a step, or for another run of its key: no worker ends it, one sends its span, and the others do not."""
+    with trace.use_span(NonRecordingSpan(CALLER)):
+        parked = live.start(traced.traced_waiter.options(key="t-out"), "w")
+    held, replaced = live.start(traced.traced_killed, "out"), live.start(traced.traced_waiter.options(key="t-replaced"), "w")
+    live.until(lambda: live.effects.count("held", "out") == 1 and all(live.client.get(run.id).status().wait == "signal" for run in (parked, replaced)), 30)
+    for run in (parked, held):
+        live.client.terminate(run, reason="enough of it")
+    live.start(traced.traced_waiter.options(key="t-replaced", on_conflict="replace"), "another")
+    for run, why, steps in ((parked, "enough of it", 0), (held, "enough of it", 1), (replaced, "its key was given to another run", 0)):
+        root, _ = ended(live, got, run, 60)
+        assert root.span_id == f"{traces.run_span_id(id_of(run)):016x}" and root.error is not None and root.error.startswith("terminated: ") and why in root.error
+        told = {name.removeprefix("pgsupervisor."): value for name, value in root.attributes.items()}
+        assert {"run.outcome": "terminated", "run.steps": steps, "run.waits": 0, "run.queue": "default", "workflow.name": f"traced_{'killed' if run is held else 'waiter'}"}.items() <= told.items()
+    assert (got.root(parked)[0].trace_id, got.root(parked)[0].parent_id) == tuple(PARENT.split("-")[1:3]) and got.root(parked)[0].attributes["pgsupervisor.run.key"] == "t-out"
+    live.effects.open("go-out")
+    live.until(lambda: live.database.one("select count(*) from supervisor.trace_end") == 0, 60, "the notes to be forgotten")
+    assert [len(got.root(run)) for run in (parked, held, replaced)] == [1, 1, 1]
+    assert {span.parent_id for span in got.of(held) if span.name.startswith("step ")} == {got.root(held)[0].span_id}
+
+
+def test_ends_are_noted_while_somebody_traces_and_told_again_if_he_dies(database: Any) -> None:
+    """Nobody traces: nothing is noted. Somebody does: each end is one worker's for a minute, then another's, until its span was sent."""
+    with Client(database.dsn) as client:
+        def end() -> Any:
+            run = client.start("shop")
+            client.terminate(run)
+            return run.id
+
+        database.sql("select supervisor.queue_id('default')")
+        database.sql("insert into supervisor.workflow (name, queue) select 'shop', id from supervisor.queue where name = 'default'")
+        end()
+        assert database.one("select count(*) from supervisor.trace_end") == 0
+        take = "select run_id, workflow, status from supervisor.take_trace_ends(%s, 10)"
+        assert database.sql(take, []) == []
+        run = end()
+        assert database.sql(take, []) == [(run, "shop", 4)] and database.sql(take, []) == []
+        database.sql("update supervisor.trace_end set taken_at = taken_at - interval '61 s'")
+        assert database.sql(take, []) == [(run, "shop", 4)] and database.sql(take, [run]) == []
+        assert database.one("select count(*) from supervisor.trace_end") == 0
+        database.sql("update supervisor.trace_reader set seen_at = seen_at - interval '181 s'")
+        end()
+        assert database.one("select count(*) from supervisor.trace_end") == 0
 
 
 def test_a_signal_is_an_event(live: Live, got: Collector) -> None:
