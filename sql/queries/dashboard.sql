@@ -2,10 +2,11 @@
 -- enough. Each page is one transaction that reads and is bounded in time (page_settings). What its forms do beside the client's verbs stands at the end.
 
 -- name: page_settings :void
--- Limit the time of each statement of this transaction.
+-- Limit the time of each statement of this transaction, let it have one processor, and plan it for its values.
 -- Locks:  none
 -- $1 text ms
-SELECT pg_catalog.set_config('statement_timeout', $1, true);
+SELECT pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('max_parallel_workers_per_gather', '0', true), pg_catalog.set_config('jit', 'off', true),
+       pg_catalog.set_config('plan_cache_mode', 'force_custom_plan', true);
 
 -- name: page_rights :many
 -- What the role of this session may do to runs.
@@ -135,11 +136,29 @@ CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = c.run_id O
 
 -- name: page_rates :many
 -- Starts and ends by the minute, of all workflows together.
--- Locks:  none.     Index:  run primary key backwards; the ends of the outcomes' tables: $2 rows of both at most
+-- Locks:  none.     Index:  none: the ends of the runs' and the outcomes' tables, $2 rows of both at most
 -- $1 interval since    $2 int4 rows
-SELECT t.minute, pg_catalog.sum(t.started)::pg_catalog.int8 AS started, pg_catalog.sum(t.completed)::pg_catalog.int8 AS completed,
-       (pg_catalog.sum(t.failed) + pg_catalog.sum(t.timed_out))::pg_catalog.int8 AS failed, pg_catalog.min(t.counted_s) AS counted_s
-FROM {schema}.rates($1::pg_catalog.interval, $2::pg_catalog.int4) AS t GROUP BY t.minute ORDER BY t.minute;
+SELECT t.minute, t.started, t.completed, t.failed, t.counted_s FROM {schema}.paces($1::pg_catalog.interval, $2::pg_catalog.int4) AS t ORDER BY t.minute;
+
+-- name: page_queues :many
+-- What stands in each queue; where complete is false, at least so many.
+-- Locks:  none.     Index:  task_ready_idx, $1 entries at most; queue_pause_pkey
+-- $1 int4 live runs that are looked at    $2 int4 limit
+SELECT q.queue, q.ready, q.running, q.waiting, q.paused, q.oldest_ready_at, q.complete, q.paused_at, q.paused_by, q.paused_reason
+FROM {schema}.queue_sizes($1::pg_catalog.int4) AS q ORDER BY q.queue LIMIT $2::pg_catalog.int4;
+
+-- name: page_workers :many
+-- Workers that live or died within the hour, without what they do.
+-- Locks:  none.     Index:  none: one row per worker's life
+-- $1 int4 limit
+SELECT w.worker, w.state, w.host, w.pid, w.supervisor, w.boot, w.started_at, w.dead_at, w.death
+FROM {schema}.workers AS w WHERE w.state <> 'dead' OR w.dead_at > pg_catalog.now() - interval '1 hour' ORDER BY w.worker DESC LIMIT $1::pg_catalog.int4;
+
+-- name: page_worker_sizes :many
+-- How many runs each of them has; where complete is false, at least so many.
+-- Locks:  none.     Index:  task_ready_idx, $1 entries at most; one row per worker's life
+-- $1 int4 live runs that are looked at
+SELECT w.worker, w.runs, w.complete FROM {schema}.worker_sizes($1::pg_catalog.int4) AS w;
 
 -- name: page_leader :many
 -- Which supervisor leads at this moment.
@@ -149,12 +168,13 @@ SELECT l.term, l.supervisor, l.host, l.pid, l.began_at, l.beat_at FROM {schema}.
 -- name: page_database :one
 -- The database as far as it bears on this engine: connections, the oldest transaction, the hot tables.
 -- Locks:  none.     Index:  none: catalogue and statistics
+-- $1 bool its size too, which is the sum of its files' sizes
 SELECT pg_catalog.current_database()::pg_catalog.text AS database, pg_catalog.current_setting('server_version') AS version, pg_catalog.clock_timestamp() AS now,
        (SELECT count(*) FROM pg_catalog.pg_stat_activity AS a) AS connections, pg_catalog.current_setting('max_connections')::pg_catalog.int4 AS connections_max,
        (SELECT pg_catalog.max(pg_catalog.age(a.backend_xmin)) FROM pg_catalog.pg_stat_activity AS a) AS oldest_xmin_age,
        (SELECT pg_catalog.min(a.xact_start) FROM pg_catalog.pg_stat_activity AS a WHERE a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type = 'client backend') AS oldest_transaction_at,
        (SELECT pg_catalog.age(d.datfrozenxid) FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()) AS frozen_age,
-       pg_catalog.pg_database_size(pg_catalog.current_database()) AS bytes,
+       CASE WHEN $1::pg_catalog.bool THEN pg_catalog.pg_database_size(pg_catalog.current_database()) END AS bytes,
        (SELECT s.n_live_tup FROM pg_catalog.pg_stat_all_tables AS s WHERE s.relid = '{schema}.task'::pg_catalog.regclass) AS task_rows,
        (SELECT s.n_dead_tup FROM pg_catalog.pg_stat_all_tables AS s WHERE s.relid = '{schema}.task'::pg_catalog.regclass) AS task_dead,
        pg_catalog.pg_relation_size('{schema}.task'::pg_catalog.regclass) AS task_bytes,
@@ -171,20 +191,27 @@ WHERE i.inhparent = '{schema}.run'::pg_catalog.regclass;
 -- ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 -- name: page_batches :many
--- Batches and what became of their runs, newest first.
--- Locks:  none.     Index:  run, outcome primary keys; all runs that stand in a batch
--- $1 timestamptz before (null: from now on)    $2 int4 limit
-SELECT b.batch, b.runs, b.ready, b.running, b.waiting, b.paused, b.completed, b.failed, b.cancelled, b.terminated, b.timed_out, b.continued,
-       b.created_at, b.first_started_at, b.last_started_at, b.last_ended_at
-FROM {schema}.batches AS b WHERE $1::pg_catalog.timestamptz IS NULL OR b.created_at < $1 ORDER BY b.created_at DESC LIMIT $2::pg_catalog.int4;
+-- Batches and what became of their runs, newest first; where complete is false, of the newest ones.
+-- Locks:  none.     Index:  batch_created_at_idx, run_batch_idx, outcome, task primary keys; $3 runs of each at most
+-- $1 timestamptz before (null: from now on)    $2 int4 limit    $3 int4 runs of each
+SELECT b.batch, b.runs, b.complete, b.ready, b.running, b.waiting, b.paused, b.completed, b.failed, b.cancelled, b.terminated, b.timed_out, b.continued,
+       b.created_at, b.last_started_at, b.last_ended_at
+FROM {schema}.batch_sizes(NULL, $1::pg_catalog.timestamptz, $2::pg_catalog.int4, $3::pg_catalog.int4) AS b;
 
 -- name: page_batch :many
--- What became of the runs of one batch.
--- Locks:  none.     Index:  run, outcome primary keys; the runs of this batch
--- $1 text batch
-SELECT b.batch, b.runs, b.ready, b.running, b.waiting, b.paused, b.completed, b.failed, b.cancelled, b.terminated, b.timed_out, b.continued,
-       b.created_at, b.first_started_at, b.last_started_at, b.last_ended_at
-FROM {schema}.batches AS b WHERE b.batch = $1;
+-- What became of the runs of one batch; where complete is false, of the newest ones.
+-- Locks:  none.     Index:  as page_batches
+-- $1 text batch    $2 int4 runs
+SELECT b.batch, b.runs, b.complete, b.ready, b.running, b.waiting, b.paused, b.completed, b.failed, b.cancelled, b.terminated, b.timed_out, b.continued,
+       b.created_at, b.last_started_at, b.last_ended_at
+FROM {schema}.batch_sizes($1, NULL, 1, $2::pg_catalog.int4) AS b;
+
+-- name: page_versions :many
+-- Versions of workflows, who has them, how many live runs are of each; where complete is false, at least so many.
+-- Locks:  none.     Index:  task_ready_idx, $1 entries at most; one row per version and worker's life
+-- $1 int4 live runs that are looked at    $2 int4 limit
+SELECT v.workflow, v.version, v.workers, v.hosts, v.live, v.running, v.code_missing, v.missing_since, v.complete, v.source, v.first_seen_at, v.last_seen_at
+FROM {schema}.version_sizes($1::pg_catalog.int4) AS v LIMIT $2::pg_catalog.int4;
 
 -- name: page_schedules :many
 -- Schedules by name, and how they stand.

@@ -29,6 +29,12 @@ SELECT (SELECT count(*) FROM (SELECT FROM {schema}.due LIMIT $1::pg_catalog.int4
 -- $1 int4 at most    $2 … the test's     Returns how many
 SELECT count(*) FROM (SELECT FROM {schema}.attributes AS a WHERE true /*bounds*/ LIMIT $1::pg_catalog.int4) AS d;
 
+-- name: list_key_size :one
+-- How many runs have a key that begins so.
+-- Locks:  none.     Index:  run_prefix_idx; at most $1 entries
+-- $1 int4 at most    $2 … the test's     Returns how many
+SELECT count(*) FROM (SELECT FROM {schema}.started AS s WHERE true /*bounds*/ LIMIT $1::pg_catalog.int4) AS d;
+
 -- name: list_position :many
 -- Where a run stands in the order of an attribute.
 -- Locks:  none.     Index:  attribute primary key, pruned
@@ -37,7 +43,7 @@ SELECT a.number, a.text FROM {schema}.attributes AS a WHERE a.run_id = $1::pg_ca
 
 -- name: list_ids :many
 -- Runs that fit, newest first.
--- Locks:  none.     Index:  run, task primary keys, outcome_unsuccessful_idx, task_wait_idx read backwards, task_ready_idx; run_key, child primary keys; then run, outcome, task primary keys
+-- Locks:  none.     Index:  run, task primary keys, outcome_unsuccessful_idx, task_wait_idx read backwards, task_ready_idx; run_prefix_idx; run_key, child primary keys; then run, outcome, task primary keys
 -- $1 uuid after; null: from the newest on    $2 int4 limit    $3 … the filter's     Returns run
 SELECT d.run_id /*value*/
 FROM (SELECT d.run_id /*value*/ FROM {schema}.started AS d

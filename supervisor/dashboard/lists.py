@@ -14,21 +14,24 @@ from supervisor.db.pages import Look
 Row = dict[str, Any]
 
 LISTED = 100
+BATCH_RUNS, ONE_BATCH_RUNS = 1_000, 100_000  # of each that are counted
+VERSIONS_MAX = 1_000
 ERRORS_SINCE, ERRORS_LOOKED = "1 day", 10_000
 ENDS = ("completed", "failed", "cancelled", "terminated", "timed_out", "continued")
 LIVE = ("ready", "running", "waiting", "paused")
 
 
 def queues(look: Look, asked: Asked) -> Page:
-    rows = look.rows("look_at_queues")
+    rows = look.rows("page_queues", health.LIVE_RUNS, health.QUEUES_MAX)
     return Page("Queues", "queues", {"queues": rows}, panels=[health.queues(rows, [verbs.of_queue(row, asked) for row in rows])], said=look.said)
 
 
 def workers(look: Look, asked: Asked) -> Page:
-    rows = look.rows("look_at_workers", "")
+    held = {row["worker"]: row for row in look.rows("page_worker_sizes", health.LIVE_RUNS)}
+    rows = [{**row, "runs": held[row["worker"]]["runs"], "complete": held[row["worker"]]["complete"]} if row["worker"] in held else {**row, "runs": None, "complete": True} for row in look.rows("page_workers", health.WORKERS_MAX)]
     order = {"alive": 0, "lost": 1, "dead": 2}
     shown: list[list[Cell]] = [
-        [Pip(row["state"]), row["worker"], row["host"], row["pid"], Count(row["runs"], runs_where(worker=row["worker"]) if row["runs"] else None), When(row["started_at"]), When(row["dead_at"]), row["death"]]
+        [Pip(row["state"]), row["worker"], row["host"], row["pid"], Count(row["runs"], runs_where(worker=row["worker"]) if row["runs"] else None, not row["complete"]), When(row["started_at"]), When(row["dead_at"]), row["death"]]
         for row in sorted(rows, key=lambda row: (order.get(row["state"], 3), -row["worker"]))
     ]
     table = Table("Workers", ("state", "worker", "host", "process", "runs", "since", "died", "how"), shown, empty="no worker has been here within the hour", note="those that live, and those that died within the hour")
@@ -36,25 +39,26 @@ def workers(look: Look, asked: Asked) -> Page:
 
 
 def batches(look: Look, asked: Asked) -> Page:
-    rows = look.rows("page_batches", _moment(asked.get("before")), LISTED)
+    rows = look.rows("page_batches", _moment(asked.get("before")), LISTED, BATCH_RUNS)
     shown: list[list[Cell]] = [
-        [Link(row["batch"], url("/batch", name=row["batch"])), Count(row["runs"], runs_where(batch=row["batch"])), sum(row[status] for status in LIVE), row["completed"], row["failed"], row["cancelled"],
+        [Link(row["batch"], url("/batch", name=row["batch"])), Count(row["runs"], runs_where(batch=row["batch"]), not row["complete"]), sum(row[status] for status in LIVE), row["completed"], row["failed"], row["cancelled"],
          When(row["created_at"]), When(row["last_ended_at"])]
         for row in rows
     ]  # fmt: skip
     older = url("/batches", before=rows[-1]["created_at"].isoformat()) if len(rows) == LISTED else None
-    table = Table("Batches", ("batch", "runs", "live", "completed", "failed", "cancelled", "made", "last end"), shown, empty="no start has named a batch")
+    note = "" if all(row["complete"] for row in rows) else f"of each its newest {BATCH_RUNS:,} runs are counted; its own page counts {ONE_BATCH_RUNS:,}"
+    table = Table("Batches", ("batch", "runs", "live", "completed", "failed", "cancelled", "made", "last end"), shown, empty="no start has named a batch", note=note)
     return Page("Batches", "batches", {"batches": rows}, panels=[table], older=older, said=look.said)
 
 
 def batch(look: Look, asked: Asked) -> Page:
     name = asked.get("name")
-    row = look.first("page_batch", name) if "\0" not in name else None
+    row = look.first("page_batch", name, ONE_BATCH_RUNS) if "\0" not in name else None
     if row is None:
         raise BatchUnknown(name)
-    items: list[tuple[str, Cell]] = [(status, Count(row[status], runs_where(batch=name, status=status))) for status in (*LIVE, *ENDS) if row[status]]
-    items += [("runs", Count(row["runs"], runs_where(batch=name))), ("made", When(row["created_at"])), ("first start", When(row["first_started_at"])), ("last start", When(row["last_started_at"])), ("last end", When(row["last_ended_at"]))]
-    return Page(f"Batch {name}", "batches", row, template="detail", lead=f"Batch {name}", panels=[Facts("What became of its runs", items)], said=look.said)
+    items: list[tuple[str, Cell]] = [(status, Count(row[status], runs_where(batch=name, status=status), not row["complete"])) for status in (*LIVE, *ENDS) if row[status]]
+    items += [("runs", Count(row["runs"], runs_where(batch=name), not row["complete"])), ("made", When(row["created_at"])), ("last start", When(row["last_started_at"])), ("last end", When(row["last_ended_at"]))]
+    return Page(f"Batch {name}", "batches", row, template="detail", lead=f"Batch {name}", panels=[Facts("What became of its runs", items, note="" if row["complete"] else f"its newest {ONE_BATCH_RUNS:,} runs are counted")], said=look.said)
 
 
 def errors(look: Look, asked: Asked) -> Page:
@@ -76,13 +80,13 @@ def _living(row: Row) -> str:
 
 
 def versions(look: Look, asked: Asked) -> Page:
-    rows = look.rows("client_versions", None)
+    rows = look.rows("page_versions", health.LIVE_RUNS, VERSIONS_MAX)
     shown: list[list[Cell]] = [
-        [Link(row["workflow"], runs_where(workflow=row["workflow"])), row["version"], row["workers"], Count(row["live"]), Count(row["running"]), Count(row["code_missing"]), When(row["missing_since"]), row["source"], When(row["last_seen_at"])]
+        [Link(row["workflow"], runs_where(workflow=row["workflow"])), row["version"], row["workers"], *(Count(row[name], least=not row["complete"]) for name in ("live", "running", "code_missing")), When(row["missing_since"]), row["source"], When(row["last_seen_at"])]
         for row in rows
     ]
     columns = ("workflow", "version", "workers", "live", "running", "code missing", "since", "source", "last seen")
-    return Page("Versions", "versions", {"versions": rows}, panels=[Table("Versions", columns, shown, empty="no worker has registered a workflow")], said=look.said)
+    return Page("Versions", "versions", {"versions": rows}, panels=[Table("Versions", columns, shown, empty="no worker has registered a workflow", note="" if all(row["complete"] for row in rows) else health.CAPPED)], said=look.said)
 
 
 def audit(look: Look, asked: Asked) -> Page:

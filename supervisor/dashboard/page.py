@@ -50,11 +50,12 @@ class Took:
 
 @dataclass(frozen=True)
 class Count:
-    """A number, and the list that proves it."""
+    """A number, and the list that proves it. `least`: there may be more."""
 
     kind: ClassVar[str] = "count"
     n: int | float | None
     href: str | None = None
+    least: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -18,7 +19,7 @@ from supervisor.core.spans import Stretch
 from supervisor.dashboard import timeline, verbs
 from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Failure, Json, Link, Page, Pip, Refused, Table, Text, Took, When, run_link, runs_where, short_id, url
 from supervisor.dashboard.why import why
-from supervisor.db.pages import Look
+from supervisor.db.pages import Asking, Look
 from supervisor.host import log_files, log_lines
 
 Row = dict[str, Any]
@@ -29,6 +30,7 @@ PAYLOAD_CHARS = 2000  # of a payload in the window; its own page has all of it
 LISTED = 50  # signals, updates, tokens
 CHILDREN = 100
 ABOVE = 32  # generations
+USUAL_S, USUAL_RUNS, USUAL_KEPT = 60.0, 20, 500  # the median of so many stays so for that long; of so many workflows and versions
 USUAL_OF = 2_000  # newest runs among which those of its workflow and version are looked for
 COMPARED, DIFFERENCES = 1_000, 20  # entries of a fork that are compared with the other run's, and differences that are shown
 LOG_LINES, LOG_BYTES = 50, 4 << 20  # that are looked for, in so much of the log's end
@@ -98,33 +100,71 @@ class Journal:
 
 def page(look: Look, asked: Asked) -> Page:
     run = found(look, asked.params["run"])
-    run_id = run["run_id"]
-    wait = look.first("show_wait", run_id)
-    kinds = look.rows("page_kinds", run_id)
+    run_id, now = run["run_id"], datetime.now(timezone.utc)
     window = Window.of(asked, run["created_at"])
-    steps, attempts = _window(look, run_id, window, kinds)
-    pause = look.first("show_pause", run_id) if wait else None
-    beats = look.rows("show_heartbeats", run_id)
-    usual = look.first("show_usual", run["workflow"], USUAL_OF, run["version"]) if wait else None
+    usual = _usual(look, run)
+    facts = look.together(_asked_of(run, window, now, usual))
+    wait, pause = (next(iter(facts.get(name, ())), None) for name in ("wait", "pause"))
+    if "usual" in facts:
+        usual = facts["usual"][0]
+        _remember(look, run, usual)
+    kinds, beats, backoffs = facts["kinds"], facts["beats"], facts["backoffs"][0]
+    steps, attempts = _window(look, run_id, window, kinds, facts["steps"])
     place = place_of(sum(each["entries"] for each in kinds), usual, run["progress"]) if wait else None
-    now = datetime.now(timezone.utc)
     journal = _journal(run, wait, steps, attempts, kinds, now, window)
-    backoffs = look.first("page_backoffs", run_id, run["ended_at"] or now) or {}
-    data, panels = _around(look, run, asked)
-    by = look.first("show_schedule", run_id)
+    data, panels = _around(look, run, asked, facts)
+    by = next(iter(facts["schedule"]), None)
     return Page(
         title=f"{run['workflow']} {run['key'] or str(run_id)[-12:]}",
         nav="runs",
         template="detail",
-        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": steps, "attempts": attempts, "schedule": by, **data},
+        data={**run, "why": wait, "place": place, "usual": usual if wait else None, "pause": pause if wait else None, "heartbeats": beats, "kinds": kinds, "history": steps, "attempts": attempts, "schedule": by, **data},
         lead=run["workflow"],
         crumbs=[*_facts(run), *([("schedule", Link(by["schedule"], url("/schedule", name=by["schedule"]))), (f"its {by['kind']}", by["tick_at"].isoformat())] if by else [])],
-        why=why(run, wait, attempts, pause, beats, place, data["cancellations"]),
+        why=why(run, wait, attempts, pause if wait else None, beats, place, data["cancellations"]),
         actions=verbs.offered(run, wait, attempts, data["tokens"], asked),
         journal=journal,
         panels=[_journey(run, wait, kinds, backoffs, now), *panels],
         said=look.said,
     )
+
+
+def _remember(look: Look, run: Row, usual: Row) -> None:
+    if usual["runs"] >= USUAL_RUNS:
+        kept: dict[tuple[str, str | None], tuple[float, Row]] = look.remembered.setdefault("usual", {})
+        if len(kept) >= USUAL_KEPT:
+            kept.clear()
+        kept[run["workflow"], run["version"]] = (time.monotonic() + USUAL_S, usual)
+
+
+def _usual(look: Look, run: Row) -> Row | None:
+    """What runs of its workflow and version come to, where a page has asked within the minute."""
+    until, usual = look.remembered.get("usual", {}).get((run["workflow"], run["version"]), (0.0, None))
+    return usual if until > time.monotonic() else None
+
+
+def _asked_of(run: Row, window: Window, now: datetime, usual: Row | None) -> dict[str, Asking]:
+    """What is asked of one run in one go."""
+    run_id = run["run_id"]
+    if window.span:
+        steps: Asking = ("page_steps_during", run_id, *window.span, WINDOW, PAYLOAD_CHARS)
+    elif window.start is not None or window.until is not None:
+        steps = ("page_steps_from", run_id, window.start or 0, WINDOW, PAYLOAD_CHARS)
+    else:
+        steps = ("page_steps_before", run_id, window.before, WINDOW, PAYLOAD_CHARS)
+    asked: dict[str, Asking] = {
+        "kinds": ("page_kinds", run_id), "steps": steps, "beats": ("show_heartbeats", run_id),
+        "backoffs": ("page_backoffs", run_id, run["ended_at"] or now), "children": ("page_children", run_id, CHILDREN), "signals": ("page_signals", run_id, LISTED, PAYLOAD_CHARS),
+        "updates": ("show_updates", run_id, LISTED), "tokens": ("page_tokens", run_id, LISTED), "published": ("show_published", run_id), "compensations": ("page_compensations", run_id, LISTED),
+        "cancellations": ("show_cancellations", run_id), "audit": ("show_audit", run_id, None, None, 100), "schedule": ("show_schedule", run_id),
+    }  # fmt: skip
+    if run["ended_at"] is None:
+        asked |= {"wait": ("show_wait", run_id), "pause": ("show_pause", run_id)}
+        if usual is None:
+            asked["usual"] = ("show_usual", run["workflow"], USUAL_OF, run["version"])
+    if run["parent_id"]:
+        asked["above"] = ("show_above", run_id, ABOVE)
+    return asked
 
 
 def found(look: Look, which: str) -> Row:
@@ -158,15 +198,14 @@ def _facts(run: Row) -> list[tuple[str, Cell]]:
 # ── the history ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _window(look: Look, run_id: UUID, window: Window, kinds: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Entries from a position on, or the last ones before one, or those of a time; and the tries of their steps."""
+def _window(look: Look, run_id: UUID, window: Window, kinds: Sequence[Row], rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Entries from a position on, or the last ones before one, or those of a time: *rows* in their order; and the tries of their steps."""
     if window.span:
-        rows = look.rows("page_steps_during", run_id, *window.span, WINDOW, PAYLOAD_CHARS)
         return [_with_payload(row) for row in rows], look.rows("page_attempts", run_id, -1, None, ATTEMPTS_MAX)
     if window.start is not None or window.until is not None:
-        rows = [row for row in look.rows("page_steps_from", run_id, window.start or 0, WINDOW, PAYLOAD_CHARS) if window.until is None or row["seq"] <= window.until]
+        rows = [row for row in rows if window.until is None or row["seq"] <= window.until]
     else:
-        rows = look.rows("page_steps_before", run_id, window.before, WINDOW, PAYLOAD_CHARS)[::-1]
+        rows = rows[::-1]
     last = max((each["last"] for each in kinds), default=-1)
     open_end = not rows or rows[-1]["seq"] >= last  # what has no result yet comes after all that has one, mostly
     low = rows[0]["seq"] if rows and len(rows) == WINDOW else -1
@@ -235,14 +274,10 @@ def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, no
 # ── beside the history ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _around(look: Look, run: Row, asked: Asked) -> tuple[dict[str, Any], list[Any]]:
+def _around(look: Look, run: Row, asked: Asked, facts: dict[str, list[Row]]) -> tuple[dict[str, Any], list[Any]]:
     run_id = run["run_id"]
-    children = look.rows("page_children", run_id, CHILDREN)
-    signals = [_with_payload(row) for row in look.rows("page_signals", run_id, LISTED, PAYLOAD_CHARS)]
-    updates, tokens = look.rows("show_updates", run_id, LISTED), look.rows("page_tokens", run_id, LISTED)
-    published, undo = look.rows("show_published", run_id), look.rows("page_compensations", run_id, LISTED)
-    ends, audit = look.rows("show_cancellations", run_id), look.rows("show_audit", run_id, None, None, 100)
-    above = look.rows("show_above", run_id, ABOVE) if run["parent_id"] else []
+    children, updates, tokens, published, undo, ends, audit = (facts[name] for name in ("children", "updates", "tokens", "published", "compensations", "cancellations", "audit"))
+    signals, above = [_with_payload(row) for row in facts["signals"]], facts.get("above", [])
     data: dict[str, Any] = {"above": above, "children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
     panels: list[Any] = [Facts("Input and state", [
         ("input", Json(run["input"])),

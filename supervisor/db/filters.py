@@ -12,7 +12,7 @@ Live runs of one reason for waiting stand together in an index, newest first. Th
 for whatever reason are ranges of other orders: such a range is read whole and put in order where it has few runs (`Sizes`). Where it has
 many, live runs are looked through from the newest on.
 
-Attributes have an index of their own, the view attributes. A test of one that must be true and that few runs pass leads to those; an order by an attribute
+What keys begin with has an index, which leads to runs where few have such a key. Attributes have an index of their own, the view attributes. A test of one that must be true and that few runs pass leads to those; an order by an attribute
 goes along that index, numbers before texts, and looks at each run on the way.
 """
 
@@ -84,12 +84,13 @@ class Where:
 
 
 class Sizes(NamedTuple):
-    """How many live runs stand in each range, and how many values each of `attribute_tests` is true of; more than FEW are FEW + 1, 0 was not asked."""
+    """How many live runs stand in each range, how many values each of `attribute_tests` is true of, how many runs `key_test` is; more than FEW are FEW + 1, 0 was not asked."""
 
     due: int = FEW + 1
     later: int = FEW + 1
     parked: int = FEW + 1
     attributes: tuple[int, ...] = ()
+    keys: int = FEW + 1
 
 
 class Along(NamedTuple):
@@ -108,6 +109,17 @@ def wants_sizes(asked: Filter | None) -> bool:
 def attribute_tests(asked: Filter | None) -> list[Compare]:
     """The tests of attributes that must all be true and that the index of attributes can answer, at most three."""
     return [test for test in _musts(asked) if _is_indexed(test)][:3] if asked is not None else []
+
+
+def key_test(asked: Filter | None) -> Compare | None:
+    """The test of what a key begins with that must be true; null where there is none."""
+    return next((test for test in _musts(asked) if test.field == "key" and test.op == "^=" and test.values[0]), None) if asked is not None else None
+
+
+def key_rows(test: Compare, parameter: Parameters) -> str:
+    """It as a condition on the view started, called s. Its index compares bytes, whatever the database's collation."""
+    low, high = str(test.values[0]), str(test.values[0]) + chr(0x10FFFF)
+    return f"s.key OPERATOR(pg_catalog.~>=~) {parameter(low)}::pg_catalog.text AND s.key OPERATOR(pg_catalog.~<~) {parameter(high)}::pg_catalog.text"
 
 
 def attribute_rows(test: Compare, parameter: Parameters) -> str:
@@ -304,6 +316,9 @@ def _leading(musts: list[Compare], parameter: Parameters, sizes: Sizes | None) -
             if test.field == name and test.op in ("=", "in"):
                 listed = f"{parameter(list(test.values))}::pg_catalog.{kind}[]"
                 return source.replace("$", listed), column.replace("$", listed) or "true"
+    prefix = key_test(_all(musts))
+    if sizes is not None and prefix is not None and sizes.keys <= FEW:
+        return f"(SELECT s.run_id FROM {{schema}}.started AS s WHERE {key_rows(prefix, parameter)} OFFSET 0)", "true"
     if sizes is not None:
         counted = sorted(zip(sizes.attributes, attribute_tests(_all(musts)), strict=False), key=lambda each: each[0])
         if counted and counted[0][0] <= FEW:

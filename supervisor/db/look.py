@@ -120,11 +120,15 @@ def talk(schema: str, name: str, asked: Filter | None, bounds: tuple[object, ...
 
 
 def _sizes(schema: str, asked: Filter | None, live: bool) -> Talk[filters.Sizes | None]:
-    """What has to be known to find some: how many live runs there are, and how many with such attributes."""
-    tests = filters.attribute_tests(asked)
-    if not live and not tests:
+    """What has to be known to find some: how many live runs there are, and how many with such keys and attributes."""
+    tests, prefix = filters.attribute_tests(asked), filters.key_test(asked)
+    if not live and not tests and prefix is None:
         return None
     sizes = filters.Sizes(*(yield "list_sizes", (filters.FEW + 1,))[0]) if live else filters.Sizes()
+    if prefix is not None:
+        text, values = Sql(schema).get("list_key_size"), list[Any]()
+        rows = filters.key_rows(prefix, filters.Parameters(values, 2))
+        sizes = sizes._replace(keys=(yield text.replace("/*bounds*/", f"AND {rows}").encode(), (filters.FEW + 1, *values))[0][0])
     counts: list[int] = []
     for test in tests:
         text, values = Sql(schema).get("list_attribute_size"), list[Any]()

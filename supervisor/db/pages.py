@@ -7,8 +7,9 @@ comes after an outage finds the database again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
@@ -23,7 +24,15 @@ from supervisor.db.statements import Sql
 
 Row = dict[str, Any]
 T = TypeVar("T")
+Asking = tuple[Any, ...]  # a block's name, and its values
+NAMED_ALONE = 1 << 30  # psycopg prepares what it is told to and nothing by itself; None: nothing at all
 WAIT_S = 10.0  # for one of the sessions, while others use all
+
+
+@lru_cache(maxsize=16)
+def _sql(schema: str) -> Sql:
+    """The texts that one page has rendered are the next one's too."""
+    return Sql(schema)
 
 
 class Said(NamedTuple):
@@ -43,17 +52,42 @@ class Rights(NamedTuple):
 
 
 class Look:
-    """One page's transaction: rows by the name of a block, and what was asked so far."""
+    """One page's transaction: rows by the name of a block, and what was asked so far.
 
-    def __init__(self, conn: psycopg.Connection[Any], schema: str, timeout_s: float) -> None:
+    Where no pooler is in between, blocks are prepared: half of what a page of one run costs the server is taking the views apart. Planned they are anew
+    each time, with their values: a plan for any run would lock every partition of the history.
+    """
+
+    def __init__(self, conn: psycopg.Connection[Any], schema: str, timeout_s: float, remembered: dict[str, Any] | None = None) -> None:
         self.schema, self.timeout_s = schema, timeout_s
+        self.remembered = {} if remembered is None else remembered  # by pages of this process before
         self.said: list[Said] = []
-        self._conn, self._sql = conn, Sql(schema)
+        self._conn, self._sql = conn, _sql(schema)
 
     def rows(self, name: str, *values: object) -> list[Row]:
         text = self._sql.get(name)
         self.said.append(Said(name, text, values))
-        return look.cursor(self._conn).execute(text.encode(), values).fetchall()
+        return look.cursor(self._conn).execute(text.encode(), values, prepare=True).fetchall()
+
+    def together(self, asked: Mapping[str, Asking]) -> dict[str, list[Row]]:
+        """Rows of several blocks, each as its name and values, that are sent without waiting for the one before: many questions, one wait."""
+        cursors = {}
+        with self._conn.pipeline() if psycopg.Pipeline.is_supported() else nullcontext():
+            for part, (name, *values) in asked.items():
+                text = self._sql.get(name)
+                self.said.append(Said(name, text, values))
+                cursors[part] = look.cursor(self._conn).execute(text.encode(), values, prepare=True)
+        return {part: cursor.fetchall() for part, cursor in cursors.items()}
+
+    def parts(self, asked: Mapping[str, Asking]) -> dict[str, list[Row] | SupervisorError]:
+        """The same, each for itself: where one of them takes too long, or may not be seen, they are asked again one by one, so that it does not cost the others."""
+        said = list(self.said)
+        try:
+            with self._conn.transaction():
+                return {**self.together(asked)}
+        except (psycopg.errors.QueryCanceled, psycopg.errors.InsufficientPrivilege):
+            self.said = said
+            return {part: self.apart(partial(self.rows, *each)) for part, each in asked.items()}
 
     def first(self, name: str, *values: object) -> Row | None:
         found = self.rows(name, *values)
@@ -101,6 +135,7 @@ class Sessions:
         self._lock = threading.Lock()
         self._idle: list[psycopg.Connection[Any]] = []
         self._closed = False
+        self._remembered: dict[str, Any] = {}
 
     @contextmanager
     def look(self) -> Iterator[Look]:
@@ -109,7 +144,7 @@ class Sessions:
             try:
                 with conn.transaction():
                     psycopg.RawCursor(conn).execute(Sql(self.schema).get("page_settings").encode(), (str(int(self.timeout_s * 1000)),))
-                    yield Look(conn, self.schema, self.timeout_s)
+                    yield Look(conn, self.schema, self.timeout_s, self._remembered)
             except psycopg.errors.QueryCanceled:
                 raise too_long(self.timeout_s) from None
             except psycopg.OperationalError as error:
@@ -147,6 +182,9 @@ class Sessions:
             conn = self._taken()
             try:
                 yield conn
+            except psycopg.Error:  # what it has prepared may be of tables that have changed
+                conn.close()
+                raise
             finally:
                 self._give_back(conn)
         finally:
@@ -164,6 +202,9 @@ class Sessions:
 
     def _opened(self) -> psycopg.Connection[Any]:
         conn = _connect.connect(self.dsn, purpose=self._purpose, schema=self.schema)
+        (backend,) = psycopg.RawCursor(conn).execute(_sql(self.schema).get("client_backend").encode()).fetchone() or (0,)
+        if backend == conn.info.backend_pid:  # behind a pooler the next transaction may be another session's
+            conn.prepare_threshold = NAMED_ALONE
         conn.read_only = True
         conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         return conn

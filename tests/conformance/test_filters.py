@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 from supervisor.core.errors import ReadTimeout
 from supervisor.core.filters import STATUSES, WAITS, parse
 from supervisor.db import look
+from supervisor.db.filters import FEW, Parameters, Sizes, key_rows, key_test
 from supervisor.db.statements import Sql
 from tests.conformance.filling import FILL, NUMBERED, OLD_PARTITIONS
 from tests.harness import Database, Server
@@ -36,9 +37,9 @@ class Filled:
         found: uuid.UUID = self.database.one("select run_id from numbered where n = %s", n)
         return found
 
-    def plan(self, text: str, limit: int = LIMIT) -> Plan:
+    def plan(self, text: str, limit: int = LIMIT, sizes: Sizes | None = None) -> Plan:
         asked = parse(text.format(parent=self.id(5001), run=self.id(500))) if text else None
-        sent, values = look.statement("supervisor", "list_runs", asked, 3)
+        sent, values = look.statement("supervisor", "list_runs", asked, 3, sizes)
         cursor = psycopg.RawCursor(self.conn)
         with self.conn.transaction():
             cursor.execute(Sql().get("list_settings").encode(), ("30000",))
@@ -128,6 +129,23 @@ def test_what_is_asked_often_reads_little(filled: Filled, text: str, index: str,
     assert index in plan.indexes() or not index, f"{plan.indexes()}"
     assert not plan.read_whole()
     assert plan.rows_read() <= rows_max, f"{plan.rows_read():.0f} rows, by {plan.indexes()}"
+
+
+@pytest.mark.parametrize(("text", "rows_max"), [("key ^= order-9998", 60), ("key ^= nobody", 0), ("key ^= order-123 AND status = failed", 600)])
+def test_few_keys_that_begin_so_are_found_by_an_index(filled: Filled, text: str, rows_max: int) -> None:
+    """Also where there are none, for which the whole history was read. How many there are is asked first, by the same index."""
+    plan = filled.plan(text, sizes=Sizes(keys=FEW))
+    assert plan.indexes() & {"run_prefix_idx"} and plan.rows_read() <= rows_max, f"{plan.rows_read():.0f} rows, by {plan.indexes()}"
+    assert not plan.read_whole()
+    rows: list[Any] = []
+    sent = Sql().get("list_key_size").replace("/*bounds*/", f"AND {key_rows(key_test(parse(text)), Parameters(rows, 2))}")  # type: ignore[arg-type]
+    cursor = psycopg.RawCursor(filled.conn)
+    with filled.conn.transaction():
+        cursor.execute(Sql().get("list_settings").encode(), ("30000",))
+        row = cursor.execute(f"explain (analyze, timing off, format json) {sent}".encode(), (FEW + 1, *rows)).fetchone()
+    assert row is not None
+    counted = Plan(row[0][0]["Plan"], filled.index_of)
+    assert counted.indexes() <= {"run_prefix_idx", "workflow_pkey", "batch_pkey"} and counted.rows_read() <= 200
 
 
 def test_what_would_read_everything_is_given_up(filled: Filled) -> None:

@@ -231,6 +231,13 @@ def test_live_runs_are_looked_for_where_they_are_few(text: str, sizes: tuple[int
     assert (source == EVERY_LIVE) == (not places)
 
 
+@pytest.mark.parametrize(("text", "runs", "by_keys"), [("key ^= a", FEW, True), ("key ^= a AND status = failed", 0, True), ("key ^= a", FEW + 1, False), ("key ^= a OR key = b", 1, False), ("NOT key ^= a", 1, False), ('key ^= ""', 1, False)])
+def test_keys_that_begin_so_lead_to_runs_where_they_are_few(text: str, runs: int, by_keys: bool) -> None:
+    where = compiled(parse(text), 1, Sizes(keys=runs))
+    assert ("s.key OPERATOR(pg_catalog.~>=~)" in where.source) is by_keys
+    assert "starts_with" in where.condition, "the whole filter is asked of every run all the same"
+
+
 def test_a_run_is_asked_for_by_its_id() -> None:
     assert "unnest($2" in compiled(parse(f"run = {RUN}"), 1).source
     assert "s.batch = ANY ($3" in compiled(parse("batch = nightly AND status = failed"), 1).source
