@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from supervisor.dashboard.gate import BODY_MAX, Gate
 from supervisor.dashboard.keys import Keys, Visitor, same
 from supervisor.dashboard.live import Live
 from supervisor.dashboard.page import Asked, Page, url
+from supervisor.dashboard.shared import Shared
 from supervisor.db.connect import Dsn
 from supervisor.db.pages import Look, Rights, Sessions
 
@@ -66,7 +69,9 @@ class Dashboard:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.sessions = Sessions(setup.dsn, setup.schema, timeout_s=setup.timeout_s)
-        self.live = Live(setup.dsn, setup.schema)
+        self.shared: Shared[Response] = Shared()
+        self.live = Live(setup.dsn, setup.schema, self.shared.forget)
+        self._anybody = secrets.token_urlsafe(32)  # stands in a shared page for the secret of whoever it is given to
         self._client: Client | None = None
 
     @property
@@ -96,9 +101,24 @@ class Dashboard:
 
     def _page(self, maker: Maker, form: str) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            return await run_in_threadpool(self._made, maker, form, request)
+            if form == "html" and _is_fragment(request) and request.scope.get("visitor") is not None:
+                return await self._same(maker, request)
+            return await run_in_threadpool(self._timed, maker, form, request)
 
         return endpoint
+
+    async def _same(self, maker: Maker, request: Request) -> Response:
+        """What an open page asks for by itself: made once for all visitors, with the secret of this one in its forms. All read by the dashboard's one role."""
+        made = await self.shared.of(path_of(request), lambda: run_in_threadpool(self._timed, maker, "shared", request))
+        body = bytes(made.body).replace(self._anybody.encode(), request.scope["visitor"].csrf.encode())
+        return Response(body, made.status_code, media_type="text/html", headers={"retry-after": made.headers["retry-after"]} if "retry-after" in made.headers else None)
+
+    def _timed(self, maker: Maker, form: str, request: Request) -> Response:
+        began = time.monotonic()
+        try:
+            return self._made(maker, form, request)
+        finally:
+            self.live.spent(time.monotonic() - began)
 
     def _made(self, maker: Maker, form: str, request: Request) -> Response:
         try:
@@ -110,21 +130,23 @@ class Dashboard:
             return self._wrong(request, error, form)
         if form == "json":
             return Response(draw.as_document(made.data), made.status, media_type="application/json")
-        return self._drawn(request, made, rights)
+        return self._drawn(request, made, rights, form)
 
     def _rights(self, look: Look) -> Rights:
         found = look.rights()
         return found._replace(client=False, operator=False) if self.setup.read_only else found
 
-    def _drawn(self, request: Request, page: Page, rights: Rights) -> Response:
+    def _drawn(self, request: Request, page: Page, rights: Rights, form: str) -> Response:
         did = verbs.DONE.get(request.query_params.get("did", ""))
         given = {"page": page, "rights": rights, "path_json": path_of(request, ".json"), "did": did}
-        text = draw.page(f"{page.template}.jinja", **self._frame(request), **given)
+        text = draw.page(f"{page.template}.jinja", **self._frame(request, form), **given)
         return Response(text, page.status, media_type="text/html")
 
-    def _frame(self, request: Request) -> dict[str, Any]:
-        visitor: Visitor | None = request.scope.get("visitor")
-        return {"fragment": request.headers.get("hx-request") == "true", "path": path_of(request), "visitor": visitor, "csrf": visitor.csrf if visitor else "", "navigation": NAV, "cluster": self.setup.cluster, "read_only": self.setup.read_only, "patience_s": self.setup.timeout_s}
+    def _frame(self, request: Request, form: str = "html") -> dict[str, Any]:
+        """*form* shared: for whoever it will be given to."""
+        visitor: Visitor | None = request.scope.get("visitor") if form != "shared" else None
+        csrf = self._anybody if form == "shared" else visitor.csrf if visitor else ""
+        return {"fragment": _is_fragment(request), "path": path_of(request), "visitor": visitor, "csrf": csrf, "navigation": NAV, "cluster": self.setup.cluster, "read_only": self.setup.read_only, "patience_s": self.setup.timeout_s}
 
     def _wrong(self, request: Request, error: SupervisorError, form: str = "html", back: str = "") -> Response:
         status = STATUS.get(error.code, 409 if request.method == "POST" else 500)
@@ -135,7 +157,7 @@ class Dashboard:
         what, _, remedy = str(error).rpartition("; ")
         gone = status == 503
         title = _TITLES.get(error.code, "This could not be done")
-        text = draw.page("error.jinja", **self._frame(request), what=what or remedy, remedy=remedy if what else "", code=error.code, gone=gone, back=back, title=title)
+        text = draw.page("error.jinja", **self._frame(request, form), what=what or remedy, remedy=remedy if what else "", code=error.code, gone=gone, back=back, title=title)
         return Response(text, status, media_type="text/html", headers={"retry-after": "2"} if gone else None)
 
     async def _not_found(self, request: Request, error: HTTPException) -> Response:
@@ -251,6 +273,7 @@ class Dashboard:
                 verbs.keep(conn, self.setup.schema, request.path_params["verb"], form.get("name", "").strip(), text, visitor.name)
         except SupervisorError as error:
             return self._wrong(request, error, back="/runs")
+        self.live.tell("changed")
         return RedirectResponse(url("/runs", q=text), 303)
 
     async def _do_many(self, request: Request) -> Response:
@@ -286,6 +309,10 @@ class Dashboard:
 STATIC_FILES = frozenset(("app.js", "app.css", "icon.svg", "vendor/htmx-4.0.1.min.js", "vendor/uplot-1.6.32.min.js", "vendor/uplot-1.6.32.min.css"))
 _TITLES = {"database_unavailable": "The database does not answer", "run_unknown": "There is no such run", "queue_unknown": "There is no such queue", "schedule_unknown": "There is no such schedule", "permission_missing": "The role may not do this", "read_timeout": "This took too long", "run_locked": "Somebody has it locked", "schema_missing": "The schema is missing"}
 
+
+def _is_fragment(request: Request) -> bool:
+    """Whether a page that is open asks, for its content alone."""
+    return request.headers.get("hx-request") == "true"
 
 
 def path_of(request: Request, suffix: str = "") -> str:

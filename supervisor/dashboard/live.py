@@ -1,4 +1,4 @@
-"""What has changed is told to open pages: one listener for the whole process, hints put together, a few events a second at most.
+"""What has changed is told to open pages: one listener for the whole process, hints put together, two events a second at most, and fewer where pages take long.
 
 A thread with one session hears what clients and hosts announce, and looks every two seconds whether the log of the database has grown; pages are then
 asked anew by whoever shows them. With nobody there it has no session. An event says "changed", "lost" or "back", never what.
@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from supervisor.db.session import Session
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from supervisor.db.session import Rows
 
 LOOK_S = 2.0
-APART_S = 0.5  # events about what was announced
+APART_S, APART_MAX_S = 0.5, 15.0  # events about what was announced
+SPENT_SHARE = 20  # a twentieth of the time goes into the pages that are asked for after them, at most
 STALE_S = 10.0  # a page says "5 s ago": without any change it is drawn again after that long
 HEARTBEAT_S = 15.0  # a comment, so that nothing in between takes the stream for dead
 STREAMS_MAX = 64
@@ -29,10 +30,11 @@ LINGER_S = 10.0
 
 
 class Live:
-    """Made on the event loop; `events` are read there."""
+    """Made on the event loop; `events` are read there. *forget*: called before anybody is told, from any thread."""
 
-    def __init__(self, dsn: Dsn, schema: str) -> None:
-        self.dsn, self.schema = dsn, schema
+    def __init__(self, dsn: Dsn, schema: str, forget: Callable[[], None] = lambda: None) -> None:
+        self.dsn, self.schema, self._forget = dsn, schema, forget
+        self._spent_s = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: set[asyncio.Queue[str]] = set()
         self._thread: _Listener | None = None
@@ -63,8 +65,22 @@ class Live:
 
     def tell(self, event: str) -> None:
         """Thread-safe: give *event* to every page; one that has not read the last ones is behind anyway."""
+        self._forget()
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._spread, event)
+
+    def spent(self, seconds: float) -> None:
+        """Thread-safe: so long it took to make a page."""
+        with self._lock:
+            self._spent_s += seconds
+
+    def apart_s(self) -> float:
+        """How far the next event is from the last one, by what pages have taken since: many that are open, or slow ones, are told less often."""
+        return min(max(APART_S, SPENT_SHARE * self._spent_s), APART_MAX_S)
+
+    def told(self) -> None:
+        with self._lock:
+            self._spent_s = 0.0
 
     def _spread(self, event: str) -> None:
         for stream in self._streams:
@@ -138,8 +154,8 @@ class _Listener(threading.Thread):
         if session.connected and session.idle and now >= self._look_at:
             self._look_at = now + LOOK_S
             session.ask("page_pulse", (), self._looked, lambda error: None)
-        session.turn(min(self._look_at if session.connected else now + LOOK_S, now + 1.0, self._told_at + APART_S if self._hinted else now + 1.0), self._wake_fd)
-        if self._hinted and time.monotonic() >= self._told_at + APART_S:
+        session.turn(min(self._look_at if session.connected else now + LOOK_S, now + 1.0, self._told_at + self._live.apart_s() if self._hinted else now + 1.0), self._wake_fd)
+        if self._hinted and time.monotonic() >= self._told_at + self._live.apart_s():
             self._tell("changed")
 
     def _connected(self) -> None:
@@ -172,4 +188,5 @@ class _Listener(threading.Thread):
 
     def _tell(self, event: str) -> None:
         self._hinted, self._told_at = False, time.monotonic()
+        self._live.told()
         self._live.tell(event)
