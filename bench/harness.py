@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -118,6 +118,20 @@ class Places:
                 self._say(f"kept {self.kind} {name}")
             else:
                 self._drop(self.kind, name)
+
+    @contextmanager
+    def kept(self, name: str) -> Iterator[Place]:
+        """A database of that name, made where there is none; it stays. Raises BenchInvalid where none may be created."""
+        with connect(self.server, purpose="bench") as conn:
+            there = conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
+        if not there:
+            if not self.own_database:
+                raise BenchInvalid(f"there is no database {name!r} and this role may create none; create it, or leave --database out")
+            self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        place = Place(make_conninfo(self.server, dbname=name), "supervisor", self.may_checkpoint)
+        with place.connect() as conn:
+            migrations.migrate(conn, place.schema)
+        yield place
 
     def close(self) -> None:
         if self._template is not None:
@@ -418,29 +432,34 @@ def checkpoint(conn: psycopg.Connection[Any], place: Place) -> None:
         conn.execute("CHECKPOINT")
 
 
-def run(place: Place, load: Load, procs: int, patch: Callable[[], None] | None = None) -> Measured:
-    """Start, settle, work the backlog off under the clock, and check every count."""
+def run(place: Place, load: Load, procs: int, patch: Callable[[], None] | None = None, beside: AbstractContextManager[Any] | None = None) -> Measured:
+    """Start, settle, work the backlog off under the clock, and check every count. *beside*: entered before the clock, left after it."""
     start(place, load)
     with place.connect() as conn:
         if load.prepare is not None:
             load.prepare(conn)
         settle(conn, place, ("task", "run"))
-        conn.execute("SET synchronize_seqscans = off")
-        offset = _clock_offset(conn)
-        commits = committed(conn)
-        wal = one(conn, "SELECT pg_current_wal_insert_lsn()")
-        reaped = _children_cpu_s()
-        with workers_of(place, procs, patch) as workers:
-            last_at, last_wal = _until_empty(conn, place, workers, load)
-            cpu_s = workers.cpu_s()
-            first_at = datetime.fromtimestamp(workers.first_ready_ns / 1e9, timezone.utc) + offset
-        measured = Measured(
-            runs=load.runs, steps=load.runs * load.steps, seconds=(last_at - first_at).total_seconds(), first_claim_at=first_at,
-            last_outcome_at=last_at, worker_cpu_s=cpu_s, worker_cpu_to_exit_s=_children_cpu_s() - reaped,
-            wal_bytes=int(one(conn, "SELECT pg_wal_lsn_diff(%s, %s)", last_wal, wal)), commits=committed(conn) - commits, step_commits=0,
-        )  # fmt: skip
+        with beside or nullcontext():
+            measured = _worked_off(conn, place, load, procs, patch)
         measured.step_commits = _check(conn, place, load, measured)
     return measured
+
+
+def _worked_off(conn: psycopg.Connection[Any], place: Place, load: Load, procs: int, patch: Callable[[], None] | None) -> Measured:
+    conn.execute("SET synchronize_seqscans = off")
+    offset = _clock_offset(conn)
+    commits = committed(conn)
+    wal = one(conn, "SELECT pg_current_wal_insert_lsn()")
+    reaped = _children_cpu_s()
+    with workers_of(place, procs, patch) as workers:
+        last_at, last_wal = _until_empty(conn, place, workers, load)
+        cpu_s = workers.cpu_s()
+        first_at = datetime.fromtimestamp(workers.first_ready_ns / 1e9, timezone.utc) + offset
+    return Measured(
+        runs=load.runs, steps=load.runs * load.steps, seconds=(last_at - first_at).total_seconds(), first_claim_at=first_at,
+        last_outcome_at=last_at, worker_cpu_s=cpu_s, worker_cpu_to_exit_s=_children_cpu_s() - reaped,
+        wal_bytes=int(one(conn, "SELECT pg_wal_lsn_diff(%s, %s)", last_wal, wal)), commits=committed(conn) - commits, step_commits=0,
+    )  # fmt: skip
 
 
 def _until_empty(conn: psycopg.Connection[Any], place: Place, workers: _Workers, load: Load) -> tuple[datetime, str]:
@@ -504,7 +523,7 @@ def _clock_offset(conn: psycopg.Connection[Any]) -> timedelta:
 
 _OTHER_SESSIONS = """
 SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'pgsupervisor: %'
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'pgsupervisor: %' AND application_name NOT LIKE 'pgsupervisor: dashboard%'
 """
 
 

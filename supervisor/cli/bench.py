@@ -202,6 +202,22 @@ def recover(kills: int, **common: Any) -> None:
     _answer("recover", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
 
 
+@bench.command("dashboard")
+@_count("runs", 10_000_000, "Finished runs in the database; 4 minutes and 11 GB for as many.")
+@click.option("--viewers", type=click.IntRange(0, 60), default=50, show_default=True, help="Open pages of the storm; 0: none.")
+@_count("storm-runs", 200_000, "Runs of 10 steps that are worked off with and without it.")
+@click.option("--database", metavar="NAME", help="A database that is filled where it is not yet, and stays for another time.")
+@_procs
+@_common
+def dashboard(runs: int, viewers: int, storm_runs: int, database: str | None, procs: str, **common: Any) -> None:
+    """Milliseconds of pages over a long history, and what many open ones cost the workers."""
+    from supervisor.bench import dashboard as question
+    from supervisor.cli.run import count_procs
+
+    asked = question.Asked(runs, viewers, storm_runs, count_procs(procs if procs == "auto" else int(procs)), database)
+    _answer("dashboard", asked, lambda places, repeat: question.measure(places, asked, repeat, say), **common)
+
+
 def _answer(
     command: str, asked: Any, measure: Measure, *, repeat: int, dsn: str | None, keep: bool, unsafe: bool, record: bool, as_json: bool
 ) -> None:

@@ -37,6 +37,10 @@ KEYS = {
         "worker_mb", "database_bytes_per_run", "parked_per_s", "sleep_p50_ms", "sleep_p99_ms", "signal_p99_ms", "alone_p50_ms", "start_p50_ms",
         "killed_p99_ms", "restarts", "together", "together_per_s", "together_p99_s", "within_1_s",
     ],
+    "dashboard": [
+        "health_ms", "runs_ms", "run_ms", "run_waiting_ms", "run_long_ms", "parked_ms", "failed_ms", "key_ms", "no_key_ms", "tenant_ms", "queues_ms", "workers_ms", "batches_ms", "errors_ms",
+        "versions_ms", "audit_ms", "storage_ms", "health_max_ms",
+    ],
     "recover": [
         "worker_kill_to_claim_p99_ms", "leader_kill_to_lead_p99_ms", "leader_stop_to_lead_p99_ms", "stuck_step_commit_delay_p99_ms",
     ],
@@ -75,6 +79,8 @@ def answer(process: subprocess.Popen[str]) -> tuple[Any, str]:
         ("start", ["--runs", "60", "--threads", "6"], []),
         ("spread", ["--runs", "10", "--procs", "2"], []),
         ("recover", ["--kills", "1"], []),
+        ("dashboard", ["--runs", "2000", "--viewers", "0"], []),
+        ("dashboard", ["--runs", "500", "--viewers", "5", "--storm-runs", "2000", "--procs", "2"], ["storm_ratio", "alone_steps_per_s", "storm_steps_per_s", "storm_seconds"]),
         ("waiting", ["--runs", "80", "--wakes", "3", "--procs", "2", "--over", "1"], ["sent_per_s", "signalled_per_s"]),
         ("tx", ["--runs", "40", "--procs", "2"], []),
         ("tx", ["--runs", "40", "--procs", "2", "--hot", "3"], ["one_by_one_tx_per_s", "ratio_to_one_by_one"]),
