@@ -203,7 +203,7 @@ def recover(kills: int, **common: Any) -> None:
 
 
 @bench.command("dashboard")
-@_count("runs", 10_000_000, "Finished runs in the database; 4 minutes and 11 GB for as many.")
+@_count("runs", 10_000_000, "Finished runs in the database; 4 minutes and 5 GB for as many.")
 @click.option("--viewers", type=click.IntRange(0, 60), default=50, show_default=True, help="Open pages of the storm; 0: none.")
 @_count("storm-runs", 200_000, "Runs of 10 steps that are worked off with and without it.")
 @click.option("--database", metavar="NAME", help="A database that is filled where it is not yet, and stays for another time.")
