@@ -244,7 +244,8 @@ class Dashboard:
     def _done_to(self, kind: str, request: Request, form: dict[str, str], visitor: Visitor) -> Response:
         """A verb on a queue or a schedule, which a field of the form names."""
         verb, name = request.path_params["verb"], verbs.name_of(form)
-        back = "/queues" if kind == "queue" else url("/schedule", name=name)
+        run = verbs.run_of(form)
+        back = f"/runs/{run}" if run else "/queues" if kind == "queue" else url("/schedule", name=name)
         try:
             self._may_write()
             reason = verbs.reason_of(form)
@@ -256,6 +257,8 @@ class Dashboard:
         except SupervisorError as error:
             return self._wrong(request, error, back=back)
         self.live.tell("changed")
+        if run:
+            return RedirectResponse(url(back, did=f"{did}_queue" if did == "resume" else did), 303)
         if kind == "queue" or did == "delete":
             return RedirectResponse(url(f"/{kind}s", did=did), 303)
         return RedirectResponse(url("/schedule", name=name, did=did), 303)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,7 +37,7 @@ BULK_S = 10.0  # one request works as long; then it says how far it came
 LOCKED_SHOWN = 20
 DONE = {"cancel": "asked to cancel it", "terminate": "terminated it", "pause": "paused it", "resume": "resumed it", "retry": "asked to try again", "skip": "gave the step its result", "signal": "sent the signal",
         "update": "sent the update", "complete": "completed its token", "fail": "failed its token", "edit_retry": "changed how the step is retried",
-        "unchanged": "found it so already", "trigger": "started a run of it", "skipped": "started no run, for one of it is live", "backfill": "asked for runs of that time, which the leader starts", "delete": "deleted the schedule"}  # fmt: skip
+        "resume_queue": "resumed its queue", "unchanged": "found it so already", "trigger": "started a run of it", "skipped": "started no run, for one of it is live", "backfill": "asked for runs of that time, which the leader starts", "delete": "deleted the schedule"}  # fmt: skip
 POLICY = (("max_attempts", "Tries in all"), ("initial", "Seconds before the second try"), ("factor", "Each wait is so many times the one before"), ("maximum", "Seconds that no wait exceeds"),
           ("next_in", "Seconds from now to the next try"))  # fmt: skip
 BULK = (("cancel", "Cancel"), ("pause", "Pause"), ("resume", "Resume"), ("retry", "Retry"), ("terminate", "Terminate"))
@@ -57,7 +58,7 @@ def offered(run: Row, wait: Row | None, attempts: Sequence[Row], tokens: Sequenc
 
 def _live(run: Row, wait: Row, attempts: Sequence[Row], tokens: Sequence[Row], asked: Asked) -> list[Action]:
     act, code = _Maker(run), wait["code"]
-    made = [*_that_free(act, wait, code), *(_of_steps(act, wait, attempts, tokens) if asked.may_operate else ())]
+    made = [*_that_free(act, wait, code), *(_of_its_queue(run, wait) if asked.may_operate else ()), *(_of_steps(act, wait, attempts, tokens) if asked.may_operate else ())]
     if wait["status"] != "paused":
         made.append(act("pause", "Pause", "Steps that execute end first; timers and signals are kept."))
     if code != "update":
@@ -79,6 +80,13 @@ def _that_free(act: _Maker, wait: Row, code: str | None) -> list[Action]:
         fields = (Input("name", "Signal", str(names[0]) if names else ""), Input("value", "Value, as JSON", "null", "area"))
         return [act("signal", "Send signal", "The run is given it, in the order of arrival.", fields, first=bool(names))]
     return [_update(act, first=True)] if code == "update" else []
+
+
+def _of_its_queue(run: Row, wait: Row) -> list[Action]:
+    if wait["code"] != "queue_paused":
+        return []
+    made = named("resume", "Resume its queue", "queue", run["queue"], "Workers claim from it again, at once: this run, and all others in it.", (Input("run", "", str(run["run_id"]), "hidden"),), first=True)
+    return [replace(made, key="-queue")]
 
 
 def _update(act: _Maker, first: bool = False) -> Action:
@@ -297,6 +305,14 @@ def do_schedule(client: Within, verb: str, name: str, form: Mapping[str, str], r
     else:
         raise InputInvalid("verb", f"there is no verb {verb!r} for schedules")
     return verb
+
+
+def run_of(form: Mapping[str, str]) -> UUID | None:
+    """The run on whose page a form stands that does something else than to the run."""
+    try:
+        return UUID(form["run"])
+    except (KeyError, ValueError):
+        return None
 
 
 def name_of(form: Mapping[str, str]) -> str:

@@ -29,7 +29,7 @@ ALWAYS = {"pause", "fork", "update", "cancel", "terminate"}  # what any live run
 # code → a part of the sentence, what frees it at a press (None: nothing that one could press), what else is there
 EXPECTED: dict[str, tuple[str, str | None, set[str]]] = {
     "queued": ("a worker with free capacity takes it", None, set()), "run_paused": ("Paused by ann: the warehouse is shut", "resume", set()),
-    "queue_paused": ("Its queue staged_shut is paused by ann: the shelves are counted", None, set()),
+    "queue_paused": ("Its queue staged_shut is paused by ann: the shelves are counted", "resume-queue", set()),
     "step_running": ("Step staged_slow (seq 0) is executing", None, {"skip"}), "step_backoff": ("Step staged_capture (seq 6) failed once; it is tried again", "retry", {"skip", "edit_retry"}),
     "timer": ("It sleeps", None, set()), "signal": ("It waits for the signal staged_approved", "signal", set()), "token": ("token", "complete", {"fail", "skip"}),
     "child": ("child", None, set()), "any_of": ("several", "signal", set()), "nondeterminism": ("parked until somebody acts", "retry", set()),
@@ -179,6 +179,15 @@ def test_a_button_does_what_it_says_and_who_pressed_it_and_why_is_kept(scene: Sc
     kept = scene.deeds(code) + scene.database.sql("select case how when 'terminated' then 'terminate' else 'cancel' end, actor, reason from supervisor.cancellations where run_id = %s", scene.runs[code])
     assert (verb, "tester", f"{verb} for a test") in kept
     scene.window.until("main", f"{verb} for a test", 60)
+
+
+def test_the_queue_of_a_run_is_resumed_on_the_page_of_the_run(scene: Scene) -> None:
+    """Who looks at the one run sees that all of its queue go on, and is back at the run."""
+    scene.press("queue_paused", "resume-queue")
+    scene.window.until(".did", "You resumed its queue")
+    assert scene.window.run("return location.pathname") == f"/runs/{scene.runs['queue_paused']}"
+    eventually(lambda: scene.status("queue_paused") == "completed", 60)
+    assert scene.database.sql("select actor, reason, queue from supervisor.audits where verb = 'queue_resume'") == [("tester", "resume-queue for a test", "staged_shut")]
 
 
 # ── last, for it ends the host ───────────────────────────────────────────────────────────────────────────────────
