@@ -79,7 +79,8 @@ class Hostile:
 
         payload, error = json.dumps({"value": text, text: [text]}), json.dumps({"type": text, "message": text, "traceback": f"  File {text}\n", "args": [text]}).encode()
         queue = one("insert into supervisor.queue (name) values (%s) returning id", text)
-        one("insert into supervisor.workflow (name, queue) values (%s, %s) returning id", text, queue)
+        workflow = one("insert into supervisor.workflow (name, queue) values (%s, %s) returning id", text, queue)
+        conn.execute("insert into supervisor.workflow_version (workflow, version, source) values (%s, %s, %s)", (workflow, text, text))
         run = one("select supervisor.start(%s, key => %s, attributes => jsonb_build_object('said', %s::text), batch => %s)", text, text, text, text)
         conn.execute("update supervisor.run set input = %s where run_id = %s", (payload.encode(), run))
         conn.execute("insert into supervisor.worker (boot, host, pid, supervisor, dead_at, death) values (gen_random_uuid(), %s, 1, gen_random_uuid(), now(), %s)", (text, text))
