@@ -23,11 +23,12 @@ AGAIN_S = 0.5
 
 
 class Reload:
-    """The reload that is under way in *parent*, if one is."""
+    """The reload that is under way in *parent*, if one is; `begun` counts them."""
 
     def __init__(self, parent: Parent) -> None:
         self._parent = parent
         self.active = False
+        self.begun = 0
         self._once_more = False
         self._deaths = 0
         self._fork_at = 0.0
@@ -52,6 +53,7 @@ class Reload:
 
     def _begin(self) -> None:
         self.active, self._once_more, self._deaths, self._fork_at = True, False, 0, 0.0
+        self.begun += 1
         self._parent.generation += 1
         log.info("reload: generation %d takes over, one worker after the other", self._parent.generation)
 

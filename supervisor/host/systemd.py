@@ -31,6 +31,7 @@ class Notifier:
         self._every_s = watchdog_s / 2
         self._watchdog_at = time.monotonic() + self._every_s
         self._phase, self._status = "starting", ""
+        self._reloads = parent.reload.begun  # that systemd was told of
 
     @classmethod
     def from_environment(cls, parent: Parent, environ: MutableMapping[str, str] = os.environ) -> Notifier | None:
@@ -47,10 +48,15 @@ class Notifier:
         return [], []
 
     def due(self) -> float:
-        return 0.0 if self._look() != (self._phase, self._status) else self._watchdog_at
+        return 0.0 if self._look() != (self._phase, self._status) or self._parent.reload.begun != self._reloads else self._watchdog_at
 
     def act(self, readable: set[int], writable: set[int]) -> None:
         phase, status = self._look()
+        if self._parent.reload.begun != self._reloads:
+            self._reloads = self._parent.reload.begun
+            if phase == self._phase == "ready":  # it was over before we looked; who asked for it waits for both words
+                self._send("\n".join(self._words("reloading")))
+                self._phase = "reloading"
         lines = self._words(phase) if phase != self._phase else []
         if status != self._status:
             lines.append(f"STATUS={status}")
