@@ -28,7 +28,7 @@ import psycopg
 from tests.harness import ROOT
 
 RUN = ("python", "sql", "console", "sh", "toml")
-ASK_AGAIN = re.compile(r"^(cat|grep|tail|head|python -m supervisor (show|list))\b")
+ASK_AGAIN = re.compile(r"^(cat|grep|tail|head|python -m supervisor (show|list|queues$))\b")
 ASK_AGAIN_S = 30.0
 COMMAND_S = 90.0
 JSONB = 3802  # its type oid
