@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from supervisor._fastpath.loop import COMPLETED, STEP
 from supervisor._fastpath.wire import TALLY_BYTES, Tally
 from supervisor.core import registry
 from supervisor.db.arrays import elements
@@ -19,9 +20,10 @@ from supervisor.db.arrays import elements
 if TYPE_CHECKING:
     from supervisor.engine.batch import Batch
 
-STEP = COMPLETED = FAILED_TRY = 1  # step.kind, step.status, attempt.kind
+FAILED_TRY = 1  # attempt.kind
 PLAIN_COLUMNS = 7  # of steps: without kind and status
 _i2, _f8 = struct.Struct(">h").unpack, struct.Struct(">d").unpack
+_one = Tally(bytearray(TALLY_BYTES), 0)  # nobody reads what is booked there
 Tries = list[tuple[Tally, bytes]]
 OfStep = Callable[[str, str], Tally]
 
@@ -41,9 +43,9 @@ def count_into(tallies: Any, commands: Any) -> None:
 
 
 def count_durable(tally: Tally, took_us: int) -> None:
-    """A try whose result is durable already, in a transaction of its own."""
-    tally.add(took_us)
-    tally.book(tally.take())
+    """A try whose result is durable already, in a transaction of its own. What waits in *tally* for its batch goes on waiting."""
+    _one.add(took_us)
+    tally.book(_one.take())
 
 
 @dataclass

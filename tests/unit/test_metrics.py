@@ -52,6 +52,23 @@ def test_a_tally_counts_tries_by_how_long_they_took(wire: Any) -> None:  # noqa:
         wire.Tally(memory, 24)
 
 
+def test_what_waits_for_its_batch_is_not_counted_with_what_is_durable_already() -> None:
+    """A transactional step is durable at once; a try of the same step that failed is not before its batch, which may be refused and counted from its rows."""
+    memory = bytearray(tallies.AREA_BYTES)
+    tally = Tallies(memory, 0).of_step("order", "pay")
+
+    def seen() -> tuple[int, int]:
+        counted = tallies.read(lambda size, at: bytes(memory[at : at + size]), [0])[1]["order", "pay"]
+        return counted.failed, sum(count for _, count in counted.buckets)
+
+    tally.waits = True
+    tally.fail(3_000)
+    count_durable(tally, 10)
+    assert seen() == (0, 1) and tally.waits
+    tally.book(tally.take())
+    assert seen() == (1, 2)
+
+
 def test_a_successor_goes_on_with_the_counters_it_finds() -> None:
     """A counter that begins again is a reset to whoever watches it."""
     memory = bytearray(tallies.AREA_BYTES)
