@@ -21,7 +21,6 @@ RECENT = 20_000  # runs that ended within the last hour, at most
 LIVE = 5_000  # at most; fewer where there are few that ended
 LONG_STEPS, SHORT_STEPS = 10_000, 12
 TELL_S = 5.0
-WORKFLOW, QUEUE, BATCH, KEY = "order", "orders", "nightly", "order-"
 
 # An id of the moment `at` whose other digits come from n: no two are the same.
 _ID: LiteralString = """(lpad(to_hex((extract(epoch FROM {at}) * 1000)::int8), 12, '0') || '7' || substr(md5({n}::text), 1, 3)

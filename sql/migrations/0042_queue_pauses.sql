@@ -1,6 +1,6 @@
 -- deploy: pre            older workers go on claiming from queues that are paused; resume them all before going back
 -- lock:   ACCESS EXCLUSIVE on five views and on wait_kind, brief; SHARE on audit while its index is made
--- undo:   DROP FUNCTION of each name; waits and wait_groups as in 0034, task_now as in 0033, audits as in 0040 (DROP VIEW first), queues as in 0003 (likewise);
+-- undo:   DROP FUNCTION of each name; waits as in 0034, task_now as in 0033, audits as in 0040 (DROP VIEW first), queues as in 0003 (likewise);
 --         DROP INDEX {schema}.audit_schedule_idx; DROP TABLE {schema}.queue_pause
 --
 -- Queues that somebody pauses: nothing more is claimed from them. What workers have goes on; what wakes meanwhile waits for the resume. A row here is all
@@ -174,46 +174,6 @@ LEFT JOIN LATERAL (
 ) AS ending ON true;
 COMMENT ON COLUMN {schema}.waits.detail IS
     'What in particular: the worker, the signal, how many children, the database''s refusal; who paused its queue; who cancelled what waits for its code to end, or since when its time is over';
-
--- As in 0034; what is ready in paused queues stands apart, with the command that frees it.
-CREATE OR REPLACE FUNCTION {schema}.wait_groups(rows_max int4 DEFAULT 10000)
-RETURNS TABLE (code text, workflow text, queue text, step text, runs int8, complete boolean, since timestamptz, wake_at timestamptz, run_id uuid,
-               meaning text, freed_by text, who text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
-AS $$
-#variable_conflict use_column
-DECLARE
-    v_max int4 := least(greatest(rows_max, 1), 1000000);
-BEGIN
-    RETURN QUERY
-    WITH looked AS MATERIALIZED (
-        SELECT t.*, count(*) OVER (PARTITION BY k.id) < v_max AS complete
-        FROM {schema}.wait_kind k CROSS JOIN LATERAL (
-            SELECT t.run_id, t.wait, t.workflow, t.queue, t.step, coalesce(t.wait_since, {schema}.id_time(t.run_id)) AS since,
-                   t.ready_at, t.wait = t.wait_kind AS fits
-            FROM {schema}.task_now t WHERE t.wait_kind = k.id AND t.wait_kind > 1 ORDER BY t.run_id LIMIT v_max) AS t
-        WHERE k.id > 1
-        UNION ALL
-        SELECT t.*, count(*) OVER (PARTITION BY q.id, level.prio) < v_max
-        FROM {schema}.queue q LEFT JOIN {schema}.queue_pause p ON p.queue = q.id CROSS JOIN generate_series(0, 9) AS level (prio) CROSS JOIN LATERAL (
-            SELECT t.run_id, t.wait, t.workflow, t.queue, t.step, greatest(t.ready_at, t.wait_since, p.paused_at), NULL::timestamptz, t.wait IN (1, 2, 6)
-            FROM {schema}.task_now t
-            WHERE t.queue = q.id AND t.prio = level.prio::int2 AND t.ready_at <= now() AND t.owner IS NULL ORDER BY t.ready_at, t.run_id LIMIT v_max) AS t
-        UNION ALL
-        SELECT t.*, count(*) OVER (PARTITION BY q.id, level.prio) < v_max
-        FROM {schema}.queue q CROSS JOIN generate_series(0, 9) AS level (prio) CROSS JOIN LATERAL (
-            SELECT t.run_id, t.wait, t.workflow, t.queue, NULL::text, {schema}.id_time(t.run_id), t.ready_at, coalesce(t.wait_kind, 1) = 1
-            FROM {schema}.task_now t
-            WHERE t.queue = q.id AND t.prio = level.prio::int2 AND t.ready_at > now() AND t.ready_at < 'infinity' ORDER BY t.ready_at, t.run_id LIMIT v_max) AS t)
-    SELECT k.code, w.name, q.name, l.step, count(*), bool_and(l.complete), min(l.since),
-           min(l.ready_at) FILTER (WHERE l.ready_at > now() AND l.ready_at < 'infinity'),
-           (array_agg(l.run_id ORDER BY l.since, l.run_id))[1], k.meaning, k.freed_by, replace(k.who, 'QUEUE', {schema}.as_word(q.name))
-    FROM looked l
-    JOIN {schema}.wait_kind k ON k.id = l.wait
-    LEFT JOIN {schema}.workflow w ON w.id = l.workflow
-    LEFT JOIN {schema}.queue q ON q.id = l.queue
-    WHERE l.fits GROUP BY k.id, k.code, k.meaning, k.freed_by, k.who, w.name, q.name, l.step ORDER BY 5 DESC, 7;
-END $$;
 
 CREATE OR REPLACE VIEW {schema}.audits AS
 SELECT a.n, a.at, a.verb, a.run_id, w.name AS workflow, r.key, a.login, a.actor, a.reason, a.details, a.details ->> 'schedule' AS schedule,

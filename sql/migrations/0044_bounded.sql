@@ -1,6 +1,6 @@
 -- deploy: pre            older code asks wait_groups, which answers the same; what is new nobody asks yet
 -- lock:   SHARE on run while its index is made, last: starts wait, 2 s for 10 million runs with a million keys that are in memory; readers do not wait
--- undo:   DROP FUNCTION queue_sizes, worker_sizes, version_sizes, batch_sizes, paces, last_minutes, live_part, queue_share; wait_groups as in 0042; DROP INDEX {schema}.run_prefix_idx, {schema}.batch_created_at_idx
+-- undo:   DROP FUNCTION queue_sizes, worker_sizes, version_sizes, batch_sizes, paces, last_minutes, live_part, queue_share; wait_groups as in 0034; DROP INDEX {schema}.run_prefix_idx, {schema}.batch_created_at_idx
 --
 -- What pages ask over and over, of live runs as of those that ended, looks at so many rows and no more, by an index that the planner can't leave: each
 -- function takes how many, and says where that was not all. So a page costs the same with a million live runs as with ten thousand.
@@ -8,7 +8,7 @@
 CREATE INDEX batch_created_at_idx ON {schema}.batch (created_at);
 
 -- ── what waits for what ──────────────────────────────────────────────────────────────────────────────────────
--- As in 0042, and bounded: there `wait_kind = k.id ORDER BY run_id` let the planner read all live runs by task_pkey, once for each reason. Two bounds and an order
+-- As in 0034, but what is ready in paused queues stands apart, with the command that frees it; and bounded: there `wait_kind = k.id ORDER BY run_id` let the planner read all live runs by task_pkey, once for each reason. Two bounds and an order
 -- of both columns leave it task_wait_idx alone. Which reason holds is decided as task_now does, here in place: a view's own lateral costs as much again as reading. What workers have stands among what is ready, so of that twice as many are looked at.
 CREATE OR REPLACE FUNCTION {schema}.wait_groups(rows_max int4 DEFAULT 10000)
 RETURNS TABLE (code text, workflow text, queue text, step text, runs int8, complete boolean, since timestamptz, wake_at timestamptz, run_id uuid,
@@ -26,7 +26,7 @@ BEGIN
         SELECT k.id::int8 AS part, v_max AS most, t.*
         FROM {schema}.wait_kind k CROSS JOIN LATERAL (
             SELECT t.run_id, t.wait_kind AS wait, t.workflow, t.queue, t.step, coalesce(t.wait_since, {schema}.id_time(t.run_id)) AS since, t.ready_at,
-                   CASE WHEN t.owner IS NOT NULL THEN t.wait_kind = 8 WHEN t.wait_kind IN (3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) THEN true
+                   CASE WHEN t.owner IS NOT NULL THEN t.wait_kind = 8 WHEN t.wait_kind IN (3, 4, 5, 7, 16, 17, 18, 19, 20, 21, 22, 23) THEN true
                         ELSE t.wait_kind BETWEEN 9 AND 15 AND t.ready_at > now() END AS fits
             FROM {schema}.task t WHERE t.wait_kind >= k.id AND t.wait_kind <= k.id AND t.wait_kind > 1 ORDER BY t.wait_kind, t.run_id LIMIT v_max) AS t
         WHERE k.id > 1
@@ -34,7 +34,7 @@ BEGIN
         SELECT 1000 + q.id::int8 * 20 + level.prio, 2 * v_max, t.*
         FROM {schema}.queue q LEFT JOIN {schema}.queue_pause p ON p.queue = q.id CROSS JOIN generate_series(0, 9) AS level (prio) CROSS JOIN LATERAL (
             SELECT t.run_id, CASE WHEN p.queue IS NULL THEN v_ready ELSE 6::int2 END, t.workflow, t.queue, NULL::text, greatest(t.ready_at, t.wait_since, p.paused_at), NULL::timestamptz,
-                   t.owner IS NULL AND coalesce(t.wait_kind NOT IN (3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23), true)
+                   t.owner IS NULL AND coalesce(t.wait_kind NOT IN (3, 4, 5, 7, 16, 17, 18, 19, 20, 21, 22, 23), true)
             FROM {schema}.task t
             WHERE t.queue = q.id AND t.prio = level.prio::int2 AND t.ready_at <= now() ORDER BY t.ready_at, t.run_id LIMIT 2 * v_max) AS t
         UNION ALL
@@ -98,7 +98,7 @@ BEGIN
         SELECT count(*) AS runs, count(t.owner) AS running, count(*) FILTER (WHERE t.owner IS NULL AND t.wait_kind = 7) AS paused,
                count(*) FILTER (WHERE t.due) AS ready, min(t.ready_at) FILTER (WHERE t.due) AS oldest_ready_at
         FROM (SELECT t.owner, t.wait_kind, t.ready_at,
-                     t.owner IS NULL AND t.ready_at <= now() AND coalesce(t.wait_kind NOT IN (3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23), true) AS due
+                     t.owner IS NULL AND t.ready_at <= now() AND coalesce(t.wait_kind NOT IN (3, 4, 5, 7, 16, 17, 18, 19, 20, 21, 22, 23), true) AS due
               FROM {schema}.task t WHERE t.queue = q.id ORDER BY t.prio, t.ready_at, t.run_id LIMIT v_share) AS t) AS n
     ORDER BY q.name;
 END $$;

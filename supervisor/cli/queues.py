@@ -8,7 +8,8 @@ import click
 
 from supervisor.cli import options, watch
 from supervisor.cli.output import ago, plain, print_json, say, table
-from supervisor.cli.schedules import Order, _ordered
+from supervisor.cli.ordered import Order, ordered
+from supervisor.core.shown import by_whom
 
 Row = dict[str, Any]
 NONE = "no queues yet; one exists once a worker or a start has named it: python -m supervisor run --app …"
@@ -60,8 +61,7 @@ def _paused(row: Row) -> str | None:
     """Since when, by whom, why."""
     if row["paused_at"] is None:
         return None
-    why = f": {row['paused_reason']}" if row["paused_reason"] else ""
-    return plain(f"{ago(row['paused_at'])} by {row['paused_by']}{why}")
+    return plain(f"{ago(row['paused_at'])} {by_whom(row['paused_by'], row['paused_reason'])}")
 
 
 # ── doing ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -69,7 +69,7 @@ def _paused(row: Row) -> str | None:
 
 @queues.command("pause")
 @click.argument("name")
-@_ordered
+@ordered
 def pause(order: Order, name: str) -> int | None:
     """Claim nothing more from a queue until it is resumed; runs that workers have go on. Exit code 1 when it is paused.
 
@@ -77,12 +77,12 @@ def pause(order: Order, name: str) -> int | None:
     """
     with options.client(order.dsn, order.schema) as client:
         did = client.pause_queue(name, order.reason, actor=order.actor)
-    return _done(order, "paused" if did else "paused already", name, did)
+    return order.done("queue", name, "paused" if did else "paused already", done=did)
 
 
 @queues.command("resume")
 @click.argument("name")
-@_ordered
+@ordered
 def resume(order: Order, name: str) -> int | None:
     """Claim from it again; hosts that serve it begin at once. Exit code 1 when it is not paused.
 
@@ -90,12 +90,4 @@ def resume(order: Order, name: str) -> int | None:
     """
     with options.client(order.dsn, order.schema) as client:
         did = client.resume_queue(name, order.reason, actor=order.actor)
-    return _done(order, "resumed" if did else "not paused", name, did)
-
-
-def _done(order: Order, what: str, name: str, did: bool) -> int | None:
-    if order.as_json:
-        print_json({"queue": name, "done": did, "state": what})
-    else:
-        click.echo(f"{what} {plain(name)}")
-    return None if did else 1
+    return order.done("queue", name, "resumed" if did else "not paused", done=did)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from supervisor.cli import options
 from supervisor.cli.operate import _json
+from supervisor.cli.ordered import Order, ordered
 from supervisor.cli.output import ago, plain, print_json, say, short_json, table
 
 if TYPE_CHECKING:
@@ -20,38 +21,12 @@ OVERLAPS = ("skip", "allow", "buffer_one", "buffer_all", "cancel_other", "termin
 FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z")
 
 
-class Order(NamedTuple):
-    """What the verbs have in common: why, who, where."""
-
-    reason: str | None
-    actor: str
-    dsn: str | None
-    schema: str | None
-    as_json: bool
-
-
 def _at(_ctx: click.Context, _param: click.Parameter, given: datetime | None) -> datetime | None:
     return given.replace(tzinfo=UTC) if given is not None and given.tzinfo is None else given
 
 
 def _time(name: str, **more: Any) -> Callable[..., Any]:
     return click.option(name, metavar="TIME", type=click.DateTime(FORMATS), callback=_at, **more)
-
-
-def _ordered(function: Callable[..., int | None]) -> Callable[..., int | None]:
-    """The options that all verbs take, gathered into an Order."""
-
-    def told(reason: str | None, actor: str | None, dsn: str | None, schema: str | None, as_json: bool, **own: Any) -> int | None:
-        return function(Order(reason, actor or options.actor(), dsn, schema, as_json), **own)
-
-    told.__doc__ = function.__doc__
-    for option in (
-        options.as_json, options.schema, options.dsn,
-        click.option("--actor", metavar="TEXT", help="Who does it, for the audit  [default: account@host]."),
-        click.option("--reason", metavar="TEXT", help="Why; kept in the audit."),
-    ):  # fmt: skip
-        told = option(told)
-    return told
 
 
 def _terms(function: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -217,7 +192,7 @@ def _print_next(name: str, terms: dict[str, Any], count: int, as_json: bool) -> 
 @click.option("--workflow", metavar="WORKFLOW", required=True, help="Name of the workflow, as a worker has registered it.")
 @click.option("--dry-run", is_flag=True, help="Only say its next five ticks.")
 @_terms
-@_ordered
+@ordered
 def create(order: Order, name: str, workflow: str, dry_run: bool, **terms: Any) -> int | None:
     """Create a schedule: from now on WORKFLOW is started again and again."""
     said = _said(**terms)
@@ -226,50 +201,50 @@ def create(order: Order, name: str, workflow: str, dry_run: bool, **terms: Any) 
         return None
     with options.client(order.dsn, order.schema) as client:
         client.create_schedule(name, workflow, reason=order.reason, actor=order.actor, **said)
-    return _done(order, "created", name)
+    return order.done("schedule", name, "created")
 
 
 @schedules.command("change")
 @click.argument("name")
 @click.option("--workflow", metavar="WORKFLOW", help="Another workflow.")
 @_terms
-@_ordered
+@ordered
 def change(order: Order, name: str, workflow: str | None, **terms: Any) -> int | None:
     """Change what is given of a schedule; with another cron, every, time zone or bounds it begins anew from now."""
     with options.client(order.dsn, order.schema) as client:
         client.change_schedule(name, workflow=workflow, reason=order.reason, actor=order.actor, **_said(**terms))
-    return _done(order, "changed", name)
+    return order.done("schedule", name, "changed")
 
 
 @schedules.command("pause")
 @click.argument("name")
-@_ordered
+@ordered
 def pause(order: Order, name: str) -> int | None:
     """Fire no tick of it until it is resumed; its live runs go on. Exit code 1 when it is paused."""
     with options.client(order.dsn, order.schema) as client:
         did = client.pause_schedule(name, order.reason, actor=order.actor)
-    return _done(order, "paused" if did else "paused already", name, done=did)
+    return order.done("schedule", name, "paused" if did else "paused already", done=did)
 
 
 @schedules.command("resume")
 @click.argument("name")
-@_ordered
+@ordered
 def resume(order: Order, name: str) -> int | None:
     """Fire it again from its next tick on; backfill makes up for those of the pause. Exit code 1 when it is not paused."""
     with options.client(order.dsn, order.schema) as client:
         did = client.resume_schedule(name, order.reason, actor=order.actor)
-    return _done(order, "resumed" if did else "not paused", name, done=did)
+    return order.done("schedule", name, "resumed" if did else "not paused", done=did)
 
 
 @schedules.command("trigger")
 @click.argument("name")
 @click.option("--overlap", type=click.Choice(OVERLAPS), default="allow", show_default=True, help="While a run of it is live.")
-@_ordered
+@ordered
 def trigger(order: Order, name: str, overlap: Any) -> int | None:
     """Start a run of it now, paused or not. Exit code 1 when --overlap skips it."""
     with options.client(order.dsn, order.schema) as client:
         run_id = client.trigger_schedule(name, order.reason, overlap=overlap, actor=order.actor)
-    return _done(order, "started" if run_id else "skipped, for a run is live:", name, done=run_id is not None, run_id=run_id)
+    return order.done("schedule", name, "started" if run_id else "skipped, for a run is live:", done=run_id is not None, run_id=run_id)
 
 
 @schedules.command("backfill")
@@ -278,28 +253,19 @@ def trigger(order: Order, name: str, overlap: Any) -> int | None:
 @_time("--until", required=True, help="The last moment, which is over.")
 @click.option("--overlap", type=click.Choice(OVERLAPS), default="allow", show_default=True, help="While a run of it is live.")
 @click.option("--dry-run", is_flag=True, help="Only count the ticks.")
-@_ordered
+@ordered
 def backfill(order: Order, name: str, until: datetime, overlap: Any, dry_run: bool, **since: datetime) -> int | None:
     """Have a run started for each tick between two moments that has none; the leader starts them, a hundred at a time."""
     with options.client(order.dsn, order.schema) as client:
         n = client.backfill_schedule(name, since["from"], until, order.reason, overlap=overlap, dry_run=dry_run, actor=order.actor)
-    return _done(order, "would backfill" if dry_run else "backfills", name, ticks=n)
+    return order.done("schedule", name, "would backfill" if dry_run else "backfills", ticks=n)
 
 
 @schedules.command("delete")
 @click.argument("name")
-@_ordered
+@ordered
 def delete(order: Order, name: str) -> int | None:
     """Forget a schedule. Its live runs go on, those that wait behind them are cancelled."""
     with options.client(order.dsn, order.schema) as client:
         client.delete_schedule(name, order.reason, actor=order.actor)
-    return _done(order, "deleted", name)
-
-
-def _done(order: Order, what: str, name: str, *, done: bool = True, **more: Any) -> int | None:
-    if order.as_json:
-        print_json({"schedule": name, "done": done, "state": what, **more})
-    else:
-        told = " ".join(f"{key} {value}" for key, value in more.items() if value is not None)
-        click.echo(f"{what} {plain(name)}" + (f": {told}" if told else ""))
-    return None if done else 1
+    return order.done("schedule", name, "deleted")

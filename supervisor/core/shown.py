@@ -95,9 +95,14 @@ def place_words(place: dict[str, Any] | None) -> str:
     return "; ".join(words)
 
 
+def by_whom(who: str | None, reason: str | None) -> str:
+    """Who did something and, where they said so, why: "by ann: the customer has left"."""
+    return f"by {who or 'somebody'}" + (f": {reason}" if reason else "")
+
+
 def asked_by(request: dict[str, Any]) -> str:
-    """Who asked for something, and why: "by ann: the customer has left"."""
-    return f"by {request.get('actor') or 'somebody'}" + (f": {request['reason']}" if request.get("reason") else "")
+    """Who asked for something, and why."""
+    return by_whom(request.get("actor"), request.get("reason"))
 
 
 def ago(moment: datetime | None, now: datetime | None = None) -> str:

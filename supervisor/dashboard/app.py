@@ -85,7 +85,7 @@ class Dashboard:
                   Route("/live", self._live), Route("/healthz", self._healthz), Route("/static/{digest}/{name:path}", self._static)]  # fmt: skip
         for path, maker in PAGES.items():
             routes += [Route(f"/{path}.json", self._page(maker, "json")), Route(f"/{path}", self._page(maker, "html"))]
-        routes += [Route("/runs/do", self._do_many, methods=["POST"]), Route("/views/{verb}", self._view, methods=["POST"]), Route("/queues/{verb}", self._do_queue, methods=["POST"]), Route("/schedules/{verb}", self._do_schedule, methods=["POST"]), Route("/runs/{run}/{verb}", self._do, methods=["POST"])]
+        routes += [Route("/runs/do", self._do_many, methods=["POST"]), Route("/views/{verb}", self._view, methods=["POST"]), *(Route(f"/{kind}s/{{verb}}", self._do_to(kind), methods=["POST"]) for kind in ("queue", "schedule")), Route("/runs/{run}/{verb}", self._do, methods=["POST"])]
         errors: Any = {404: self._not_found, 405: self._not_found, 500: self._broken}
         made = Starlette(routes=routes, exception_handlers=errors)
         return Gate(made, self.setup.keys, self.setup.hosts, self.setup.scheme, self.setup.cookie)
@@ -233,13 +233,12 @@ class Dashboard:
         self.live.tell("changed")
         return RedirectResponse(f"/runs/{goes_on}?did={verb}" if verb in verbs.DONE else f"/runs/{goes_on}", 303)
 
-    async def _do_queue(self, request: Request) -> Response:
-        form = dict(await _form(request))
-        return await run_in_threadpool(self._done_to, "queue", request, form, _checked(request, form))
+    def _do_to(self, kind: str) -> Callable[[Request], Any]:
+        async def endpoint(request: Request) -> Response:
+            form = dict(await _form(request))
+            return await run_in_threadpool(self._done_to, kind, request, form, _checked(request, form))
 
-    async def _do_schedule(self, request: Request) -> Response:
-        form = dict(await _form(request))
-        return await run_in_threadpool(self._done_to, "schedule", request, form, _checked(request, form))
+        return endpoint
 
     def _done_to(self, kind: str, request: Request, form: dict[str, str], visitor: Visitor) -> Response:
         """A verb on a queue or a schedule, which a field of the form names."""

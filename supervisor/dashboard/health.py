@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from supervisor.core.shown import ago
+from supervisor.core.shown import ago, by_whom
 from supervisor.dashboard.page import Action, Asked, Cell, Chart, Count, Do, Facts, Findings, Link, Page, Pip, Refused, Size, Table, When, quoted, runs_where, url
 from supervisor.dashboard.why import PARKED
 from supervisor.db.pages import Look
@@ -29,7 +29,6 @@ AHEAD = timedelta(days=2)  # partitions
 OLD_TRANSACTION = timedelta(minutes=10)
 FROZEN_AGE = 1_000_000_000
 SESSIONS_SHARE = 0.9
-CAPPED = f"{LIVE_RUNS:,} live runs were looked at, of each queue the same number"
 
 
 def page(look: Look, asked: Asked) -> Page:
@@ -70,6 +69,11 @@ def _least(rows: Sequence[Row]) -> str:
     return "" if all(row["complete"] for row in rows) else "at least "
 
 
+def capped(rows: Sequence[Row]) -> str:
+    """What a panel says where not all live runs were looked at."""
+    return f"{LIVE_RUNS:,} live runs were looked at, of each queue the same number" if _least(rows) else ""
+
+
 def _of_parked(stuck: Sequence[Row]) -> list[str]:
     parked, least = Counter[str](), _least([row for row in stuck if row["code"] in PARKED])
     for row in stuck:
@@ -93,8 +97,7 @@ def _of_work(queues: Sequence[Row], workers: Sequence[Row] | None, leader: Seque
     now = datetime.now().astimezone()
     for row in queues:
         if row["paused_at"]:
-            why = f": {row['paused_reason']}" if row["paused_reason"] else ""
-            found.append(f"queue {row['queue']} is paused since {ago(row['paused_at'])} by {row['paused_by']}{why}; {_least([row])}{row['ready']:,} are ready in it")
+            found.append(f"queue {row['queue']} is paused since {ago(row['paused_at'])} {by_whom(row['paused_by'], row['paused_reason'])}; {_least([row])}{row['ready']:,} are ready in it")
     late = [row for row in queues if row["oldest_ready_at"] and not row["paused_at"] and (now - row["oldest_ready_at"]).total_seconds() > LAG_S]
     found += [f"queue {row['queue']}: the oldest ready run has waited since {ago(row['oldest_ready_at'])}; {_least([row])}{row['ready']:,} are ready" for row in late]
     return found
@@ -124,7 +127,7 @@ def _of_database(row: Row | None, horizon: Row | None) -> list[str]:
 def _states(rows: Sequence[Row]) -> Facts:
     items: list[tuple[str, Cell]] = [(status, Count(sum(row[status] for row in rows), runs_where(status=status), bool(_least(rows)))) for status in ("ready", "running", "waiting", "paused")]
     oldest = min((row["oldest_ready_at"] for row in rows if row["oldest_ready_at"]), default=None)
-    return Facts("Live runs", [*items, ("oldest ready", When(oldest))], note=CAPPED if _least(rows) else "")
+    return Facts("Live runs", [*items, ("oldest ready", When(oldest))], note=capped(rows))
 
 
 def waiting(rows: Sequence[Row]) -> list[Row]:
@@ -203,7 +206,7 @@ def queues(rows: Sequence[Row], actions: Sequence[Action | None] = ()) -> Table:
     if any(actions):
         columns.append("verb")
         shown = [[*cells, Do(action) if action else None] for cells, action in zip(shown, actions, strict=True)]
-    return Table("Queues", columns, shown, empty="no queues yet; one exists once a worker or a start has named it", note=CAPPED if _least(rows) else "")
+    return Table("Queues", columns, shown, empty="no queues yet; one exists once a worker or a start has named it", note=capped(rows))
 
 
 def _workers(rows: Sequence[Row], leader: Any) -> Facts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from supervisor.core.errors import BatchUnknown
@@ -28,7 +27,7 @@ def queues(look: Look, asked: Asked) -> Page:
 
 def workers(look: Look, asked: Asked) -> Page:
     held = {row["worker"]: row for row in look.rows("page_worker_sizes", health.LIVE_RUNS)}
-    rows = [{**row, "runs": held[row["worker"]]["runs"], "complete": held[row["worker"]]["complete"]} if row["worker"] in held else {**row, "runs": None, "complete": True} for row in look.rows("page_workers", health.WORKERS_MAX)]
+    rows = [{**row, **held.get(row["worker"], {"runs": None, "complete": True})} for row in look.rows("page_workers", health.WORKERS_MAX)]
     order = {"alive": 0, "lost": 1, "dead": 2}
     shown: list[list[Cell]] = [
         [Pip(row["state"]), row["worker"], row["host"], row["pid"], Count(row["runs"], runs_where(worker=row["worker"]) if row["runs"] else None, not row["complete"]), When(row["started_at"]), When(row["dead_at"]), row["death"]]
@@ -39,7 +38,7 @@ def workers(look: Look, asked: Asked) -> Page:
 
 
 def batches(look: Look, asked: Asked) -> Page:
-    rows = look.rows("page_batches", _moment(asked.get("before")), LISTED, BATCH_RUNS)
+    rows = look.rows("page_batches", asked.moment("before"), LISTED, BATCH_RUNS)
     shown: list[list[Cell]] = [
         [Link(row["batch"], url("/batch", name=row["batch"])), Count(row["runs"], runs_where(batch=row["batch"]), not row["complete"]), sum(row[status] for status in LIVE), row["completed"], row["failed"], row["cancelled"],
          When(row["created_at"]), When(row["last_ended_at"])]
@@ -86,11 +85,11 @@ def versions(look: Look, asked: Asked) -> Page:
         for row in rows
     ]
     columns = ("workflow", "version", "workers", "live", "running", "code missing", "since", "source", "last seen")
-    return Page("Versions", "versions", {"versions": rows}, panels=[Table("Versions", columns, shown, empty="no worker has registered a workflow", note="" if all(row["complete"] for row in rows) else health.CAPPED)], said=look.said)
+    return Page("Versions", "versions", {"versions": rows}, panels=[Table("Versions", columns, shown, empty="no worker has registered a workflow", note=health.capped(rows))], said=look.said)
 
 
 def audit(look: Look, asked: Asked) -> Page:
-    before = _moment(asked.get("before"))
+    before = asked.moment("before")
     rows = look.rows("show_audit", None, asked.get("verb") or None, before, LISTED)
     table = Table("Audit", ("when", "verb", "done to", "workflow", "who", "role", "why", "what"), _deeds(rows), empty="no operator has done anything")
     older = url("/audit", before=rows[-1]["at"].isoformat(), verb=asked.get("verb")) if len(rows) == LISTED else None
@@ -114,10 +113,3 @@ def storage(look: Look, asked: Asked) -> Page:
     total = sum(row["bytes"] for row in rows)
     table = Table("Storage", ("table", "partitions", "size", "of that indexes", "rows", "dead rows", "last vacuum"), shown, note=f"{total / 1e6:,.1f} MB in all; rows as the server's statistics have them")
     return Page("Storage", "storage", {"tables": rows}, panels=[table], said=look.said)
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None

@@ -286,3 +286,10 @@ class Asked:
 
     def get(self, name: str, default: str = "") -> str:
         return self.query.get(name, default)
+
+    def moment(self, name: str) -> datetime | None:
+        """A time that the address names; None where it names none."""
+        try:
+            return datetime.fromisoformat(self.get(name))
+        except ValueError:
+            return None

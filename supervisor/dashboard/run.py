@@ -104,10 +104,12 @@ def page(look: Look, asked: Asked) -> Page:
     window = Window.of(asked, run["created_at"])
     usual = _usual(look, run)
     facts = look.together(_asked_of(run, window, now, usual))
-    wait, pause = (next(iter(facts.get(name, ())), None) for name in ("wait", "pause"))
     if "usual" in facts:
         usual = facts["usual"][0]
         _remember(look, run, usual)
+    wait = next(iter(facts.get("wait", ())), None)
+    pause = next(iter(facts["pause"]), None) if wait else None
+    usual = usual if wait else None
     kinds, beats, backoffs = facts["kinds"], facts["beats"], facts["backoffs"][0]
     steps, attempts = _window(look, run_id, window, kinds, facts["steps"])
     place = place_of(sum(each["entries"] for each in kinds), usual, run["progress"]) if wait else None
@@ -118,10 +120,10 @@ def page(look: Look, asked: Asked) -> Page:
         title=f"{run['workflow']} {run['key'] or str(run_id)[-12:]}",
         nav="runs",
         template="detail",
-        data={**run, "why": wait, "place": place, "usual": usual if wait else None, "pause": pause if wait else None, "heartbeats": beats, "kinds": kinds, "history": steps, "attempts": attempts, "schedule": by, **data},
+        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": steps, "attempts": attempts, "schedule": by, **data},
         lead=run["workflow"],
         crumbs=[*_facts(run), *([("schedule", Link(by["schedule"], url("/schedule", name=by["schedule"]))), (f"its {by['kind']}", by["tick_at"].isoformat())] if by else [])],
-        why=why(run, wait, attempts, pause if wait else None, beats, place, data["cancellations"]),
+        why=why(run, wait, attempts, pause, beats, place, data["cancellations"]),
         actions=verbs.offered(run, wait, attempts, data["tokens"], asked),
         journal=journal,
         panels=[_journey(run, wait, kinds, backoffs, now), *panels],

@@ -9,6 +9,7 @@ from typing import Any
 
 from supervisor.api.schedules import ScheduleInfo
 from supervisor.core.errors import ScheduleInvalid, ScheduleUnknown
+from supervisor.core.shown import by_whom
 from supervisor.dashboard import verbs
 from supervisor.dashboard.page import Asked, Cell, Count, Facts, Json, Link, Page, Pip, Table, When, Why, run_link, runs_where, url
 from supervisor.db.pages import Look
@@ -34,7 +35,7 @@ def page(look: Look, asked: Asked) -> Page:
 
 
 def one(look: Look, asked: Asked) -> Page:
-    name, before = asked.get("name"), _moment(asked.get("before"))
+    name, before = asked.get("name"), asked.moment("before")
     row = look.first("client_schedules", name)
     if row is None:
         raise ScheduleUnknown(name)
@@ -58,8 +59,7 @@ def _why(row: Row) -> Why:
     """How it stands, in the banner."""
     state, notes = row["state"], [("last run", run_link(row["last_run"]))] if row["last_run"] else []
     if state == "paused":
-        why = f": {row['paused_reason']}" if row["paused_reason"] else ""
-        return Why(state, f"Paused by {row['paused_by']}{why}", since=row["paused_at"], freed_by="somebody resumes it", notes=notes)
+        return Why(state, f"Paused {by_whom(row['paused_by'], row['paused_reason'])}", since=row["paused_at"], freed_by="somebody resumes it", notes=notes)
     if state == "failing":
         return Why(state, f"It can't be fired: {row['error']}", freed_by="somebody changes it; what the database said to its start is tried again every minute", notes=notes)
     if state == "over":
@@ -103,10 +103,3 @@ def _fires(fires: Sequence[Row]) -> Table:
 def _deeds(deeds: Sequence[Row]) -> Table:
     shown: list[list[Cell]] = [[When(each["at"]), each["verb"], each["actor"] or each["login"], each["reason"], Json(each["details"])] for each in deeds]
     return Table("What people did to it", ("when", "verb", "who", "why", "what"), shown, empty="nobody has done anything to it")
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None

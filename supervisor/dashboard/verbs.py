@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,7 +57,9 @@ def offered(run: Row, wait: Row | None, attempts: Sequence[Row], tokens: Sequenc
 
 def _live(run: Row, wait: Row, attempts: Sequence[Row], tokens: Sequence[Row], asked: Asked) -> list[Action]:
     act, code = _Maker(run), wait["code"]
-    made = [*_that_free(act, wait, code), *(_of_its_queue(run, wait) if asked.may_operate else ()), *(_of_steps(act, wait, attempts, tokens) if asked.may_operate else ())]
+    made = _that_free(act, wait, code)
+    if asked.may_operate:
+        made += [*_of_its_queue(run, wait), *_of_steps(act, wait, attempts, tokens)]
     if wait["status"] != "paused":
         made.append(act("pause", "Pause", "Steps that execute end first; timers and signals are kept."))
     if code != "update":
@@ -85,8 +86,8 @@ def _that_free(act: _Maker, wait: Row, code: str | None) -> list[Action]:
 def _of_its_queue(run: Row, wait: Row) -> list[Action]:
     if wait["code"] != "queue_paused":
         return []
-    made = named("resume", "Resume its queue", "queue", run["queue"], "Workers claim from it again, at once: this run, and all others in it.", (Input("run", "", str(run["run_id"]), "hidden"),), first=True)
-    return [replace(made, key="-queue")]
+    says, back = "Workers claim from it again, at once: this run, and all others in it.", Input("run", "", str(run["run_id"]), "hidden")
+    return [named("resume", "Resume its queue", "queue", run["queue"], says, (back,), key="-queue", first=True)]
 
 
 def _update(act: _Maker, first: bool = False) -> Action:
@@ -254,9 +255,9 @@ def _json(form: Mapping[str, str]) -> Any:
 # ── queues and schedules ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def named(verb: str, label: str, of: str, name: str, says: str, inputs: Sequence[Input] = (), **more: bool) -> Action:
+def named(verb: str, label: str, of: str, name: str, says: str, inputs: Sequence[Input] = (), key: str = "", **more: bool) -> Action:
     """A verb on a queue or a schedule. Its name goes in a field, as ASCII, whatever is in it."""
-    key = f"-{sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"  # a form that is being written stays with its row when others come
+    key = key or f"-{sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"  # a form that is being written stays with its row when others come
     return Action(verb, label, f"/{of}s/{verb}", says, (Input("name", "", quote(name, safe=""), "hidden"), *inputs), key=key, what=f"the {of}", **more)
 
 

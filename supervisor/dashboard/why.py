@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor.core.filters import LIVE
-from supervisor.core.shown import asked_by, detail_of, duration, ended_by, place_words
+from supervisor.core.shown import asked_by, by_whom, detail_of, duration, ended_by, place_words
 from supervisor.dashboard.page import Cell, Failure, Json, Link, Why, url
 from supervisor.db.history import failed_tries
 
@@ -80,11 +80,11 @@ def _sentence(wait: Row, detail: dict[str, Any], failed: int) -> str:
     if code == "attempts_exhausted" and "crashes" in detail:
         return f"{step} ended its worker {detail['crashes']} times, the last one {ended_by(detail)}: parked until somebody acts"
     if code == "run_paused":
-        return f"Paused by {detail.get('by') or 'somebody'}" + (f": {detail['reason']}" if detail.get("reason") else "")
+        return f"Paused {by_whom(detail.get('by'), detail.get('reason'))}"
     if code in ("signal", "update") and detail.get("signals"):
         return f"It waits for the {code} {' or '.join(map(str, detail['signals']))}"
     if code == "queue_paused":
-        return f"Its queue {detail.get('queue')} is paused by {detail.get('by')}" + (f": {detail['reason']}" if detail.get("reason") else "")
+        return f"Its queue {detail.get('queue')} is paused {by_whom(detail.get('by'), detail.get('reason'))}"
     if code is None:
         return "A worker is executing it" if wait["meaning"].startswith("it moves") else wait["meaning"][:1].upper() + wait["meaning"][1:]
     said = str(wait["meaning"]).removeprefix("parked: ")

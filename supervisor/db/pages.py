@@ -143,7 +143,7 @@ class Sessions:
         with self._session() as conn, refusals.told(conn, self.schema):
             try:
                 with conn.transaction():
-                    psycopg.RawCursor(conn).execute(Sql(self.schema).get("page_settings").encode(), (str(int(self.timeout_s * 1000)),))
+                    psycopg.RawCursor(conn).execute(_sql(self.schema).get("page_settings").encode(), (str(int(self.timeout_s * 1000)),))
                     yield Look(conn, self.schema, self.timeout_s, self._remembered)
             except psycopg.errors.QueryCanceled:
                 raise too_long(self.timeout_s) from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.core import registry
 from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable, DefinitionError
-from supervisor.core.shown import plain
+from supervisor.core.shown import by_whom, plain
 from supervisor.db.host_calls import HeldUp, HostCalls
 from supervisor.db.statements import await_channel, done_channel, query_channel, signal_channel, wake_channel
 from supervisor.engine.endings import Endings
@@ -230,9 +230,8 @@ class Service:
         """A job that waits until nothing is left does not wait for somebody to resume a queue: it says so, and its exit code does."""
         for each in held:
             if (each.queue, each.since) not in self._held:
-                why = f": {each.reason}" if each.reason else ""
                 log.warning(
-                    "queue %s is paused since %s by %s%s; runs that stand in it (%d) are not waited for, but those elsewhere that wait for them are: python -m supervisor queues resume %s",
-                    plain(each.queue), each.since.isoformat(timespec="seconds"), plain(each.by), plain(why), each.runs, plain(each.queue),
+                    "queue %s is paused since %s %s; runs that stand in it (%d) are not waited for, but those elsewhere that wait for them are: python -m supervisor queues resume %s",
+                    plain(each.queue), each.since.isoformat(timespec="seconds"), plain(by_whom(each.by, each.reason)), each.runs, plain(each.queue),
                 )  # fmt: skip
         self._held = {(each.queue, each.since) for each in held}
