@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
+import statistics
 import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -314,19 +317,22 @@ def test_an_async_client_belongs_to_one_loop(hosted: Hosted) -> None:
         asyncio.run(use())
 
 
-def test_import_of_the_client_is_quick() -> None:
-    """Web servers and command lines import it at their start. In its own CPU, against what every asyncio program imports, in turns: others use this machine."""
+def test_import_of_the_client_is_quick(tmp_path: Path) -> None:
+    """Web servers and command lines import it at their start. In its own CPU, against what every asyncio program imports, in turns: others use this machine. Compiled to bytecode, as an installed package is."""
     ours = (
         "import time; began = time.process_time(); from supervisor import AsyncClient, Client; Client(); AsyncClient(); "
         "import sys; assert 'psycopg' not in sys.modules; print(time.process_time() - began)"
     )
     usual = "import time; began = time.process_time(); import asyncio, http.client, inspect, json, logging, msgspec; print(time.process_time() - began)"
 
-    def cpu_s(program: str) -> float:
-        return float(subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPYCACHEPREFIX": str(tmp_path)}
 
-    times = [(cpu_s(ours), cpu_s(usual)) for _ in range(10)]
-    assert min(own for own, _ in times) < 2.2 * min(base for _, base in times), times
+    def cpu_s(program: str) -> float:
+        return float(subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout)
+
+    cpu_s(ours), cpu_s(usual)  # which compiles
+    ratios = [cpu_s(ours) / cpu_s(usual) for _ in range(11)]
+    assert statistics.median(ratios) < 1.8, ratios  # 1.1 on a quiet machine; 2 when it compiles each time
 
 
 def test_a_handle_of_nothing_is_refused(hosted: Hosted) -> None:
