@@ -65,6 +65,16 @@ class RunIds:
         self._count = secrets.randbits(_COUNT_BITS - 1)
 
 
+def clock_offset_us(asked_us: int, answered_us: int, told_us: int) -> int:
+    """The database's clock minus this machine's, by one question: what it was told, against the middle of the round trip.
+
+    That may be wrong by half of the round trip. 0 where that explains the difference, as it does on one machine, or on two whose clocks agree:
+    there one process's moments must not come before those of another that caused them.
+    """
+    offset_us = told_us - (asked_us + answered_us) // 2
+    return offset_us if abs(offset_us) > (answered_us - asked_us) // 2 + 1 else 0
+
+
 def id_time(run_id: uuid.UUID) -> datetime:
     """The moment that a run id carries, by the database's clock, to the millisecond."""
     return datetime.fromtimestamp((run_id.int >> 80) / 1000, timezone.utc)

@@ -41,7 +41,7 @@ from supervisor.core.errors import (
     UnknownWorkflow,
     VersionUnknown,
 )
-from supervisor.core.ids import RunIds
+from supervisor.core.ids import RunIds, clock_offset_us
 from supervisor.core.version import VERSION
 from supervisor.db import connect as _connect
 from supervisor.db import migrations, refusals
@@ -520,15 +520,14 @@ class Questions:
             yield from self._measure()
 
     def _measure(self) -> Talk[None]:
-        """The answer's moment is taken as the middle of the round trip."""
-        asked_ns = time.time_ns()
+        asked_us = time.time_ns() // 1000
         rows = yield "client_facts", ()
-        cell, migration, clock_us, self._backend_pid = rows[0]
-        here_us = (asked_ns + time.time_ns()) // 2000
+        answered_us = time.time_ns() // 1000
+        cell, migration, told_us, self._backend_pid = rows[0]
         self._refuse_other_schema(migration)
         if cell != self.ids.cell:
             self.ids = RunIds(cell=cell)
-        self.ids.offset_us = clock_us - here_us
+        self.ids.offset_us = clock_offset_us(asked_us, answered_us, told_us)
         self._measured_at = time.monotonic()
 
     def _refuse_other_schema(self, migration: int) -> None:

@@ -17,12 +17,15 @@ from uuid import UUID
 
 import psycopg
 
+from supervisor._fastpath.wire import clock_us
 from supervisor.core.errors import DatabaseUnavailable, Fenced
+from supervisor.core.ids import clock_offset_us
 from supervisor.db.connect import connect
 from supervisor.db.pipeline import Pipeline
 from supervisor.db.statements import Sql, identifier, wake_channel, wake_now_channel
 
 GONE_S, LOOK_S = 5.0, 0.01  # how long a session that was told to end is waited for, and how often it is looked at
+CLOCK_LOOKS = 5  # 0.1 ms each; the first one has to read the statement
 
 log = logging.getLogger("pgsupervisor.worker")
 
@@ -134,11 +137,11 @@ class WorkerCalls:
             return number
 
     def clock_offset_us(self) -> int:
-        """The database's clock minus this machine's."""
+        """The database's clock minus this machine's, by the quickest of a few questions."""
         with _told("reading the clock"):
-            before = time.time()
-            clock: int = self._one("clock")
-            return clock - int(((before + time.time()) / 2 - 946684800) * 1e6)
+            looks = [(clock_us(), self._one("clock"), clock_us()) for _ in range(CLOCK_LOOKS)]
+        asked, told, answered = min(looks, key=lambda look: look[2] - look[0])
+        return clock_offset_us(asked, answered, told)
 
     def token_key(self) -> bytes:
         """What tokens are made with."""

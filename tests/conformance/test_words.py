@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from supervisor import OutsideWorkflow, current, now, random, sleep, uuid4
+from supervisor._fastpath.wire import clock_us, hold_clock
+from supervisor.db.worker_calls import WorkerCalls
 from supervisor.sync import sleep as sync_sleep
 from tests.apps import vocabulary
 from tests.conformance.conftest import Live
+from tests.harness import Database
 
 APP = "tests.apps.vocabulary"
 
@@ -55,3 +59,20 @@ def test_words_outside_of_a_run_say_so() -> None:
         with pytest.raises(OutsideWorkflow):
             word()
     assert datetime.now(UTC)
+
+
+def test_workers_go_by_the_clock_of_the_database(database: Database) -> None:
+    """What they read of it on its own machine is no other clock; a wrong one of theirs is put right."""
+    offsets = []
+    for _ in range(20):
+        calls = WorkerCalls(database.dsn, database.schema, uuid.uuid4())
+        offsets.append(calls.clock_offset_us())
+        calls.close()
+    assert offsets == [0] * 20
+    calls = WorkerCalls(database.dsn, database.schema, uuid.uuid4())
+    try:
+        hold_clock(clock_us() + 5_000_000)
+        assert -5_000_000 <= calls.clock_offset_us() < 0
+    finally:
+        hold_clock(0)
+        calls.close()

@@ -7,9 +7,10 @@ import uuid
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from hypothesis import given, strategies as st
 
 from supervisor.core import ids
-from supervisor.core.ids import RunIds, id_cell, id_time
+from supervisor.core.ids import RunIds, clock_offset_us, id_cell, id_time
 
 
 def test_an_id_is_a_version_7_uuid_with_time_and_cell():
@@ -88,3 +89,21 @@ def test_a_forked_child_makes_other_ids_than_its_parent(monkeypatch):
     os.close(read)
     os.close(write)
     assert not set(mine) & {theirs[at : at + 16] for at in range(0, 160, 16)}
+
+
+DELAY_US = st.integers(min_value=0, max_value=50_000)
+
+
+@given(there=DELAY_US, back=DELAY_US, asked=st.integers(min_value=0, max_value=10**15))
+def test_processes_of_one_machine_agree_about_the_time_however_slow_the_answer(there, back, asked):
+    """Half a round trip of difference would let a step end before its run was started, by the run's own clock."""
+    assert clock_offset_us(asked, asked + there + back, asked + there) == 0
+
+
+@given(there=DELAY_US, back=DELAY_US, ahead=st.integers(min_value=-(10**10), max_value=10**10))
+def test_a_clock_that_is_wrong_is_known_to_half_a_round_trip(there, back, ahead):
+    asked = 10**15
+    found = clock_offset_us(asked, asked + there + back, asked + there + ahead)
+    assert abs(found - ahead) <= max(there + back, 1) + 1
+    assert found == 0 or abs(found - ahead) <= (there + back) // 2 + 1
+    assert found != 0 or abs(ahead) <= there + back + 1
