@@ -180,6 +180,7 @@ class Updates:
         if run.gone or run.coro is None or run.history is not None or (run.home != 0 and run.home != loop.thread):
             return  # it is still there at the next look
         handling = handling_of(run)
+        self._take(run)  # one that has no handlers too: it leaves memory after a look that began when it could be found
         if number in handling.seen:
             return
         handling.seen.add(number)

@@ -338,6 +338,21 @@ def test_a_run_without_the_handler_says_so(live: Live) -> None:
     assert busy.result(timeout=20) == gate and quiet.result(timeout=20) == "x"
 
 
+def test_runs_without_a_handler_leave_memory_whatever_finds_their_updates(live: Live) -> None:
+    """A look that another run asked for finds them too. One that stayed would hold up each stop of its worker, and its seat until then."""
+    busy = live.start(updated.waits_long, "signal")  # it has a handler, so its worker looks again and again
+    runs = []
+    for n in range(24):
+        run = live.client.signal_with_start(updated.leave.message("x"), updated.takes_none_parked)
+        runs.append(live.client.update_with_start(add.message(Item(f"{n}")), updated.takes_none_parked).run_id)
+        assert run.result(timeout=20) == "x"
+    owned = "select count(*) from supervisor.task where run_id = any(%s) and owner is not null"
+    live.until(lambda: live.database.one(owned, runs) == 0, 20)
+    for run_id in runs:
+        live.client.cancel(run_id)
+    busy.cancel()
+
+
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
