@@ -22,6 +22,7 @@ from supervisor.db import migrations
 from supervisor.db.embedded import EmbeddedServer
 
 T = TypeVar("T")
+DRAIN_S = 25.0  # --drain-timeout where nobody says another
 BUILDS = ("compiled", "python")
 ROOT = Path(__file__).parent.parent
 _numbers = itertools.count()
@@ -278,7 +279,9 @@ class HostFactory:
         try:
             yield host.wait_up(procs)
         finally:
+            began = time.monotonic()
             host.stop()
+            assert time.monotonic() - began < DRAIN_S - 3, f"a run was not let go: the test left it executing, or the worker kept it for nothing\n{host.log()}"
 
     def stop_all(self) -> None:
         for host in self.started:
