@@ -73,8 +73,8 @@ def run_span_id(run_id: bytes) -> int:
     return int.from_bytes(sha256(b"run" + run_id).digest()[:8], "big") or 1
 
 
-def step_span_id(run_id: bytes, seq: int, attempt: int) -> int:
-    """The span of one attempt of a step: sent twice, because its worker died before it was recorded, it is the same span."""
+def step_span_id(run_id: bytes, seq: int, attempt: int = 0) -> int:
+    """The span of one attempt of a step, or (0) of the step around them: sent twice, because its worker died before it was recorded, it is the same span."""
     return int.from_bytes(sha256(b"step" + run_id + b"%d/%d" % (seq, attempt)).digest()[:8], "big") or 1
 
 

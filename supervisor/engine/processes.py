@@ -108,7 +108,7 @@ class Processes:
             if answer is None:
                 raise StepDied(step.name, process.pid, *_ending(await self._died(process)))
             self._keep(process)
-        return self._value(step, answer)
+        return self._value(command, answer)
 
     def _request(self, command: Any, given: bytes, limit_s: float | None) -> bytes:
         run, step = command.run, command.step
@@ -123,15 +123,15 @@ class Processes:
         encoded = msgspec.json.encode(request)
         return length.pack(len(encoded)) + encoded
 
-    def _value(self, step: Any, answer: Answer) -> Any:
+    def _value(self, command: Any, answer: Answer) -> Any:
         payload = bytes(answer.payload)
         if self.traces is not None and answer.spans != NULL:
-            self.traces.received(bytes(answer.spans))
+            self.traces.received(command, bytes(answer.spans))
         if answer.fingerprint:
             error = codec.decode_error(payload)
             codec.keep_origin(error, payload, answer.fingerprint)
             raise error
-        return step.shape.decode(payload)
+        return command.step.shape.decode(payload)
 
     # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -24,7 +24,7 @@ from supervisor.core.codec import decode_error, brief
 from supervisor.core.errors import HistoryTooLong, InputInvalid, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, SupervisorError
 from supervisor.engine import compensation
 from supervisor.engine.handlers import Handling, give
-from supervisor.engine.terms import NEVER, SCHEDULED
+from supervisor.engine.terms import NEVER, SCHEDULED, SKIPPED
 
 _i2 = struct.Struct(">h").unpack
 _i4 = struct.Struct(">i").unpack
@@ -93,6 +93,8 @@ class Past:
     drawn_from: bytes | None = None  # of a fork: the run whose random numbers it draws, and at whose start its time begins
     attempts: dict[int, int] = field(default_factory=dict)  # seq → tries that failed
     retry_in_us: dict[int, int] = field(default_factory=dict)
+    tried: dict[int, int] = field(default_factory=dict)  # seq → when the first try that failed or was handed over began, us since 2000
+    skipped: set[int] = field(default_factory=set)  # seqs whose result somebody gave
     entrusted: dict[int, Handed] = field(default_factory=dict)  # seq → its last try that was
     settled: dict[int, Settled] = field(default_factory=dict)  # seq → what came of the last
     terms: dict[int, dict[str, Any]] = field(default_factory=dict)  # seq → parts of its retry policy that somebody changed
@@ -215,11 +217,15 @@ def _read_attempts(pasts: dict[bytes, Past], result: Any) -> None:
             past.begun[at] = number
         elif _i2(kind)[0] == SCHEDULED:
             past.closes[at] = _i8(due)[0]
+        elif _i2(kind)[0] == SKIPPED:
+            past.skipped.add(at)
         elif _i2(kind)[0] == 7:
+            past.tried.setdefault(at, _i8(started)[0])
             past.entrusted[at] = Handed(number, _i8(started)[0], _i8(ended)[0], NEVER if due is None else _i8(due)[0], msgspec.json.decode(terms)["heartbeat_s"])
         elif _i2(kind)[0] == 5:
             edits[run_id, at] = max(edits.get((run_id, at), (0, b"", None)), (number, terms, retry_in), key=lambda each: each[0])
         else:
+            past.tried.setdefault(at, _i8(started)[0])
             past.attempts[at] = number
             if retry_in is not None:
                 past.retry_in_us[at] = _i8(retry_in)[0]

@@ -12,7 +12,7 @@ from typing import Any
 from supervisor.core.errors import StepTimeout
 from supervisor.core.retry import Retry, next_wait_s
 
-SCHEDULED = 8  # attempt.kind
+SKIPPED, SCHEDULED = 6, 8  # attempt.kind
 NEVER = (1 << 63) - 1
 
 

@@ -637,6 +637,8 @@ class Worker:
         if error is None:
             self.totals.rows += 1
             count_durable(self.commands.tally(run.workflow.name, cmd.step.name), ended - started)
+            if self.traces is not None:
+                self.traces.committed(run, cmd.seq, ended)
         if run.gone:
             return
         if cmd.done:

@@ -18,7 +18,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode
 
 from supervisor.core import traces
-from supervisor.tracing.runs import begin_attempt, read_context
+from supervisor.tracing.attempts import begin_attempt, tell_end
+from supervisor.tracing.runs import read_context
 from supervisor.tracing.sdk import Provider
 from supervisor.tracing.steps import here
 
@@ -72,6 +73,11 @@ class OfProcess:
         run = trace.set_span_in_context(NonRecordingSpan(own), Context())
         span = begin_attempt(self._provider, found, run, own, str(UUID(bytes=found.run.id)))
         return span, trace.set_span_in_context(span, run)
+
+    def end_step(self, span: trace.Span, found: Any, attempt: int, error: BaseException | None) -> None:
+        """The worker sends it, and knows whether there is another attempt."""
+        tell_end(span, found, attempt, error)
+        span.end()
 
 
 # ── as JSON ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,8 @@
 
 Knows the engine by what it is told: what a claim brought (`claimed`), what a history held (`replayed`), what is durable (`settled`).
 A run's span is sent when its outcome is durable, once, with ids that every process computes alike; what its own code said of the span is
-said again by each replay, at the times of what it had been given, so the last process knows all of it.
+said again by each replay, at the times of what it had been given, so the last process knows all of it. The span of a step around its attempts is sent
+when its end is durable, and that of a first attempt that raised when it is durable that it did: then it is known whether it was the only one.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from uuid import UUID
 import msgspec
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from supervisor._fastpath.wire import id_time_us
 from supervisor.core import codec, traces
-from supervisor.core.codec import StoredError
-from supervisor.core.errors import CompleteLater
 from supervisor.db.arrays import elements
 from supervisor.tracing import names
+from supervisor.tracing.attempts import (
+    CANCELLED, COMPLETED, FAILED_TRY, HANDED_OVER, Tried, Values, as_part, begin_attempt, error_attributes, is_given_up, tell_end,
+)  # fmt: skip
 from supervisor.tracing.sdk import Provider
 
 EPOCH_2000_NS = 946_684_800 * 10**9
@@ -37,7 +40,6 @@ EVENTS_MAX = 128  # of one span; what the SDK keeps, too
 AT_TRACE = 12  # the first of the columns that claim_traced has more than claim
 MIXED_COLUMNS = 9
 _i2, _i4, _f8 = (struct.Struct(form).unpack for form in (">h", ">i", ">d"))
-Values = dict[str, Any]
 log = logging.getLogger("pgsupervisor.traces")
 
 
@@ -119,15 +121,21 @@ class Clock:
 
 
 class RunTrace:
-    """One run in memory: the span that it was started in, its own, and what its code has made current."""
+    """One run in memory: the span that it was started in, its own, and what its code has made current.
 
-    __slots__ = ("context", "held", "links", "parent", "queue", "run_id", "span", "span_context", "told", "waits")
+    raised   seq → the span of a first attempt that raised, its step, and when, until that is durable
+    tried    seq → a step that is tried again, or waits for its token
+    """
+
+    __slots__ = ("context", "held", "links", "parent", "queue", "raised", "run_id", "span", "span_context", "told", "tried", "waits")
 
     def __init__(self, queue: int = 0, told: tuple[bytes | None, ...] = ()) -> None:
         self.queue, self.told = queue, told
         self.context: Any = None  # made when it is first asked for
         self.held: Any = None
         self.waits: dict[int, tuple[str, Values, int]] = {}
+        self.raised: dict[int, tuple[ReadableSpan, str, int]] = {}
+        self.tried: dict[int, Tried] = {}
 
     def begin(self, run: Any, provider: Provider, clock: Clock) -> None:
         parent, state, link, origin, origin_parent = self.told or (None,) * 5
@@ -165,20 +173,10 @@ def _links(link: bytes | None, origin: bytes | None, origin_parent: bytes | None
         yield Link(SpanContext(trace_id, traces.run_span_id(origin), True), {names.LINK: "origin"})
 
 
-def error_attributes(encoded: bytes) -> Values:
-    """An error that is stored, as the attributes of an exception event."""
-    try:
-        stored = msgspec.json.decode(encoded, type=StoredError)
-    except msgspec.DecodeError:
-        return {names.EXCEPTION_TYPE: "Exception", names.EXCEPTION_MESSAGE: "the error is encoded"}
-    found = {names.EXCEPTION_TYPE: stored.type.removeprefix("builtins."), names.EXCEPTION_MESSAGE: stored.message}
-    return found if stored.traceback is None else {**found, names.EXCEPTION_STACKTRACE: stored.traceback}
-
-
 class Traces:
-    """All runs of one worker. Its methods are called on the loop's thread, `of` and `begin_step` on any."""
+    """All runs of one worker. Its methods are called on the loop's thread, `of`, `begin_step` and `end_step` on any."""
 
-    statements = {"claim": "claim_traced", "claim_missing": "claim_missing_traced", "insert_traces": "insert_traces", "take_trace_ends": "take_trace_ends"}
+    statements = {"claim": "claim_traced", "claim_missing": "claim_missing_traced"} | {name: name for name in ("insert_traces", "take_trace_ends", "read_tried")}
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
@@ -187,7 +185,7 @@ class Traces:
         self.queues: dict[int, str] = {}
         self.known: Callable[[], Container[bytes]] = lambda: self.runs  # the runs that the worker has
         self._sweep_at = SWEEP_AT
-        self._came: set[int] = set()  # spans of steps that their own processes have sent
+        self._came: dict[int, ReadableSpan] = {}  # spans of attempts that their own processes have sent
 
     def of(self, run: Any) -> RunTrace:
         found = self.runs.get(run.id)
@@ -199,11 +197,11 @@ class Traces:
 
     def outside(self, worker: Any) -> dict[type, Callable[[Any, Any], None]]:
         """From now on *worker* asks for runs that were ended from outside; who takes the answers."""
-        from supervisor.tracing.outside import Ends, Outside
+        from supervisor.tracing.outside import Ends, Outside, Steps
 
         made = Outside(worker, self)
         worker.commands.call_later(0.0, made.look)
-        return {Ends: made.answered}
+        return {Ends: made.answered, Steps: made.told}
 
     # ── what the worker tells ────────────────────────────────────────────────────────────────────────────────────
 
@@ -223,10 +221,24 @@ class Traces:
     @harmless
     def replayed(self, run: Any, past: Any) -> None:
         """What its history says that it was given."""
-        waits = self.of(run).waits
+        about = self.of(run)
         for record in past.records[-EVENTS_MAX:]:
             if record.kind in names.WAITED:
-                waits[record.seq] = self._wait(record.kind, record.name, record.seq, record.ended)
+                about.waits[record.seq] = self._wait(record.kind, record.name, record.seq, record.ended)
+        if past.tried and about.span_context.trace_flags.sampled:
+            self._were_tried(run, about, past)
+
+    def _were_tried(self, run: Any, about: RunTrace, past: Any) -> None:
+        """What is known of steps that have no result; and the spans of those that somebody has just given one, for he sends none."""
+        for seq, cmd in (run.open or {}).items():
+            if (tried := Tried.before(past, seq, cmd.step.name)) is not None:
+                about.tried[seq] = tried
+        for record in reversed(past.records):  # a result that was given is the last, until the run goes on
+            if record.seq not in past.skipped:
+                break
+            if (tried := Tried.before(past, record.seq, record.name.decode("utf-8", "replace"))) is not None:
+                tried.skipped = True
+                self._send_step(run, about, record.seq, tried, self.clock.ns(record.ended), COMPLETED)
 
     @harmless
     def composed(self, batch: Any) -> None:
@@ -243,8 +255,12 @@ class Traces:
     @harmless
     def settled(self, batch: Any) -> None:
         """A batch is durable."""
-        if batch.steps is not None and len(batch.steps) == MIXED_COLUMNS:
-            self._given(batch.steps)
+        for run_id, row in batch.rare.get("insert_attempts", ()):
+            if (about := self.runs.get(run_id)) is not None and about.context is not None:
+                self._tried(about, row)
+        tried = {run.id: run for run in batch.runs if (about := self.runs.get(run.id)) is not None and about.tried}
+        if batch.steps is not None and (tried or len(batch.steps) == MIXED_COLUMNS):
+            self._given(batch.steps, tried)
         for _, row in batch.rare.get("fire_timers", ()):
             if (about := self.runs.get(row[0])) is not None:
                 about.waits[row[1]] = self._wait(row[4], row[3].encode(), row[1], time.time_ns() // 1000 - EPOCH_2000_NS // 1000 + self.clock.offset_us)
@@ -253,12 +269,39 @@ class Traces:
         for run in batch.leaving:
             self.runs.pop(run.id, None)
 
-    def _given(self, columns: list[bytes]) -> None:
-        for run_id, seq, _, name, _, _, ended, kind, _ in zip(*(elements(column) for column in columns), strict=True):
-            about = self.runs.get(run_id or b"")
-            what = _i2(kind)[0]
-            if about is not None and what in names.WAITED and len(about.waits) < EVENTS_MAX:
-                about.waits[_i4(seq)[0]] = self._wait(what, name or b"", _i4(seq)[0], int(_f8(ended)[0] * 1e6) - EPOCH_2000_NS // 1000)
+    @harmless
+    def committed(self, run: Any, seq: int, ended_us: int) -> None:
+        """A transactional step is durable, with its transaction."""
+        about = self.runs.get(run.id)
+        if about is not None and (tried := about.tried.pop(seq, None)) is not None:
+            self._send_step(run, about, seq, tried, self.clock.ns(ended_us), COMPLETED)
+
+    def _tried(self, about: RunTrace, row: tuple[Any, ...]) -> None:
+        """An attempt is recorded: one that failed, or was handed over."""
+        run_id, seq, attempt, kind, name, _, _, began_us, _, next_us = row
+        if kind not in (FAILED_TRY, HANDED_OVER):
+            return
+        again = kind == HANDED_OVER or next_us is not None
+        self._decide(run_id, about, seq, again)
+        if again and seq not in about.tried and about.span_context.trace_flags.sampled:
+            about.tried[seq] = Tried(name, began_us)
+        if (tried := about.tried.get(seq)) is not None:
+            tried.last, tried.handed_over = attempt, kind == HANDED_OVER
+
+    def _given(self, columns: list[bytes], runs: dict[bytes, Any]) -> None:
+        """Rows of steps: what runs were given, and the ends of those of *runs* that took more than an attempt."""
+        for run_id, seq, _, name, result, _, ended, *mixed in zip(*(elements(column) for column in columns), strict=True):
+            about, at = self.runs.get(run_id or b""), _i4(seq)[0]
+            if about is None:
+                continue
+            if mixed and (what := _i2(mixed[0])[0]) in names.WAITED and len(about.waits) < EVENTS_MAX:
+                about.waits[at] = self._wait(what, name or b"", at, int(_f8(ended)[0] * 1e6) - EPOCH_2000_NS // 1000)
+            if run_id in runs and (tried := about.tried.pop(at, None)) is not None:
+                status = _i2(mixed[1])[0] if mixed else COMPLETED
+                self._send_step(runs[run_id], about, at, tried, int(_f8(ended)[0] * 1e9) - self.clock.offset_us * 1000, status, result or b"")
+
+    def _send_step(self, run: Any, about: RunTrace, seq: int, tried: Tried, ended_ns: int, status: int, error: bytes = b"") -> None:
+        tried.send(self.provider, run, about, seq, self.clock.ns(tried.began_us), ended_ns, status, error)
 
     def _wait(self, kind: int, name: bytes, seq: int, ended_us: int) -> tuple[str, Values, int]:
         return names.EVENT + names.WAITED[kind], {names.WAIT: name.decode("utf-8", "replace"), names.WAIT_SEQ: seq}, self.clock.ns(ended_us)
@@ -272,11 +315,15 @@ class Traces:
             if end is not None and about is not None and about.span_context.trace_flags.sampled:
                 status, steps, result, ended = end
                 self.send(run, about, OUTCOMES[_i2(status)[0]], _i4(steps)[0], result or b"", int(_f8(ended)[0] * 1e9) - self.clock.offset_us * 1000)
+                for seq in [*about.raised]:
+                    self._decide(run.id, about, seq, False)
             self.runs.pop(run.id, None)
 
     @harmless
     def send(self, run: Any, about: RunTrace, outcome: str, steps: int, result: bytes, ended_ns: int) -> None:
-        """The run's span, from the moment of its id to that of its outcome."""
+        """The run's span, from the moment of its id to that of its outcome; and those of steps that it has not waited for."""
+        for seq, tried in about.tried.items():
+            self._send_step(run, about, seq, tried, ended_ns, CANCELLED)
         said = about.span
         provider = self.provider
         provider.ids.next(about.span_context.span_id, about.span_context.trace_id)
@@ -312,59 +359,66 @@ class Traces:
         span = begin_attempt(self.provider, found, about.context, about.span_context, about.run_id, began_ns)
         return span, trace.set_span_in_context(span, about.context)
 
+    @harmless
+    def end_step(self, span: trace.Span, found: Any, attempt: int, error: BaseException | None) -> None:
+        """The body of an attempt has returned, or raised *error*."""
+        tell_end(span, found, attempt, error)
+        if attempt == 1 and isinstance(span, ReadableSpan) and (error is not None or is_given_up(found, attempt)):
+            self._raised(span, found, time.time_ns())
+        else:
+            span.end()
+
+    def _raised(self, span: ReadableSpan, found: Any, ended_ns: int) -> None:
+        """Keep the span of a first attempt that failed until that is recorded; where it was given up that may have been before its body ended."""
+        about = self.runs.get(found.run.id) or RunTrace()
+        about.raised[found.seq] = (span, found.step.name, ended_ns)
+        if found.attempt > 1 or found.done or found.run.gone:
+            self._decide(found.run.id, about, found.seq, found.attempt > 1)
+
+    def _decide(self, run_id: bytes, about: RunTrace, seq: int, again: bool) -> None:
+        """It is known whether the first attempt of a step is all of it."""
+        if (kept := about.raised.pop(seq, None)) is not None:
+            span, name, ended_ns = kept
+            self._export(as_part(span, run_id, seq, name, again, ended_ns))
+
+    def _export(self, span: ReadableSpan) -> None:
+        if self.provider.processor is not None:
+            self.provider.processor.on_end(span)
+
     async def in_process(self, call: Any, executing: Any) -> Any:
         """A step in a process of its own, which sends its span with its answer; that of one that died, or was ended, is sent here."""
-        found = call.command
-        span_id = traces.step_span_id(found.run.id, found.seq, found.attempt)
+        found, attempt, raised = call.command, call.command.attempt, None
+        span_id = traces.step_span_id(found.run.id, found.seq, attempt)
         try:
             return await executing
         except BaseException as error:
-            if span_id not in self._came:
-                span, _ = self.begin_step(found, self.clock.ns(call.started))
-                end_attempt(span, found, error)
+            raised = error
             raise
         finally:
-            self._came.discard(span_id)
+            self._left_process(call, attempt, self._came.pop(span_id, None), raised)
 
     @harmless
-    def received(self, encoded: bytes) -> None:
-        """Spans that ended in the process of a step."""
+    def _left_process(self, call: Any, attempt: int, came: ReadableSpan | None, error: BaseException | None) -> None:
+        found = call.command
+        if came is None and error is not None:
+            span, _ = self.begin_step(found, self.clock.ns(call.started))
+            self.end_step(span, found, attempt, error)
+        elif came is not None and error is not None and attempt == 1:
+            self._raised(came, found, came.end_time or 0)
+        elif came is not None:
+            self._export(came)
+
+    @harmless
+    def received(self, found: Any, encoded: bytes) -> None:
+        """Spans that ended in the process of a step, with its own among them."""
         from supervisor.tracing import relay
 
+        own = traces.step_span_id(found.run.id, found.seq, found.attempt)
         for span in relay.decode(encoded, self.provider.provider.resource):
-            if span.context is not None:
-                self._came.add(span.context.span_id)
-            if self.provider.processor is not None:
-                self.provider.processor.on_end(span)
+            if span.context is not None and span.context.span_id == own:
+                self._came[own] = span
+            else:
+                self._export(span)
 
     def flush(self) -> None:
         self.provider.flush()
-
-
-def begin_attempt(provider: Provider, found: Any, context: Context, own: SpanContext, run_id: str, began_ns: int | None = None) -> trace.Span:
-    """Start the span of an attempt of a step below the span *own* of its run."""
-    attributes: Values = {
-        names.RUN_ID: run_id, names.WORKFLOW: found.run.workflow.name, names.STEP: found.step.name, names.STEP_SEQ: found.seq, names.STEP_ATTEMPT: found.attempt,
-    }  # fmt: skip
-    if found.redelivered:
-        attributes[names.STEP_REDELIVERED] = True
-    links = []
-    if found.attempt > 1:
-        before = SpanContext(own.trace_id, traces.step_span_id(found.run.id, found.seq, found.attempt - 1), False, own.trace_flags)
-        links.append(Link(before, {names.LINK: "attempt"}))
-    provider.ids.next(traces.step_span_id(found.run.id, found.seq, found.attempt))
-    return provider.tracer.start_span(f"step {found.step.name}", context, attributes=attributes, links=links, start_time=began_ns)
-
-
-def end_attempt(span: trace.Span, found: Any, error: BaseException | None) -> None:
-    """End the span of an attempt that returned, or raised *error*."""
-    if span.is_recording():
-        if not getattr(found.extra, "live", True):
-            span.set_attribute(names.STEP_GIVEN_UP, True)
-        if isinstance(error, CompleteLater):
-            span.set_attribute(names.STEP_HANDED_OVER, True)
-        elif error is not None:
-            told = error_attributes(codec.encode_error(error))
-            span.add_event(names.EXCEPTION, told)
-            span.set_status(Status(StatusCode.ERROR, f"{told[names.EXCEPTION_TYPE]}: {told[names.EXCEPTION_MESSAGE]}"[:500]))
-    span.end()

@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from supervisor._fastpath import loop as core
 from supervisor.core import context, registry, traces
 from supervisor.db.step_session import Rerun, WantsConnection, WantsSettings
-from supervisor.tracing.runs import Traces, end_attempt, harmless
+from supervisor.tracing.runs import Traces, harmless
 
 log = logging.getLogger("pgsupervisor.traces")
 DONE_AGAIN = (Rerun, WantsConnection, WantsSettings)  # the body runs once more, as the same attempt: that one is the span
@@ -34,6 +34,7 @@ _inside: ContextVar[Any] = ContextVar("pgsupervisor_traced", default=None)
 class Entered(NamedTuple):
     span: trace.Span
     found: Any
+    attempt: int  # of the command: if it is given up it goes on to the next one
     attached: Token[Context]
     before: Token[Any]
 
@@ -90,7 +91,7 @@ def enter(step: Any) -> Entered | None:
     if begins is None:
         return None
     span, current = begins.begin_step(found)
-    return Entered(span, found, contexts.attach(current), _inside.set(found))
+    return Entered(span, found, found.attempt, contexts.attach(current), _inside.set(found))
 
 
 @harmless
@@ -98,7 +99,7 @@ def leave(entered: Entered, error: BaseException | None) -> None:
     _inside.reset(entered.before)
     contexts.detach(entered.attached)
     if not isinstance(error, DONE_AGAIN):
-        end_attempt(entered.span, entered.found, error)
+        source.end_step(entered.span, entered.found, entered.attempt, error)
 
 
 def _in_process(found: Any) -> Any:

@@ -93,12 +93,14 @@ def test_a_def_workflow_has_the_same(live: Live, got: Collector) -> None:
 
 
 def test_each_attempt_is_a_span_and_a_failure_is_said(live: Live, got: Collector) -> None:
-    """Those that failed too, each linked to the one before; the run that failed for it says why."""
+    """Those that failed too, each linked to the one before, below the step that failed with them; the run that failed for it says why."""
     run = live.start(traced.traced_failing, "f")
     with pytest.raises(Exception, match="not yet f"):
         run.result(timeout=20)
-    root, steps = ended(live, got, run)
-    assert [span.attributes["pgsupervisor.step.attempt"] for span in steps] == [1, 2, 3]
+    root, (step,) = ended(live, got, run)
+    steps = got.below(step)
+    assert (step.parent_id, step.attributes["pgsupervisor.step.attempts"], step.error) == (root.span_id, 3, "ValueError: not yet f")
+    assert [span.attributes["pgsupervisor.step.attempt"] for span in steps] == [1, 2, 3] and {span.name for span in steps} == {"attempt traced_shaky"}
     assert [span.links for span in steps] == [[], *([(root.trace_id, before.span_id, {"pgsupervisor.link": "attempt"})] for before in steps[:2])]
     for span in steps:
         assert span.error == "ValueError: not yet f"
