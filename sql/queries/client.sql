@@ -131,6 +131,15 @@ SELECT t.run_id, t.terminated FROM {schema}.terminate_many($1, $2, $3) AS t;
 -- Raises  SV006 unknown run, SV010 it has ended (DETAIL: run_id, status, signal as JSON), 22023 name, id, payload
 SELECT s.stored, s.owner, s.woken, s.workflow, s.queue FROM {schema}.send_signal($1, $2, $3, $4) AS s;
 
+-- name: client_signal_traced :one
+-- client_signal, and who sends it says in whose span: of one that is stored.
+-- Locks:  as client_signal.     Index:  as client_signal; trace_sender primary key, pruned
+-- $1 … $4 as client_signal    $5 text traceparent    $6 text tracestate
+-- Returns, raises  as client_signal
+WITH s AS MATERIALIZED ({block:client_signal}),
+     x AS MATERIALIZED (SELECT {schema}.trace_sent($1, $2, $4, $5, $6) FROM (SELECT pg_catalog.count(*) FROM s) AS sent)
+SELECT s.stored, s.owner, s.woken, s.workflow, s.queue FROM x LEFT JOIN s ON true;
+
 -- name: client_signal_told :one
 -- The same, and when it has committed the hosts are told, in a transaction of its own; the answer comes when all is on the disk. Fails within a transaction.
 -- Locks:  the run's task, not while it waits for the disk; the cluster's queue of notifications, after that     Index:  as client_signal
@@ -158,11 +167,12 @@ FROM {schema}.start_and_send($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_cat
 
 -- name: client_signal_start_traced :one
 -- client_signal_start, likewise.
--- Locks:  as client_signal_start.     Index:  as client_signal_start; task and trace primary keys
+-- Locks:  as client_signal_start.     Index:  as client_signal_start; task, trace and trace_sender primary keys
 -- $1 … $14 as client_signal_start    $15 text traceparent    $16 text tracestate
 -- Returns, raises  as client_signal_start
 WITH s AS MATERIALIZED ({block:client_signal_start}),
-     x AS MATERIALIZED (SELECT {schema}.trace_starts(ARRAY[$2], $15, $16) FROM (SELECT pg_catalog.count(*) FROM s) AS started)
+     x AS MATERIALIZED (SELECT {schema}.trace_starts(ARRAY[$2], $15, $16), {schema}.trace_sent(made.runs[1], $12, $14, $15, $16)
+                        FROM (SELECT pg_catalog.array_agg(s.run_id) AS runs FROM s) AS made)
 SELECT s.run_id, s.stored, s.owner, s.woken, s.workflow, s.queue FROM x LEFT JOIN s ON true;
 
 -- name: client_send_update :one
@@ -172,6 +182,15 @@ SELECT s.run_id, s.stored, s.owner, s.woken, s.workflow, s.queue FROM x LEFT JOI
 -- Returns  as client_signal
 -- Raises  SV006 unknown run, SV010 it has ended (DETAIL: run_id, status, update as JSON), 22023 name, id, argument
 SELECT s.stored, s.owner, s.woken, s.workflow, s.queue FROM {schema}.send_update($1, $2, $3, $4) AS s;
+
+-- name: client_send_update_traced :one
+-- client_send_update, likewise.
+-- Locks:  as client_send_update.     Index:  as client_send_update; trace_sender primary key, pruned
+-- $1 … $4 as client_send_update    $5 text traceparent    $6 text tracestate
+-- Returns, raises  as client_send_update
+WITH s AS MATERIALIZED ({block:client_send_update}),
+     x AS MATERIALIZED (SELECT {schema}.trace_sent($1, $2, $4, $5, $6) FROM (SELECT pg_catalog.count(*) FROM s) AS sent)
+SELECT s.stored, s.owner, s.woken, s.workflow, s.queue FROM x LEFT JOIN s ON true;
 
 -- name: client_update_start :one
 -- Start a run, or find the one that its key names, and send it an update: both or neither.
@@ -184,11 +203,12 @@ FROM {schema}.start_and_update($1, $2, $3, $4, $5, $6, $7::pg_catalog.int2, pg_c
 
 -- name: client_update_start_traced :one
 -- client_update_start, likewise.
--- Locks:  as client_update_start.     Index:  as client_update_start; task and trace primary keys
+-- Locks:  as client_update_start.     Index:  as client_update_start; task, trace and trace_sender primary keys
 -- $1 … $14 as client_update_start    $15 text traceparent    $16 text tracestate
 -- Returns, raises  as client_update_start
 WITH s AS MATERIALIZED ({block:client_update_start}),
-     x AS MATERIALIZED (SELECT {schema}.trace_starts(ARRAY[$2], $15, $16) FROM (SELECT pg_catalog.count(*) FROM s) AS started)
+     x AS MATERIALIZED (SELECT {schema}.trace_starts(ARRAY[$2], $15, $16), {schema}.trace_sent(made.runs[1], $12, $14, $15, $16)
+                        FROM (SELECT pg_catalog.array_agg(s.run_id) AS runs FROM s) AS made)
 SELECT s.run_id, s.stored, s.owner, s.woken, s.workflow, s.queue FROM x LEFT JOIN s ON true;
 
 -- name: client_update_standing :many

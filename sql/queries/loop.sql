@@ -504,6 +504,15 @@ WHERE a.run_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND a.run_id BETWEEN $2:
   AND NOT EXISTS (SELECT FROM {schema}.step s WHERE s.run_id = a.run_id AND s.seq = a.seq AND s.run_id BETWEEN $2::uuid AND $3::uuid)
 GROUP BY a.run_id, a.seq;
 
+-- name: read_senders :many
+-- In whose spans the signals and updates of runs were sent, where a worker traces: at most 128 of each.
+-- Locks:  none.     Index:  trace_sender primary key, pruned
+-- $1 uuid[] run    $2 uuid the smallest of them    $3 uuid the largest     Returns run, name, traceparent, tracestate
+SELECT x.run_id, x.name, x.traceparent, x.tracestate
+FROM unnest($1::uuid[]) AS u (run_id)
+CROSS JOIN LATERAL (SELECT s.* FROM {schema}.trace_sender s WHERE s.run_id = u.run_id AND s.run_id BETWEEN $2::uuid AND $3::uuid
+                    ORDER BY s.run_id, s.name, s.id LIMIT 128) AS x;
+
 -- name: plan_custom :exec
 -- Statements on partitioned tables are planned with their values, so that they prune before they lock. Reads of histories prune by the smallest and
 -- the largest id and hide the list from the planner, which else looks at every id for every table: 0.7 ms of planning for 1,024 ids in `step`, not 2.3.

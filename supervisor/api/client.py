@@ -37,6 +37,7 @@ from supervisor.api.tokens import TokenVerbs
 from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting import Waiter
 from supervisor.core.errors import ClientMisused, DatabaseUnavailable
+from supervisor.core.traces import sender
 
 if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
@@ -158,7 +159,8 @@ class ClientVerbs(OperatorVerbs, TokenVerbs, ScheduleVerbs, QueueVerbs):
         return self._signal(id_of(run), message_of(signal, value, id))
 
     def _signal(self, run_id: uuid.UUID, message: Message) -> bool:
-        return self._carry(lambda verbs: verbs.signal(run_id, message))
+        trace = sender()
+        return self._carry(lambda verbs: verbs.signal(run_id, message, trace))
 
     @overload
     def signal_with_start(self, message: Message, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
@@ -196,7 +198,8 @@ class ClientVerbs(OperatorVerbs, TokenVerbs, ScheduleVerbs, QueueVerbs):
     def _sent(self, run: Run[Any] | uuid.UUID | str, message: UpdateMessage[Q]) -> UpdateHandle[Q]:
         from supervisor.api.updates import UpdateHandle
 
-        self._carry(lambda verbs: verbs.update(id_of(run), message))
+        trace = sender()
+        self._carry(lambda verbs: verbs.update(id_of(run), message, trace))
         return UpdateHandle(self._owner(), id_of(run), message, self._unsure)
 
     # ── ask ──────────────────────────────────────────────────────────────────────────────────────────────────

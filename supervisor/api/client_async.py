@@ -25,6 +25,7 @@ from supervisor.api.tokens import AsyncTokenVerbs
 from supervisor.api.verbs import LIST_S, Started, Verbs
 from supervisor.api.waiting_async import AsyncWaiter
 from supervisor.core.errors import ClientMisused, DatabaseUnavailable
+from supervisor.core.traces import sender
 
 if TYPE_CHECKING:
     from supervisor.api.decorators import StartOptions, Workflow
@@ -133,7 +134,8 @@ class AsyncClientVerbs(AsyncOperatorVerbs, AsyncTokenVerbs, AsyncScheduleVerbs, 
         return await self._signal(id_of(run), message_of(signal, value, id))
 
     async def _signal(self, run_id: uuid.UUID, message: Message) -> bool:
-        return await self._carry(lambda verbs: verbs.signal(run_id, message))
+        trace = sender()
+        return await self._carry(lambda verbs: verbs.signal(run_id, message, trace))
 
     @overload
     async def signal_with_start(self, message: Message, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncRun[R]: ...
@@ -167,7 +169,8 @@ class AsyncClientVerbs(AsyncOperatorVerbs, AsyncTokenVerbs, AsyncScheduleVerbs, 
     async def _sent(self, run: AsyncRun[Any] | uuid.UUID | str, message: UpdateMessage[Q]) -> AsyncUpdateHandle[Q]:
         from supervisor.api.updates import AsyncUpdateHandle
 
-        await self._carry(lambda verbs: verbs.update(id_of(run), message))
+        trace = sender()
+        await self._carry(lambda verbs: verbs.update(id_of(run), message, trace))
         return AsyncUpdateHandle(self._owner(), id_of(run), message, self._unsure)
 
     # ── ask ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.core.errors import DatabaseUnavailable, SupervisorError
+from supervisor.core.traces import sender
 
 if TYPE_CHECKING:
     from supervisor.api.asked import Asked
@@ -65,7 +66,9 @@ def starting(asked: Asked, payload: bytes) -> Call:
 
 
 def signalling(run_id: object, message: Message) -> Call:
-    return Call(SIGNALS, None, (run_id, message))
+    """One that is sent in a span shares with nobody: whose it is is said beside it."""
+    trace = sender()
+    return Call(SIGNALS, None if trace is None else object(), (run_id, message, trace))
 
 
 def together(verbs: Verbs, calls: Sequence[Call]) -> Verb[None]:

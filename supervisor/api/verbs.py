@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from supervisor.api.hints import Hints
     from supervisor.api.signals import Message
     from supervisor.api.updates import UpdateMessage
+    from supervisor.core.traces import Trace
     from supervisor.db.client_calls import Conflict, Outcome, QueryStanding, Questions, Sent, UpdateStanding, Verb, What
     from supervisor.db.operator_calls import Operated
 
@@ -72,24 +73,24 @@ class Verbs:
             yield from self.questions.measure_anew()
             return (yield from start())
 
-    def signal(self, run_id: uuid.UUID, message: Message) -> Verb[bool]:
-        """Send a message to a run. False where one of its name and id was there already."""
-        tell = None if self._hints is None else self._hints.may()
-        sent = yield from self.questions.signal(run_id, message.name, message.payload, message.id or uuid.uuid4().hex, tell)
+    def signal(self, run_id: uuid.UUID, message: Message, trace: Trace | None = None) -> Verb[bool]:
+        """Send a message to a run, in the span *trace*. False where one of its name and id was there already."""
+        tell = None if self._hints is None or trace is not None else self._hints.may()
+        sent = yield from self.questions.signal(run_id, message.name, message.payload, message.id or uuid.uuid4().hex, tell, trace)
         if not tell:
             self.tell(sent)
         return sent.stored or message.id is None  # without an id of the caller's, what was there is its own first try
 
-    def signals(self, messages: Sequence[tuple[uuid.UUID, Message]]) -> Verb[list[bool]]:
+    def signals(self, messages: Sequence[tuple[uuid.UUID, Message, None]]) -> Verb[list[bool]]:
         """Send messages, all or none, and answer for each as `signal`."""
-        sent = yield from self.questions.signals([(run_id, each.name, each.payload, each.id or uuid.uuid4().hex) for run_id, each in messages])
+        sent = yield from self.questions.signals([(run_id, each.name, each.payload, each.id or uuid.uuid4().hex) for run_id, each, _ in messages])
         for one in sent:
             self.tell(one)
-        return [one.stored or each.id is None for one, (_, each) in zip(sent, messages, strict=True)]
+        return [one.stored or each.id is None for one, (_, each, _) in zip(sent, messages, strict=True)]
 
-    def update(self, run_id: uuid.UUID, message: UpdateMessage[Any]) -> Verb[None]:
-        """Send an update to a run; one of its name and id that is there already is the same."""
-        self.tell((yield from self.questions.update(run_id, message.name, message.payload, message.id)))
+    def update(self, run_id: uuid.UUID, message: UpdateMessage[Any], trace: Trace | None = None) -> Verb[None]:
+        """Send an update to a run, in the span *trace*; one of its name and id that is there already is the same."""
+        self.tell((yield from self.questions.update(run_id, message.name, message.payload, message.id, trace)))
 
     def send_with_start(self, what: What, message: Message | UpdateMessage[Any], asked: Asked, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verb[Started]:
         payload = yield from self._input(asked, args, kwargs)

@@ -60,6 +60,12 @@ def caller() -> Trace | None:
         return None
 
 
+def sender() -> Trace | None:
+    """The same for who sends something: only if that span will be there to be linked to."""
+    found = caller()
+    return found if found is not None and int(found.parent[-2:], 16) & 1 else None
+
+
 # ── ids that every process computes alike ────────────────────────────────────────────────────────────────────────
 
 

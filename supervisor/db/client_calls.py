@@ -180,7 +180,7 @@ class Sent(NamedTuple):
 
 
 def _traced(block: str, values: Sequence[object], trace: Trace | None) -> Question:
-    """A start; in somebody's span, where it is in one."""
+    """A start, or a message; in somebody's span, where it is in one."""
     return (block, values) if trace is None else (f"{block}_traced", (*values, trace.parent, trace.state))
 
 
@@ -404,26 +404,27 @@ class Questions:
         """How an update stands; None when the run knows of none with that id. Raises RunUnknown."""
         return self._rows("client_update_standing", (run_id, name, update_id), lambda rows: UpdateStanding(*rows[0]) if rows else None)
 
-    def update(self, run_id: uuid.UUID, name: str, payload: bytes, update_id: str) -> Ask[Sent]:
-        """Send an update. Raises RunUnknown, RunClosed. Sent again under the same id when the session is lost: it is the same update."""
+    def update(self, run_id: uuid.UUID, name: str, payload: bytes, update_id: str, trace: Trace | None = None) -> Ask[Sent]:
+        """Send an update, in the span *trace*. Raises RunUnknown, RunClosed. Sent again under the same id when the session is lost: it is the same update."""
 
         def talk(tries: int) -> Talk[Sent]:
-            rows = yield "client_send_update", (run_id, name, payload, update_id)
+            rows = yield _traced("client_send_update", (run_id, name, payload, update_id), trace)
             return Sent(*rows[0])
 
         return Ask(talk, f"update {name!r} to run {run_id}", writes=True)
 
-    def signal(self, run_id: uuid.UUID, name: str, payload: bytes, message_id: str, tell: bool | None) -> Ask[Sent]:
+    def signal(self, run_id: uuid.UUID, name: str, payload: bytes, message_id: str, tell: bool | None, trace: Trace | None = None) -> Ask[Sent]:
         """Send a signal. Raises RunUnknown, RunClosed. Sent again under the same id when the session is lost, so it is stored once.
 
-        tell   whether the hosts are told of it in the same round trip; None in a transaction of the caller's, where nothing may be committed
+        tell   whether the hosts are told of it in the same round trip; None in a transaction of the caller's, where nothing may be committed, and with a trace
+        trace  the span that it is sent in
         """
         values = (run_id, name, payload, message_id)
         channels = (signal_channel(self.schema), wake_channel(self.schema)) if tell else (None, None)
 
         def talk(tries: int) -> Talk[Sent]:
             if tell is None or tries > 1:
-                rows = yield "client_signal", values
+                rows = yield _traced("client_signal", values, trace)
                 return Sent(*rows[0])
             try:
                 rows = yield "client_signal_told", (*values, *channels)

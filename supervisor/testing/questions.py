@@ -136,7 +136,7 @@ class MemoryQuestions:
     # ── signals and updates ──────────────────────────────────────────────────────────────────────────────────────
 
     @at_once
-    def signal(self, run_id: uuid.UUID, name: str, payload: bytes, message_id: str, tell: bool | None) -> Sent:
+    def signal(self, run_id: uuid.UUID, name: str, payload: bytes, message_id: str, tell: bool | None, trace: Trace | None = None) -> Sent:
         return self._signal(run_id.bytes, name, payload, message_id)
 
     @at_once
@@ -176,7 +176,7 @@ class MemoryQuestions:
         return Sent(stored, None if task is None else task.owner, woken, self._t.catalogue.name_of(row.workflow), None)
 
     @at_once
-    def update(self, run_id: uuid.UUID, name: str, payload: bytes, update_id: str) -> Sent:
+    def update(self, run_id: uuid.UUID, name: str, payload: bytes, update_id: str, trace: Trace | None = None) -> Sent:
         return self._update(run_id.bytes, name, payload, update_id)
 
     def _update(self, run: bytes, name: str, payload: bytes, update_id: str) -> Sent:

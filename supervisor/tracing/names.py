@@ -24,7 +24,7 @@ STEP_GIVEN_UP: Final = "pgsupervisor.step.given_up"  # nobody waited for it any 
 STEP_SKIPPED: Final = "pgsupervisor.step.skipped"  # somebody gave it a result in the place of its own
 WAIT: Final = "pgsupervisor.wait.name"
 WAIT_SEQ: Final = "pgsupervisor.wait.seq"
-LINK: Final = "pgsupervisor.link"  # what a linked span is: attempt, origin, continued
+LINK: Final = "pgsupervisor.link"  # what a linked span is: attempt, origin, continued, sender
 WORKER: Final = "pgsupervisor.worker.number"
 
 # events of a run's span, by the kind of what it was given (the loop's numbers)

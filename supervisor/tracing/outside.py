@@ -12,12 +12,15 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.trace import Link
+
 from supervisor.db.arrays import encode_ids, encode_rows
 from supervisor.db.pipeline import Refused
 from supervisor._fastpath.loop import UUID
 from supervisor.tracing import names
 from supervisor.tracing.attempts import Tried
 from supervisor.tracing.runs import EPOCH_2000_NS, OUTCOMES, RunTrace, harmless
+from supervisor.tracing.senders import read
 
 if TYPE_CHECKING:
     from supervisor.tracing.runs import Traces
@@ -35,7 +38,7 @@ class Ends:
 
 @dataclass
 class Steps:
-    """The question for steps of runs that had no result when they were ended, and what is known of the runs."""
+    """The question for steps of runs that had no result when they were ended, and for who had sent them something; and what is known of the runs."""
 
     rows: list[list[bytes | None]]
 
@@ -83,10 +86,11 @@ class Outside:
         if rows.ntuples:
             ids = encode_ids([rows.get_value(row, 0) for row in range(rows.ntuples)])
             taken = Steps([[rows.get_value(row, column) for column in range(14)] for row in range(rows.ntuples)])
-            self._worker.ask(taken, [("plan_custom", None), ("read_tried", ids), ("plan_generic", None)])
+            self._worker.ask(taken, [("plan_custom", None), ("read_tried", ids), ("read_senders", ids), ("plan_generic", None)])
 
     def told(self, taken: Steps, answer: Any) -> None:
         tried: dict[bytes, dict[int, Tried]] = defaultdict(dict)
+        senders: dict[bytes, list[Link]] = {}
         if isinstance(answer, Refused):
             log.warning("spans of steps of %d runs are missing: %s (%s)", len(taken.rows), answer.message, answer.sqlstate)
         else:
@@ -94,19 +98,21 @@ class Outside:
             for row in range(rows.ntuples):
                 run_id, seq, name, began, last = (rows.get_value(row, column) for column in range(5))
                 tried[run_id][_i4.unpack(seq)[0]] = Tried(name.decode(), _i8.unpack(began)[0], _i4.unpack(last)[0])
+            senders = read(answer["read_senders"])
         for each in taken.rows:
-            self._send(each, tried.get(each[0] or b"", {}))
+            self._send(each, tried.get(each[0] or b"", {}), senders.get(each[0] or b"", []))
         self._sent = [each[0] for each in taken.rows if each[0] is not None]
         self._ask()
 
     @harmless
-    def _send(self, row: list[bytes | None], tried: dict[int, Tried]) -> None:
+    def _send(self, row: list[bytes | None], tried: dict[int, Tried], senders: list[Link]) -> None:
         run_id, workflow, queue, key, status, steps, waits, result, ended, *told = row
         assert run_id and workflow and queue and status and steps and waits and ended
         traces, run = self._traces, Ended(run_id, Workflow(workflow.decode()), key)
         about = RunTrace(0, tuple(told))
         about.begin(run, traces.provider, traces.clock)
         about.tried = tried
+        about.links += senders
         if about.span_context.trace_flags.sampled:
             about.span.attributes |= {names.RUN_QUEUE: queue.decode(), names.RUN_WAITS: _i8.unpack(waits)[0]}
             ended_ns = (_i8.unpack(ended)[0] - traces.clock.offset_us) * 1000 + EPOCH_2000_NS

@@ -36,6 +36,7 @@ EPOCH_2000_NS = 946_684_800 * 10**9
 OUTCOMES = ("", "completed", "failed", "cancelled", "terminated", "timed_out", "continued")
 BAD = ("failed", "terminated", "timed_out")  # a run that was cancelled did what it was told
 SWEEP_AT = 10_000
+SENT = (names.EVENT + "signal", names.EVENT + "update")  # events of what somebody had sent
 EVENTS_MAX = 128  # of one span; what the SDK keeps, too
 AT_TRACE = 12  # the first of the columns that claim_traced has more than claim
 MIXED_COLUMNS = 9
@@ -176,7 +177,7 @@ def _links(link: bytes | None, origin: bytes | None, origin_parent: bytes | None
 class Traces:
     """All runs of one worker. Its methods are called on the loop's thread, `of`, `begin_step` and `end_step` on any."""
 
-    statements = {"claim": "claim_traced", "claim_missing": "claim_missing_traced"} | {name: name for name in ("insert_traces", "take_trace_ends", "read_tried")}
+    statements = {"claim": "claim_traced", "claim_missing": "claim_missing_traced"} | {name: name for name in ("insert_traces", "take_trace_ends", "read_tried", "read_senders")}
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
@@ -185,6 +186,7 @@ class Traces:
         self.queues: dict[int, str] = {}
         self.known: Callable[[], Container[bytes]] = lambda: self.runs  # the runs that the worker has
         self._sweep_at = SWEEP_AT
+        self._senders: Any = None
         self._came: dict[int, ReadableSpan] = {}  # spans of attempts that their own processes have sent
 
     def of(self, run: Any) -> RunTrace:
@@ -198,10 +200,11 @@ class Traces:
     def outside(self, worker: Any) -> dict[type, Callable[[Any, Any], None]]:
         """From now on *worker* asks for runs that were ended from outside; who takes the answers."""
         from supervisor.tracing.outside import Ends, Outside, Steps
+        from supervisor.tracing.senders import Asked, Senders
 
-        made = Outside(worker, self)
+        made, self._senders = Outside(worker, self), Senders(worker, self)
         worker.commands.call_later(0.0, made.look)
-        return {Ends: made.answered, Steps: made.told}
+        return {Ends: made.answered, Steps: made.told, Asked: self._senders.answered}
 
     # ── what the worker tells ────────────────────────────────────────────────────────────────────────────────────
 
@@ -314,7 +317,11 @@ class Traces:
             about = self.of(run) if run.workflow is not None else None
             if end is not None and about is not None and about.span_context.trace_flags.sampled:
                 status, steps, result, ended = end
-                self.send(run, about, OUTCOMES[_i2(status)[0]], _i4(steps)[0], result or b"", int(_f8(ended)[0] * 1e9) - self.clock.offset_us * 1000)
+                told = OUTCOMES[_i2(status)[0]], _i4(steps)[0], result or b"", int(_f8(ended)[0] * 1e9) - self.clock.offset_us * 1000
+                if any(name in SENT for name, _, _ in about.waits.values()):
+                    self._senders.ask(run, about, *told)
+                else:
+                    self.send(run, about, *told)
                 for seq in [*about.raised]:
                     self._decide(run.id, about, seq, False)
             self.runs.pop(run.id, None)
@@ -421,4 +428,6 @@ class Traces:
                 self._export(span)
 
     def flush(self) -> None:
+        if self._senders is not None:
+            self._senders.send_all()
         self.provider.flush()

@@ -8,7 +8,9 @@ import os
 import sys
 import time
 
-from supervisor import AsyncTransaction, NonRetryable, Retry, Signal, Transaction, Update, compensate, continue_as_new, gather, sleep, step, workflow
+from supervisor import (
+    AsyncTransaction, Client, NonRetryable, Retry, Signal, Transaction, Update, compensate, continue_as_new, gather, handlers_finished, sleep, step, workflow,
+)  # fmt: skip
 from supervisor.sync import sleep as def_sleep
 from tests.harness import note, wait_for_file
 
@@ -145,6 +147,27 @@ async def traced_sleeper(word: str) -> str:
 @workflow
 async def traced_waiter(word: str) -> str:
     return await go.wait()
+
+
+@workflow
+async def traced_told(word: str, signals: int) -> list[str]:
+    """Takes so many signals, and whatever updates come meanwhile."""
+    touched.handler(lambda value: f"{value}!")
+    told = [await go.wait() for _ in range(signals)]
+    await handlers_finished()
+    return told
+
+
+@step
+def traced_sends(run_id: str) -> str:
+    with Client() as client:
+        client.signal(run_id, go, "from a step")
+    return current()
+
+
+@workflow
+async def traced_sender(run_id: str) -> str:
+    return await traced_sends.aio(run_id)
 
 
 @workflow

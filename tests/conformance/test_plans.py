@@ -30,7 +30,7 @@ SQL = Sql()
 WHOLE = {"queue_pause_pkey"}  # has a row for each queue that is paused, and all of them are asked for
 NO_PLAN = {"plan_custom", "plan_generic"}  # SET has none
 FUNCTIONS = {"fence", "look_at_requests", "take_trace_ends"}
-CUSTOM = {"lock_parents", "wake_parents", "look_at_parked", "close_children", "park_on_children", "park_on_signals", "park_paused", "expire_tokens", "wake_completed", "fire_slept", "read_tried"} | {
+CUSTOM = {"lock_parents", "wake_parents", "look_at_parked", "close_children", "park_on_children", "park_on_signals", "park_paused", "expire_tokens", "wake_completed", "fire_slept", "read_tried", "read_senders"} | {
     name for name in HOT if name.startswith("read_")
 }  # sent between plan_custom and plan_generic
 
@@ -224,12 +224,13 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
-TRACED = ("claim_traced", "claim_missing_traced", "insert_traces", "take_trace_ends", "read_tried")  # what a worker prepares where it traces
+TRACED = ("claim_traced", "claim_missing_traced", "insert_traces", "take_trace_ends", "read_tried", "read_senders")  # what a worker prepares where it traces
 ARGUMENTS |= {
     "claim_traced": ARGUMENTS["claim"],
     "claim_missing_traced": ARGUMENTS["claim_missing"],
     "take_trace_ends": lambda p: [p.ended, 200],
     "read_tried": lambda p: _among(p.ended),
+    "read_senders": lambda p: _among(p.ended),
     "insert_traces": lambda p: [p.fresh, _same("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), _same(None), _same(None)],
 }
 

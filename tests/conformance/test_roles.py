@@ -39,7 +39,7 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "start_one(text, uuid, bytea, text, smallint, interval)", "start_and_tell(text, uuid, bytea, text, smallint, interval, text, text)",
     "tell_unless_claimed(uuid, text, text)",
     "client_facts()", "workflow_parameters(text)", "new_id()", "published(uuid, text)", "published_values(uuid, text)",
-    "trace_starts(uuid[], text, text)", "traced(uuid, text, text)",
+    "trace_starts(uuid[], text, text)", "traced(uuid, text, text)", "trace_sent(uuid, text, text, text, text)", "sent_by(uuid, text, text, text, text)",
     "newest(uuid)", "progress(uuid)", "attributes(uuid)",
     "operate(text, uuid, uuid, integer, bytea, jsonb, text, text)", "pause(uuid, text, text, boolean)", "resume(uuid, text, text, boolean)",
     "retry(uuid, text, text, boolean)", "fork(uuid, integer, jsonb, text, text, text, boolean)",
@@ -77,7 +77,7 @@ WRITTEN = {
     "DELETE": "task timer leader retired query update_request pause changed",
 }
 READ = (
-    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done completion beat trace task timer worker workflow workflow_version served missing queue leader retired query pause changed schedule schedule_backfill queue_pause worker_now task_now "
+    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done completion beat trace trace_sender task timer worker workflow workflow_version served missing queue leader retired query pause changed schedule schedule_backfill queue_pause worker_now task_now "
     + " ".join(f"run_key_{n}" for n in range(8))
 )
 Right = tuple[str, str]  # object, privilege
@@ -255,5 +255,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal send_signals signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon tell_unless_claimed find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token send_because finish_because save_view forget_view queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates trace_starts trace_id put_schedule create_schedule change_schedule pause_schedule resume_schedule trigger_schedule backfill_schedule delete_schedule fire_schedules release_held drop_fires pause_queue resume_queue take_trace_ends paces queue_sizes worker_sizes version_sizes batch_sizes".split()
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal send_signals signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon tell_unless_claimed find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token send_because finish_because save_view forget_view queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates trace_starts trace_sent trace_id put_schedule create_schedule change_schedule pause_schedule resume_schedule trigger_schedule backfill_schedule delete_schedule fire_schedules release_held drop_fires pause_queue resume_queue take_trace_ends paces queue_sizes worker_sizes version_sizes batch_sizes".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"
