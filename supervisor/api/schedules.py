@@ -19,7 +19,7 @@ from supervisor.api.asked import Asked, encode_attributes
 from supervisor.core import registry
 from supervisor.core.errors import InputInvalid, ScheduleInvalid, ScheduleUnknown
 from supervisor.core.retry import seconds
-from supervisor.core.schedules import EPOCH, Overlap, Timing
+from supervisor.core.schedules import EPOCH, EVERY_MAX_S, EVERY_MIN_S, Overlap, Timing
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -155,23 +155,26 @@ def timing_of(name: str, terms: Mapping[str, Any]) -> Timing:
     """When it ticks. Raises ScheduleInvalid."""
     cron, every = terms.get("cron"), terms.get("every")
     if (cron is None) == (every is None):
-        raise ScheduleInvalid(name, "it has " + ("neither cron= nor every=" if cron is None else "both cron= and every="), "give one of them")
+        raise ScheduleInvalid(name, "it has " + ("neither cron= nor every=" if cron is None else "both cron= and every="), "give one of them", "cron")
     every_us = None if every is None else round(_seconds(name, "every", every) * 1e6)
-    if every_us is not None and every_us < 100_000:
-        raise ScheduleInvalid(name, f"every={every!r} is less than 0.1 s", "give seconds or a timedelta")
+    if every_us is not None and not EVERY_MIN_S * 1e6 <= every_us <= EVERY_MAX_S * 1e6:
+        raise ScheduleInvalid(name, f"every={every!r} is not between {EVERY_MIN_S:g} s and {EVERY_MAX_S / 86_400:g} days", "give seconds or a timedelta", "every")
     return Timing(name, cron, every_us, terms.get("timezone") or "UTC", terms.get("starts_at"), terms.get("ends_at"))
 
 
 def said_of(name: str, terms: Mapping[str, Any]) -> dict[str, Any]:
     """*terms* as they are sent, but for the input: JSON values, durations in seconds. Raises ScheduleInvalid, InputInvalid."""
     if not registry.is_name(name):
-        raise ScheduleInvalid(str(name), f"its name must be a text of 1 to {registry.NAME_MAX} printable characters")
+        raise ScheduleInvalid(str(name), f"its name must be a text of 1 to {registry.NAME_MAX} printable characters", term="name")
     unknown = [key for key in terms if key not in ScheduleTerms.__annotations__]
     if unknown:
         raise ScheduleInvalid(name, f"a schedule has no {unknown[0]}=", "it has " + ", ".join(ScheduleTerms.__annotations__))
     overlap = terms.get("overlap")
     if overlap is not None and overlap not in get_args(Overlap):
-        raise ScheduleInvalid(name, f"overlap={overlap!r} is none of {', '.join(get_args(Overlap))}")
+        raise ScheduleInvalid(name, f"overlap={overlap!r} is none of {', '.join(get_args(Overlap))}", term="overlap")
+    priority = terms.get("priority")
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= 9):
+        raise ScheduleInvalid(name, f"priority={priority!r} is not between 0 (first) and 9 (last)", "give a whole number", "priority")
     said: dict[str, Any] = {key: value for key, value in terms.items() if key != "input"}
     for key in _LASTING:
         if said.get(key) is not None:
@@ -190,12 +193,12 @@ def _seconds(name: str, key: str, value: Any) -> float:
     try:
         return seconds(value, f"{key}=")
     except DefinitionError as error:
-        raise ScheduleInvalid(name, str(error)) from None
+        raise ScheduleInvalid(name, str(error), term=key) from None
 
 
 def _moment(name: str, key: str, moment: datetime) -> str:
     if moment.tzinfo is None:
-        raise ScheduleInvalid(name, f"{key}={moment!r} says no time zone", "give an aware datetime")
+        raise ScheduleInvalid(name, f"{key}={moment!r} says no time zone", "give an aware datetime", key)
     return moment.astimezone(UTC).isoformat()
 
 

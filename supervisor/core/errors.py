@@ -580,12 +580,12 @@ class BatchUnknown(SupervisorError):
 
 
 class ScheduleInvalid(SupervisorError):
-    """What was said of a schedule can't be followed: a cron or a time zone that nobody can read, a duration out of its bounds."""
+    """What was said of a schedule can't be followed: a cron or a time zone that nobody can read, a duration out of its bounds. `term` says which of its terms."""
 
     code = "schedule_invalid"
 
-    def __init__(self, schedule: str, why: str, remedy: str = "mend it, and say it again") -> None:
-        self.schedule, self.why = schedule, why
+    def __init__(self, schedule: str, why: str, remedy: str = "mend it, and say it again", term: str | None = None) -> None:
+        self.schedule, self.why, self.remedy, self.term = schedule, why, remedy, term
         super().__init__(f"schedule {schedule!r}: {why}; {remedy}")
 
 

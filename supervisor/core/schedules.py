@@ -21,7 +21,7 @@ NICKNAMES = {
     "@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *",
     "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *",
 }  # fmt: skip
-EVERY_MIN_S, EVERY_MAX_S, CATCHUP_MIN_S, JITTER_MAX_S = 0.1, 366 * 86_400.0, 10.0, 86_400.0
+EVERY_MIN_S, EVERY_MAX_S = 0.1, 366 * 86_400.0  # as the database has them
 TICKS_MAX = 100  # of one schedule in one turn: what they start is one transaction
 LOOKED_MAX = 500  # ticks that are looked at in one turn, missed ones too: 10 ms
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,7 +80,7 @@ class Timing:
         except CronSimError as error:
             raise ScheduleInvalid(
                 self.schedule, f"cron {self.cron!r} can't be read: {error}",
-                'give five fields, minute hour day month weekday: cron="0 3 * * *", or a name like "@hourly"',
+                'give five fields, minute hour day month weekday: cron="0 3 * * *", or a name like "@hourly"', "cron",
             ) from None  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def _zone(schedule: str, name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise ScheduleInvalid(schedule, f"there is no time zone {name!r}", 'give a name like "Europe/Berlin"; where the system has none, pip install tzdata') from None
+        raise ScheduleInvalid(schedule, f"there is no time zone {name!r}", 'give a name like "Europe/Berlin"; where the system has none, pip install tzdata', "timezone") from None
 
 
 def jitter_of(schedule: str, tick: datetime, jitter_s: float) -> timedelta:

@@ -57,7 +57,7 @@ def operated(state: str, detail: str) -> SupervisorError | None:
         return ScheduleUnknown(detail)
     if state == "SV040":
         facts = json.loads(detail)
-        return ScheduleInvalid(facts["schedule"], facts["why"])
+        return ScheduleInvalid(facts["schedule"], facts["why"], term=facts.get("term"))
     if state == "SV041":
         facts = json.loads(detail)
         return QueueUnknown(facts["queue"] or "", facts["known"], facts["queues"])

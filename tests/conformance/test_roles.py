@@ -18,7 +18,7 @@ SQL = Sql()
 
 # ── what each role may ───────────────────────────────────────────────────────────────────────────────────────────
 
-VIEWS = "attempts audits attributes batches cancellations children compensations due errors failures keys later leaders live pauses published queues runs schedule_fires schedules saved_views signals started steps throughput tokens heartbeats updates versions waits workers".split()
+VIEWS = "attempts audits attributes batches cancellations children compensations due errors failures keys later leaders live pauses published queues runs schedule_fires schedule_runs schedules saved_views signals started steps throughput tokens heartbeats updates versions waits workers workflows".split()
 CALLS = (  # of applications and of people; in the caller's transaction
     "start_runs(text, uuid[], bytea[], text[], bytea[], text, smallint, interval, bytea, text, text)",
     "start(text, jsonb, text, text, integer, interval, jsonb, text, text, boolean)",
