@@ -221,6 +221,12 @@ SELECT s.name, s.workflow, s.cron, s.every_s, s.timezone, s.state, s.next_at, s.
        s.paused_reason, s.declared
 FROM {schema}.schedules AS s WHERE s.name > coalesce($1::pg_catalog.text, '') ORDER BY s.name LIMIT $2::pg_catalog.int4;
 
+-- name: page_workflows :many
+-- Workflows that workers have registered, by name.
+-- Locks:  none.     Index:  workflow_name_key
+-- $1 int4 limit
+SELECT w.workflow, w.queue, w.parameters FROM {schema}.workflows AS w ORDER BY w.workflow LIMIT $1::pg_catalog.int4;
+
 -- name: page_schedule_fires :many
 -- What became of the ticks of one schedule before a moment, and how their runs stand, the newest first.
 -- Locks:  none.     Index:  schedule_fire_pkey, schedule_miss_pkey; run, outcome, task primary keys for those of the page

@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -24,8 +24,8 @@ from starlette.responses import FileResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from supervisor.api.client import Client
-from supervisor.core.errors import DatabaseUnavailable, InputInvalid, PermissionMissing, RunUnknown, SupervisorError
-from supervisor.dashboard import draw, health, lists, run, runs, schedules, verbs
+from supervisor.core.errors import DatabaseUnavailable, InputInvalid, PermissionMissing, RunUnknown, ScheduleUnknown, SupervisorError
+from supervisor.dashboard import draw, health, lists, run, runs, schedule_form, schedules, verbs
 from supervisor.dashboard.gate import BODY_MAX, Gate
 from supervisor.dashboard.keys import Keys, Visitor, same
 from supervisor.dashboard.live import Live
@@ -39,7 +39,7 @@ log = logging.getLogger("pgsupervisor.dashboard")
 Maker = Callable[[Look, Asked], Page]
 NAV = (("health", "Health"), ("runs", "Runs"), ("queues", "Queues"), ("schedules", "Schedules"), ("workers", "Workers"), ("batches", "Batches"), ("errors", "Errors"), ("versions", "Versions"), ("audit", "Audit"), ("storage", "Storage"))
 PAGES: dict[str, Maker] = {
-    "health": health.page, "runs": runs.page, "queues": lists.queues, "schedules": schedules.page, "schedule": schedules.one, "workers": lists.workers, "batches": lists.batches, "batch": lists.batch, "errors": lists.errors,
+    "health": health.page, "runs": runs.page, "queues": lists.queues, "schedules": schedules.page, "schedule": schedules.one, "schedules/new": schedule_form.new, "schedule/change": schedule_form.change, "workers": lists.workers, "batches": lists.batches, "batch": lists.batch, "errors": lists.errors,
     "versions": lists.versions, "audit": lists.audit, "storage": lists.storage, "runs/{run}": run.page, "runs/{run}/steps/{seq}": run.step,
 }  # fmt: skip
 STATUS = {"run_unknown": 404, "batch_unknown": 404, "queue_unknown": 404, "schedule_unknown": 404, "filter_invalid": 400, "input_invalid": 400, "permission_missing": 403, "payload_refused": 400, "read_timeout": 503,
@@ -85,6 +85,7 @@ class Dashboard:
                   Route("/live", self._live), Route("/healthz", self._healthz), Route("/static/{digest}/{name:path}", self._static)]  # fmt: skip
         for path, maker in PAGES.items():
             routes += [Route(f"/{path}.json", self._page(maker, "json")), Route(f"/{path}", self._page(maker, "html"))]
+        routes += [Route(path, self._put, methods=["POST"]) for path in ("/schedules/new", "/schedule/change")]
         routes += [Route("/runs/do", self._do_many, methods=["POST"]), Route("/views/{verb}", self._view, methods=["POST"]), *(Route(f"/{kind}s/{{verb}}", self._do_to(kind), methods=["POST"]) for kind in ("queue", "schedule")), Route("/runs/{run}/{verb}", self._do, methods=["POST"])]
         errors: Any = {404: self._not_found, 405: self._not_found, 500: self._broken}
         made = Starlette(routes=routes, exception_handlers=errors)
@@ -136,9 +137,9 @@ class Dashboard:
         found = look.rights()
         return found._replace(client=False, operator=False) if self.setup.read_only else found
 
-    def _drawn(self, request: Request, page: Page, rights: Rights, form: str) -> Response:
+    def _drawn(self, request: Request, page: Page, rights: Rights | None, form: str) -> Response:
         did = verbs.DONE.get(request.query_params.get("did", ""))
-        given = {"page": page, "rights": rights, "path_json": path_of(request, ".json"), "did": did}
+        given = {"page": page, **({"rights": rights} if rights is not None else {}), "path_json": path_of(request, ".json"), "did": did}
         text = draw.page(f"{page.template}.jinja", **self._frame(request, form), **given)
         return Response(text, page.status, media_type="text/html")
 
@@ -261,6 +262,34 @@ class Dashboard:
         if kind == "queue" or did == "delete":
             return RedirectResponse(url(f"/{kind}s", did=did), 303)
         return RedirectResponse(url("/schedule", name=name, did=did), 303)
+
+    async def _put(self, request: Request) -> Response:
+        form = dict(await _form(request))
+        return await run_in_threadpool(self._puts, request, form, _checked(request, form))
+
+    def _puts(self, request: Request, form: dict[str, str], visitor: Visitor) -> Response:
+        """A schedule is made or changed, or what would come of it is shown: the same, rolled back. It is saved only as it was looked at."""
+        is_new, draft = request.url.path == "/schedules/new", None
+        try:
+            self._may_write()
+            with self.sessions.look() as look:
+                rights = self._rights(look)
+                draft = schedule_form.typed(look, Asked(may_act=rights.client, may_operate=rights.operator), form, is_new)
+            saves = form.get("do") == "save" and draft.seen == draft.timing
+            reason = schedule_form.reason_for(draft) if saves else ""
+            with self.sessions.acting(f"schedule {draft.name!r}") as conn, conn.transaction() as part:
+                found = schedule_form.put(self.client.within(conn), draft, reason, visitor.name)
+                part.force_rollback = not saves or found is None
+        except (PermissionMissing, ScheduleUnknown) as error:
+            return self._wrong(request, error, back="/schedules")
+        except SupervisorError as error:  # of the moment: what was typed stays
+            draft = draft or schedule_form.drafted(form, ())
+            draft.wrong[schedule_form.WHOLE] = str(error)
+            return self._drawn(request, replace(schedule_form.page_of(draft), status=STATUS.get(error.code, 409)), None, "html")
+        if not saves or found is None:
+            return self._drawn(request, schedule_form.page_of(draft, None, found), rights, "html")
+        self.live.tell("changed")
+        return RedirectResponse(url("/schedule", name=draft.name, did="create" if is_new else "change"), 303)
 
     async def _view(self, request: Request) -> Response:
         form = dict(await _form(request))

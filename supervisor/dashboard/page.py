@@ -1,6 +1,6 @@
 """What a page is, before anybody draws it: panels, cells, the why banner, the verbs that it offers. No HTML and no SQL here.
 
-`data` is what the page's `.json` says; the rest is for people. Two templates draw all pages: `list` (one table, filter, bulk bar) and `detail`.
+`data` is what the page's `.json` says; the rest is for people. Three templates draw all pages: `list` (one table, filter, bulk bar), `detail` and `form`.
 """
 
 from __future__ import annotations
@@ -173,13 +173,17 @@ class Refused:
 
 @dataclass(frozen=True)
 class Input:
-    """A field of a form. `kind`: as HTML's, area for several lines, decimal for any number, check for a box that is ticked, hidden."""
+    """A field of a form. `kind`: as HTML's; area for several lines, decimal and numeric for numbers that stay as they were typed, select for one of `options`, zone
+    for a text that they complete, check for a box that is ticked, hidden. `wrong`: why it was refused."""
 
     name: str
     label: str
     value: str = ""
     kind: str = "text"
     needed: bool = True
+    help: str = ""
+    wrong: str = ""
+    options: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,17 @@ class Action:
     harsh: bool = False
     key: str = ""
     what: str = "the run"
+
+
+@dataclass(frozen=True)
+class Form:
+    """A page that is a form: its fields in groups, what it carries unseen, its buttons (the first is Enter's), what is wrong as label, field and words."""
+
+    href: str
+    groups: Sequence[tuple[str, Sequence[Input]]]
+    hidden: Mapping[str, str]
+    buttons: Sequence[tuple[str, str]]
+    wrong: Sequence[tuple[str, str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -242,6 +257,9 @@ class Page:
     bulk: Sequence[tuple[str, str]] = ()
     why: Why | None = None
     actions: Sequence[Action] = ()
+    links: Sequence[Link] = ()  # to what else can be done, or seen
+    form: Form | None = None
+    back: str = ""
     journal: Any = None
     said: Sequence[Said] = ()
     status: int = 200

@@ -29,9 +29,10 @@ def page(look: Look, asked: Asked) -> Page:
         for row in rows
     ]  # fmt: skip
     columns = ("schedule", "state", "workflow", "when", "zone", "next tick", "last tick", "its run", "live", "held", "fired", "skipped", "missed", "paused by", "why")
-    table = Table("Schedules", columns, shown, empty="there are no schedules; declare one in the app, or: python -m supervisor schedules create --help")
+    table = Table("Schedules", columns, shown, empty="there are no schedules; declare one in the app, or make one here or by: python -m supervisor schedules create --help")
+    links = [Link("New schedule", "/schedules/new")] if asked.may_operate else []
     more = url("/schedules", after=rows[-1]["name"]) if len(rows) == LISTED else None
-    return Page("Schedules", "schedules", {"schedules": rows}, panels=[table], older=more, newest="/schedules" if after else None, by_name=True, said=look.said)
+    return Page("Schedules", "schedules", {"schedules": rows}, panels=[table], older=more, newest="/schedules" if after else None, by_name=True, links=links, said=look.said)
 
 
 def one(look: Look, asked: Asked) -> Page:
@@ -46,9 +47,10 @@ def one(look: Look, asked: Asked) -> Page:
     deeds = look.rows("show_schedule_audit", name, None, None, LISTED)
     ticks = _next(row)
     data = {**row, "next": ticks, "fires": fires, "audit": deeds}
-    panels = [_terms(row), Table("Next ticks", ("tick", "that is"), [[When(tick), tick.isoformat()] for tick in ticks], empty=_no_ticks(row)), _fires(fires), _deeds(deeds)]
+    panels = [_terms(row), ticks_table(ticks, "Next ticks", _no_ticks(row)), _fires(fires), _deeds(deeds)]
+    links = [Link("Change", url("/schedule/change", name=name))] if asked.may_operate else []
     return Page(f"Schedule {name}", "schedules", data, template="detail", lead=f"Schedule {name}", crumbs=[("workflow", Link(row["workflow"], runs_where(workflow=row["workflow"]))), ("when", _when(row)), ("zone", row["timezone"])],
-                panels=panels, why=_why(row), actions=verbs.of_schedule(row, asked), older=older, newest=url("/schedule", name=name) if before else None, said=look.said)  # fmt: skip
+                panels=panels, why=_why(row), actions=verbs.of_schedule(row, asked), links=links, older=older, newest=url("/schedule", name=name) if before else None, said=look.said)  # fmt: skip
 
 
 def _when(row: Row) -> str:
@@ -68,12 +70,21 @@ def _why(row: Row) -> Why:
 
 
 def _next(row: Row) -> list[datetime]:
-    """Its next ticks, in its zone; none while it is paused, or where nobody can read it."""
+    """Its next ticks; none while it is paused, or where nobody can read it."""
     try:
-        timing = ScheduleInfo(**row).timing()
-        return [tick.astimezone(timing.zone) for tick in itertools.islice(timing.after(datetime.now(timezone.utc)), NEXT)] if row["state"] != "paused" else []
+        return ticks_of(ScheduleInfo(**row)) if row["state"] != "paused" else []
     except ScheduleInvalid:
         return []
+
+
+def ticks_of(found: ScheduleInfo) -> list[datetime]:
+    """Its next ticks, in its zone. Raises ScheduleInvalid."""
+    timing = found.timing()
+    return [tick.astimezone(timing.zone) for tick in itertools.islice(timing.after(datetime.now(timezone.utc)), NEXT)]
+
+
+def ticks_table(ticks: Sequence[datetime], title: str, empty: str) -> Table:
+    return Table(title, ("tick", "that is"), [[When(tick), tick.isoformat()] for tick in ticks], empty=empty)
 
 
 def _no_ticks(row: Row) -> str:

@@ -36,7 +36,7 @@ BULK_S = 10.0  # one request works as long; then it says how far it came
 LOCKED_SHOWN = 20
 DONE = {"cancel": "asked to cancel it", "terminate": "terminated it", "pause": "paused it", "resume": "resumed it", "retry": "asked to try again", "skip": "gave the step its result", "signal": "sent the signal",
         "update": "sent the update", "complete": "completed its token", "fail": "failed its token", "edit_retry": "changed how the step is retried",
-        "resume_queue": "resumed its queue", "unchanged": "found it so already", "trigger": "started a run of it", "skipped": "started no run, for one of it is live", "backfill": "asked for runs of that time, which the leader starts", "delete": "deleted the schedule"}  # fmt: skip
+        "resume_queue": "resumed its queue", "unchanged": "found it so already", "trigger": "started a run of it", "skipped": "started no run, for one of it is live", "backfill": "asked for runs of that time, which the leader starts", "delete": "deleted the schedule", "create": "created it", "change": "changed it"}  # fmt: skip
 POLICY = (("max_attempts", "Tries in all"), ("initial", "Seconds before the second try"), ("factor", "Each wait is so many times the one before"), ("maximum", "Seconds that no wait exceeds"),
           ("next_in", "Seconds from now to the next try"))  # fmt: skip
 BULK = (("cancel", "Cancel"), ("pause", "Pause"), ("resume", "Resume"), ("retry", "Retry"), ("terminate", "Terminate"))
@@ -316,9 +316,9 @@ def run_of(form: Mapping[str, str]) -> UUID | None:
         return None
 
 
-def name_of(form: Mapping[str, str]) -> str:
+def name_of(form: Mapping[str, str], field: str = "name") -> str:
     """Of the queue or the schedule that a form is about."""
-    return unquote(form.get("name", ""), errors="surrogateescape").replace("\0", "")
+    return unquote(form.get(field, ""), errors="surrogateescape").replace("\0", "")
 
 
 def _utc(form: Mapping[str, str], field: str) -> datetime:

@@ -23,7 +23,7 @@ from tests.acceptance.visits import Read, Served, Visitor, served
 from tests.apps import dashed
 from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
 
-PAGES = ("health", "runs", "queues", "schedules", "workers", "batches", "errors", "versions", "audit", "storage")
+PAGES = ("health", "runs", "queues", "schedules", "schedules/new", "workers", "batches", "errors", "versions", "audit", "storage")
 VERBS = ("cancel", "terminate", "pause", "resume", "retry", "skip", "fork", "signal", "update", "complete", "fail", "edit_retry")
 
 

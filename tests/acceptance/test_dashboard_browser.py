@@ -178,6 +178,47 @@ def test_a_queue_is_paused_and_resumed_by_the_button_of_its_row(database: Databa
     assert window.complaints() == []
 
 
+def test_a_schedule_is_made_and_changed_by_keyboard_on_a_phone(database: Database, dashboard: Served, window: Browser, artefacts: Path) -> None:
+    """Enter looks at its next ticks, and saves nothing; what was refused stands at its field and is gone to from the top."""
+    window.devtools("Emulation.setDeviceMetricsOverride", width=PHONE, height=800, deviceScaleFactor=1, mobile=True)
+    window.open(f"{dashboard.url}schedules")
+    window.click('.links a[href="/schedules/new"]')
+    window.until("h1", "New schedule")
+    window.write("#f-name", "by hand")
+    window.write("#f-workflow", "dashed_counts")
+    window.write("#f-cron", "61 3 * * *")
+    window.write("#f-timezone", "Europe/Berlin" + ENTER)
+    window.until('[role="alert"]', "Bad minute")
+    assert window.run("return document.documentElement.scrollWidth") <= PHONE
+    window.screenshot(artefacts / "schedule-refused.png")
+    window.click('[role="alert"] a[href="#f-cron"]')
+    assert window.run("return document.getElementById('f-name').value + document.getElementById('f-workflow').value") == "by handdashed_counts"
+    window.run("document.getElementById('f-cron').value = ''")
+    window.write("#f-input", '{"steps": 1}')
+    window.write("#f-cron", "30 3 * * *" + ENTER)
+    window.until(".terms table", "T03:30:00+0")
+    assert database.sql("select from supervisor.schedules") == []
+    window.screenshot(artefacts / "schedule-looked-at.png")
+    window.write("#f-reason", "the accounts want it")
+    window.run("document.querySelector('button[value=save]').focus()")
+    window.press(ENTER)
+    window.until(".did", "You created it")
+    window.click('.links a[href^="/schedule/change"]')
+    window.until("h1", "Change schedule by hand")
+    window.run("document.getElementById('f-cron').value = ''")
+    window.write("#f-every", "7200" + ENTER)
+    window.until(".terms", "What is changed")
+    window.write("#f-reason", "more often")
+    window.screenshot(artefacts / "schedule-change.png")
+    window.click('button[value="save"]')
+    window.until(".did", "You changed it")
+    window.devtools("Emulation.clearDeviceMetricsOverride")
+    assert database.sql("select every_s, cron, timezone from supervisor.schedules") == [(7200.0, None, "Europe/Berlin")]
+    found = database.sql("select verb, actor, reason from supervisor.audits where schedule = 'by hand' order by n")
+    assert found == [("schedule_create", "tester", "the accounts want it"), ("schedule_change", "tester", "more often")]
+    assert [said for said in window.complaints() if "400 (Bad Request)" not in said] == []
+
+
 def test_every_page_fits_a_phone_and_is_reached_by_keyboard(database: Database, dashboard: Served, window: Browser, artefacts: Path) -> None:
     """In light and dark, without a bar to scroll sideways, and nothing to click that Tab does not reach."""
     run, failing = (database.one("select run_id from supervisor.runs where key = %s", key) for key in ("long", "failing"))
@@ -188,11 +229,11 @@ def test_every_page_fits_a_phone_and_is_reached_by_keyboard(database: Database, 
         window.find("main h1")
         assert window.run("return [...document.querySelectorAll('a, button, input:not([type=hidden]), select, summary')].filter(e => e.tabIndex < 0).length") == 0
         assert window.run("return [...document.querySelectorAll('input:not([type=hidden]), select, textarea')].filter(e => !e.labels.length && !e.ariaLabel).length") == 0
-        window.screenshot(artefacts / f"{name}.png")
+        window.screenshot(artefacts / f"{name.replace('/', '-')}.png")
         window.devtools("Emulation.setDeviceMetricsOverride", width=PHONE, height=800, deviceScaleFactor=1, mobile=True)
         window.dark(True)
         wide += [path] * (window.run("return document.documentElement.scrollWidth") > PHONE)
-        window.screenshot(artefacts / f"{name}-phone-dark.png")
+        window.screenshot(artefacts / f"{name.replace('/', '-')}-phone-dark.png")
         window.devtools("Emulation.clearDeviceMetricsOverride")
         window.dark(False)
     assert not wide

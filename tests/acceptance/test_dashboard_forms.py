@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import unescape
 from typing import Any
 
 import psycopg
@@ -286,6 +289,131 @@ def test_schedules_are_listed_looked_at_and_acted_on(desk: Desk) -> None:
     assert kept == [("schedule_create", "bob", "for the test"), *((f"schedule_{verb}", "ann", f"{verb} it") for verb in ("pause", "resume", "trigger", "backfill", "delete"))]
 
 
+def filled(desk: Desk, path: str, **other: str) -> dict[str, str]:
+    """The fields of a page's form as a browser would send them, but for what somebody types."""
+    found: dict[str, str] = {}
+    html = desk.ann.get(path).text
+    for tag in re.findall(r'<input[^>]* name="[^>]*>', html):
+        (name,), (value,) = re.findall(r' name="([^"]*)"', tag), re.findall(r' value="([^"]*)"', tag) or [""]
+        found[name] = unescape(value)
+    found |= {name: unescape(text) for name, text in re.findall(r'<textarea[^>]* name="([^"]*)"[^>]*>\n?(.*?)</textarea>', html, re.DOTALL)}
+    found |= {name: unescape(value) for name, value in re.findall(r'<select[^>]* name="([^"]*)"[^>]*>.*?<option value="([^"]*)" selected', html, re.DOTALL)}
+    return found | other
+
+
+def wrong_of(answer: Any) -> dict[str, str]:
+    """What a form says is wrong, by field."""
+    return {name: unescape(words).strip() for name, words in re.findall(r'<p id="f-(\w+)-wrong" class="wrong"><span aria-hidden="true">▲</span> (.*?)</p>', answer.text)}
+
+
+def test_a_schedule_is_made_in_the_browser_after_its_ticks_were_looked_at(desk: Desk) -> None:
+    """What is previewed is what is made: the same in the same transaction, rolled back; what is typed otherwise afterwards is looked at again first."""
+    assert "/schedules/new" in Read.of(desk.ann.get("/schedules").text).attributes("a", "href")
+    form = filled(desk, "/schedules/new", name="nightly/ä", workflow="dashed_counts", cron="30 3 * * *", timezone="Europe/Berlin", input='{"steps": 2}', overlap="buffer_one", priority="7", queue="dashed", attributes='{"team": "x"}')
+    looked = desk.ann.post("/schedules/new", {**form, "do": "preview", "reason": ""})
+    assert looked.status == 200 and wrong_of(looked) == {} and desk.client.schedules() == []
+    text = Read.of(looked.text).text
+    assert "Nothing was saved yet" in text and text.count("T03:30:00+0") == 5 and "Create it" in text
+    again = {**form, "seen": re.search(r'name="seen" value="(\w+)"', looked.text)[1], "do": "save"}  # type: ignore[index]
+    assert wrong_of(desk.ann.post("/schedules/new", {**again, "reason": " "})) == {"reason": "it is empty; say why: it is kept in the audit"}
+    assert "T04:30:00+0" in Read.of(desk.ann.post("/schedules/new", {**again, "cron": "30 4 * * *", "reason": "unseen"}).text).text and desk.client.schedules() == []
+    assert desk.ann.post("/schedules/new", {**again, "reason": "for the accounts"}).headers["location"] == "/schedule?name=nightly%2F%C3%A4&did=create"
+    (made,) = desk.client.schedules()
+    assert (made.name, made.workflow, made.cron, made.timezone, made.overlap, made.priority, made.queue) == ("nightly/ä", "dashed_counts", "30 3 * * *", "Europe/Berlin", "buffer_one", 7, "dashed")
+    assert (made.input, made.attributes, made.catchup_s, made.jitter_s) == ({"steps": 2}, {"team": "x"}, 3600.0, 0.0)
+    assert desk.database.sql("select verb, actor, reason from supervisor.audits where schedule = 'nightly/ä'") == [("schedule_create", "ann", "for the accounts")]
+    twice = desk.ann.post("/schedules/new", {**again, "reason": "again"})
+    assert twice.status == 400 and "there is a schedule 'nightly/ä' already" in wrong_of(twice)["name"]
+    assert "You created it" in Read.of(desk.ann.get("/schedule?name=nightly%2F%C3%A4&did=create").text).text
+    desk.client.delete_schedule("nightly/ä")
+
+
+WRONG = [
+    ({"name": ""}, {"name": "its name must be a text of 1 to 200"}),
+    ({"workflow": ""}, {"workflow": "choose a workflow"}),
+    ({"workflow": "typo"}, {"workflow": "no worker has ever registered a workflow named 'typo'"}),
+    ({"cron": "61 * * * *"}, {"cron": "cron '61 * * * *' can't be read: Bad minute; give five fields"}),
+    ({"cron": ""}, {"cron": "neither cron= nor every="}),
+    ({"every": "60"}, {"cron": "both cron= and every="}),
+    ({"cron": "", "every": "0.01"}, {"every": "not between 0.1 s and 366 days"}),
+    ({"cron": "", "every": "1e300"}, {"every": "seconds"}),
+    ({"timezone": "Europe/Atlantis"}, {"timezone": "there is no time zone 'Europe/Atlantis'; give a name like"}),
+    ({"input": "{"}, {"input": "it is no JSON"}),
+    ({"input": "[1]"}, {"input": "it is list and no object"}),
+    ({"input": '{"stepz": 1}'}, {"input": "stepz: no parameter of it; it takes steps"}),
+    ({"input": '{"steps": "\\u0000"}'}, {"input": ""}),
+    ({"pass_tick": "tick"}, {"input": "tick: no parameter of it"}),
+    ({"overlap": "often"}, {"overlap": "none of skip, allow"}),
+    ({"catchup": "1"}, {"catchup": "catchup is 10 s at least, not 1"}),
+    ({"jitter": "90000"}, {"jitter": "between 0 and 86400"}),
+    ({"jitter": "-1"}, {"jitter": "give seconds (0 or more)"}),
+    ({"priority": "11"}, {"priority": "not between 0 (first) and 9 (last)"}),
+    ({"queue": "q" * 201}, {"queue": "1 to 200 characters"}),
+    ({"attributes": '{"": 1}'}, {"attributes": "'' is no name"}),
+    ({"starts_at": "tomorrow"}, {"starts_at": "'tomorrow' is no moment; give one like"}),
+    ({"starts_at": "2026-12-02", "ends_at": "2026-12-01T00:00Z"}, {"ends_at": "it ends before it begins"}),
+    ({"every": "soon", "jitter": "a while", "attributes": "no", "ends_at": "never"}, {"every": "no number", "jitter": "no number", "attributes": "no JSON", "ends_at": "no moment"}),
+]
+
+
+@pytest.mark.parametrize(("typed", "told"), WRONG, ids=[" ".join(f"{name}={value[:20]}" for name, value in typed.items()) for typed, _ in WRONG])
+def test_what_is_wrong_is_told_at_its_field_and_nothing_that_was_typed_is_lost(desk: Desk, typed: dict[str, str], told: dict[str, str]) -> None:
+    form = {"name": "x", "workflow": "dashed_counts", "cron": "@hourly", "input": '{"steps": 1}', "overlap": "skip", "reason": "typed at length", "do": "preview"} | typed
+    answer = desk.ann.post("/schedules/new", form)
+    found = wrong_of(answer)
+    assert answer.status == 400 and set(found) == set(told), found
+    assert all(words in found[name] for name, words in told.items()), found
+    read = Read.of(answer.text)
+    kept = {attributes["name"]: attributes.get("value") for tag, attributes in read.tags if tag == "input" and "name" in attributes}
+    areas = {name: unescape(text) for name, text in re.findall(r'<textarea[^>]* name="([^"]*)"[^>]*>\n?(.*?)</textarea>', answer.text, re.DOTALL)}
+    chosen = {attributes["value"] for tag, attributes in read.tags if tag == "option" and "selected" in attributes}
+    assert all(value in (kept.get(name), areas.get(name)) or name in ("do", "workflow", "overlap") and (name == "do" or not value or value in chosen) for name, value in form.items())
+    marked = {attributes["name"] for _, attributes in read.tags if attributes.get("aria-invalid") == "true"}
+    assert marked == set(told) and desk.client.schedules() == []
+
+
+def test_a_schedule_is_changed_in_the_browser_by_what_is_typed_otherwise(desk: Desk) -> None:
+    """And by nothing else: a change that somebody else has made meanwhile is not undone by a form that was opened before."""
+    desk.client.create_schedule("changing", dashed.dashed_counts, every=3600, input={"steps": 1}, queue="dashed", attributes={"a": 1.0}, starts_at=datetime(2026, 1, 1, tzinfo=UTC))
+    here = "/schedule/change?name=changing"
+    assert here in Read.of(desk.ann.get("/schedule?name=changing").text).attributes("a", "href")
+    form = filled(desk, here)
+    assert (form["every"], form["starts_at"], form["queue"], form["cron"], form["workflow"]) == ("3600", "2026-01-01T00:00:00", "dashed", "", "dashed_counts") and "name" not in form
+    nothing = desk.ann.post(here, {**form, "do": "preview"})
+    assert nothing.status == 400 and "nothing to change" in Read.of(nothing.text).text
+    typed = {**form, "every": "", "cron": "@daily", "queue": "", "reason": "once a day will do"}
+    looked = desk.ann.post(here, {**typed, "do": "preview"})
+    text = Read.of(looked.text).text
+    assert text.count("T00:00:00+00:00") == 5 and "What is changed" in text and desk.client.schedule("changing").every_s == 3600
+    seen = re.search(r'name="seen" value="(\w+)"', looked.text)[1]  # type: ignore[index]
+    desk.client.change_schedule("changing", jitter=30, actor="bob")
+    met = desk.ann.post(here, {**typed, "seen": seen, "do": "save"})
+    assert met.status == 400 and "somebody has changed it since this form was opened" in Read.of(met.text).text and "jitter" in Read.of(met.text).text and "once a day will do" in met.text
+    assert desk.client.schedule("changing").cron is None
+    of = re.search(r'name="of" value="([^"]+)"', met.text)[1]  # type: ignore[index]
+    answer = desk.ann.post(here, {**typed, "jitter": "30", "of": unescape(of), "seen": seen, "do": "save"})
+    assert answer.headers["location"] == "/schedule?name=changing&did=change"
+    found = desk.client.schedule("changing")
+    assert (found.cron, found.every_s, found.queue, found.jitter_s, found.attributes, found.input) == ("@daily", None, None, 30.0, {"a": 1.0}, {"steps": 1})
+    verb, actor, reason, details = desk.database.sql("select verb, actor, reason, details from supervisor.audits where schedule = 'changing' order by n desc limit 1")[0]
+    assert (verb, actor, reason, set(details)) == ("schedule_change", "ann", "once a day will do", {"schedule", "cron"}), "what is no more is left out of an audit"
+    desk.client.delete_schedule("changing")
+    assert desk.ann.post(here, {**typed, "do": "save"}).status == 404 and desk.ann.get(here).status == 404
+
+
+def test_a_form_for_a_schedule_behind_a_lock_keeps_what_was_typed(desk: Desk) -> None:
+    desk.client.create_schedule("locked", dashed.dashed_counts, every=3600, input={"steps": 1})
+    form = filled(desk, "/schedule/change?name=locked", every="1800", reason="twice as often", do="preview")
+    with desk.database.connect() as conn, conn.transaction():
+        conn.execute("select from supervisor.schedule for update")
+        answer = desk.ann.post("/schedule/change?name=locked", form)
+    assert answer.status == 409 and f"given up after {PATIENCE_S:g} s" in Read.of(answer.text).text and 'value="twice as often"' in answer.text and 'value="1800"' in answer.text
+    for path in ("/schedules/new", "/schedule/change?name=locked"):
+        assert desk.ann.post(path, {**form, "csrf": "wrong"}).status == 403 and desk.ann.post(path, form, Origin="http://evil.example").status == 403
+        assert desk.ann.ask("POST", path, b"x=1", {"Content-Type": "application/x-www-form-urlencoded", "Origin": "http://127.0.0.1"}).status == 403
+    desk.client.delete_schedule("locked")
+
+
 def test_long_lists_of_schedules_and_of_fires_go_on_by_key(desk: Desk) -> None:
     """A schedule of a year has thousands of ticks; none is left out between two pages, one that was missed and fired afterwards neither."""
     sql = desk.database.sql
@@ -317,6 +445,11 @@ def test_a_viewer_pauses_no_queue_and_no_schedule(desk: Desk, tmp_path: Any) -> 
             for path in ("/queues", "/schedules", "/schedule?name=seen"):
                 answer = visitor.get(path)
                 assert answer.status == 200 and 'action="/queues/' not in answer.text and 'action="/schedules/' not in answer.text
+                assert "/schedules/new" not in answer.text and "/schedule/change" not in answer.text
+            for path in ("/schedules/new", "/schedule/change?name=seen"):
+                assert visitor.get(path).status == 403
+                for do in ("preview", "save"):
+                    assert visitor.post(path, {"name": "mine", "schedule": "seen", "workflow": "dashed_counts", "cron": "@hourly", "input": '{"steps": 1}', "reason": "x", "do": do}).status == 403
             assert visitor.post("/queues/pause", {"name": "dashed", "reason": "x"}).status == 403
             for verb in ("pause", "resume", "trigger", "delete"):
                 assert visitor.post(f"/schedules/{verb}", {"name": "seen", "reason": "x"}).status == 403

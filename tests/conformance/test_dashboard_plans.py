@@ -41,7 +41,7 @@ OF_LISTS: dict[str, tuple[Any, ...]] = {"show_audit": (None, None, None, 100), "
 BY_KEY = {name: values for name, values in OF_LISTS.items() if "schedule" in name}
 HISTORY = ("schedule", "audit_2", "run_2", "step_2", "outcome_2", "attempt_2", "message_2", "publication_2", "child_2")
 # what reads more by its nature, and is bounded by live runs, workers or the catalogue
-OTHERS = {"page_settings", "page_rights", "page_pulse", "page_rates", "page_errors", "page_leader", "page_database", "page_horizon", "page_batches", "page_batch", "page_storage", "page_saved", "page_differences", "page_queues", "page_workers", "page_worker_sizes", "page_versions"}
+OTHERS = {"page_settings", "page_rights", "page_pulse", "page_rates", "page_errors", "page_leader", "page_database", "page_horizon", "page_batches", "page_batch", "page_storage", "page_saved", "page_differences", "page_queues", "page_workers", "page_worker_sizes", "page_versions", "page_workflows"}
 
 
 @pytest.fixture(scope="module")
