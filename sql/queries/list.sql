@@ -35,6 +35,20 @@ SELECT count(*) FROM (SELECT FROM {schema}.attributes AS a WHERE true /*bounds*/
 -- $1 int4 at most    $2 … the test's     Returns how many
 SELECT count(*) FROM (SELECT FROM {schema}.started AS s WHERE true /*bounds*/ LIMIT $1::pg_catalog.int4) AS d;
 
+-- name: list_schedule_size :one
+-- How many runs these schedules have started.
+-- Locks:  none.     Index:  schedule_fire_run_idx; at most $1 entries
+-- $1 int4 at most    $2 text[] names     Returns how many
+SELECT count(*) FROM (SELECT FROM {schema}.schedule_runs AS s WHERE s.schedule = ANY ($2::pg_catalog.text[]) LIMIT $1::pg_catalog.int4) AS d;
+
+-- name: list_slice :many
+-- The last of the next so many runs, whatever they are; no row where fewer are left.
+-- Locks:  none.     Index:  run primary key, $2 entries
+-- $1 uuid after; null: from the newest on    $2 int4 how many    $3 … the filter's
+SELECT d.run_id FROM {schema}.started AS d
+WHERE ($1::pg_catalog.uuid IS NULL OR d.run_id < $1::pg_catalog.uuid) /*bounds*/
+ORDER BY d.run_id DESC OFFSET $2::pg_catalog.int4 - 1 LIMIT 1;
+
 -- name: list_position :many
 -- Where a run stands in the order of an attribute.
 -- Locks:  none.     Index:  attribute primary key, pruned
@@ -43,7 +57,7 @@ SELECT a.number, a.text FROM {schema}.attributes AS a WHERE a.run_id = $1::pg_ca
 
 -- name: list_ids :many
 -- Runs that fit, newest first.
--- Locks:  none.     Index:  run, task primary keys, outcome_unsuccessful_idx, task_wait_idx read backwards, task_ready_idx; run_prefix_idx; run_key, child primary keys; then run, outcome, task primary keys
+-- Locks:  none.     Index:  run, task primary keys, outcome_unsuccessful_idx, task_wait_idx read backwards, task_ready_idx; run_prefix_idx; schedule_fire_run_idx; run_key, child primary keys; then run, outcome, task primary keys
 -- $1 uuid after; null: from the newest on    $2 int4 limit    $3 … the filter's     Returns run
 SELECT d.run_id /*value*/
 FROM (SELECT d.run_id /*value*/ FROM {schema}.started AS d

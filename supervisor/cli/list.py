@@ -10,12 +10,14 @@ import click
 from supervisor.cli import options, watch
 from supervisor.cli.output import ago, duration, print_json, progress_words, say, table
 from supervisor.core.filters import STATUSES, Compare, both, parse_list
+from supervisor.core.ids import id_time
 from supervisor.core.shown import run_as_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from supervisor.core.filters import Filter, Order
+    from supervisor.db.look import Found
 
 Row = dict[str, Any]
 ERROR_SHOWN = 60
@@ -23,7 +25,7 @@ ERROR_SHOWN = 60
 GRAMMAR = """\b
 FILTER  workflow = checkout AND (status in (failed, timed_out) OR wait = signal) AND age > 1h AND NOT key ^= "order-"
   texts   workflow key queue batch step version error   = != < <= > >= ^= (begins with) ~ !~ (has in it) in (a, b) is null
-  words   status wait                                   = != in (a, b)
+  words   status wait schedule                          = != in (a, b); schedule is null
   spans   age took waited                               < <= > >=   30s 5m 1h 2d 1h30m
   times   started ended                                 < <= > >=   2026-11-22 2026-11-22T08:30, UTC
   JSON    attribute.NAME input.NAME result.NAME error.type      as texts; bare numbers, true and false as such; of attributes dates too
@@ -61,25 +63,36 @@ def list_runs(
     order = next((order for _, order in said if order is not None), None)
     name = options.resolve_schema(schema)
 
-    def rows_now() -> Sequence[Row]:
+    def rows_now() -> Found:
         from supervisor.db import look
 
         with options.connect(dsn, name, purpose="list") as conn:
             return look.runs(conn, name, asked, after=after, limit=limit, patience_s=timeout, order=order)
 
     if watching:
-        watch.watch(watch.Watched(rows_now, lambda rows: _table(rows) if rows else "no runs that fit", _objects), interval, as_json)
+        watch.watch(watch.Watched(rows_now, _looked, _objects), interval, as_json)
     elif as_json:
-        for row in rows_now():
+        rows = rows_now()
+        for row in rows:
             print_json(run_as_json(row))
+        if rows.reached is not None:
+            _say_more(rows, limit, order)
     else:
         rows = rows_now()
         if rows:
             click.echo(_table(rows))
-        else:
+        elif rows.reached is None:
             say("no runs" + (" that fit" if asked or after else " yet"))
-        if len(rows) == limit:
-            say(f"{'older' if order is None else 'further'} ones: --after {rows[-1]['run_id']}")
+        _say_more(rows, limit, order)
+
+
+def _say_more(rows: Found, limit: int, order: Order | None) -> None:
+    """How to go on, and whether these were all as far as was looked."""
+    if rows.reached is not None:
+        ids = f"until {rows.reached}, {ago(id_time(rows.reached))}"
+        say(f"{'at least these' if rows else 'none so far'}: not all was looked at within half of --timeout, only runs {ids}; go on: --after {rows.reached}")
+    elif len(rows) == limit:
+        say(f"{'older' if order is None else 'further'} ones: --after {rows[-1]['run_id']}")
 
 
 # ── one row ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -88,6 +101,11 @@ def list_runs(
 def _objects(rows: Sequence[Row]) -> Iterator[tuple[UUID, Row]]:
     """The oldest first: what comes later is newer, also in a pipe."""
     return ((row["run_id"], run_as_json(row)) for row in reversed(rows))
+
+
+def _looked(rows: Found) -> str:
+    shown = _table(rows) if rows else "no runs that fit"
+    return shown if rows.reached is None else f"{shown}\nnot all was looked at"
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -178,6 +178,7 @@ FIELDS: dict[str, Field] = {
     "key": _TEXT,
     "queue": _TEXT,
     "batch": _TEXT,
+    "schedule": Field(str, "a schedule's name", (*EQUAL, *NULL)),
     "step": _TEXT,
     "version": _TEXT,
     "error": _JSON,

@@ -8,10 +8,12 @@ from uuid import UUID
 
 from supervisor.core.errors import FilterInvalid, ReadTimeout
 from supervisor.core.filters import Filter, Order, parse_list
+from supervisor.core.ids import id_time
 from supervisor.core.shown import progress_words, run_as_json
 from supervisor.dashboard import verbs
 from supervisor.dashboard.page import Asked, Cell, Count, Link, Page, Pick, Pip, Refused, Search, Table, Took, When, run_link, runs_where, url
 from supervisor.dashboard.why import PARKED
+from supervisor.db.look import Found
 from supervisor.db.pages import Look
 
 Row = dict[str, Any]
@@ -47,14 +49,15 @@ def page(look: Look, asked: Asked) -> Page:
     return _listed(rows, text, search, after, look, asked, fits, order)
 
 
-def _listed(rows: Sequence[Row], text: str, search: Search, after: UUID | None, look: Look, asked: Asked, fits: Filter | None, order: Order | None) -> Page:
-    older = url("/runs", q=text, after=rows[PAGE_RUNS - 1]["run_id"]) if len(rows) > PAGE_RUNS else None
-    rows = rows[:PAGE_RUNS]
+def _listed(rows: Found, text: str, search: Search, after: UUID | None, look: Look, asked: Asked, fits: Filter | None, order: Order | None) -> Page:
+    reached, goes_on = rows.reached, rows.reached if len(rows) <= PAGE_RUNS else rows[PAGE_RUNS - 1]["run_id"]
+    older = url("/runs", q=text, after=goes_on) if goes_on else None
+    rows = Found(rows[:PAGE_RUNS])
     picks = asked.may_act
     columns = (*["choose"] * picks, "status", "run", "workflow", "key", "step", "started", "took", "in particular")
-    table = Table("Runs", columns, [_cells(row, picks) for row in rows], empty="no runs that fit" if fits or after else "no runs yet")
+    table = Table("Runs", columns, [_cells(row, picks) for row in rows], empty="none as far as was looked" if reached else "no runs that fit" if fits or after else "no runs yet", note=_so_far(reached))
     bulk = [(verb, label) for verb, label in verbs.BULK if verb in ("cancel", "terminate") or asked.may_operate] if picks and order is None else []
-    data = {"runs": [run_as_json(row) for row in rows], "saved": search.kept, "next": older and older.replace("/runs?", "/runs.json?")}
+    data = {"runs": [run_as_json(row) for row in rows], "complete": reached is None, "saved": search.kept, "next": older and older.replace("/runs?", "/runs.json?")}
     return Page("Runs", "runs", data, search=search, panels=[table], older=older, newest=url("/runs", q=text) if after else None, bulk=bulk, said=look.said)
 
 
@@ -71,6 +74,11 @@ def _cells(row: Row, picks: bool) -> list[Cell]:
     took = Took((row["ended_at"] - row["created_at"]).total_seconds()) if row["ended_at"] else None
     return [*([Pick(row["run_id"])] if picks else []), Pip(row["status"], wait), run_link(row["run_id"]), Link(row["workflow"], runs_where(workflow=row["workflow"])),
             row["key"], step, When(row["created_at"]), took, _particular(row)]  # fmt: skip
+
+
+def _so_far(reached: UUID | None) -> str:
+    """What is said of a page that is not full, and whose time was over before all was looked at."""
+    return f"at least these: not all was looked at, only as far as a run that started at {id_time(reached).isoformat(timespec='seconds')}; “older” goes on from there" if reached is not None else ""
 
 
 def _particular(row: Row) -> str | None:

@@ -25,7 +25,7 @@ def page(look: Look, asked: Asked) -> Page:
     rows = look.rows("page_schedules", after, LISTED)
     shown: list[list[Cell]] = [
         [Link(row["name"], url("/schedule", name=row["name"])), Pip(row["state"]), Link(row["workflow"], runs_where(workflow=row["workflow"])), _when(row), row["timezone"], When(row["next_at"]), When(row["last_at"]),
-         run_link(row["last_run"]) if row["last_run"] else None, Count(row["live"]), Count(row["held"]), Count(row["fired"]), Count(row["skipped"]), Count(row["missed"]), row["paused_by"], row["paused_reason"]]
+         run_link(row["last_run"]) if row["last_run"] else None, Count(row["live"]), Count(row["held"]), Count(row["fired"], runs_where(schedule=row["name"])), Count(row["skipped"]), Count(row["missed"]), row["paused_by"], row["paused_reason"]]
         for row in rows
     ]  # fmt: skip
     columns = ("schedule", "state", "workflow", "when", "zone", "next tick", "last tick", "its run", "live", "held", "fired", "skipped", "missed", "paused by", "why")
@@ -48,7 +48,7 @@ def one(look: Look, asked: Asked) -> Page:
     ticks = _next(row)
     data = {**row, "next": ticks, "fires": fires, "audit": deeds}
     panels = [_terms(row), ticks_table(ticks, "Next ticks", _no_ticks(row)), _fires(fires), _deeds(deeds)]
-    links = [Link("Change", url("/schedule/change", name=name))] if asked.may_operate else []
+    links = [Link("Its runs", runs_where(schedule=name)), *([Link("Change", url("/schedule/change", name=name))] if asked.may_operate else [])]
     return Page(f"Schedule {name}", "schedules", data, template="detail", lead=f"Schedule {name}", crumbs=[("workflow", Link(row["workflow"], runs_where(workflow=row["workflow"]))), ("when", _when(row)), ("zone", row["timezone"])],
                 panels=panels, why=_why(row), actions=verbs.of_schedule(row, asked), links=links, older=older, newest=url("/schedule", name=name) if before else None, said=look.said)  # fmt: skip
 
@@ -96,7 +96,7 @@ def _terms(row: Row) -> Facts:
         ("while a run is live", row["overlap"]), ("input", Json(row["input"])), ("is given the tick", row["pass_tick"]), ("queue", row["queue"] or "the workflow's"), ("priority", row["priority"]),
         *([("attributes", Json(row["attributes"]))] if row["attributes"] else []),
         ("a tick may be late by", f"{row['catchup_s']:g} s"), ("jitter", f"{row['jitter_s']:g} s"), ("not before", When(row["starts_at"])), ("not after", When(row["ends_at"])),
-        ("runs of it started", Count(row["fired"])), ("ticks skipped", Count(row["skipped"])), ("ticks missed", Count(row["missed"])),
+        ("runs of it started", Count(row["fired"], runs_where(schedule=row["name"]))), ("ticks skipped", Count(row["skipped"])), ("ticks missed", Count(row["missed"])),
         ("live", Count(row["live"])), ("held", Count(row["held"])), ("backfills at work", Count(row["backfills"])), ("declared in code", "yes" if row["declared"] else "no"), ("made", When(row["created_at"])), ("changed", When(row["changed_at"])),
     ]  # fmt: skip
     return Facts("What it does", items, wide=True)

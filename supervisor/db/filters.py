@@ -5,7 +5,7 @@ gets into the text of a statement; its text is made of the constants of this fil
 
 A statement goes through the ids of one source, newest first, and looks at each (sql/queries/list.sql). Which source: keys where one must be
 named, children for a parent's, failures and live where only unsuccessful or only live runs can fit, else started, which is every
-run. Whatever of the filter that source knows is asked of it first: `run_id` carries the time of the start, so age and started
+run. What a schedule has started stands together, newest first. Whatever of the filter that source knows is asked of it first: `run_id` carries the time of the start, so age and started
 are ranges of it. It only has to give all that can fit: the whole filter is asked of every run that it gives.
 
 Live runs of one reason for waiting stand together in an index, newest first. Those that are due, that will be, and that are parked
@@ -19,7 +19,7 @@ goes along that index, numbers before texts, and looks at each run on the way.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -31,7 +31,7 @@ _COLUMNS = {
     "workflow": "r.workflow", "status": "r.status", "wait": "r.wait", "key": "r.key", "queue": "r.queue", "batch": "r.batch", "step": "r.step",
     "version": "r.version", "priority": "r.priority", "attempt": "r.attempt", "seq": "r.seq", "steps": "r.steps", "worker": "r.worker",
     "took": "r.duration_s", "ended": "r.ended_at", "run": "r.run_id", "error": "r.error", "attribute": "r.attributes", "input": "r.input",
-    "result": "r.result",
+    "result": "r.result", "schedule": "r.schedule",
 }  # fmt: skip
 _TYPES = {str: "text", int: "int8", float: "float8"}
 _NUMBERS = ("priority", "attempt", "seq", "steps", "worker")
@@ -42,12 +42,15 @@ _POSITIVE = ("=", "in", "^=", "~", "<", "<=", ">", ">=")
 EVERY = "{schema}.started"
 EVERY_LIVE = "{schema}.live"
 FAILURES = "{schema}.failures"
+# As a range, for of an equality the planner knows that the runs' order is enough, and goes along all schedules' runs where their rows lie better
+OF_SCHEDULE = "(SELECT s.run_id, s.schedule AS value FROM {schema}.schedule_runs AS s)"
 _KNOWS = {
     EVERY: {"workflow": "d.workflow", "priority": "d.priority", "key": "d.key"},
     EVERY_LIVE: {"workflow": "d.workflow", "queue": "d.queue", "status": "d.status"},
     FAILURES: {"status": "d.status"},
 }
 
+NAMES_APART = 20  # schedules whose runs are read along each other; those of more are put in order
 FEW = 10_000  # runs of a range that may be read whole and sorted: 20 ms
 # where live runs of a state or reason can be: ranges by name, and reasons by number, which task_wait_idx has in order
 _DUE, _LATER, _PARKED = "due", "later", "parked"
@@ -75,22 +78,27 @@ _NAMED = (
 
 @dataclass
 class Where:
-    """A filter as SQL, tokens of the schema not yet replaced: the view that leads to runs, what bounds it, the condition, its parameters."""
+    """A filter as SQL, tokens of the schema not yet replaced: the view that leads to runs, what bounds it, the condition, its parameters.
+
+    value  where the source's index has a `value` before the run in its order: what all of its rows have there
+    """
 
     source: str = EVERY
     bounds: str = "true"
     condition: str = "true"
+    value: str | None = None
     values: list[Any] = field(default_factory=list)
 
 
 class Sizes(NamedTuple):
-    """How many live runs stand in each range, how many values each of `attribute_tests` is true of, how many runs `key_test` is; more than FEW are FEW + 1, 0 was not asked."""
+    """How many live runs stand in each range, how many values each of `attribute_tests` is true of, how many runs `key_test` and `schedule_test` are; more than FEW are FEW + 1, 0 was not asked."""
 
     due: int = FEW + 1
     later: int = FEW + 1
     parked: int = FEW + 1
     attributes: tuple[int, ...] = ()
     keys: int = FEW + 1
+    scheduled: int = FEW + 1
 
 
 class Along(NamedTuple):
@@ -114,6 +122,16 @@ def attribute_tests(asked: Filter | None) -> list[Compare]:
 def key_test(asked: Filter | None) -> Compare | None:
     """The test of what a key begins with that must be true; null where there is none."""
     return next((test for test in _musts(asked) if test.field == "key" and test.op == "^=" and test.values[0]), None) if asked is not None else None
+
+
+def schedule_test(asked: Filter | None) -> Compare | None:
+    """The test of which schedule started it that must be true; null where there is none."""
+    return next((test for test in _musts(asked) if test.field == "schedule" and test.op in ("=", "in")), None) if asked is not None else None
+
+
+def wants_schedule_size(asked: Filter | None) -> bool:
+    """Whether another source may have fewer runs than the schedule that *asked* names."""
+    return schedule_test(asked) is not None and any(_is_live(test) or _is_unsuccessful(test) for test in _musts(asked))  # type: ignore[arg-type]
 
 
 def key_rows(test: Compare, parameter: Parameters) -> str:
@@ -165,8 +183,12 @@ def compiled(asked: Filter | None, first: int, sizes: Sizes | None = None, along
         where.condition = _condition(asked, parameter)
     if along is None and asked is not None:
         where.source, where.bounds = _leading(list(_musts(asked)), parameter, sizes)
+        if where.source == OF_SCHEDULE:
+            where.value = str(schedule_test(asked).values[0])  # type: ignore[union-attr]
     elif along is not None:
         where.source, where.bounds = _along(along, attribute_tests(asked), parameter)
+    if asked is not None:
+        where.bounds = " AND ".join([where.bounds, *_registered(_musts(asked), parameter)])
     return where
 
 
@@ -325,7 +347,14 @@ def _leading(musts: list[Compare], parameter: Parameters, sizes: Sizes | None) -
             rows = attribute_rows(counted[0][1], parameter)
             return f"(SELECT DISTINCT a.run_id FROM {{schema}}.attributes AS a WHERE {rows} OFFSET 0)", "true"
     view = FAILURES if any(map(_is_unsuccessful, musts)) else EVERY_LIVE if any(map(_is_live, musts)) else EVERY
-    bounds = [_start("d.run_id", each, parameter) for each in musts if each.field in ("age", "started")]
+    bounds = _times(musts, parameter)
+    started_by = schedule_test(_all(musts))
+    if started_by is not None and (view is EVERY or sizes is not None and sizes.scheduled <= FEW):
+        source, bound = _scheduled(started_by, parameter)
+        return source, " AND ".join([bound, *bounds])
+    if started_by is not None:
+        listed = parameter([str(value) for value in started_by.values])
+        bounds.append(f"(SELECT s.schedule FROM {{schema}}.schedule_runs AS s WHERE s.run_id = d.run_id) = ANY ({listed}::pg_catalog.text[])")
     for test in musts:
         known = _KNOWS[view].get(test.field)
         if known is not None and test.op in _POSITIVE and not (test.field == "key" and test.op in ("=", "in")):
@@ -336,6 +365,40 @@ def _leading(musts: list[Compare], parameter: Parameters, sizes: Sizes | None) -
             bounds.append(f"({_waited('d.since', test, parameter)} OR d.since IS NULL)")
     source = _live(musts, sizes) if view is EVERY_LIVE else view
     return source, " AND ".join(bounds) or "true"
+
+
+def walks_history(asked: Filter | None, sizes: Sizes | None) -> bool:
+    """Whether runs are looked through from the newest on, however many there are."""
+    return compiled(asked, 1, sizes).source in (EVERY, FAILURES)
+
+
+def edges(asked: Filter | None, parameter: Parameters) -> str:
+    """What of the history *asked* can be true of, as a condition on the view started, called d: its times, and none of it where there is no such workflow."""
+    musts = list(_musts(asked)) if asked is not None else []
+    return " AND ".join(["true", *_times(musts, parameter), *_registered(musts, parameter)])
+
+
+def _times(musts: Iterable[Compare], parameter: Parameters) -> list[str]:
+    return [_start("d.run_id", each, parameter) for each in musts if each.field in ("age", "started")]
+
+
+def _registered(musts: Iterable[Compare], parameter: Parameters) -> Iterator[str]:
+    """Whether any workflow is called so, asked once: of one that nobody has registered there are no runs, and none is looked at."""
+    for test in musts:
+        if test.field == "workflow" and test.op in _POSITIVE:
+            yield f"EXISTS (SELECT FROM {{schema}}.workflows AS w WHERE {_plain('w.workflow', test, parameter)})"
+
+
+def _scheduled(test: Compare, parameter: Parameters) -> tuple[str, str]:
+    """What these schedules have started, newest first, each along its index."""
+    names = sorted({str(value) for value in test.values})
+    if len(names) == 1:
+        name = f"{parameter(names[0])}::pg_catalog.text"
+        return OF_SCHEDULE, f"d.value >= {name} AND d.value <= {name}"
+    if len(names) > NAMES_APART:
+        return "{schema}.schedule_runs", f"d.schedule = ANY ({parameter(names)}::pg_catalog.text[])"
+    arms = (f"(SELECT s.run_id FROM {{schema}}.schedule_runs AS s WHERE s.schedule = {parameter(name)}::pg_catalog.text ORDER BY s.run_id DESC)" for name in names)
+    return f"({' UNION ALL '.join(arms)})", "true"
 
 
 def _all(musts: list[Compare]) -> Filter | None:

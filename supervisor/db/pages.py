@@ -105,7 +105,7 @@ class Look:
         except ReadTimeout as error:
             return error
 
-    def runs(self, asked: Filter | None, order: Order | None, after: Any, limit: int) -> list[Row]:
+    def runs(self, asked: Filter | None, order: Order | None, after: Any, limit: int) -> look.Found:
         """A page of `list`."""
         text, values = look.statement(self.schema, "list_runs", asked, 3, order=None if order is not None and order.attribute else order)
         self.said.append(Said("list_runs", text, (after, limit, *values)))

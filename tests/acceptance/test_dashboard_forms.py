@@ -282,6 +282,9 @@ def test_schedules_are_listed_looked_at_and_acted_on(desk: Desk) -> None:
     run = desk.page(f"/runs/{fire['run_id']}")
     assert run["schedule"]["schedule"] == "every hour/1" and run["schedule"]["kind"] == "trigger"
     assert here in Read.of(desk.ann.get(f"/runs/{fire['run_id']}").text).attributes("a", "href")
+    (its_runs,) = {href for href in Read.of(desk.ann.get(here).text).attributes("a", "href") if href.startswith("/runs?q=schedule")}
+    started = {each["run_id"] for each in desk.page(here)["fires"]}
+    assert {each["run_id"] for each in desk.page(its_runs)["runs"]} == started == {str(each.run_id) for each in desk.client.list(filter='schedule = "every hour/1"')} and len(started) == 3
     assert do("delete").headers["location"] == "/schedules?did=delete" and do("delete").status == 404 and desk.ann.get(here).status == 404
     assert desk.ann.get("/schedule.json?name=gone").json()["error"]["code"] == "schedule_unknown"
     assert do("explode").status == 400 and desk.ann.post("/schedules/pause", {"name": "x", "reason": "x", "csrf": ""}).status == 403

@@ -19,9 +19,12 @@ import psycopg
 import pytest
 
 from supervisor import Client, RunCancelled
+from supervisor.dashboard.page import url
 from tests.acceptance.terminal import drawn_until_q
 from tests.acceptance.test_workers import command
+from tests.acceptance.visits import Read, served
 from tests.apps import reading
+from tests.conformance.filling import MADE
 from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
 
 APP = "tests.apps.reading"
@@ -116,6 +119,35 @@ class Watching:
     def rows(self) -> list[dict[str, Any]]:
         """With --json: its whole lines."""
         return [json.loads(line) for line in self.text().rpartition("\n")[0].splitlines()]
+
+
+def test_where_many_keys_begin_so_what_was_found_in_time_is_shown_and_where_to_go_on(database: Database, tmp_path: Path) -> None:
+    """Nothing of it is lost: page after page they are all found, by the command and in the browser, and none of them is said to be all."""
+    registered(database, "filled")
+    with database.connect() as conn:
+        conn.execute(MADE, (40_000,))
+        conn.execute("insert into supervisor.run (run_id, workflow, queue, prio, key, input) select id, 1, 1, 5, 'many-' || n, convert_to(json_build_object('n', n)::text, 'UTF8') from made")
+        conn.execute("insert into supervisor.outcome (run_id, ended_at, worker, steps, status) select id, now(), 1, 3, 1 from made")
+        wanted = [str(run) for (run,) in conn.execute("select id from made where n in (1, 20000, 40000) order by id desc").fetchall()]
+    asked = "key ^= many- AND input.n in (1, 20000, 40000)"
+    found, after, turns = list[str](), None, 0
+    while turns == 0 or after:
+        made = command(database, "list", asked, "--json", "--timeout", "0.4", *(["--after", after] if after else []), folder=tmp_path)
+        assert made.returncode == 0, made.stderr
+        found += [json.loads(line)["run_id"] for line in made.stdout.splitlines()]
+        after, turns = (made.stderr.strip().rpartition("--after ")[2] if "not all was looked at" in made.stderr else None), turns + 1
+    assert found == wanted and turns > 1
+    with served(tmp_path / "dashboard", database.dsn, "--timeout", "0.4") as dashboard:
+        ann = dashboard.visitor()
+        page = ann.get(url("/runs", q=asked))
+        text = Read.of(page.text).text
+        assert page.status == 200 and "at least these: not all was looked at" in text
+        found, path = [], url("/runs.json", q=asked)
+        while path:
+            got = ann.get(path).json()
+            found, path = [*found, *(each["run_id"] for each in got["runs"])], got["next"]
+            assert got["complete"] == (path is None)
+        assert found == wanted
 
 
 def test_watch_tells_what_changes(database: Database, tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ FILL = (
               case when n % 1000 between 2 and 6 then n % 1000 - 2 end, case when n % 100 = 0 then 1 end,
               case when n % 4 = 0 then convert_to(json_build_object('tenant', 't' || n % 16, 'n', n, 'deep', json_build_object('first name', n % 7))::text, 'UTF8') end
        from numbered m""",
+    """insert into supervisor.schedule_fire (schedule, tick_at, id, fired_at, kind, state)
+       select case when n % 500 = 3 then 'hourly' when n % 3 = 0 then 'often' else 'another' end, at, run_id, at, 1, case when n % 300 = 9 then 3 else 1 end
+       from numbered where n % 3 < 2 or n % 500 = 3""",
     """insert into supervisor.attribute (run_id, name, n, kind, txt, num)
        select r.run_id, a.name, a.n, a.kind, a.txt, a.num from supervisor.run r, supervisor.attribute_rows(r.attributes) a where r.attributes is not null""",
     "insert into supervisor.child (parent_id, seq, run_id) select parent_id, parent_seq, run_id from supervisor.run where parent_id is not null",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,8 +14,8 @@ import pytest
 from psycopg.rows import dict_row
 
 from supervisor.core.errors import ReadTimeout
-from supervisor.core.filters import STATUSES, WAITS, parse
-from supervisor.db import look
+from supervisor.core.filters import STATUSES, WAITS, parse, parse_list
+from supervisor.db import filters, look
 from supervisor.db.filters import FEW, Parameters, Sizes, key_rows, key_test
 from supervisor.db.statements import Sql
 from tests.conformance.filling import FILL, NUMBERED, OLD_PARTITIONS
@@ -40,10 +40,13 @@ class Filled:
     def plan(self, text: str, limit: int = LIMIT, sizes: Sizes | None = None) -> Plan:
         asked = parse(text.format(parent=self.id(5001), run=self.id(500))) if text else None
         sent, values = look.statement("supervisor", "list_runs", asked, 3, sizes)
+        return self.explained(sent.encode(), (None, limit, *values))
+
+    def explained(self, sent: bytes, values: Sequence[object]) -> Plan:
         cursor = psycopg.RawCursor(self.conn)
         with self.conn.transaction():
             cursor.execute(Sql().get("list_settings").encode(), ("30000",))
-            row = cursor.execute(f"explain (analyze, timing off, format json) {sent}".encode(), (None, limit, *values)).fetchone()
+            row = cursor.execute(b"explain (analyze, timing off, format json) " + sent, values).fetchone()
         assert row is not None
         return Plan(row[0][0]["Plan"], self.index_of)
 
@@ -85,7 +88,7 @@ def filled(server: Server, request: pytest.FixtureRequest) -> Iterator[Filled]:
     for statement in FILL:
         database.sql(statement)
     if request.param == "with statistics":
-        for table in ("run", "outcome", "task", "run_key", "child", "workflow", "queue", "batch"):
+        for table in ("run", "outcome", "task", "run_key", "child", "workflow", "queue", "batch", "schedule_fire"):
             database.sql(f"analyze supervisor.{table}")
     index_of = dict(database.sql(
         "select child.relname, parent.relname from pg_inherits"
@@ -117,6 +120,16 @@ QUICK = [
     ("workflow = checkout", "run_pkey", 20 * LIMIT),
     ("workflow = rare AND age < 5min", "run_pkey", 1_100),
     ("age > 4h AND workflow = checkout", "run_pkey", 20 * LIMIT),
+    ("workflow = nobody", "", 5),  # not one run is looked at
+    ("workflow in (nobody, none) AND age > 1h", "", 5),
+    ("workflow ~ nobo AND status = failed", "", 10),
+    ("workflow = nobody AND status = waiting", "", 10),
+    ("workflow = nobody AND key ^= order-", "", 10),
+    ("schedule = often", "schedule_fire_run_idx", 20 * LIMIT),
+    ("schedule = hourly AND status = completed", "schedule_fire_run_idx", 20 * LIMIT),
+    ("schedule in (often, hourly) AND age > 1h", "schedule_fire_run_idx", 20 * LIMIT),
+    ("schedule = nobody", "schedule_fire_run_idx", 0),
+    ("schedule = often AND status = failed", "outcome_unsuccessful_idx", 40 * LIMIT),
     ("started < 2020-02-01", "", 0),  # no partition is looked at
     ("attribute.tenant = t4 AND age < 1h", "run_pkey", 100 * LIMIT),
 ]
@@ -139,13 +152,57 @@ def test_few_keys_that_begin_so_are_found_by_an_index(filled: Filled, text: str,
     assert not plan.read_whole()
     rows: list[Any] = []
     sent = Sql().get("list_key_size").replace("/*bounds*/", f"AND {key_rows(key_test(parse(text)), Parameters(rows, 2))}")  # type: ignore[arg-type]
-    cursor = psycopg.RawCursor(filled.conn)
-    with filled.conn.transaction():
-        cursor.execute(Sql().get("list_settings").encode(), ("30000",))
-        row = cursor.execute(f"explain (analyze, timing off, format json) {sent}".encode(), (FEW + 1, *rows)).fetchone()
-    assert row is not None
-    counted = Plan(row[0][0]["Plan"], filled.index_of)
+    counted = filled.explained(sent.encode(), (FEW + 1, *rows))
     assert counted.indexes() <= {"run_prefix_idx", "workflow_pkey", "batch_pkey"} and counted.rows_read() <= 200
+
+
+@pytest.mark.parametrize(("text", "rows_max"), [("schedule = hourly AND status = failed", 200 * 20), ("schedule = hourly AND status = running", 200 * 20)])
+def test_a_schedule_that_started_few_leads_to_them_whatever_else_is_asked(filled: Filled, text: str, rows_max: int) -> None:
+    """However many failed, or live. How many it started is asked first."""
+    plan = filled.plan(text, sizes=Sizes(scheduled=FEW))
+    assert "schedule_fire_run_idx" in plan.indexes() and plan.rows_read() <= rows_max, f"{plan.rows_read():.0f} rows, by {plan.indexes()}"
+    assert not plan.read_whole()
+    counted = filled.explained(Sql().get("list_schedule_size").encode(), (100, ["often", "hourly"]))
+    assert len(counted.indexes()) == 1 and counted.indexes() <= {"schedule_fire_run_idx", "schedule_fire_pkey"} and counted.rows_read() <= 100
+
+
+@pytest.mark.parametrize("text", ["key ^= order- AND queue = nowhere", "key ^= order- AND queue = orders AND started > 2020-01-01 ORDER BY started ASC", "key ^= order- AND error ~ card"])
+def test_many_keys_that_begin_so_are_looked_through_by_slices(filled: Filled, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Together they find what one look finds; the time over, what was found is there, and where to go on."""
+    asked, order = parse_list(text)
+    whole = [row["run_id"] for row in look.runs(filled.conn, "supervisor", asked, limit=10_000, order=order)]
+    monkeypatch.setattr(filters, "FEW", 100)
+    sliced = look.runs(filled.conn, "supervisor", asked, limit=10_000, order=order)
+    assert [row["run_id"] for row in sliced] == whole and sliced.reached is None
+    monkeypatch.setattr(look, "SLICE_RUNS", 300)
+    monkeypatch.setattr(look, "SLICE_RUNS_MAX", 300)
+    found, after, pages = list[uuid.UUID](), None, 0
+    while pages == 0 or after is not None:
+        page = look.runs(filled.conn, "supervisor", asked, after=after, limit=10_000, patience_s=1, order=order)
+        found, after, pages = [*found, *(row["run_id"] for row in page)], page.reached, pages + 1
+    assert found == whole and pages > 1
+    assert [row["run_id"] for row in look.runs(filled.conn, "supervisor", asked, limit=3, order=order)] == whole[:3]
+
+
+def test_pages_of_one_schedule_go_on_where_the_one_before_ended(filled: Filled) -> None:
+    """Both ways, whatever other schedules have started in between."""
+    for text in ("schedule = hourly", "schedule = hourly ORDER BY started ASC"):
+        asked, order = parse_list(text)
+        found, after = list[uuid.UUID](), None
+        while page := look.runs(filled.conn, "supervisor", asked, after=after, limit=40, order=order):
+            found, after = [*found, *(row["run_id"] for row in page)], page[-1]["run_id"]
+        expected = [run_id for (run_id,) in filled.database.sql("select id from supervisor.schedule_fire where schedule = 'hourly' and state < 3 order by id")]
+        assert found == (expected if order else expected[::-1]) and len(found) > 100
+        sent, values = look.statement("supervisor", "list_runs", asked, 3, order=order)
+        deep = filled.explained(sent.encode(), (found[-21], LIMIT, *values))
+        assert "schedule_fire_run_idx" in deep.indexes() and deep.rows_read() <= 20 * LIMIT
+
+
+def test_a_slice_ends_by_the_order_of_ids(filled: Filled) -> None:
+    """And within the times that are asked about; of a workflow that nobody has registered there is none."""
+    for text, rows_max in (("key ^= order-", 500), ("key ^= order- AND age < 5min", 500), ("key ^= order- AND workflow = nobody", 2), ("key ^= order- AND started < 2020-02-01", 0)):
+        plan = filled.explained(*look.slice_statement("supervisor", parse(text), (None, 500)))
+        assert plan.indexes() <= {"run_pkey", "workflow_name_key", "queue_pkey"} and plan.rows_read() <= rows_max, (text, plan.rows_read(), plan.indexes())
 
 
 def test_what_would_read_everything_is_given_up(filled: Filled) -> None:
@@ -225,6 +282,15 @@ FOUND: list[tuple[str, Callable[[Row], bool]]] = [
     ("input.big != true", lambda row: row["input"]["big"] is not True),
     ("input.order < 99500 and input.name ^= x99", lambda row: row["input"]["order"] < 99500 and row["input"]["name"].startswith("x99")),
     ("result.ok = true", lambda row: _has(row, "result", "ok") is True),
+    ("schedule = hourly", lambda row: row["schedule"] == "hourly"),
+    ("schedule != often", lambda row: row["schedule"] != "often"),
+    ("schedule in (often, hourly, nobody) AND workflow = checkout", lambda row: row["schedule"] in ("often", "hourly") and row["workflow"] == "checkout"),
+    ("schedule is null", lambda row: row["schedule"] is None),
+    ("schedule is not null OR key is not null", lambda row: row["schedule"] is not None or row["key"] is not None),
+    ("schedule = often AND status = failed", lambda row: row["schedule"] == "often" and row["status"] == "failed"),
+    ("schedule = often AND status = waiting", lambda row: row["schedule"] == "often" and row["status"] == "waiting"),
+    ("workflow = nobody OR key = order-99990", lambda row: row["key"] == "order-99990"),
+    ("NOT workflow = nobody", lambda row: True),
     *((f"status = {status}", lambda row, status=status: row["status"] == status) for status in STATUSES),  # type: ignore[misc]
     *((f"wait = {code}", lambda row, code=code: row["wait"] == code) for code in ("no_worker", "signal", "timer", "child")),  # type: ignore[misc]
 ]
