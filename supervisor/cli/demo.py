@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N files only.")
 @click.option("--procs", default="auto", show_default=True, help="Worker processes; auto: one per core this process may use.")
 @click.option("--dashboard/--no-dashboard", "dashboard", default=None, help="Serve a dashboard meanwhile  [default: where it is installed and somebody is at a terminal].")
-@click.option("--metrics", metavar="[HOST:]PORT", help="Serve metrics meanwhile, as run does.")
+@options.metrics
 @options.dsn
 @options.schema
 @options.as_json

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,15 +34,18 @@ KEEPER_S = 15.0  # nobody waits longer for the end of the embedded server: a che
 @click.option("--migrate", is_flag=True, help="Bring the schema of a database of yours up to this program first. The embedded one's is, always.")
 @click.option("--drain-timeout", type=click.FloatRange(0, 3600), default=DRAIN_S, show_default=True, help="Seconds that steps get to finish before new code takes over, or at the end.")
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
+@options.traces
+@options.metrics
 @options.dsn
 @options.schema
-def dev(app: str | None, procs: str, reload: bool, dashboard: bool | None, port: int | None, migrate: bool, drain_timeout: float, log_level: str | None, dsn: str | None, schema: str | None) -> int:
+def dev(
+    procs: str, reload: bool, dashboard: bool | None, port: int | None, migrate: bool, drain_timeout: float, dsn: str | None, schema: str | None, **flags: Any
+) -> int:  # fmt: skip
     """Run an app while it is written: two workers, the dashboard, and every saved file is served within a second or two.
 
     Without a database it starts the embedded PostgreSQL, and stops it at the end unless others are connected to it; its data stay.
     A file that can't be imported changes nothing but what is said here: the code before it goes on until it is mended.
     Steps that execute when a file is saved get --drain-timeout, then they are executed again with the new code. One ^C ends all.
-    Metrics are served and spans sent where `metrics` and `traces` say so, in [tool.pgsupervisor] or the environment.
 
     \b
     python -m supervisor dev --app orders
@@ -50,12 +53,12 @@ def dev(app: str | None, procs: str, reload: bool, dashboard: bool | None, port:
     from supervisor.cli import about
     from supervisor.core import settings
     from supervisor.core.errors import ConfigInvalid
-    from supervisor.dashboard.beside import dashboard_beside, port_beside
+    from supervisor.dashboard.beside import dashboard_beside, port_beside, sessions_beside
     from supervisor.host import logs
     from supervisor.host.service import Service, ServiceOptions
     from supervisor.metrics.address import beside as metrics_beside
 
-    told = settings.load({"app": app, "log_level": log_level, "schema": schema})
+    told = settings.load({**flags, "schema": schema})
     if not told.app:
         raise ConfigInvalid("no app is named; say which module defines the workflows: python -m supervisor dev --app pkg.mod, or app = \"pkg.mod\" in [tool.pgsupervisor] of pyproject.toml")
     if told.traces:
@@ -76,7 +79,7 @@ def dev(app: str | None, procs: str, reload: bool, dashboard: bool | None, port:
         ends.enter_context(dashboard_beside(found, name, beside))
         wanted = ServiceOptions(
             dsn=found.conninfo, schema=name, procs=workers, threads=told.threads, in_flight=told.in_flight, drain_timeout_s=drain_timeout, queues=told.queues, app=told.app,
-            traces=told.traces,
+            traces=told.traces, beside=sessions_beside(beside),
         )  # fmt: skip
         service = Service(wanted, load=partial(load_app, told.app), reloads=reload)
         if told.metrics is not None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 dsn = click.option("--dsn", metavar="DSN", help="The database: postgresql://user@host/name or key=value  [env: PGSUPERVISOR_DATABASE_URL].")
 schema = click.option("--schema", metavar="NAME", help="The schema  [env: PGSUPERVISOR_SCHEMA; default: supervisor].")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout; times in ISO 8601, UTC.")
+traces = click.option("--traces", is_flag=True, default=None, help="Send spans of runs and steps by OpenTelemetry (OTLP over HTTP), to where OTEL_EXPORTER_OTLP_ENDPOINT says.")
+metrics = click.option("--metrics", metavar="[HOST:]PORT", help="Serve metrics for Prometheus, /livez and /readyz there, HOST 127.0.0.1 unless given; port 0: a free one.")
 
 
 def actor() -> str:

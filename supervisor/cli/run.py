@@ -46,9 +46,9 @@ Exit codes:
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
 @click.option("--log-format", help="How lines look on standard error: text or json.  [default: text]")
 @click.option("--log-dir", metavar="DIR", help="Workers log into DIR/supervisor.log (JSON lines, rotated) instead; `show RUN --logs` reads it.")
-@click.option("--traces", is_flag=True, default=None, help="Send spans of runs and steps by OpenTelemetry (OTLP over HTTP), to where OTEL_EXPORTER_OTLP_ENDPOINT says.")
+@options.traces
 @click.option("--dashboard", type=click.IntRange(0, 65535), is_flag=False, flag_value=PORT, metavar="[PORT]", help=f"A dashboard beside it, for this machine, on port {PORT} or PORT; 0: a free one.")
-@click.option("--metrics", metavar="[HOST:]PORT", help="Serve metrics for Prometheus, /livez and /readyz there, HOST 127.0.0.1 unless given; port 0: a free one.")
+@options.metrics
 @options.dsn
 @options.schema
 def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: str | None, queues: str | None, **flags: Any) -> int:
@@ -69,7 +69,7 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
     from supervisor.core.errors import ConfigInvalid
     from supervisor.db import connect as db
     from supervisor.db import migrations
-    from supervisor.dashboard.beside import dashboard_beside
+    from supervisor.dashboard.beside import dashboard_beside, sessions_beside
     from supervisor.host import logs
     from supervisor.host.service import Service, ServiceOptions
     from supervisor.metrics.address import beside
@@ -102,7 +102,7 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
         dsn=found.conninfo, schema=schema, procs=count_procs(told.procs), threads=told.threads, in_flight=told.in_flight,
         until_empty=told.until_empty, drain_timeout_s=drain_timeout, queues=told.queues, app=app,
         retention_s=settings.span_s(told.retention) if told.retention else None,
-        traces=told.traces, log_dir=told.log_dir, log_file_bytes=told.log_file_bytes, log_files=told.log_files,
+        traces=told.traces, log_dir=told.log_dir, log_file_bytes=told.log_file_bytes, log_files=told.log_files, beside=sessions_beside(dashboard),
     )  # fmt: skip
     service = Service(wanted, load=partial(load_app, app))
     if told.metrics is not None:

@@ -23,6 +23,13 @@ def port_beside(asked: bool | None, by_default: bool, port: int | None = None) -
     return (PORT if port is None else port) if asked or (asked is None and by_default) else None
 
 
+def sessions_beside(port: int | None) -> dict[str, int]:
+    """What a host has to leave room for: those of pages, one that listens, the client's own, and one for a form at a time."""
+    from supervisor.db.pages import SESSIONS_MAX
+
+    return {"the dashboard": SESSIONS_MAX + 3} if port is not None else {}
+
+
 def dashboard_beside(dsn: Dsn, schema: str, port: int | None, log_dir: str | None = None) -> AbstractContextManager[object]:
     """The dashboard of *dsn* while the block lasts; none where *port* is None."""
     words = ["dashboard", "--port", str(port), *(["--log-dir", log_dir] if log_dir else [])]

@@ -26,6 +26,7 @@ Row = dict[str, Any]
 T = TypeVar("T")
 Asking = tuple[Any, ...]  # a block's name, and its values
 NAMED_ALONE = 1 << 30  # psycopg prepares what it is told to and nothing by itself; None: nothing at all
+SESSIONS_MAX = 4  # of a dashboard's pages
 WAIT_S = 10.0  # for one of the sessions, while others use all
 
 
@@ -129,7 +130,7 @@ def too_long(timeout_s: float) -> ReadTimeout:
 class Sessions:
     """At most *most* sessions, opened when needed. Thread-safe."""
 
-    def __init__(self, dsn: Dsn, schema: str, *, most: int = 4, timeout_s: float = 5.0, purpose: str = "dashboard") -> None:
+    def __init__(self, dsn: Dsn, schema: str, *, most: int = SESSIONS_MAX, timeout_s: float = 5.0, purpose: str = "dashboard") -> None:
         self.dsn, self.schema, self.timeout_s, self._purpose = dsn, schema, timeout_s, purpose
         self._free = threading.BoundedSemaphore(most)
         self._lock = threading.Lock()

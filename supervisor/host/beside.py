@@ -28,7 +28,7 @@ STEADY_S = 5.0  # one that has lived for so long was well
 class Beside:
     """`python -m supervisor COMMAND… --beside PID`, on *dsn*. fds: of ours that it keeps."""
 
-    sessions = 0  # that it has for as long as the host lives
+    what, sessions = "", 0  # that it has for as long as the host lives; of what, in words
 
     def __init__(self, command: Sequence[str], dsn: Dsn, schema: str, fds: Sequence[int] = ()) -> None:
         self._command, self._dsn, self._schema, self._fds = command, dsn, schema, fds

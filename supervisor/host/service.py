@@ -6,9 +6,9 @@ import logging
 import os
 import time
 from functools import partial
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ class ServiceOptions:
     log_file_bytes: int = 64 << 20
     log_files: int = 8
     traces: bool = False
+    beside: Mapping[str, int] = field(default_factory=dict)  # sessions of processes beside it that are no part of its loop, by what they are
 
 
 class Service:
@@ -104,7 +105,7 @@ class Service:
         self._held: set[tuple[str, datetime]] = set()  # paused queues with runs in them that were last seen
         self._held_at = 0.0
         self._checked = False
-        self._beside = 0
+        self._beside: dict[str, int] = {}
         self._no_room: ConfigInvalid | None = None
 
     def _log_process(self) -> LogProcess | None:
@@ -181,8 +182,8 @@ class Service:
     def _run(self) -> int:
         parent, until_empty = self.parent, self.options.until_empty
         room = Room(*self._calls.connections())
-        self._beside = sum(part.sessions for part in parent.parts if isinstance(part, Beside))
-        check_room(room, self.options.procs, metrics=self._beside)
+        self._beside = {**{part.what: part.sessions for part in parent.parts if isinstance(part, Beside)}, **self.options.beside}
+        check_room(room, self.options.procs, beside=self._beside)
         parent.on_loaded.append(lambda loaded: self._on_loaded(loaded, room))
         if until_empty:
             self._failed_before = self._calls.failed_runs()

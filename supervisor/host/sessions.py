@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from supervisor.core.errors import ConfigInvalid
@@ -23,16 +23,17 @@ class Room:
         return max(0, self.most - self.reserved - self.used)
 
 
-def check_room(room: Room, procs: int, sessions: Sequence[str] = ("loop",), metrics: int = 0) -> None:
-    """Raise ConfigInvalid with the sum, and what to lower, where *procs* workers do not fit. sessions: what each has one for, if only at times. metrics: those of what serves them."""
-    each, others = len(sessions), PARENT_SESSIONS + metrics
+def check_room(room: Room, procs: int, sessions: Sequence[str] = ("loop",), beside: Mapping[str, int] | None = None) -> None:
+    """Raise ConfigInvalid with the sum, and what to lower, where *procs* workers do not fit. sessions: what each has one for, if only at times. beside: those of processes beside them, by what they are."""
+    told = {"the parent": PARENT_SESSIONS, **(beside or {})}
+    each, others = len(sessions), sum(told.values())
     wanted = procs * each + others
     if wanted <= room.left:
         return
     kind = f"{each} ({', '.join(sessions)})"
     fits = (room.left - others) // each
     lower = f"lower --procs to {fits}, end sessions of others" if fits >= 1 else "not even one worker fits: end sessions of others"
-    parts = f"{PARENT_SESSIONS} of the parent" + (f" + {metrics} of metrics" if metrics else "")
+    parts = " + ".join(f"{n} of {what}" for what, n in told.items() if n)
     raise ConfigInvalid(
         f"this host needs {procs} workers × {kind} + {parts} = {wanted} sessions, and the server has room for {room.left}: "
         f"max_connections {room.most} - {room.reserved} reserved - {room.used} in use; {lower}, or raise max_connections to {wanted + room.reserved + room.used}"

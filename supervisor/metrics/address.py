@@ -50,7 +50,7 @@ def bound(host: str, port: int, where: str) -> socket.socket:
 class Metrics(Beside):
     """The process that serves them. Its socket is this process's: who connects while it is started again waits, and is not refused."""
 
-    sessions = 2  # one for what is told of the database, one for /readyz
+    what, sessions = "metrics", 2  # one for what is told of the database, one for /readyz
 
     def __init__(self, listening: socket.socket, dsn: Dsn, schema: str) -> None:
         super().__init__(["metrics", "serve", "--fd", str(listening.fileno())], dsn, schema, (listening.fileno(),))

@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ import pytest
 from supervisor import Client
 from supervisor.host import log_lines
 from tests.acceptance.test_dashboard_beside import gone
+from tests.collector import collector
 from tests.harness import ROOT, Database, eventually
 
 SERVED_S = 20.0  # ten times what a save takes until its code serves: a second or two
@@ -205,6 +208,26 @@ def test_without_reload_a_save_changes_nothing(mine: Desk, database: Database) -
         assert word(client) == "old"
         dev.process.send_signal(signal.SIGHUP)
         eventually(lambda: word(client) == "new", SERVED_S)
+
+
+@pytest.mark.parametrize("said", ["flags", "settings"])
+def test_metrics_are_served_and_spans_sent_as_by_run(mine: Desk, database: Database, said: str) -> None:
+    """Who builds a dashboard of numbers, or looks for a span, does it while the app is written."""
+    with collector() as collected:
+        mine.environ |= collected.env
+        words = ["--metrics", "127.0.0.1:0", "--traces"]
+        if said == "settings":
+            words = []
+            mine.environ |= {"PGSUPERVISOR_METRICS": "0", "PGSUPERVISOR_TRACES": "true"}
+        dev = mine.dev("--app", "devshop", "--no-dashboard", *words)
+        url = eventually(lambda: re.search(r"metrics on (http://127\.0\.0\.1:\d+/metrics)", dev.log()), 30)[1]
+        with Client(database.dsn) as client:
+            run = client.start("devshop")
+            assert run.result(timeout=60) == "old"
+        eventually(lambda: b"pgsupervisor_runs_ended_total 1.0" in urllib.request.urlopen(url, timeout=30).read(), 30)
+        eventually(lambda: {span.name for span in collected.of(run)} >= {"run devshop", "step devshop_say"}, 60, f"{collected.spans}")
+    refused = mine.dev("--app", "devshop", "--no-dashboard", "--metrics", "nowhere", up=0)
+    assert refused.process.wait(60) == 78 and "--metrics: 'nowhere' is no address" in refused.log()
 
 
 # ── beginning and end ────────────────────────────────────────────────────────────────────────────────────────────

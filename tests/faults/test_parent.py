@@ -496,6 +496,9 @@ def test_a_host_that_does_not_fit_is_refused_with_the_sum(small: Database, effec
     twice = hosts.start(write(HEAD, PLAIN.format(word=""), booking), procs=7)
     assert ended(twice) == 78, twice.log()
     assert "7 workers × 2 (loop, transactional steps) + 4 of the parent = 18 sessions" in twice.log() and "lower --procs to 6" in twice.log()
+    watched = hosts.start("shop", procs=6, args=("--dashboard", "0"), env={"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert ended(watched) == 78, watched.log()
+    assert "+ 4 of the parent + 7 of the dashboard = " in watched.log()
     with hosts("shop", procs=2):
         pass
 

@@ -32,12 +32,16 @@ def test_the_refusal_says_the_sum_and_what_to_lower() -> None:
     )
 
 
-def test_what_serves_metrics_has_sessions_too() -> None:
-    """Counted, they are not what the last worker is refused for."""
+def test_what_is_beside_the_host_has_sessions_too() -> None:
+    """Counted, they are not what the last worker is refused for, nor what a page is missing when somebody looks."""
     check_room(Room(100, 3, 70), 23, LOOP)
-    check_room(Room(100, 3, 70), 21, LOOP, metrics=2)
+    check_room(Room(100, 3, 70), 21, LOOP, {"metrics": 2})
     with pytest.raises(ConfigInvalid, match=r"22 workers × 1 \(loop\) \+ 4 of the parent \+ 2 of metrics = 28 sessions, .* room for 27: .*; lower --procs to 21,"):
-        check_room(Room(100, 3, 70), 22, LOOP, metrics=2)
+        check_room(Room(100, 3, 70), 22, LOOP, {"metrics": 2})
+    both = {"metrics": 2, "the dashboard": 7}
+    check_room(Room(100, 3, 70), 14, LOOP, both)
+    with pytest.raises(ConfigInvalid, match=r"15 workers × 1 \(loop\) \+ 4 of the parent \+ 2 of metrics \+ 7 of the dashboard = 28 sessions, .* room for 27: .*; lower --procs to 14,"):
+        check_room(Room(100, 3, 70), 15, LOOP, both)
 
 
 def test_where_nothing_fits_no_number_is_named() -> None:
