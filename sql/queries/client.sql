@@ -400,7 +400,7 @@ FROM (SELECT * FROM {schema}.schedule_fires WHERE schedule = $1 ORDER BY tick_at
 SELECT {schema}.pause_queue($1, $2, $3);
 
 -- name: client_resume_queue :one
--- Claim from it again.
--- Locks:  its row of queue_pause.     Index:  queue_name_key, queue_pause_pkey; task_ready_idx where the hosts are told
--- $1 text name    $2 text reason    $3 text actor    $4 boolean whether the hosts are told     Returns whether it was paused     Raises  SV041, 22023
-SELECT {schema}.resume_queue($1, $2, $3, $4);
+-- Claim from it again; the hosts are told at the commit.
+-- Locks:  its row of queue_pause.     Index:  queue_name_key, queue_pause_pkey, task_ready_idx
+-- $1 text name    $2 text reason    $3 text actor     Returns whether it was paused     Raises  SV041, 22023
+SELECT {schema}.resume_queue($1, $2, $3, notify => true);

@@ -12,16 +12,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def pause(name: str, reason: str | None, actor: str | None) -> Verb[bool]:
+def switch(verb: str, name: str, reason: str | None, actor: str | None) -> Verb[bool]:
     from supervisor.db import queue_calls
 
-    return (yield from queue_calls.pause(name, reason, actor))
-
-
-def resume(verbs: Verbs, name: str, reason: str | None, actor: str | None) -> Verb[bool]:
-    from supervisor.db import queue_calls
-
-    return (yield from queue_calls.resume(name, reason, actor, verbs.announces))
+    done: bool = yield from getattr(queue_calls, verb)(name, reason, actor)
+    return done
 
 
 class QueueVerbs:
@@ -36,14 +31,14 @@ class QueueVerbs:
         An operator's verb. False where it is paused: who paused it first, and why, stays. One round trip, however many runs stand in it.
         Raises QueueUnknown, PermissionMissing.
         """
-        return self._carry(lambda verbs: pause(name, reason, actor))
+        return self._carry(lambda verbs: switch("pause", name, reason, actor))
 
     def resume_queue(self, name: str, reason: str | None = None, *, actor: str | None = None) -> bool:
-        """Claim from it again: hosts that serve it begin in about 20 ms, in your own transaction half a second after its commit.
+        """Claim from it again: hosts that serve it begin in about 20 ms, in your own transaction as soon after its commit.
 
         An operator's verb. False where it is not paused. Raises QueueUnknown, PermissionMissing.
         """
-        return self._carry(lambda verbs: resume(verbs, name, reason, actor))
+        return self._carry(lambda verbs: switch("resume", name, reason, actor))
 
 
 class AsyncQueueVerbs:
@@ -54,8 +49,8 @@ class AsyncQueueVerbs:
 
     async def pause_queue(self, name: str, reason: str | None = None, *, actor: str | None = None) -> bool:
         """Claim nothing more from a queue until it is resumed; see `Client.pause_queue`."""
-        return await self._carry(lambda verbs: pause(name, reason, actor))
+        return await self._carry(lambda verbs: switch("pause", name, reason, actor))
 
     async def resume_queue(self, name: str, reason: str | None = None, *, actor: str | None = None) -> bool:
         """Claim from it again; see `Client.resume_queue`."""
-        return await self._carry(lambda verbs: resume(verbs, name, reason, actor))
+        return await self._carry(lambda verbs: switch("resume", name, reason, actor))

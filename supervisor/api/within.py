@@ -1,7 +1,7 @@
 """Verbs in the caller's open transaction: business rows and runs are committed together, or neither is.
 
-Never commits, rolls back, repeats or announces: the transaction is the caller's, and hosts find what was started in it by
-themselves, within half a second. A handle of a start belongs to the client, for use after the commit; `result` here only reads.
+Never commits, rolls back or repeats, and announces nothing but a resumed queue, at the caller's commit: the transaction is the caller's, and hosts find what
+was started in it by themselves, within half a second. A handle of a start belongs to the client, for use after the commit; `result` here only reads.
 """
 
 from __future__ import annotations

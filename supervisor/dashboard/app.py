@@ -250,10 +250,8 @@ class Dashboard:
             self._may_write()
             reason = verbs.reason_of(form)
             with self.sessions.acting(f"{verb} of {kind} {name!r}") as conn:
-                if kind == "queue":
-                    did = verbs.do_queue(conn, self.setup.schema, verb, name, reason, visitor.name)
-                else:
-                    did = verbs.do_schedule(self.client.within(conn), verb, name, form, reason, visitor.name)
+                client = self.client.within(conn)
+                did = verbs.do_queue(client, verb, name, reason, visitor.name) if kind == "queue" else verbs.do_schedule(client, verb, name, form, reason, visitor.name)
         except SupervisorError as error:
             return self._wrong(request, error, back=back)
         self.live.tell("changed")

@@ -286,11 +286,11 @@ def of_schedule(row: Row, asked: Asked) -> list[Action]:
     return made
 
 
-def do_queue(conn: psycopg.Connection[Any], schema: str, verb: str, name: str, reason: str, actor: str) -> str:
+def do_queue(client: Within, verb: str, name: str, reason: str, actor: str) -> str:
     """What was done: a word of DONE."""
     if verb not in ("pause", "resume"):
         raise InputInvalid("verb", f"there is no verb {verb!r} for queues")
-    return verb if getattr(forms, f"{verb}_queue")(conn, schema, name, reason, actor) else "unchanged"
+    return verb if getattr(client, f"{verb}_queue")(name, reason, actor=actor) else "unchanged"
 
 
 def do_schedule(client: Within, verb: str, name: str, form: Mapping[str, str], reason: str, actor: str) -> str:

@@ -30,16 +30,6 @@ def fail(conn: psycopg.Connection[Any], schema: str, run_id: UUID, seq: int, err
     return _asked(conn, schema, "form_finish", f"fail of run {run_id}", "operator", run_id, seq, FAILED, error, retry, reason, actor)
 
 
-def pause_queue(conn: psycopg.Connection[Any], schema: str, name: str, reason: str, actor: str) -> bool:
-    """Claim nothing more from it; False where it is paused. Raises QueueUnknown."""
-    return _asked(conn, schema, "client_pause_queue", f"pause of queue {name!r}", "operator", name, reason, actor)
-
-
-def resume_queue(conn: psycopg.Connection[Any], schema: str, name: str, reason: str, actor: str) -> bool:
-    """Claim from it again, of which the hosts hear at the commit. Raises QueueUnknown."""
-    return _asked(conn, schema, "client_resume_queue", f"resume of queue {name!r}", "operator", name, reason, actor, True)
-
-
 def save_view(conn: psycopg.Connection[Any], schema: str, name: str, asked: str, actor: str) -> None:
     """Keep a filter by a name, in place of one that has it. Raises InputInvalid."""
     _asked(conn, schema, "form_save_view", "the saved view", "operator", name, asked, actor)

@@ -168,7 +168,7 @@ def test_hosts_are_not_told_of_work_that_nobody_may_take(database: Database) -> 
 
 
 def test_a_resume_is_announced_by_the_workflows_that_are_ready(database: Database) -> None:
-    """Hosts know which workflows they serve; a queue with nothing in it is announced to nobody, nor is one in somebody's transaction."""
+    """Hosts know which workflows they serve; a queue with nothing in it is announced to nobody. In somebody's transaction it is at its commit, once, and not where that never comes."""
     make_catalogue(database, "shut", "open")
     with Client(database.dsn) as client, psycopg.connect(database.dsn, autocommit=True) as conn:
         conn.execute(f'listen "{wake_channel("supervisor")}"')
@@ -179,7 +179,12 @@ def test_a_resume_is_announced_by_the_workflows_that_are_ready(database: Databas
         client.pause_queue("shut")
         with psycopg.connect(database.dsn) as other:
             assert client.within(other).resume_queue("shut")
-        assert not list(conn.notifies(timeout=0.2))
+            other.rollback()
+            assert client.within(other).resume_queue("shut") and not client.within(other).resume_queue("shut")
+            assert not list(conn.notifies(timeout=0.2))
+            other.commit()
+            heard = [json.loads(each.payload) for each in conn.notifies(timeout=5, stop_after=1)] + [json.loads(each.payload) for each in conn.notifies(timeout=0.2)]
+        assert heard == [[["shut", "shut", 5, 0.0]]]
 
 
 @pytest.mark.alone
