@@ -1,4 +1,49 @@
-"""A history that was never executed, row by row: for tests of what is read, and how much of it."""
+"""A history that was never executed, row by row: for tests of what is read, and how much of it. And who reads it: a viewer, whose questions are explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from tests.harness import Database
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Filled:
+    """A database with such a history, and a viewer's session."""
+
+    database: Database
+    conn: psycopg.Connection[Row]
+
+    def rows(self, query: str, *values: Any) -> list[Row]:
+        return self.conn.execute(query, values or None).fetchall()
+
+    def explained(self, query: str, *values: Any) -> Row:
+        """Its plan, with what it came to. *values* stand in it as $1, $2 …"""
+        cursor = psycopg.RawCursor(self.conn, row_factory=dict_row)
+        plan: Row = cursor.execute(f"explain (analyze, buffers, timing off, format json) {query}".encode(), values).fetchall()[0]["QUERY PLAN"][0]["Plan"]
+        return plan
+
+    def blocks(self, query: str, *values: Any) -> int:
+        """How many pages it touches, inside of functions too."""
+        self.explained(query, *values)  # what is read of the catalogue, once
+        plan = self.explained(query, *values)
+        return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@contextmanager
+def read_by_a_viewer(database: Database) -> Iterator[Filled]:
+    with psycopg.connect(database.dsn, autocommit=True, row_factory=dict_row) as conn:
+        conn.execute("set role supervisor_viewer")
+        yield Filled(database, conn)
+
 
 # run ids of 100 runs per ms from a minute ago on, in the partition of today; [n] is the n-th
 MADE = """

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from supervisor.dashboard import health
 from supervisor.db.pages import Look
 from supervisor.db.statements import Sql
-from tests.conformance.filling import MADE
-from tests.harness import Database, Server
+from tests.conformance.filling import MADE, Filled, Row, read_by_a_viewer
+from tests.harness import Server
 
 LIVE = 30_000
 FEW = 100  # rows that are looked at
-Row = dict[str, Any]
 # of ten runs three sleep, three wait for a signal, one is paused, one is parked for its code, one is ready, one is a worker's; a tenth of all in the second queue
 _FILL = (
     "insert into supervisor.queue (name) values ('orders'), ('mail'), ('empty')",
@@ -37,23 +33,6 @@ _FILL = (
 OF_LIVE: dict[str, tuple[Any, ...]] = {"look_at_waits": (FEW,), "page_queues": (FEW, 100), "page_worker_sizes": (FEW,), "page_versions": (FEW, 100), "metrics_waits": (FEW,)}
 
 
-@dataclass
-class Filled:
-    database: Database
-    conn: psycopg.Connection[Row]
-
-    def rows(self, query: str, *values: Any) -> list[Row]:
-        return self.conn.execute(query, values or None).fetchall()
-
-    def blocks(self, query: str, *values: Any) -> int:
-        """How many pages it touches, inside of functions too."""
-        text = f"explain (analyze, buffers, timing off, format json) {query}".encode()
-        cursor = psycopg.RawCursor(self.conn, row_factory=dict_row)
-        cursor.execute(text, values)  # what is read of the catalogue, once
-        plan = cursor.execute(text, values).fetchall()[0]["QUERY PLAN"][0]["Plan"]
-        return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
-
-
 @pytest.fixture(scope="module")
 def filled(server: Server) -> Iterator[Filled]:
     database = server.database()
@@ -62,9 +41,8 @@ def filled(server: Server) -> Iterator[Filled]:
         for statement in _FILL:
             conn.execute(statement)
         conn.execute("vacuum analyze")
-    with psycopg.connect(database.dsn, autocommit=True, row_factory=dict_row) as reader:
-        reader.execute("set role supervisor_viewer")
-        yield Filled(database, reader)
+    with read_by_a_viewer(database) as made:
+        yield made
     database.drop()
 
 
