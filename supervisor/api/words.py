@@ -347,9 +347,11 @@ def _recorded(run: Any, patch: str) -> bool:
 
 
 def _is_new(run: Any) -> bool:
-    """Whether the run gets here for the first time: nothing that it was given later, or asked for later, is known."""
+    """Whether the run gets here for the first time: nothing that it was given later, or asked for later, is known. Patches that it has met are no deliveries."""
     past = run.past
-    return run.history is None or (past.given == len(past.records) and past.reached < run.seq)
+    if run.history is None:
+        return True
+    return past.reached < run.seq and all(record.kind == core_loop.PATCH and record.seq < run.seq for record in past.records[past.given :])
 
 
 __all__ = ["ChildRun", "Current", "compensate", "continue_as_new", "current", "deprecate_patch", "first", "gather", "inside_run", "now", "patched", "progress", "publish", "random", "set_attributes", "shield", "sleep", "sleep_until", "start", "uuid4"]

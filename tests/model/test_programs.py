@@ -35,6 +35,7 @@ REGRESSIONS: list[dict[str, Any]] = [
     {"style": "def", "body": [["patched"], ["cancelled", ["never", "sleep"]]], "then": ["retry"]},
     {"style": "async", "body": [["shield", 60.0, ["signal", "a", 1, "before"]], ["patched"], ["cancelled", ["never", "signal"]]], "then": ["fork", 4]},
     {"style": "def", "body": [["attempt", [["shield", 0.016, ["never", "signal"]]], []]]},
+    *({"style": style, "body": [["patched"], ["patched"], ["patched"]], "then": ["fork", row]} for style in ("async", "def") for row in range(3)),
     *({"style": style, "body": [["drawn"], ["sleep", 1], ["drawn"]], "then": ["fork", row]} for style in ("async", "def") for row in range(4)),
     {"style": "async", "body": [["drawn"], ["step", "gated", 0, "", None], ["drawn"]], "then": ["retry"]},
 ]
