@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from supervisor import Client, Run
-from tests.acceptance.visits import Read, Served, Visitor, served
+from tests.acceptance.visits import Read, Served, Visitor, filled, served
 from tests.apps import dashed
 from tests.harness import Database, Effects, HostFactory, Server, eventually
 
@@ -292,18 +292,6 @@ def test_schedules_are_listed_looked_at_and_acted_on(desk: Desk) -> None:
     assert kept == [("schedule_create", "bob", "for the test"), *((f"schedule_{verb}", "ann", f"{verb} it") for verb in ("pause", "resume", "trigger", "backfill", "delete"))]
 
 
-def filled(desk: Desk, path: str, **other: str) -> dict[str, str]:
-    """The fields of a page's form as a browser would send them, but for what somebody types."""
-    found: dict[str, str] = {}
-    html = desk.ann.get(path).text
-    for tag in re.findall(r'<input[^>]* name="[^>]*>', html):
-        (name,), (value,) = re.findall(r' name="([^"]*)"', tag), re.findall(r' value="([^"]*)"', tag) or [""]
-        found[name] = unescape(value)
-    found |= {name: unescape(text) for name, text in re.findall(r'<textarea[^>]* name="([^"]*)"[^>]*>\n?(.*?)</textarea>', html, re.DOTALL)}
-    found |= {name: unescape(value) for name, value in re.findall(r'<select[^>]* name="([^"]*)"[^>]*>.*?<option value="([^"]*)" selected', html, re.DOTALL)}
-    return found | other
-
-
 def wrong_of(answer: Any) -> dict[str, str]:
     """What a form says is wrong, by field."""
     return {name: unescape(words).strip() for name, words in re.findall(r'<p id="f-(\w+)-wrong" class="wrong"><span aria-hidden="true">▲</span> (.*?)</p>', answer.text)}
@@ -312,7 +300,7 @@ def wrong_of(answer: Any) -> dict[str, str]:
 def test_a_schedule_is_made_in_the_browser_after_its_ticks_were_looked_at(desk: Desk) -> None:
     """What is previewed is what is made: the same in the same transaction, rolled back; what is typed otherwise afterwards is looked at again first."""
     assert "/schedules/new" in Read.of(desk.ann.get("/schedules").text).attributes("a", "href")
-    form = filled(desk, "/schedules/new", name="nightly/ä", workflow="dashed_counts", cron="30 3 * * *", timezone="Europe/Berlin", input='{"steps": 2}', overlap="buffer_one", priority="7", queue="dashed", attributes='{"team": "x"}')
+    form = filled(desk.ann, "/schedules/new", name="nightly/ä", workflow="dashed_counts", cron="30 3 * * *", timezone="Europe/Berlin", input='{"steps": 2}', overlap="buffer_one", priority="7", queue="dashed", attributes='{"team": "x"}')
     looked = desk.ann.post("/schedules/new", {**form, "do": "preview", "reason": ""})
     assert looked.status == 200 and wrong_of(looked) == {} and desk.client.schedules() == []
     text = Read.of(looked.text).text
@@ -380,7 +368,7 @@ def test_a_schedule_is_changed_in_the_browser_by_what_is_typed_otherwise(desk: D
     desk.client.create_schedule("changing", dashed.dashed_counts, every=3600, input={"steps": 1}, queue="dashed", attributes={"a": 1.0}, starts_at=datetime(2026, 1, 1, tzinfo=UTC))
     here = "/schedule/change?name=changing"
     assert here in Read.of(desk.ann.get("/schedule?name=changing").text).attributes("a", "href")
-    form = filled(desk, here)
+    form = filled(desk.ann, here)
     assert (form["every"], form["starts_at"], form["queue"], form["cron"], form["workflow"]) == ("3600", "2026-01-01T00:00:00", "dashed", "", "dashed_counts") and "name" not in form
     nothing = desk.ann.post(here, {**form, "do": "preview"})
     assert nothing.status == 400 and "nothing to change" in Read.of(nothing.text).text
@@ -406,7 +394,7 @@ def test_a_schedule_is_changed_in_the_browser_by_what_is_typed_otherwise(desk: D
 
 def test_a_form_for_a_schedule_behind_a_lock_keeps_what_was_typed(desk: Desk) -> None:
     desk.client.create_schedule("locked", dashed.dashed_counts, every=3600, input={"steps": 1})
-    form = filled(desk, "/schedule/change?name=locked", every="1800", reason="twice as often", do="preview")
+    form = filled(desk.ann, "/schedule/change?name=locked", every="1800", reason="twice as often", do="preview")
     with desk.database.connect() as conn, conn.transaction():
         conn.execute("select from supervisor.schedule for update")
         answer = desk.ann.post("/schedule/change?name=locked", form)

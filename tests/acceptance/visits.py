@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,18 @@ class Read:
 
     def attributes(self, tag: str, name: str) -> list[str]:
         return [attributes[name] or "" for each, attributes in self.tags if each == tag and name in attributes]
+
+
+def filled(visitor: Visitor, path: str, **other: str) -> dict[str, str]:
+    """The fields of a page's only form as a browser would send them, but for what somebody types."""
+    html = visitor.get(path).text.partition('<form class="terms"')[2]
+    found: dict[str, str] = {}
+    for tag in re.findall(r'<input[^>]* name="[^>]*>', html):
+        (name,), (value,) = re.findall(r' name="([^"]*)"', tag), re.findall(r' value="([^"]*)"', tag) or [""]
+        found[name] = unescape(value)
+    found |= {name: unescape(text) for name, text in re.findall(r'<textarea[^>]* name="([^"]*)"[^>]*>\n?(.*?)</textarea>', html, re.DOTALL)}
+    found |= {name: unescape(value) for name, value in re.findall(r'<select[^>]* name="([^"]*)"[^>]*>(?:(?!</select>).)*<option value="([^"]*)" selected', html, re.DOTALL)}
+    return found | other
 
 
 class _Parser(HTMLParser):
