@@ -585,7 +585,7 @@ class ScheduleInvalid(SupervisorError):
     code = "schedule_invalid"
 
     def __init__(self, schedule: str, why: str, remedy: str = "mend it, and say it again", term: str | None = None) -> None:
-        self.schedule, self.why, self.remedy, self.term = schedule, why, remedy, term
+        self.schedule, self.why, self.term = schedule, why, term
         super().__init__(f"schedule {schedule!r}: {why}; {remedy}")
 
 

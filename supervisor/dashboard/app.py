@@ -281,7 +281,7 @@ class Dashboard:
         except (PermissionMissing, ScheduleUnknown) as error:
             return self._wrong(request, error, back="/schedules")
         except SupervisorError as error:  # of the moment: what was typed stays
-            draft = draft or schedule_form.drafted(form, ())
+            draft = draft or schedule_form.drafted(form, is_new)
             draft.wrong[schedule_form.WHOLE] = str(error)
             return self._drawn(request, replace(schedule_form.page_of(draft), status=STATUS.get(error.code, 409)), None, "html")
         if not saves or found is None:

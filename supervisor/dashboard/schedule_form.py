@@ -146,9 +146,18 @@ _NEW = {**dict.fromkeys(TERMS, ""), "overlap": str(TERMS["overlap"].empty)}
 
 @dataclass
 class Draft:
-    """What is typed, and what is known about it. `was`: the schedule that is to be changed; `wrong`: by field, or WHOLE."""
+    """What is typed, and what is known about it.
+
+    changes  name of the schedule that is to be changed; None for a new one
+    of       which state of it that is: when it was changed last
+    was      how it stands; None also where the database does not say
+    seen     the timing whose ticks were looked at
+    wrong    by field, or WHOLE
+    """
 
     typed: dict[str, str]
+    changes: str | None = None
+    of: str = ""
     was: Row | None = None
     workflows: Sequence[Row] = ()
     seen: str = ""
@@ -156,7 +165,7 @@ class Draft:
 
     @property
     def name(self) -> str:
-        return str(self.was["name"]) if self.was is not None else self.typed["name"]
+        return self.typed["name"] if self.changes is None else self.changes
 
     @property
     def timing(self) -> str:
@@ -170,11 +179,12 @@ class Draft:
         return [name for name in ("workflow", *TERMS) if name in before and _seen(self.typed[name]) != _seen(before[name])]
 
 
-def drafted(form: Mapping[str, str], workflows: Sequence[Row], was: Row | None = None) -> Draft:
+def drafted(form: Mapping[str, str], is_new: bool, workflows: Sequence[Row] = (), was: Row | None = None) -> Draft:
     """What a form says, as it was typed. Of a schedule that somebody has changed since the form was opened it says so."""
     typed = {name: form.get(name, "").replace("\r\n", "\n").replace("\0", "\ufffd").strip() for name in _FIELDS}
-    made = Draft(typed, was, workflows, form.get("seen", ""))
-    if was is not None and form.get("of") != was["changed_at"].isoformat():
+    made = Draft(typed, None if is_new else name_of(form, "schedule"), form.get("of", ""), was, workflows, form.get("seen", ""))
+    if was is not None and made.of != (stands := was["changed_at"].isoformat()):
+        made.of = stands
         others = ", ".join(made.changed) or "nothing"
         made.wrong[WHOLE] = f"somebody has changed it since this form was opened; what you typed is all here, and of it is another than what now stands: {others}. Look at its next ticks again, then save it"
     return made
@@ -243,21 +253,21 @@ def reason_for(draft: Draft) -> str:
 
 
 def new(look: Look, asked: Asked) -> Page:
-    """Of a schedule that is not there yet; a workflow that the address names is chosen."""
+    """Of a schedule that is not there yet."""
     _may(asked)
-    return page_of(Draft({**dict.fromkeys(_FIELDS, ""), **_NEW, "workflow": asked.get("workflow")}, None, registered(look)), look)
+    return page_of(Draft({**dict.fromkeys(_FIELDS, ""), **_NEW}, workflows=registered(look)), look)
 
 
 def change(look: Look, asked: Asked) -> Page:
     _may(asked)
     was = stored(look, asked.get("name"))
-    return page_of(Draft({**dict.fromkeys(_FIELDS, ""), **_stored(was)}, was, registered(look)), look)
+    return page_of(Draft({**dict.fromkeys(_FIELDS, ""), **_stored(was)}, was["name"], was["changed_at"].isoformat(), was, registered(look)), look)
 
 
 def typed(look: Look, asked: Asked, form: Mapping[str, str], is_new: bool) -> Draft:
     """What somebody has sent. Raises PermissionMissing, ScheduleUnknown."""
     _may(asked)
-    return drafted(form, registered(look), None if is_new else stored(look, name_of(form, "schedule")))
+    return drafted(form, is_new, registered(look), None if is_new else stored(look, name_of(form, "schedule")))
 
 
 def _may(asked: Asked) -> None:
@@ -278,7 +288,7 @@ def stored(look: Look, name: str) -> Row:
 
 def page_of(draft: Draft, look: Look | None = None, found: ScheduleInfo | None = None) -> Page:
     """The form as it is typed, what is wrong at its place. *found*: how it would be, whose next ticks are shown, and may be saved."""
-    is_new = draft.was is None
+    is_new = draft.changes is None
     lead = "New schedule" if is_new else f"Change schedule {draft.name}"
     panels: list[Any] = []
     if found is not None:
@@ -287,7 +297,7 @@ def page_of(draft: Draft, look: Look | None = None, found: ScheduleInfo | None =
         if draft.was is not None:
             panels.append(_changes(draft))
     buttons = [("preview", "Look at its next ticks")] + [("save", "Create it" if is_new else "Change it")] * (found is not None)
-    hidden = {"seen": draft.timing if found is not None else "", **({} if draft.was is None else {"of": draft.was["changed_at"].isoformat(), "schedule": quote(draft.name, safe="")})}
+    hidden = {"seen": draft.timing if found is not None else "", **({} if is_new else {"of": draft.of, "schedule": quote(draft.name, safe="")})}
     groups = [(title, [_input(draft, name) for name in names if is_new or name != "name"]) for title, names in _GROUPS]
     labels = {each.name: each.label for _, inputs in groups for each in inputs}
     wrong = [(labels.get(name, ""), name, words) for name, words in draft.wrong.items()]

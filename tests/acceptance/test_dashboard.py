@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from supervisor import Client
-from tests.acceptance.visits import Read, Served, Visitor, served
+from tests.acceptance.visits import Read, Served, Visitor, filled, served
 from tests.apps import dashed
 from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
 
@@ -436,9 +436,15 @@ def test_a_database_that_is_gone_is_said_and_found_again(own_server: Server, tmp
     with served(tmp_path, database.dsn) as made:
         visitor = made.visitor()
         assert visitor.get("/health").status == 200
+        database.sql("insert into supervisor.schedule (name, workflow, every_us) values ('here', 'w', 3600000000)")
+        path = "/schedule/change?name=here"
+        form = filled(visitor, path, every="7200", reason="typed at length", do="save")
         with visitor.events() as events:
             own_server.embedded.stop("immediate")
             assert "lost" in heard(events, "lost")
+            kept = visitor.post(path, form)
+            assert kept.status == 503 and "Change schedule here" in Read.of(kept.text).text and f'action="{path}"' in kept.text
+            assert 'value="7200"' in kept.text and 'value="typed at length"' in kept.text and 'value="w" selected' in kept.text
             gone = visitor.get("/runs")
             assert gone.status == 503 and "The database does not answer" in gone.text and 'http-equiv="refresh"' in gone.text and gone.headers["retry-after"]
             assert visitor.get("/health.json").json()["error"]["code"] == "database_unavailable"
