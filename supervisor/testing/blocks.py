@@ -1,11 +1,10 @@
-"""Statements of a client that are no questions of `db.client_calls.Questions`: pause and resume, and tokens, on tables in memory.
+"""Statements of a client that are no questions of `db.client_calls.Questions`: operators' verbs and tokens, on tables in memory.
 
-As the functions of the database do it (sql/migrations/0026, 0028, 0032). Other verbs of operators need a database.
+Tokens as the functions of the database do it (sql/migrations/0028).
 """
 
 from __future__ import annotations
 
-import json
 import struct
 import uuid
 from base64 import urlsafe_b64decode
@@ -13,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from supervisor.core import tokens
-from supervisor.core.errors import OperationRefused, RunEnded, RunUnknown, TokenClosed, TokenUnknown
+from supervisor.core.errors import TokenClosed, TokenUnknown
 from supervisor.testing.errors import NotInMemory
-from supervisor.testing.statements import wake_updated
-from supervisor.testing.tables import ACTOR, OUTCOMES, PAUSED, UPDATED, Completion, Pause, Tables
+from supervisor.testing.operators import Operators
+from supervisor.testing.tables import OUTCOMES, Completion, Tables
 
 WHY = {1: "it was completed already", 2: "it was failed already", 3: "its time was over", 4: "its holder gave no sign of life in time"}
 Rows = list[tuple[Any, ...]]
@@ -25,9 +24,13 @@ Rows = list[tuple[Any, ...]]
 class Blocks:
     """Rows of the blocks of sql/queries/client.sql that are known here."""
 
-    def __init__(self, tables: Tables, token_key: bytes) -> None:
+    def __init__(self, tables: Tables, token_key: bytes, new_id: Callable[[], bytes]) -> None:
         self._t, self._key = tables, token_key
-        self._known: dict[str, Callable[..., Rows]] = {"client_operate": self._operate, "client_finish_token": self._finish, "client_beat_token": self._beat}
+        self._operators = Operators(tables, new_id)
+        self._known: dict[str, Callable[..., Rows]] = {
+            "client_operate": self._operate, "client_intervene": self._operate, "client_operate_many": self._operate_many, "client_step_of": self._step_of,
+            "client_finish_token": self._finish, "client_beat_token": self._beat,
+        }  # fmt: skip
 
     def rows(self, question: tuple[Any, Sequence[Any]]) -> Rows:
         name, values = question
@@ -37,46 +40,16 @@ class Blocks:
 
     # ── operators ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _operate(self, verb: str, run_id: uuid.UUID, made: Any, seq: Any, payload: Any, options: Any, reason: str | None, actor: str | None) -> Rows:
-        if verb not in ("pause", "resume"):
-            raise NotInMemory(verb)
-        run = self._t.newest(run_id.bytes)
-        if run not in self._t.tasks:
-            outcome = self._t.outcomes.get(run)
-            raise RunUnknown(run_id) if outcome is None else RunEnded(run_id, OUTCOMES[outcome.status], verb)
-        if verb == "pause" and (why := self._to_end(run)):
-            raise OperationRefused(run_id, verb, why)
-        done = self._pause(run, reason, actor or ACTOR) if verb == "pause" else self._resume(run)
-        self._t.wake()
-        return [(*done, None, self._t.tasks[run].owner, None, None)]
+    def _operate(self, verb: str, run_id: uuid.UUID, made: uuid.UUID | None, seq: int | None, payload: bytes | None, options: str, reason: str | None, actor: str | None) -> Rows:
+        came = self._operators.decide(verb, run_id, made, seq, payload, options, reason, actor)
+        return [(came.did, came.state, _uuid(came.made), came.owner, None, None)]
 
-    def _to_end(self, run: bytes) -> str | None:
-        """Why it can't be paused."""
-        task = self._t.tasks[run]
-        if task.cancel_to is not None:
-            how, (_, by) = max(self._t.cancellations[run].items())
-            return f"it is being {OUTCOMES[how]} (asked for by {by}): it ends by its own code, or terminate ends it"
-        if task.cancel_at is not None and task.cancel_at <= self._t.now():
-            return "its time is over: it ends as timed_out by its own code, or terminate ends it"
-        return None
+    def _operate_many(self, verb: str, runs: Sequence[uuid.UUID], seq: int | None, payload: bytes | None, options: str, reason: str | None, actor: str | None) -> Rows:
+        came = self._operators.many(verb, runs, seq, payload, options, reason, actor)
+        return [(run_id, each.did, each.state, each.why, _uuid(each.made), each.owner) for run_id, each in came]
 
-    def _pause(self, run: bytes, reason: str | None, actor: str) -> tuple[bool, str]:
-        did = run not in self._t.pauses
-        if did:
-            self._t.pauses[run] = Pause(json.dumps({"by": actor, **({"reason": reason} if reason is not None else {})}))
-        self._t.put_aside(run)
-        return did, "paused" if self._t.tasks[run].owner is None else "pausing"
-
-    def _resume(self, run: bytes) -> tuple[bool, str]:
-        task, was, now = self._t.tasks[run], self._t.pauses.pop(run, None), self._t.now()
-        if task.owner is None and task.wait_kind == PAUSED:
-            task.wake(now)
-            due = now if was is None or was.ready_at is None else min(was.ready_at, task.cancel_at or was.ready_at)
-            if was is not None and due > now:
-                task.ready_at, task.wait_kind, task.detail = due, was.wait_kind, was.wait_detail
-        if any(each.error is None for each in self._t.updates[run]) and not wake_updated(self._t, [run]) and task.owner is None:
-            task.resumed = UPDATED
-        return was is not None, "resumed" if was is not None else "not paused"
+    def _step_of(self, run_id: uuid.UUID, seq: int) -> Rows:
+        return [(self._t.skippable(run_id.bytes, seq),)]
 
     # ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -122,6 +95,10 @@ class Blocks:
         self._t.beats[run][seq] = (n, self._t.now(), details)
         self._t.wake()
         return []
+
+
+def _uuid(run: bytes | None) -> uuid.UUID | None:
+    return None if run is None else uuid.UUID(bytes=run)
 
 
 __all__ = ["Blocks"]

@@ -185,6 +185,9 @@ class Driven(Client):
             if self._driving:
                 return self._ask(make)
             self._settle()
+            if self._worker is not None:
+                self._worker.name_slow()
+                self._settle()
             answer = self._ask(make)
             self._told()
             self._settle()

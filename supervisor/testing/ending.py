@@ -21,10 +21,12 @@ def end_runs(tables: Tables, runs: Iterable[bytes], status: int, error: bytes) -
         task = tables.tasks.get(run)
         if task is None:
             continue
+        version = task.version
         if task.owner is not None:
+            version = tables.pin(task)
             tables.drop(run)
         del tables.tasks[run]
-        tables.outcomes[run] = Outcome(status, error, tables.now(), len(tables.steps[run]), task.version)
+        tables.outcomes[run] = Outcome(status, error, tables.now(), len(tables.steps[run]), version)
         tables.timers.pop(run, None)
         tables.tell_parent(task.parent, 1, 1)
         if task.parent is not None:

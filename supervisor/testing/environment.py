@@ -11,13 +11,14 @@ from typing import Any
 from supervisor.api.asked import id_of
 from supervisor.api.handles import Run
 from supervisor.api.verbs import Verbs
+from supervisor.core.errors import InputInvalid
 from supervisor.core.histories import History
 from supervisor.db.client_calls import carry
 from supervisor.testing import reading
 from supervisor.testing.blocks import Blocks
 from supervisor.testing.clock import Clock, VirtualLoop, microseconds
 from supervisor.testing.driving import Driven
-from supervisor.testing.errors import NotInMemory
+from supervisor.testing.errors import BadValue, NotInMemory
 from supervisor.testing.ids import SeededIds
 from supervisor.testing.questions import MemoryQuestions
 from supervisor.testing.tables import Tables
@@ -45,7 +46,7 @@ class TestEnvironment(Driven):
         self._events: VirtualLoop = VirtualLoop(self._clock, self._is_busy)
         self._made = Verbs(MemoryQuestions(self._tables, self._ids, self._answer), None)  # type: ignore[arg-type]
         self._token_key = Random(f"tokens {self.seed}").randbytes(32)
-        self._blocks = Blocks(self._tables, self._token_key)
+        self._blocks = Blocks(self._tables, self._token_key, lambda: self._ids.new().bytes)
         self._workers = 0
         self._crash_at: int | None = None
 
@@ -85,7 +86,13 @@ class TestEnvironment(Driven):
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ask(self, make: Callable[[Verbs], Any]) -> Any:
-        return carry(make(self._verbs()), lambda asked: carry(asked.talk(1), self._blocks.rows))
+        return carry(make(self._verbs()), self._answered)
+
+    def _answered(self, asked: Any) -> Any:
+        try:
+            return carry(asked.talk(1), self._blocks.rows)
+        except BadValue as error:
+            raise InputInvalid(asked.what, str(error)) from None
 
     def _told(self) -> None:
         """Whoever changed a table has told the worker."""

@@ -17,6 +17,10 @@ class NotInMemory(SupervisorError):
         super().__init__(f"{what} needs a database, and this test environment has none; use a DatabaseEnvironment instead")
 
 
+class BadValue(Exception):
+    """Arguments that the functions of the database refuse (SQLSTATE 22023). Whoever knows what was asked says it, as InputInvalid."""
+
+
 class StepNotMocked(SupervisorError):
     """A strict test environment was to execute a step for which there is no mock."""
 

@@ -290,10 +290,11 @@ class MemoryQuestions:
         self, *, ids: Sequence[bytes] | None = None, key: str | None = None, workflow: str | None = None, status: str | None = None,
         before: uuid.UUID | None = None, limit: int = 100,
     ) -> list[Found]:  # fmt: skip
-        chosen = [row for row in self._t.runs.values() if ids is None or row.id in ids]
+        named = None if key is None else {run for (_, each), (run, _) in self._t.keys.items() if each == key}  # at this moment
+        chosen = [row for row in self._t.runs.values() if (ids is None or row.id in ids) and (named is None or row.id in named)]
         found = [self.found(row) for row in sorted(chosen, key=lambda row: row.id, reverse=True) if before is None or row.id < before.bytes]
-        wanted = (("key", key), ("workflow", workflow), ("status", status))
-        return [each for each in found if all(value is None or getattr(each, name) == value for name, value in wanted)][:limit]
+        wanted = (("workflow", workflow), ("status", status))
+        return [each for each in found if all(value is None or getattr(each, name) == value for name, value in wanted)][: max(limit, 0)]
 
     def found(self, row: RunRow) -> Found:
         task, outcome, names = self._t.tasks.get(row.id), self._t.outcomes.get(row.id), self._t.catalogue

@@ -20,7 +20,7 @@ from supervisor.engine.batch import INFINITY
 from supervisor.engine.reader import Reader
 from supervisor.engine.verify import Divergence, Verifier
 from supervisor.testing.errors import EnvironmentStuck
-from supervisor.testing.tables import OUTCOMES, WAITS, Tables, Task
+from supervisor.testing.tables import OUTCOMES, WAITS, RunRow, Tables, Task
 
 NONDETERMINISM = 19
 
@@ -40,8 +40,12 @@ def history(tables: Tables, run_id: uuid.UUID) -> History:
     recorded = {each.seq for each in records}
     return History(
         run_id=run_id, workflow=tables.catalogue.name_of(row.workflow), version=version, key=row.key, status=status, input=msgspec.Raw(row.input), records=records,
-        pending=[each for each in _pending(tables, row.id, task) if each.seq not in recorded],
+        pending=[each for each in _pending(tables, row.id, task) if each.seq not in recorded], drawn_from=_drawn_from(row),
     )  # fmt: skip
+
+
+def _drawn_from(row: RunRow) -> uuid.UUID | None:
+    return None if row.drawn_from is None else uuid.UUID(bytes=row.drawn_from)
 
 
 def _pending(tables: Tables, run: bytes, task: Task | None) -> Iterator[Pending]:
@@ -120,7 +124,7 @@ class _Calls:
         row, steps = self._t.runs[run_id.bytes], self._t.steps.get(run_id.bytes, [])
         known = [*self._t.timers.get(row.id, ()), *self._t.children.get(row.id, ()), *(each.seq for each in self._t.attempts.get(row.id, ()))]
         name = self._t.catalogue.name_of(row.workflow)
-        return _Started(name, row.key, row.input, len(steps), sum(len(each.result or b"") for each in steps), max(known, default=None))
+        return _Started(name, row.key, row.input, len(steps), sum(len(each.result or b"") for each in steps), max(known, default=None), _drawn_from(row))
 
     def steps(self, run_id: uuid.UUID) -> list[tuple[Any, ...]]:
         return [(each.seq, each.kind, each.status, each.name, each.result, each.ended) for each in self._t.steps.get(run_id.bytes, ())]

@@ -21,8 +21,8 @@ from supervisor.engine.tokens import ENTRUSTED
 from supervisor.testing.ending import close_children, error_json
 from supervisor.testing.errors import NotInMemory
 from supervisor.testing.tables import (
-    CANCELLED, CODE_MISSING, COMPLETED, FRESH, NONDETERMINISM, PARKED_FROM, PAUSED, QUEUED, RESUMED, UPDATED, AttemptRow, Completion, Message, Outcome, RunRow,
-    StepRow, Tables, Task,
+    CANCELLED, CODE_MISSING, COMPLETED, EDITED, FRESH, NONDETERMINISM, PARKED_FROM, PAUSED, QUEUED, RESUMED, SKIPPED, UPDATED, AttemptRow, Completion, Message,
+    Outcome, RunRow, StepRow, Tables, Task,
 )  # fmt: skip
 
 EPOCH_2000_S = 946_684_800
@@ -99,7 +99,7 @@ class Statements:
     def _fence(self, _: Params) -> None:
         """Nobody declares this worker dead while a batch is on its way."""
 
-    _plan_custom = _plan_generic = _lock_parents = _lock_own = _publish = _fence
+    _plan_custom = _plan_generic = _lock_parents = _lock_own = _fence
 
     # ── history ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -150,7 +150,7 @@ class Statements:
             if task is None:
                 raise AssertionError("a run ends that is not this worker's")
             del self.t.tasks[run]
-            self.t.outcomes[run] = Outcome(status, result, _moment(ended), steps, task.version or self.t.catalogue.versions.get(task.workflow))
+            self.t.outcomes[run] = Outcome(status, result, _moment(ended), steps, task.version or self.t.catalogue.versions.get(task.workflow), task.owner)
 
     def _insert_children_done(self, params: Params) -> None:
         for parent, n, failed in self._rows("insert_children_done", params):
@@ -248,6 +248,11 @@ class Statements:
         if not reached:
             task.children, task.children_failed, task.signals = children, failed, signals
 
+    def _publish(self, params: Params) -> None:
+        for run, kind, seq, step, attempt, since in self._rows("publish", params):
+            if (task := self._own(run, params)) is not None:
+                task.wait_kind, task.seq, task.step, task.attempt, task.since = kind, seq, step, attempt, task.since if since is None else since
+
     def _told_cancel(self, params: Params) -> None:
         for run in _ids(params):
             if (task := self._own(run, params)) is not None:
@@ -271,7 +276,11 @@ class Statements:
             task.resumed = resumed
 
     def _look_at_requests(self, params: Params) -> list[Cells]:
-        worker = struct.unpack(">i", params[0])[0]
+        worker, seen = struct.unpack(">i", params[0])[0], {number for (number,) in rows_of((INT8,), params[1:2])}
+        self.t.changed = {run: number for run, number in self.t.changed.items() if number not in seen and run in self.t.tasks}
+        for changed in [self.t.tasks[run] for run in self.t.changed]:
+            if changed.owner is None and changed.wait_kind != PAUSED:
+                self._given_back_unheard(changed)
         for run in list(self.t.pauses):
             task = self.t.tasks.get(run)
             late = task is not None and task.cancel_at is not None and task.cancel_at <= self.t.now()
@@ -279,7 +288,14 @@ class Statements:
                 del self.t.pauses[run]
             else:
                 self.t.put_aside(run)
-        return [(run, None) for run in self.t.pauses if self.t.tasks[run].owner == worker]
+        mine = [(run, None) for run in self.t.pauses if self.t.tasks[run].owner == worker]
+        return [*mine, *((run, i8(number)) for run, number in self.t.changed.items() if self.t.tasks[run].owner == worker)]
+
+    def _given_back_unheard(self, task: Task) -> None:
+        """Its worker had not heard that a step of it was edited: whoever takes it finds that in its history."""
+        del self.t.changed[task.id]
+        if task.wait_kind in range(9, 16) and task.id not in self.t.pauses:
+            task.wake(self.t.now())
 
     # ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -403,10 +419,10 @@ class Statements:
     # ── signals and updates ──────────────────────────────────────────────────────────────────────────────────────
 
     def _insert_consumed(self, params: Params) -> None:
-        for run, name, n, _ in self._rows("insert_consumed", params):
+        for run, name, n, seq in self._rows("insert_consumed", params):
             if n in self.t.consumed[run, name]:
                 raise AssertionError(f"message {n} of signal {name} was given twice")
-            self.t.consumed[run, name].add(n)
+            self.t.consumed[run, name][n] = seq
 
     def _read_messages(self, params: Params) -> list[Cells]:
         found: list[tuple[int, Cells]] = []
@@ -444,7 +460,7 @@ class Statements:
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _read_inputs(self, params: Params) -> list[Cells]:
-        return [(run, self.t.runs[run].input, None) for run in _ids(params)]
+        return [(run, self.t.runs[run].input, self.t.runs[run].drawn_from) for run in _ids(params)]
 
     def _read_steps(self, params: Params) -> list[Cells]:
         return [
@@ -456,8 +472,8 @@ class Statements:
         now = self.t.now()
         return [
             (run, i4(row.seq), i4(row.n), i2(row.kind), _opt(i8, None if row.next_retry is None else row.next_retry - now),
-             row.error if row.kind == ENTRUSTED else None, i8(row.started), _opt(i8, row.ended), _opt(i8, row.next_retry))
-            for run in sorted(_ids(params)) for row in sorted(self.t.attempts[run], key=lambda each: (each.seq, each.n))
+             row.error if row.kind in (EDITED, ENTRUSTED) else None, i8(row.started), _opt(i8, row.ended), _opt(i8, row.next_retry))
+            for run in sorted(_ids(params)) for row in sorted(self.t.attempts[run], key=lambda each: (each.seq, each.n)) if row.kind != SKIPPED
         ]  # fmt: skip
 
     def _read_timers(self, params: Params) -> list[Cells]:

@@ -17,6 +17,8 @@ from supervisor.engine.batch import INFINITY
 COMPLETED, FAILED, CANCELLED, TERMINATED, TIMED_OUT, CONTINUED = 1, 2, 3, 4, 5, 6  # outcome.status
 OUTCOMES = {1: "completed", 2: "failed", 3: "cancelled", 4: "terminated", 5: "timed_out", 6: "continued"}
 QUEUED, PAUSED, NONDETERMINISM, CODE_MISSING, PARKED_FROM = 1, 7, 19, 20, 19  # task.wait_kind: from 19 on the engine has put it aside
+NAMED = (8, 9, 13, 21)  # task.wait_kind: the row names a step that was called
+FAILED_TRY, EDITED, SKIPPED = 1, 5, 6  # attempt.kind
 WAITS = (
     "queued", "no_worker", "concurrency", "rate_limited", "fairness", "queue_paused", "run_paused", "step_running", "step_backoff", "timer", "signal", "update",
     "token", "child", "any_of", "debounce", "batch", "schedule_overlap", "nondeterminism", "code_missing", "attempts_exhausted", "crash_loop", "commit_rejected",
@@ -41,6 +43,7 @@ class RunRow:
     parent_seq: int | None = None
     batch: str | None = None
     attributes: bytes | None = None
+    drawn_from: bytes | None = None  # of a fork: whose random numbers it draws
 
 
 @dataclass
@@ -52,7 +55,7 @@ class Task:
     queue: int
     prio: int
     ready_at: int
-    input: bytes
+    input: bytes | None  # None: it is to be read where the run is
     since: int
     parent: bytes | None = None
     parent_close: int = REQUEST_CANCEL
@@ -99,7 +102,7 @@ class StepRow:
 class AttemptRow:
     seq: int
     n: int
-    kind: int  # 1 it failed, 2 its start is durable
+    kind: int  # 1 it failed, 2 its start is durable, 5 edited, 6 skipped, 7 entrusted, 8 until when all tries may go on
     name: str
     error: bytes | None
     started: int
@@ -114,6 +117,7 @@ class Outcome:
     ended: int
     steps: int
     version: str | None
+    worker: int | None = None
 
 
 @dataclass
@@ -189,7 +193,7 @@ class Tables:
         self.continued: dict[tuple[bytes, int], list[bytes]] = defaultdict(list)
         self.ended_children: dict[bytes, list[int]] = defaultdict(lambda: [0, 0])
         self.messages: dict[tuple[bytes, str], list[Message]] = defaultdict(list)
-        self.consumed: dict[tuple[bytes, str], set[int]] = defaultdict(set)
+        self.consumed: dict[tuple[bytes, str], dict[int, int]] = defaultdict(dict)  # number of the message → seq of the wait
         self.published: dict[bytes, dict[tuple[str, int], tuple[bytes, int]]] = defaultdict(dict)
         self.progress: dict[bytes, dict[int, tuple[float, float | None, int]]] = defaultdict(dict)
         self.attributes: dict[bytes, dict[int, bytes]] = defaultdict(dict)
@@ -200,6 +204,8 @@ class Tables:
         self.completions: dict[bytes, dict[tuple[int, int], Completion]] = defaultdict(dict)
         self.beats: dict[bytes, dict[int, tuple[int, int, bytes | None]]] = defaultdict(dict)  # run → seq → number of the try, when, what was said
         self.pauses: dict[bytes, Pause] = {}
+        self.changed: dict[bytes, int] = {}  # runs of which a step was edited while a worker had them: number of the change
+        self.retried: dict[bytes, bytes] = {}  # a run that had ended → the one that goes on with it
         self.keys: dict[tuple[int, str], tuple[bytes, bytes]] = {}
 
     def number(self) -> int:
@@ -283,6 +289,18 @@ class Tables:
         if not task.put_aside or task.wait_kind not in (NONDETERMINISM, CODE_MISSING):
             return task.put_aside
         return task.resumed == FRESH or task.resumed != CRASHED and task.version is None and not self.has_begun(task.id)
+
+    def pin(self, task: Task) -> str | None:
+        """The version that a run stays with when it is taken from its worker: the one that it had, or that of the worker's code if it has begun."""
+        return task.version or (self.catalogue.versions.get(task.workflow) if self.has_begun(task.id) else None)
+
+    def skippable(self, run: bytes, seq: int | None) -> str | None:
+        """Name of a step that was called and has no result; None where that is not known."""
+        if seq is None or any(step.seq == seq for step in self.steps.get(run, ())):
+            return None
+        tried = next((each.name for each in self.attempts.get(run, ()) if each.seq == seq and seq >= 0 and each.kind != SKIPPED), None)
+        task = self.tasks.get(run)
+        return tried or (task.step if task is not None and task.seq == seq and task.wait_kind in NAMED else None)
 
     def has_begun(self, run: bytes) -> bool:
         """Whether anything of a run is durable."""

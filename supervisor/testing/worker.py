@@ -364,6 +364,12 @@ class DrivenWorker(Worker):
             part.look()
         self._schedule()
 
+    def name_slow(self) -> None:
+        """Steps that have been running for more than a second are named to who asks, as a worker does it twice a second."""
+        self.commands.publish_slow()
+        if self.commands.batch.rare:
+            self._schedule()
+
     def settled(self, batch: Batch) -> None:
         super().settled(batch)
         if batch.leaving:
@@ -451,9 +457,9 @@ class MemoryWorker(DrivenWorker):
         for task in self.tables.tasks.values():
             if task.owner == self.id:
                 recorded = any(row.worker == self.id for row in self.tables.steps[task.id])
+                task.version = self.tables.pin(task)
                 task.owner, task.claims, task.resumed = None, 0 if recorded else task.claims, CRASHED
                 task.cancel_to = None if task.cancel_to is None else 0
-                task.version = task.version or self.tables.catalogue.versions.get(task.workflow)
                 task.wake(self._clock.us)
 
 

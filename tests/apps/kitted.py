@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor import Cancelled, CompleteLater, Retry, Signal, Update, current, first, gather, handlers_finished, patched, publish, set_attributes, shield, sleep, start, step, sync, workflow
-from tests.apps import closing, families, letters, longruns, longsteps, replayed, tries, undone  # noqa: F401 - their workflows are programs here
-from tests.harness import note
+from supervisor import Cancelled, CompleteLater, Retry, Signal, Update, current, first, gather, handlers_finished, patched, progress, publish, set_attributes, shield, sleep, start, step, sync, workflow
+from tests.apps import closing, families, letters, longruns, longsteps, operated, replayed, tries, undone  # noqa: F401 - their workflows are programs here
+from tests.harness import note, wait_for_file
 
 kitted_word = Signal("kitted_word", str)
 kitted_never = Signal("kitted_never", str)
@@ -141,3 +141,43 @@ def kitted_cleans_up_def() -> str:
         sync.shield(kitted_plus.aio(2), timeout=60)
         raise
     return "slept"
+
+
+@step
+def kitted_opens(word: str, until: str) -> str:
+    """Fails until the file *until* is there."""
+    note("kitted_opens", word)
+    try:
+        wait_for_file(until, 0.0)
+    except AssertionError:
+        raise ValueError(f"{word} is shut") from None
+    return f"{word} is open"
+
+
+@workflow
+async def kitted_fails(word: str, until: str) -> list[str]:
+    """Something of each kind before and after the step that fails."""
+    said = [str(await kitted_plus.aio(1))]
+    kid = await start(families.kid, 4)
+    said.append(await kitted_word.wait())
+    set_attributes(stage="told", word=word)
+    publish("said", said)
+    progress(1, 2)
+    said.append(str(await kid.result()))
+    said.append(await kitted_opens.aio(word, until))
+    return [*said, await kitted_word.wait()]
+
+
+@workflow
+async def kitted_caught(word: str, until: str) -> str:
+    """Its own code fails, for what a step did."""
+    try:
+        return await kitted_opens.aio(word, until)
+    except ValueError as error:
+        raise RuntimeError(f"{word} fails") from error
+
+
+@workflow
+async def kitted_has_kid() -> str:
+    await start(kitted_waits)
+    return await kitted_word.wait()

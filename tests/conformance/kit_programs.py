@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from supervisor import Client, Run, UpdateRejected
 from supervisor.core import codec
+from supervisor.core.errors import SupervisorError
 from supervisor.core.histories import History
 from tests.harness import Effects
 from tests.apps import closing, families, kitted, letters, longruns, longsteps, replayed, tries, undone
@@ -23,10 +24,20 @@ class Stage:
     rest: Callable[[Run[Any]], None]  # waits until a run does nothing by itself any more
     history: Callable[[UUID], History]
     notes: Effects
+    said: list[Any] = field(default_factory=list)  # what verbs answered, in their order
 
     def tokens(self, run: Run[Any]) -> list[str]:
         """Those that the run's steps have given out."""
         return [line[2] for line in self.notes.lines("kitted_token") if line[1] == str(run.id)]
+
+
+    def ask(self, *deeds: Callable[[], Any]) -> None:
+        """Do them, and keep what each answers or raises."""
+        for deed in deeds:
+            try:
+                self.said.append(masked(deed()))
+            except SupervisorError as error:
+                self.said.append([type(error).__name__, without_ids(str(error))])
 
 
 def run_and_end(workflow: Any, *args: Any, **kwargs: Any) -> Callable[[Stage], Any]:
@@ -159,7 +170,7 @@ def seen(stage: Stage, run: Run[Any]) -> dict[str, Any]:
         ended = [type(error).__name__, type(error.__cause__).__name__, str(error.__cause__)]
     history = stage.history(run.id)
     return {
-        "ended": _masked(ended), "status": history.status, "attributes": dict(stage.client.attributes(run)), "published": dict(stage.client.published(run)),
+        "ended": masked(ended), "status": history.status, "attributes": dict(stage.client.attributes(run)), "published": dict(stage.client.published(run)),
         "progress": [each.done for each in [stage.client.progress(run)] if each is not None],
         "records": [(each.seq, each.kind, each.status, each.name, _value(each)) for each in history.records],
     }  # fmt: skip
@@ -171,17 +182,18 @@ def _value(record: Any) -> Any:
         return "a run"
     if record.status == "failed":
         error = codec.decode_error(raw)
-        return [type(error).__name__, _without_ids(str(error))]
-    return _without_ids(raw.decode())
+        return [type(error).__name__, without_ids(str(error))]
+    return without_ids(raw.decode())
 
 
-def _masked(value: Any) -> Any:
+def masked(value: Any) -> Any:
+    """Without what every run has for itself."""
     if isinstance(value, list | tuple):
-        return [_masked(each) for each in value]
+        return [masked(each) for each in value]
     if isinstance(value, dict):
-        return {key: _masked(each) for key, each in value.items()}
-    return _without_ids(value) if isinstance(value, str) else value
+        return {key: masked(each) for key, each in value.items()}
+    return without_ids(value) if isinstance(value, str) else value
 
 
-def _without_ids(text: str) -> str:
+def without_ids(text: str) -> str:
     return re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<id>", text)

@@ -11,8 +11,12 @@ import pytest
 from supervisor import Client, Run
 from supervisor.db.histories import reading
 from supervisor.testing import DatabaseEnvironment, TestEnvironment
-from tests.conformance.kit_programs import PROGRAMS, Stage, seen
+from tests.conformance.kit_operated import OPERATED
+from tests.conformance.kit_programs import PROGRAMS as OF_RUNS
+from tests.conformance.kit_programs import Stage, seen
 from tests.harness import Effects, HostFactory, Server, eventually
+
+PROGRAMS = {**OF_RUNS, **OPERATED}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +32,9 @@ def host(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
             def rest(run: Run[Any]) -> None:
                 eventually(lambda: client.status(run).status in ("waiting", "paused"), 30)
 
-            stage = Stage(client, rest, histories.read, effects)
-            played = {name: program(stage) for name, program in PROGRAMS.items()}
-            yield {name: [seen(stage, run) for run in runs] for name, runs in played.items()}
+            stages = {name: Stage(client, rest, histories.read, effects) for name in PROGRAMS}
+            played = {name: program(stages[name]) for name, program in PROGRAMS.items()}
+            yield {name: (stages[name].said, [seen(stages[name], run) for run in runs]) for name, runs in played.items()}
     finally:
         hosts.stop_all()
         database.drop()
@@ -55,20 +59,41 @@ def on_database(server: Server) -> Iterator[DatabaseEnvironment]:
 def test_a_program_does_the_same_in_memory_as_on_a_host(host, name, replay, notes):
     """DESIGN's promises are kept by the engine; that the kit keeps them too is shown by its doing the same, with replays at every commit too."""
     with TestEnvironment(seed=1, replay=replay) as env:
-        stage = Stage(env, lambda run: _rest(env, run), env.history, notes)
-        here = [seen(stage, run) for run in PROGRAMS[name](stage)]
+        here = _played(env, name, notes)
         env.verify()
-    _same(here, host[name])
+    _same(*here, *host[name])
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_does_the_same_in_an_environment_with_a_database(host, name, on_database, notes):
     """There it is the engine on PostgreSQL; what is the kit's own are the skipped time and the order of steps."""
-    stage = Stage(on_database, lambda run: _rest(on_database, run), on_database.history, notes)
-    _same([seen(stage, run) for run in PROGRAMS[name](stage)], host[name])
+    _same(*_played(on_database, name, notes), *host[name])
 
 
-def _same(here: list[dict[str, Any]], there: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("name", [name for name in OPERATED if name != "forked_everywhere"])  # a step of that one tells whether it was begun before
+def test_what_operators_do_holds_wherever_the_worker_dies(host, name, notes):
+    """After each commit: what was asked for is honoured by the next worker, and comes to the same."""
+    with TestEnvironment(seed=1) as whole:
+        _played(whole, name, notes)
+    folder = notes.path.parent
+    for after in range(1, whole.commits + 1):
+        notes = Effects(folder / str(after) / "effects")
+        notes.path.parent.mkdir()
+        with pytest.MonkeyPatch.context() as there, TestEnvironment(seed=1) as env:
+            there.setenv("TEST_EFFECTS", str(notes.path))
+            env.crash(after=after)
+            _same(*_played(env, name, notes), *host[name])
+
+
+def _played(env: TestEnvironment | DatabaseEnvironment, name: str, notes: Effects) -> tuple[list[Any], list[dict[str, Any]]]:
+    stage = Stage(env, lambda run: _rest(env, run), env.history, notes)
+    runs = PROGRAMS[name](stage)
+    return stage.said, [seen(stage, run) for run in runs]
+
+
+def _same(said: list[Any], here: list[dict[str, Any]], said_there: list[Any], there: list[dict[str, Any]]) -> None:
+    for n, (mine, theirs) in enumerate(zip(said, said_there, strict=True)):
+        assert mine == theirs, f"the answer {n}"
     for mine, theirs in zip(here, there, strict=True):
         for fact in theirs:
             assert mine[fact] == theirs[fact], fact
