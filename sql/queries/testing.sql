@@ -1,9 +1,10 @@
 -- What a test environment on a database asks (supervisor.testing): it is the only one that works there. No host sends any of this.
 
 -- name: next_due_s :one
--- In how many seconds the next run that nobody has is ready; null: none waits for a time.
+-- In how many seconds the next run that nobody has, and whose queue is not paused, is ready; null: none waits for a time.
 -- Locks:  none.     Index:  none: a scan of task, which a test keeps small
-SELECT extract(epoch FROM min(t.ready_at) - clock_timestamp())::float8 FROM {schema}.task t WHERE t.owner IS NULL AND t.ready_at < 'infinity';
+SELECT extract(epoch FROM min(t.ready_at) - clock_timestamp())::float8 FROM {schema}.task t WHERE t.owner IS NULL AND t.ready_at < 'infinity'
+  AND t.queue <> ALL (ARRAY(SELECT p.queue FROM {schema}.queue_pause p));
 
 -- name: skip_time :exec
 -- Let what is due later be due so much earlier: runs, deadlines, timers, tries, and signs of life, which are that much older then. Histories stay as they are.
@@ -23,10 +24,12 @@ UPDATE {schema}.timer t SET due_at = t.due_at - make_interval(secs => $1);
 -- name: live_runs :many
 -- Every live run and what it waits for.
 -- Locks:  none.     Index:  none: a scan of task, which a test keeps small
--- Returns run, workflow, key, whether a worker has it, wait_kind, detail, seconds until it is ready (null: for ever)
+-- Returns run, workflow, key, whether a worker has it, wait_kind, detail, seconds until it is ready (null: for ever), its queue, who has paused that, and why
 SELECT t.run_id, w.name, t.key, t.owner IS NOT NULL, t.wait_kind, t.wait_detail,
-       CASE WHEN t.ready_at < 'infinity' THEN extract(epoch FROM t.ready_at - clock_timestamp())::float8 END
-FROM {schema}.task t JOIN {schema}.workflow w ON w.id = t.workflow ORDER BY t.run_id;
+       CASE WHEN t.ready_at < 'infinity' THEN extract(epoch FROM t.ready_at - clock_timestamp())::float8 END,
+       q.name, p.paused_by, p.reason
+FROM {schema}.task t JOIN {schema}.workflow w ON w.id = t.workflow JOIN {schema}.queue q ON q.id = t.queue
+LEFT JOIN {schema}.queue_pause p ON p.queue = t.queue ORDER BY t.run_id;
 
 -- name: all_runs :many
 -- Every run, in the order of their starts.

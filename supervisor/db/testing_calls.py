@@ -15,7 +15,7 @@ from supervisor.db.statements import Sql
 
 
 class Live(NamedTuple):
-    """A live run; due_s: seconds until it is ready, None for ever."""
+    """A live run; due_s: seconds until it is ready, None for ever; shut: its queue, which is paused, by whom and why."""
 
     run_id: UUID
     workflow: str
@@ -24,6 +24,7 @@ class Live(NamedTuple):
     wait_kind: int | None
     detail: str | None
     due_s: float | None
+    shut: tuple[str, str, str | None] | None
 
 
 class TestingCalls:
@@ -38,7 +39,7 @@ class TestingCalls:
         migrations.migrate(self._conn, self.schema)
 
     def next_due_s(self) -> float | None:
-        """Seconds until the next run that nobody has is ready; None: none waits for a time."""
+        """Seconds until the next run that nobody has, and somebody may take, is ready; None: none waits for a time."""
         found: float | None = self._rows("next_due_s")[0][0]
         return found
 
@@ -46,7 +47,10 @@ class TestingCalls:
         self._rows("skip_time", seconds)
 
     def live(self) -> Sequence[Live]:
-        return [Live(*row) for row in self._rows("live_runs")]
+        return [
+            Live(run_id, workflow, key, owned, kind, detail, due_s, None if by is None else (queue, by, reason))
+            for run_id, workflow, key, owned, kind, detail, due_s, queue, by, reason in self._rows("live_runs")
+        ]
 
     def runs(self) -> Sequence[UUID]:
         return [run_id for (run_id,) in self._rows("all_runs")]

@@ -168,7 +168,7 @@ class DatabaseEnvironment(Driven):
 
     def _words(self, live: Live) -> str:
         until = None if live.due_s is None else self.now + timedelta(seconds=live.due_s)
-        return reading.words(live.run_id, live.workflow, live.key, live.owned, live.wait_kind, live.detail, live.due_s is not None and live.due_s <= 0, until)
+        return reading.words(live.run_id, live.workflow, live.key, live.owned, live.wait_kind, live.detail, live.due_s is not None and live.due_s <= 0, until, live.shut)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 

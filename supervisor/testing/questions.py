@@ -23,7 +23,7 @@ from supervisor.testing.clock import EPOCH_2000
 from supervisor.testing.ending import end_runs, error_json, request_cancel
 from supervisor.testing.errors import NotInMemory
 from supervisor.testing.statements import wake_updated
-from supervisor.testing.tables import ACTOR, OUTCOMES, PAUSED, TERMINATED, WAITS, Message, RunRow, Tables, Task
+from supervisor.testing.tables import ACTOR, OUTCOMES, PAUSED, QUEUE_PAUSED, TERMINATED, WAITS, Message, RunRow, Tables, Task
 
 T = TypeVar("T")
 Answer = Generator[Any, Any, T]
@@ -298,13 +298,12 @@ class MemoryQuestions:
 
     def found(self, row: RunRow) -> Found:
         task, outcome, names = self._t.tasks.get(row.id), self._t.outcomes.get(row.id), self._t.catalogue
-        queue = next(name for name, number in names.queues.items() if number == row.queue)
-        facts = (uuid.UUID(bytes=row.id), row.key, names.name_of(row.workflow), queue)
+        facts = (uuid.UUID(bytes=row.id), row.key, names.name_of(row.workflow), names.queue_name(row.queue))
         if task is None:
             status, ended = (OUTCOMES[outcome.status], moment(outcome.ended)) if outcome is not None else ("lost", None)
             return Found(*facts, status, None, None, None, None, moment(row.created), ended)
         wait = self._wait(task)
-        status = "running" if task.owner is not None else {1: "ready", PAUSED: "paused"}.get(wait or 0, "waiting")
+        status = "running" if task.owner is not None else {1: "ready", QUEUE_PAUSED: "ready", PAUSED: "paused"}.get(wait or 0, "waiting")
         return Found(*facts, status, None if wait is None else WAITS[wait - 1], task.step, task.seq, task.attempt, moment(row.created), None)
 
     def _wait(self, task: Task) -> int | None:
@@ -312,7 +311,7 @@ class MemoryQuestions:
             return task.wait_kind
         if task.ready_at > self._t.now():
             return task.wait_kind if task.wait_kind in range(9, 16) else 10
-        return 1
+        return QUEUE_PAUSED if task.queue in self._t.queue_pauses else 1
 
     @at_once
     def published(self, run_id: uuid.UUID, key: str | None = None) -> list[tuple[str, bytes]]:

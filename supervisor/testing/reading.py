@@ -148,17 +148,24 @@ def waiting(tables: Tables) -> list[str]:
 
 def _of_task(tables: Tables, task: Task) -> str:
     name, until = tables.catalogue.name_of(task.workflow), None if task.ready_at >= INFINITY else moment(task.ready_at)
-    return words(uuid.UUID(bytes=task.id), name, task.key, task.owner is not None, task.wait_kind, task.detail, task.ready_at <= tables.now(), until)
+    pause = tables.queue_pauses.get(task.queue)
+    shut = None if pause is None else (tables.catalogue.queue_name(task.queue), pause.by, pause.reason)
+    return words(uuid.UUID(bytes=task.id), name, task.key, task.owner is not None, task.wait_kind, task.detail, task.ready_at <= tables.now(), until, shut)
 
 
-def words(run_id: uuid.UUID, workflow: str, key: str | None, owned: bool, kind: int | None, detail: str | None, ready: bool, until: datetime | None) -> str:
-    """One live run and what it waits for."""
+def words(
+    run_id: uuid.UUID, workflow: str, key: str | None, owned: bool, kind: int | None, detail: str | None, ready: bool, until: datetime | None,
+    shut: tuple[str, str, str | None] | None = None,
+) -> str:  # fmt: skip
+    """One live run and what it waits for. *shut*: its queue, which is paused, by whom and why."""
     facts = json.loads(detail) if detail else {}
     code = WAITS[(kind or 1) - 1]
     if owned:
         what = "it is in memory"
     elif (kind or 0) >= NONDETERMINISM:
         what = f"put aside, {code}: {facts.get('error') or facts.get('why') or facts}"
+    elif ready and shut is not None:
+        what = f"its queue {shut[0]} is paused, by {shut[1]}{f': {shut[2]}' if shut[2] is not None else ''}"
     elif ready:
         what = "it is ready"
     else:

@@ -391,9 +391,9 @@ class Statements:
     # ── claims ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _claim(self, params: Params) -> list[Cells]:
-        """Ready runs of every queue, by priority, then oldest first."""
+        """Ready runs of every queue that is not paused, by priority, then oldest first."""
         now, limit = self.t.now(), struct.unpack(">i", params[4])[0]
-        ready = [task for task in self.t.tasks.values() if task.owner is None and task.ready_at <= now]
+        ready = [task for task in self.t.tasks.values() if task.owner is None and task.ready_at <= now and task.queue not in self.t.queue_pauses]
         ready.sort(key=lambda task: (task.prio, task.ready_at, task.id))
         return [self._take(task, params) for task in ready[:limit]]
 
@@ -401,7 +401,8 @@ class Statements:
         here, limit = dict(rows_of((INT4, TEXT), params[:2])), struct.unpack(">i", params[3])[0]
         found = [
             task for task in self.t.tasks.values()
-            if task.owner is None and task.wait_kind == CODE_MISSING and task.workflow in here and versions.accepts(here[task.workflow], task.version or "")
+            if task.owner is None and task.wait_kind == CODE_MISSING and task.queue not in self.t.queue_pauses
+            and task.workflow in here and versions.accepts(here[task.workflow], task.version or "")
         ]  # fmt: skip
         for task in found[:limit]:
             task.ready_at = self.t.now()

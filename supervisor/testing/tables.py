@@ -16,7 +16,7 @@ from supervisor.engine.batch import INFINITY
 
 COMPLETED, FAILED, CANCELLED, TERMINATED, TIMED_OUT, CONTINUED = 1, 2, 3, 4, 5, 6  # outcome.status
 OUTCOMES = {1: "completed", 2: "failed", 3: "cancelled", 4: "terminated", 5: "timed_out", 6: "continued"}
-QUEUED, PAUSED, NONDETERMINISM, CODE_MISSING, PARKED_FROM = 1, 7, 19, 20, 19  # task.wait_kind: from 19 on the engine has put it aside
+QUEUED, QUEUE_PAUSED, PAUSED, NONDETERMINISM, CODE_MISSING, PARKED_FROM = 1, 6, 7, 19, 20, 19  # task.wait_kind: from 19 on the engine has put it aside
 NAMED = (8, 9, 13, 21)  # task.wait_kind: the row names a step that was called
 FAILED_TRY, EDITED, SKIPPED = 1, 5, 6  # attempt.kind
 WAITS = (
@@ -159,6 +159,15 @@ class Pause:
 
 
 @dataclass
+class QueuePause:
+    """That nothing is claimed from a queue: since when, who wanted it and why."""
+
+    at: int
+    by: str
+    reason: str | None
+
+
+@dataclass
 class Catalogue:
     """Workflows and queues by number."""
 
@@ -172,6 +181,9 @@ class Catalogue:
 
     def name_of(self, workflow: int) -> str:
         return next(name for name, number in self.workflows.items() if number == workflow)
+
+    def queue_name(self, queue: int) -> str:
+        return next(name for name, number in self.queues.items() if number == queue)
 
 
 class Tables:
@@ -204,6 +216,7 @@ class Tables:
         self.completions: dict[bytes, dict[tuple[int, int], Completion]] = defaultdict(dict)
         self.beats: dict[bytes, dict[int, tuple[int, int, bytes | None]]] = defaultdict(dict)  # run → seq → number of the try, when, what was said
         self.pauses: dict[bytes, Pause] = {}
+        self.queue_pauses: dict[int, QueuePause] = {}
         self.changed: dict[bytes, int] = {}  # runs of which a step was edited while a worker had them: number of the change
         self.retried: dict[bytes, bytes] = {}  # a run that had ended → the one that goes on with it
         self.keys: dict[tuple[int, str], tuple[bytes, bytes]] = {}
@@ -216,8 +229,8 @@ class Tables:
     # ── what is asked of several of them ─────────────────────────────────────────────────────────────────────────
 
     def next_due(self) -> int | None:
-        """When the next run that nobody has is ready."""
-        return min((task.ready_at for task in self.tasks.values() if task.owner is None and task.ready_at < INFINITY), default=None)
+        """When the next run that nobody has, and somebody may take, is ready."""
+        return min((task.ready_at for task in self.tasks.values() if task.owner is None and task.ready_at < INFINITY and task.queue not in self.queue_pauses), default=None)
 
     def newest(self, run: bytes) -> bytes:
         """The run as which *run* goes on, if it has continued as others."""

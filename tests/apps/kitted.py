@@ -177,6 +177,13 @@ async def kitted_caught(word: str, until: str) -> str:
         raise RuntimeError(f"{word} fails") from error
 
 
+@workflow(queue="kitted")
+async def kitted_in_queue(seconds: float = 0.0) -> str:
+    await kitted_plus.aio(1)
+    await sleep(seconds)
+    return await kitted_word.wait()
+
+
 @workflow
 async def kitted_has_kid() -> str:
     await start(kitted_waits)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from supervisor import Run
+from supervisor import QueueUnknown, Run
 from tests.apps import families, kitted, operated, replayed, undone
 from tests.conformance.kit_programs import Stage
 
@@ -266,10 +266,52 @@ def forked_draws(stage: Stage) -> list[Run[Any]]:
     return []
 
 
+# ── queues ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def queue_unknown(stage: Stage, verb: Any) -> Any:
+    try:
+        return verb("kit nowhere")
+    except QueueUnknown as error:
+        return [error.queue, "kitted" in error.known]
+
+
+def queue_paused(stage: Stage) -> list[Run[Any]]:
+    """What starts is there and does not begin; what is ended ends."""
+    client = stage.client
+    stage.ask(
+        lambda: queue_unknown(stage, client.pause_queue), lambda: queue_unknown(stage, client.resume_queue), lambda: client.resume_queue("kitted"),
+        lambda: client.pause_queue("kitted", **LONG), lambda: client.pause_queue("kitted", "stocktaking", actor="ann"), lambda: client.pause_queue("kitted", "me too"),
+    )  # fmt: skip
+    runs = [client.start(kitted.kitted_in_queue) for _ in range(3)]
+    beside = at_rest(stage, kitted.kitted_waits)
+    stage.ask(lambda: [standing(stage, run) for run in runs], lambda: runs[0].cancel("enough", actor="me"), lambda: runs[1].terminate("enough"))
+    stage.ask(lambda: [run.status().status for run in runs], lambda: client.pause(runs[2]), lambda: client.resume(runs[2]), lambda: standing(stage, runs[2]))
+    stage.ask(lambda: client.resume_queue("kitted", actor="a" * 201), lambda: client.resume_queue("kitted", "counted"), lambda: client.resume_queue("kitted"))
+    stage.rest(runs[2])
+    for run in (runs[2], beside):
+        word(run, "go")
+    return [*runs, beside]
+
+
+def queue_paused_meanwhile(stage: Stage) -> list[Run[Any]]:
+    """What wakes is ready, and goes on after the resume."""
+    waits, sleeps, tries = at_rest(stage, kitted.kitted_in_queue), at_rest(stage, kitted.kitted_in_queue, 1.5), at_rest(stage, kitted.kitted_in_queue)
+    stage.ask(lambda: stage.client.pause_queue("kitted"))
+    word(waits, "go")
+    fork = stage.client.fork(tries, 0)
+    stage.wait(lambda: sleeps.status().status == "ready")
+    stage.ask(lambda: [standing(stage, run) for run in (waits, sleeps, fork)], lambda: tries.cancel("enough", actor="me"), lambda: standing(stage, tries))
+    stage.ask(lambda: stage.client.resume_queue("kitted"))
+    for run in (sleeps, fork):
+        word(run, "go")
+    return [waits, sleeps, tries, fork]
+
+
 OPERATED: dict[str, Callable[[Stage], list[Run[Any]]]] = {
     program.__name__: program
     for program in (
         retried_now, retried_paused, not_retried, edited, edited_twice, not_edited, skipped, skipped_paused, skipped_token, not_skipped, retried, retried_twice,
-        retried_own_error, retried_after_an_end, forked, not_forked, forked_everywhere, forked_updated, forked_live, forked_draws,
+        retried_own_error, retried_after_an_end, forked, not_forked, forked_everywhere, forked_updated, forked_live, forked_draws, queue_paused, queue_paused_meanwhile,
     )
 }  # fmt: skip

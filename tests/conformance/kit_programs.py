@@ -21,10 +21,14 @@ class Stage:
     """Where a program is played."""
 
     client: Client
-    rest: Callable[[Run[Any]], None]  # waits until a run does nothing by itself any more
+    wait: Callable[[Callable[[], bool]], None]  # until something is so
     history: Callable[[UUID], History]
     notes: Effects
     said: list[Any] = field(default_factory=list)  # what verbs answered, in their order
+
+    def rest(self, run: Run[Any]) -> None:
+        """Wait until it does nothing by itself any more."""
+        self.wait(lambda: self.client.status(run).status in ("waiting", "paused"))
 
     def tokens(self, run: Run[Any]) -> list[str]:
         """Those that the run's steps have given out."""

@@ -140,3 +140,13 @@ def test_a_private_server_is_started_and_ended(tmp_path):
     assert said[1] == "0.0"
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(said[0])
+
+
+def test_a_paused_queue_stops_what_waits_there_and_not_the_test(env):
+    """Who waits for a run in it is told, at once."""
+    assert env.pause_queue("default", "stocktaking", actor="ann")
+    run = env.start(kit_shop.kit_month)
+    with pytest.raises(EnvironmentStuck, match=f"run {run.id} of kit_month: its queue default is paused, by ann: stocktaking"):
+        run.result()
+    assert env.resume_queue("default")
+    run.result()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from supervisor import Client, Run
+from supervisor import Client
 from supervisor.db.histories import reading
 from supervisor.testing import DatabaseEnvironment, TestEnvironment
 from tests.conformance.kit_operated import OPERATED
@@ -28,11 +28,7 @@ def host(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
     hosts = HostFactory(database, effects, folder)
     try:
         with Client(database.dsn) as client, hosts("tests.apps.kitted"), reading(database.dsn, "supervisor") as histories:
-
-            def rest(run: Run[Any]) -> None:
-                eventually(lambda: client.status(run).status in ("waiting", "paused"), 30)
-
-            stages = {name: Stage(client, rest, histories.read, effects) for name in PROGRAMS}
+            stages = {name: Stage(client, lambda fact: eventually(fact, 30), histories.read, effects) for name in PROGRAMS}
             played = {name: program(stages[name]) for name, program in PROGRAMS.items()}
             yield {name: (stages[name].said, [seen(stages[name], run) for run in runs]) for name, runs in played.items()}
     finally:
@@ -86,7 +82,7 @@ def test_what_operators_do_holds_wherever_the_worker_dies(host, name, notes):
 
 
 def _played(env: TestEnvironment | DatabaseEnvironment, name: str, notes: Effects) -> tuple[list[Any], list[dict[str, Any]]]:
-    stage = Stage(env, lambda run: _rest(env, run), env.history, notes)
+    stage = Stage(env, lambda fact: _wait(env, fact), env.history, notes)
     runs = PROGRAMS[name](stage)
     return stage.said, [seen(stage, run) for run in runs]
 
@@ -99,6 +95,9 @@ def _same(said: list[Any], here: list[dict[str, Any]], said_there: list[Any], th
             assert mine[fact] == theirs[fact], fact
 
 
-def _rest(env: TestEnvironment | DatabaseEnvironment, run: Run[Any]) -> None:
-    while run.status().status not in ("waiting", "paused", "failed"):
+def _wait(env: TestEnvironment | DatabaseEnvironment, fact: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if fact():
+            return
         env.advance(0.1)
+    raise AssertionError(env.waiting())

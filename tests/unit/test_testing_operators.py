@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from supervisor import OperationRefused, Retry, RunFailed, gather, sleep, step, workflow
-from supervisor.testing import TestEnvironment, crashes
+from supervisor.testing import EnvironmentStuck, TestEnvironment, crashes
 
 FAR = 1_000_000.0
 
@@ -140,3 +140,15 @@ def test_a_step_may_operate_on_other_runs(env):
     env.mock(kit_ops_after, calls=repairs)
     assert env.start(kit_ops_in_line).result() == "at last"
     assert stuck.result(timeout=0) == "then"
+
+
+def test_who_waits_for_a_run_in_a_paused_queue_is_told(env):
+    """Nothing will happen there by itself, however much time passes."""
+    assert env.pause_queue("default", "stocktaking", actor="ann")
+    run = env.start(kit_ops_in_line)
+    with pytest.raises(EnvironmentStuck) as stuck:
+        run.result()
+    assert stuck.value.waiting == [f"run {run.id} of kit_ops_in_line: its queue default is paused, by ann: stocktaking"]
+    env.advance(3600)
+    assert env.calls() == [] and env.resume_queue("default")
+    assert run.result() == "at last, after"
