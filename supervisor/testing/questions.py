@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from supervisor.core.errors import BatchUnknown, InputInvalid, KeyExists, KeyMismatch, RunClosed, RunUnknown, UnknownWorkflow
+from supervisor.core.filters import Filter, Order
 from supervisor.core.ids import RunIds
 from supervisor.core.traces import Trace
 from supervisor.db.client_calls import BatchResult, Conflict, Found, Outcome, QueryStanding, Sent, Told, UpdateStanding
@@ -22,6 +23,7 @@ from supervisor.testing import tables as rows
 from supervisor.testing.clock import EPOCH_2000
 from supervisor.testing.ending import end_runs, error_json, request_cancel
 from supervisor.testing.errors import NotInMemory
+from supervisor.testing.filtering import Facts, fits, page
 from supervisor.testing.statements import wake_updated
 from supervisor.testing.tables import ACTOR, OUTCOMES, PAUSED, QUEUE_PAUSED, TERMINATED, WAITS, Message, RunRow, Tables, Task
 
@@ -295,6 +297,12 @@ class MemoryQuestions:
         found = [self.found(row) for row in sorted(chosen, key=lambda row: row.id, reverse=True) if before is None or row.id < before.bytes]
         wanted = (("workflow", workflow), ("status", status))
         return [each for each in found if all(value is None or getattr(each, name) == value for name, value in wanted)][: max(limit, 0)]
+
+    @at_once
+    def filtered(self, asked: Filter | None, before: uuid.UUID | None, limit: int, patience_s: float, order: Order | None = None) -> list[Found]:
+        runs = {row.id: Facts(self._t, row, self.found(row)) for row in self._t.runs.values()}
+        fitting = [run for run in runs.values() if fits(self._t, asked, run)]
+        return page(fitting, order, None if before is None else runs.get(before.bytes, before), limit)
 
     def found(self, row: RunRow) -> Found:
         task, outcome, names = self._t.tasks.get(row.id), self._t.outcomes.get(row.id), self._t.catalogue

@@ -36,10 +36,9 @@ def history(tables: Tables, run_id: uuid.UUID) -> History:
     ]  # fmt: skip
     task, outcome = tables.tasks.get(row.id), tables.outcomes.get(row.id)
     status = OUTCOMES[outcome.status] if outcome is not None else "waiting"
-    version = outcome.version if outcome is not None else task.version if task is not None else None
     recorded = {each.seq for each in records}
     return History(
-        run_id=run_id, workflow=tables.catalogue.name_of(row.workflow), version=version, key=row.key, status=status, input=msgspec.Raw(row.input), records=records,
+        run_id=run_id, workflow=tables.catalogue.name_of(row.workflow), version=tables.run_version(row.id), key=row.key, status=status, input=msgspec.Raw(row.input), records=records,
         pending=[each for each in _pending(tables, row.id, task) if each.seq not in recorded], drawn_from=_drawn_from(row),
     )  # fmt: skip
 

@@ -150,7 +150,7 @@ class Statements:
             if task is None:
                 raise AssertionError("a run ends that is not this worker's")
             del self.t.tasks[run]
-            self.t.outcomes[run] = Outcome(status, result, _moment(ended), steps, task.version or self.t.catalogue.versions.get(task.workflow), task.owner)
+            self.t.outcomes[run] = Outcome(status, result, _moment(ended), steps, task.version, task.owner)
 
     def _insert_children_done(self, params: Params) -> None:
         for parent, n, failed in self._rows("insert_children_done", params):

@@ -174,13 +174,17 @@ class Catalogue:
     workflows: dict[str, int] = field(default_factory=dict)
     queues: dict[str, int] = field(default_factory=dict)
     facts: dict[int, tuple[int, float | None, bytes]] = field(default_factory=dict)  # workflow → queue, timeout in s, parameters
-    versions: dict[int, str] = field(default_factory=dict)
+    served: dict[int, dict[int, str]] = field(default_factory=dict)  # worker → workflow → version
 
     def queue(self, name: str) -> int:
         return self.queues.setdefault(name, len(self.queues) + 1)
 
     def name_of(self, workflow: int) -> str:
         return next(name for name, number in self.workflows.items() if number == workflow)
+
+    def version_of(self, worker: int | None, workflow: int) -> str | None:
+        """The version of a workflow that a worker has or had."""
+        return self.served.get(worker or 0, {}).get(workflow)
 
     def queue_name(self, queue: int) -> str:
         return next(name for name, number in self.queues.items() if number == queue)
@@ -305,7 +309,17 @@ class Tables:
 
     def pin(self, task: Task) -> str | None:
         """The version that a run stays with when it is taken from its worker: the one that it had, or that of the worker's code if it has begun."""
-        return task.version or (self.catalogue.versions.get(task.workflow) if self.has_begun(task.id) else None)
+        return task.version or (self.catalogue.version_of(task.owner, task.workflow) if self.has_begun(task.id) else None)
+
+    def run_version(self, run: bytes) -> str | None:
+        """Of a live run, or of one that ended: its own, else that of who has or ended it, else of who recorded its last step."""
+        task, outcome, workflow = self.tasks.get(run), self.outcomes.get(run), self.runs[run].workflow
+        if task is not None:
+            return task.version or self.catalogue.version_of(task.owner, workflow)
+        if outcome is None or outcome.version is not None:
+            return None if outcome is None else outcome.version
+        last = max(self.steps.get(run, ()), key=lambda step: step.seq, default=None)
+        return self.catalogue.version_of(outcome.worker, workflow) or self.catalogue.version_of(None if last is None else last.worker, workflow)
 
     def skippable(self, run: bytes, seq: int | None) -> str | None:
         """Name of a step that was called and has no result; None where that is not known."""

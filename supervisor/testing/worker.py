@@ -477,7 +477,7 @@ class Registrar:
         return number, place
 
     def serve(self, versions: list[tuple[int, str, str]], worker: int) -> None:
-        self._catalogue.versions.update({number: version for number, version, _ in versions})
+        self._catalogue.served[worker] = {number: version for number, version, _ in versions}
 
     def declare_schedule(self, name: str, said: str, hashed: str) -> None:
         """An app may declare schedules and be tested all the same: what fires them is a leader's duty, and there is no leader here."""

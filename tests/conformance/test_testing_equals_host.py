@@ -11,12 +11,13 @@ import pytest
 from supervisor import Client
 from supervisor.db.histories import reading
 from supervisor.testing import DatabaseEnvironment, TestEnvironment
+from tests.conformance.kit_filtered import FILTERED
 from tests.conformance.kit_operated import OPERATED
 from tests.conformance.kit_programs import PROGRAMS as OF_RUNS
 from tests.conformance.kit_programs import Stage, seen
 from tests.harness import Effects, HostFactory, Server, eventually
 
-PROGRAMS = {**OF_RUNS, **OPERATED}
+PROGRAMS = {**OF_RUNS, **OPERATED, **FILTERED}
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +89,8 @@ def _played(env: TestEnvironment | DatabaseEnvironment, name: str, notes: Effect
 
 
 def _same(said: list[Any], here: list[dict[str, Any]], said_there: list[Any], there: list[dict[str, Any]]) -> None:
-    for n, (mine, theirs) in enumerate(zip(said, said_there, strict=True)):
-        assert mine == theirs, f"the answer {n}"
+    differ = [(n, mine, theirs) for n, (mine, theirs) in enumerate(zip(said, said_there, strict=True)) if mine != theirs]
+    assert not differ, [(said[n - 1 : n], mine, theirs) for n, mine, theirs in differ]
     for mine, theirs in zip(here, there, strict=True):
         for fact in theirs:
             assert mine[fact] == theirs[fact], fact
