@@ -47,11 +47,15 @@ class Taking:
         self._look_at = now_s + LOOK_FOR_MISSING_S
         return [*self._serves, _i4.pack(limit)]
 
+    def look(self) -> None:
+        """Look for what others could not run with the next claim."""
+        self._look_at = 0.0
+
     def took_missing(self, result: Any, limit: int) -> None:
         """The same for what others could not run: no low-water mark is of it."""
         self.took(result, {})
         if result.ntuples >= limit:
-            self._look_at = 0.0
+            self.look()
 
     def took(self, result: Any, marks: dict[bytes, bytes]) -> None:
         """Runs that a claim brought: fresh ones begin at once, the others are read first or put aside."""

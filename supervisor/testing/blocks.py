@@ -17,6 +17,7 @@ from supervisor.testing.errors import NotInMemory
 from supervisor.testing.operators import Operators
 from supervisor.testing.queues import Queues
 from supervisor.testing.tables import OUTCOMES, Completion, Tables
+from supervisor.testing.versions import Versions
 
 WHY = {1: "it was completed already", 2: "it was failed already", 3: "its time was over", 4: "its holder gave no sign of life in time"}
 Rows = list[tuple[Any, ...]]
@@ -27,10 +28,11 @@ class Blocks:
 
     def __init__(self, tables: Tables, token_key: bytes, new_id: Callable[[], bytes]) -> None:
         self._t, self._key = tables, token_key
-        self._operators, self._queues = Operators(tables, new_id), Queues(tables)
+        self._operators, self._queues, self._versions = Operators(tables, new_id), Queues(tables), Versions(tables)
         self._known: dict[str, Callable[..., Rows]] = {
             "client_operate": self._operate, "client_intervene": self._operate, "client_operate_many": self._operate_many, "client_step_of": self._step_of,
             "client_pause_queue": lambda *given: [(self._queues.pause(*given),)], "client_resume_queue": lambda *given: [(self._queues.resume(*given),)],
+            "client_versions": self._versions.rows, "client_move_runs": lambda *given: [self._versions.move(*given)],
             "client_finish_token": self._finish, "client_beat_token": self._beat,
         }  # fmt: skip
 

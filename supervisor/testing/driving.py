@@ -83,8 +83,9 @@ class Driven(Client):
                 clients._defaults[os.getpid()] = before
         if self._worker is not None:
             with self._entered():
-                self._worker.die()
-                self._worker = None
+                if self._worker is not None:  # it is not where workflows were defined since the last verb: then it has died of that
+                    self._worker.die()
+                    self._worker = None
                 self._run_ready()
         self._events.close()
         super().close()

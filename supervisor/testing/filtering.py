@@ -28,7 +28,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")  # as core/attribut
 TEXT_MAX = 500  # characters of an attribute that runs are put in order by
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}  # older than an hour is before an hour ago
-_TEXTS = ("workflow", "status", "wait", "key", "queue", "batch", "step", "version", "error")
+_TEXTS = ("workflow", "status", "wait", "key", "queue", "batch", "schedule", "step", "version", "error")
 
 
 class Place(NamedTuple):
@@ -65,6 +65,8 @@ class Facts:
             return self._t.run_version(row.id)
         if name == "worker":
             return outcome.worker if outcome is not None else self._task.owner if self._task is not None else None
+        if name == "schedule":
+            return None  # nothing fires them here
         return {"batch": row.batch, "priority": row.prio, "steps": None if outcome is None else outcome.steps}[name]
 
     def json(self, name: str) -> Any:

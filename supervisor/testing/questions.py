@@ -9,18 +9,17 @@ import functools
 import hashlib
 import uuid
 from collections.abc import Callable, Generator, Sequence
-from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
 
 from supervisor.core.errors import BatchUnknown, InputInvalid, KeyExists, KeyMismatch, RunClosed, RunUnknown, UnknownWorkflow
 from supervisor.core.filters import Filter, Order
+from supervisor.core.histories import moment
 from supervisor.core.ids import RunIds
 from supervisor.core.traces import Trace
 from supervisor.db.client_calls import BatchResult, Conflict, Found, Outcome, QueryStanding, Sent, Told, UpdateStanding
 from supervisor.testing import tables as rows
-from supervisor.testing.clock import EPOCH_2000
 from supervisor.testing.ending import end_runs, error_json, request_cancel
 from supervisor.testing.errors import NotInMemory
 from supervisor.testing.filtering import Facts, fits, page
@@ -41,10 +40,6 @@ def at_once(fn: Callable[..., T]) -> Callable[..., Answer[T]]:
         yield
 
     return ask
-
-
-def moment(us: int) -> datetime:
-    return EPOCH_2000 + timedelta(microseconds=us)
 
 
 class MemoryQuestions:

@@ -168,12 +168,22 @@ class QueuePause:
 
 
 @dataclass
+class Seen:
+    """A version of a workflow that a worker has had: module and function, when it was there first, and last, and with which worker."""
+
+    source: str
+    first: tuple[int, int]
+    last: tuple[int, int]
+
+
+@dataclass
 class Catalogue:
     """Workflows and queues by number."""
 
     workflows: dict[str, int] = field(default_factory=dict)
     queues: dict[str, int] = field(default_factory=dict)
     facts: dict[int, tuple[int, float | None, bytes]] = field(default_factory=dict)  # workflow → queue, timeout in s, parameters
+    known: dict[tuple[int, str], Seen] = field(default_factory=dict)  # workflow and version
     served: dict[int, dict[int, str]] = field(default_factory=dict)  # worker → workflow → version
 
     def queue(self, name: str) -> int:
@@ -313,13 +323,16 @@ class Tables:
 
     def run_version(self, run: bytes) -> str | None:
         """Of a live run, or of one that ended: its own, else that of who has or ended it, else of who recorded its last step."""
-        task, outcome, workflow = self.tasks.get(run), self.outcomes.get(run), self.runs[run].workflow
+        task, workflow = self.tasks.get(run), self.runs[run].workflow
         if task is not None:
             return task.version or self.catalogue.version_of(task.owner, workflow)
-        if outcome is None or outcome.version is not None:
-            return None if outcome is None else outcome.version
         last = max(self.steps.get(run, ()), key=lambda step: step.seq, default=None)
-        return self.catalogue.version_of(outcome.worker, workflow) or self.catalogue.version_of(None if last is None else last.worker, workflow)
+        return self.ended_version(run) or self.catalogue.version_of(None if last is None else last.worker, workflow)
+
+    def ended_version(self, run: bytes) -> str | None:
+        """Of a run that ended: its own, else that of who ended it."""
+        outcome = self.outcomes.get(run)
+        return None if outcome is None else outcome.version or self.catalogue.version_of(outcome.worker, self.runs[run].workflow)
 
     def skippable(self, run: bytes, seq: int | None) -> str | None:
         """Name of a step that was called and has no result; None where that is not known."""

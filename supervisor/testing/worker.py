@@ -35,7 +35,7 @@ from supervisor.testing.ids import SeededIds
 from supervisor.testing.mocks import Call, Mock, Mocks
 from supervisor.testing.session import MemorySession
 from supervisor.testing.statements import Statements
-from supervisor.testing.tables import COMPLETED, CRASHED, StepRow, Tables
+from supervisor.testing.tables import COMPLETED, CRASHED, Seen, StepRow, Tables
 
 IN_FLIGHT = 10_000
 INF = float("inf")
@@ -358,8 +358,9 @@ class DrivenWorker(Worker):
     # ── told from outside ────────────────────────────────────────────────────────────────────────────────────────
 
     def look(self) -> None:
-        """Something may be to do: runs to claim, messages, updates, cancellations."""
+        """Something may be to do: runs to claim, those too that wait for this code, messages, updates, cancellations."""
         self.rest.nudged()
+        self.taking.look()
         for part in (self.signals, self.updates, self.cancels, self.requests):
             part.look()
         self._schedule()
@@ -467,7 +468,7 @@ class Registrar:
     """What a worker tells the catalogue when it is born."""
 
     def __init__(self, tables: Tables) -> None:
-        self._catalogue = tables.catalogue
+        self._catalogue, self._now = tables.catalogue, tables.now
 
     def upsert_workflow(self, name: str, queue: str, timeout_s: float | None, described: bytes) -> tuple[int, int]:
         known = self._catalogue
@@ -477,7 +478,11 @@ class Registrar:
         return number, place
 
     def serve(self, versions: list[tuple[int, str, str]], worker: int) -> None:
+        now, known = (self._now(), worker), self._catalogue.known
         self._catalogue.served[worker] = {number: version for number, version, _ in versions}
+        for number, version, source in versions:
+            there = known.get((number, version))
+            known[number, version] = Seen(source, now if there is None else there.first, now)
 
     def declare_schedule(self, name: str, said: str, hashed: str) -> None:
         """An app may declare schedules and be tested all the same: what fires them is a leader's duty, and there is no leader here."""

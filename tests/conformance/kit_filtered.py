@@ -18,7 +18,7 @@ wait = signal | wait is null | wait is not null | wait != signal | wait in (step
 waited < 1h | waited > 1h | age < 1h | age > 1h | NOT age > 1h | took < 1h | took >= 0s | took > 1h
 started > 2001-01-01 | started < 2001-01-01 | started >= 2999-01-01 | ended > 2001-01-01 | ended < 2001-01-01 | NOT ended > 2001-01-01
 key = kit-l-a | key != kit-l-a | key in (kit-l-a, kit-l-e, none) | key ^= "kit-l-" | key ~ L-B | key is null | key > kit-l-c
-queue = default | queue = kitted | queue ^= def | batch is not null | batch is null | batch != kit-l
+queue = default | queue = kitted | queue ^= def | schedule is null | schedule = nightly | schedule != nightly | batch is not null | batch is null | batch != kit-l
 step = kitted_word | step is null | step ^= operated | seq = 0 | seq > 0 | attempt = 2 | attempt is null | attempt >= 1
 version is null | version is not null | version ^= zzz | steps = 1 | steps >= 1 | steps is null | steps != 1
 worker is null | worker > 0 | worker = 2147483646 | priority = 5 | priority < 5 | priority in (1, 2) | priority != 5

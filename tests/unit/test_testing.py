@@ -436,7 +436,7 @@ def test_two_environments_beside_each_other():
 
 
 def test_what_needs_a_database_says_so(env):
-    for ask in (lambda: env.within(None), lambda: env.versions(), lambda: env.schedules()):
+    for ask in (lambda: env.within(None), lambda: env.schedules()):
         with pytest.raises(NotInMemory, match="needs a database"):
             ask()
 
