@@ -186,8 +186,7 @@ class Driven(Client):
             if self._driving:
                 return self._ask(make)
             self._settle()
-            if self._worker is not None:
-                self._worker.name_slow()
+            if self._worker is not None and self._worker.name_slow():
                 self._settle()
             answer = self._ask(make)
             self._told()

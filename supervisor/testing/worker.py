@@ -365,11 +365,13 @@ class DrivenWorker(Worker):
             part.look()
         self._schedule()
 
-    def name_slow(self) -> None:
-        """Steps that have been running for more than a second are named to who asks, as a worker does it twice a second."""
+    def name_slow(self) -> bool:
+        """Steps that have been running for more than a second are named to who asks, as a worker does it twice a second; whether there is any that was not yet."""
         self.commands.publish_slow()
-        if self.commands.batch.rare:
+        found = bool(self.commands.batch.rare)
+        if found:
             self._schedule()
+        return found
 
     def settled(self, batch: Batch) -> None:
         super().settled(batch)
