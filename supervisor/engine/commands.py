@@ -199,10 +199,10 @@ class Commands:
             cmd.extra.arm(due_us, due_at)
         else:
             cmd.extra = Waiting(due_us, due_at)
-        self._watch(run, cmd)
+        self.watch(run, cmd)
 
-    def _watch(self, run: Any, cmd: Any) -> None:
-        """Be called when a timer or a retry is due, if that is soon; a later one leaves memory instead (`quiet`)."""
+    def watch(self, run: Any, cmd: Any) -> None:
+        """Be called when a timer or a retry is due, if that is soon; a later one leaves memory instead (`quiet`), or is looked at again (`Worker.watch_beside_calls`)."""
         waiting = cmd.extra
         in_s = waiting.due_at - self._time.time()
         if not waiting.armed and in_s <= STAY_S:
@@ -431,7 +431,7 @@ class Commands:
     def wait_for_retry(self, run: Any, cmd: Any, wait_s: float) -> None:
         run.open[cmd.seq] = cmd
         cmd.extra = Waiting(self.loop.now_us() + int(wait_s * 1e6), self._time.time() + wait_s)
-        self._watch(run, cmd)
+        self.watch(run, cmd)
 
     def failed_for_good(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
         encoded = codec.encode_error(error)
@@ -572,7 +572,7 @@ class Commands:
         stay_s = STAY_BESIDE_CHILDREN_S if children else STAY_S
         if dues and min(cmd.extra.due_at for cmd in dues) - self._time.time() <= stay_s:
             for cmd in dues:
-                self._watch(run, cmd)
+                self.watch(run, cmd)
             return
         if signals and not children and self.signals.stays(run, signals):
             return

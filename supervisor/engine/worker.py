@@ -34,7 +34,7 @@ from supervisor.engine.batch import HOT, INFINITY, Batch
 from supervisor.engine.beats import Beats
 from supervisor.engine.cancelling import Cancels, Marks, Reasons
 from supervisor.engine.claims import Claims, every_second
-from supervisor.engine.commands import COMMIT_REJECTED, Commands
+from supervisor.engine.commands import COMMIT_REJECTED, Commands, Waiting
 from supervisor.engine.counting import Totals, count_durable, count_into, tries_of
 from supervisor.engine.endings import Notes
 from supervisor.engine.executors import Executors
@@ -44,7 +44,7 @@ from supervisor.engine.nudges import Nudges
 from supervisor.engine.requests import Edited, Wishes
 from supervisor.engine.requests import Requests as OperatorRequests
 from supervisor.engine.rest import Board, Rest, Seat
-from supervisor.engine.signals import Letters, Signals
+from supervisor.engine.signals import Letters, Listening, Signals
 from supervisor.engine.taking import Taking
 from supervisor.engine.tokens import Look as TokenLook
 from supervisor.engine.tokens import Tokens
@@ -280,11 +280,26 @@ class Worker:
         self.claims = Claims([queue_ids[name] for name in sorted(self._queue_names)], options.look_behind or every_second())
         self.taking = Taking(self, workflow_ids, [queue_ids[name] for name in sorted(self._queue_names)])
 
+    def watch_beside_calls(self) -> float | None:
+        """Timers and retries that were far off when they began, of runs that stay in memory for what they execute: see to those that are due soon.
+
+        To be asked twice in a second. Returns in how many seconds the first of the others is due.
+        """
+        left = []
+        for run in sorted({call.run for call in self.executors.calls}, key=lambda run: run.id):
+            for cmd in (run.open or {}).values():
+                if isinstance(cmd.extra, Waiting) or isinstance(cmd.extra, Listening) and cmd.extra.due_us > 0:
+                    self.commands.watch(run, cmd)
+                    if not cmd.extra.armed:
+                        left.append(cmd.extra.due_at - self._time.time())
+        return min(left, default=None)
+
     def _look_at_slow(self) -> None:
         self._time.call_later(LOOK_AT_SLOW_S, self._look_at_slow, context=self._context)
         if not self.executors.calls:
             return
         self.commands.publish_slow()
+        self.watch_beside_calls()
         if self.commands.batch.rare:
             self._schedule()
         if not self.adoption.away:

@@ -196,7 +196,7 @@ class DatabaseEnvironment(Driven):
         raise RuntimeError(f"the engine does not take up what is ready: {self.waiting()}")
 
     def _jump(self, until: datetime | None = None) -> bool:
-        dues = [due_s for due_s in (self._events.next_timer_s(), self._calls.next_due_s()) if due_s is not None]
+        dues = [*self._next_timers_s(), *([due_s] if (due_s := self._calls.next_due_s()) is not None else [])]
         left_s = None if until is None else (until - self.now).total_seconds()
         if not dues or left_s is not None and min(dues) > left_s:
             if left_s is not None and left_s > 0:

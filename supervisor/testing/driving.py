@@ -322,6 +322,11 @@ class Driven(Client):
         """Until nothing can run at this moment."""
         raise NotImplementedError
 
+    def _next_timers_s(self) -> list[float]:
+        """Seconds to what the event loop does next by itself, and to what the worker has in mind beside that."""
+        beside = self._worker.watch_beside_calls() if self._worker is not None else None
+        return [due_s for due_s in (self._events.next_timer_s(), beside) if due_s is not None]
+
     def _jump(self, until: datetime | None = None) -> bool:
         """Move the time to what is due next; False where nothing is, or not before *until*, which it is then."""
         raise NotImplementedError

@@ -147,8 +147,8 @@ class TestEnvironment(Driven):
         raise RuntimeError(f"the engine does not take up what is ready: {self.waiting()}")
 
     def _jump(self, until: datetime | None = None) -> bool:
-        timer_s, due = self._events.next_timer_s(), self._tables.next_due()
-        dues = [*([self._clock.us + round(timer_s * 1e6)] if timer_s is not None else []), *([due] if due is not None else [])]
+        timers_s, due = self._next_timers_s(), self._tables.next_due()
+        dues = [*(self._clock.us + round(timer_s * 1e6) for timer_s in timers_s), *([due] if due is not None else [])]
         if not dues or until is not None and min(dues) > microseconds(until):
             if until is not None:
                 self._clock.set(microseconds(until))

@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import supervisor
-from supervisor import Signal, first, gather, publish, sleep, step, sync, workflow
+from supervisor import Retry, Signal, current, first, gather, publish, sleep, step, sync, workflow
 from tests.apps.gates import at_gate
+from tests.harness import note, wait_for_file
 
 
 branches_said = Signal("branches_said", str)
+LATE_S = 2.0
 
 
 @step
@@ -153,3 +155,47 @@ async def branches_lost(gate: str) -> list[str]:
     winner, _ = await first(won=sleep(0.001), slow=sleep(3600), said=branches_said.wait(timeout=3600))
     publish("winner", winner)
     return [winner, await branches_said.wait()]
+
+
+@step
+def gated_in_thread(gate: str) -> str:
+    wait_for_file(gate, 120)
+    return "slow"
+
+
+@step(run="process")
+def gated_in_process(gate: str) -> str:
+    wait_for_file(gate, 120)
+    return "slow"
+
+
+@step(retry=Retry(initial=LATE_S))
+async def tried_twice(gate: str) -> str:
+    note("tried_twice", gate)
+    if current().attempt == 1:
+        raise ValueError("once more")
+    return "late"
+
+
+@workflow
+async def late_beside(gate: str, what: str, how: str) -> str:
+    """What is due later than a run waits in memory, beside a step that is longer: the step of *how* is at its gate."""
+    steps = {"task": lambda: gated(gate, "slow"), "thread": lambda: gated_in_thread.aio(gate), "process": lambda: gated_in_process.aio(gate)}
+    if what == "retry":
+        await gather(steps[how](), tried_twice(gate))
+        return "late"
+
+    async def told() -> None:
+        try:
+            await branches_said.wait(timeout=LATE_S)
+        except TimeoutError:
+            return
+
+    winner, _ = await first(slow=steps[how](), late=told() if what == "signal" else sleep(LATE_S))
+    return winner
+
+
+@workflow
+def late_beside_def(gate: str) -> str:
+    winner, _ = sync.first(slow=gated.aio(gate, "slow"), late=supervisor.sleep(LATE_S))
+    return winner

@@ -206,3 +206,15 @@ async def kit_rents(car: int) -> str:
     except Cancelled:
         await sleep(60)
         raise
+
+
+@step
+async def kit_long(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "long"
+
+
+@workflow
+async def kit_bounded(step_s: float, late_s: float) -> str:
+    winner, _ = await first(long=kit_long(step_s), late=sleep(late_s))
+    return winner

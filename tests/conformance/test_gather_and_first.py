@@ -6,6 +6,8 @@ import itertools
 import random
 from typing import Any
 
+import pytest
+
 from supervisor import DefinitionError
 from tests.apps import branches
 from tests.conformance.conftest import Live
@@ -119,6 +121,21 @@ def test_what_was_said_after_a_branch_had_lost_is_written_once(live: Live) -> No
     assert live.database.sql(said, run.id) == [(3,)]
     cancelled = live.database.one("select count(*) from supervisor.step where run_id = %s and status = 3", run.id)
     assert cancelled == 4
+
+
+@pytest.mark.parametrize("how", ["task", "thread", "process"])
+def test_what_is_due_beside_a_step_that_goes_on_is_not_held_up_by_it(live: Live, how: str) -> None:
+    """`first(…, late=sleep(600))` bounds a step, a signal's timeout is over when it is, a retry comes when it is due: the step's end does not matter."""
+    gates = {what: f"beside.{how}.{what}" for what in ("timer", "signal", "retry")}
+    runs = {what: live.start(branches.late_beside, gate, what, how) for what, gate in gates.items()}
+    by_def = live.start(branches.late_beside_def, f"beside.{how}.def")
+    for run in (runs["timer"], runs["signal"], by_def):
+        assert run.result(timeout=20) == "late"
+    live.until(lambda: live.effects.count("tried_twice", gates["retry"]) == 2, 20)
+    assert runs["retry"].status().status == "running"
+    for gate in (*gates.values(), *(f"{gate}.slow" for gate in (*gates.values(), f"beside.{how}.def"))):
+        live.effects.open(gate)
+    assert runs["retry"].result(timeout=20) == "late"
 
 
 def test_groups_of_nothing_and_commands_awaited_twice(live: Live) -> None:

@@ -52,6 +52,15 @@ def test_time_moves_only_where_somebody_waits(env):
     assert (env.now, run.status().status) == (before + timedelta(hours=24), "completed")
 
 
+def test_a_timer_bounds_a_step_beside_it(env):
+    """As on a host: the run stays in memory for its step, and what is due meanwhile comes when it is due. Then nothing of a timer that lost is left."""
+    before = env.now
+    assert env.start(kit_shop.kit_bounded, 6, 3).result() == "late" and env.now == before + timedelta(seconds=3)
+    assert env.start(kit_shop.kit_bounded, 6, 3600).result() == "long" and env.now == before + timedelta(seconds=9)
+    env.run_until_idle()
+    assert env.now == before + timedelta(seconds=9)
+
+
 def test_until_a_given_time(env):
     """sleep_until means the environment's time."""
     assert env.start(kit_shop.kit_at, 2033).result().startswith("2033-01-01")
