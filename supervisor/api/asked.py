@@ -16,7 +16,7 @@ import msgspec
 
 from supervisor.core import codec, traces
 from supervisor.core.attributes import checked
-from supervisor.core.errors import ClientInsideRun, InputInvalid, RunCancelled, RunFailed, RunTerminated, RunUnknown
+from supervisor.core.errors import ClientInsideRun, InputInvalid, RunCancelled, RunFailed, RunTerminated, RunTimedOut, RunUnknown
 
 if TYPE_CHECKING:
     from supervisor.db.client_calls import Outcome
@@ -204,7 +204,9 @@ def value_of(outcome: Outcome, workflow: str, definition: Any) -> Any:
         raise kind(outcome.run_id, workflow, why, outcome.ended_at)
     if outcome.status == "continued":
         raise RunFailed(outcome.run_id, workflow, "it has no result, for it continued as a new run")
-    cause = TimeoutError("the run's timeout expired") if outcome.status == "timed_out" else codec.decode_error(outcome.result)
+    if outcome.status == "timed_out":
+        raise RunTimedOut.of(outcome.run_id, workflow, outcome.ended_at)
+    cause = codec.decode_error(outcome.result)
     raise RunFailed(outcome.run_id, workflow, codec.brief(cause), cause=cause) from cause
 
 

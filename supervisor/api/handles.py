@@ -134,7 +134,7 @@ class Run(_Handle, Generic[R]):
     def result(self, timeout: float | None = None) -> R:
         """Wait for its end and return its result; *timeout* in seconds, None waits for ever.
 
-        Raises RunFailed with the rebuilt error as `__cause__`, RunCancelled, RunTerminated, TimeoutError.
+        Raises RunFailed with the rebuilt error as `__cause__`, RunTimedOut, RunCancelled, RunTerminated, TimeoutError.
         """
         result: R = self._client._result(self, timeout)
         return result
@@ -217,7 +217,7 @@ class AsyncRun(_Handle, Generic[R]):
     async def result(self, timeout: float | None = None) -> R:
         """Wait for its end and return its result; *timeout* in seconds, None waits for ever.
 
-        Raises RunFailed with the rebuilt error as `__cause__`, RunCancelled, RunTerminated, TimeoutError.
+        Raises RunFailed with the rebuilt error as `__cause__`, RunTimedOut, RunCancelled, RunTerminated, TimeoutError.
         """
         result: R = await self._client._result(self, timeout)
         return result

@@ -108,6 +108,7 @@ EXIT_OF_ERROR = {
     "history_unreadable": EXIT_USAGE,
     "token_unknown": EXIT_USAGE,
     "schedule_invalid": EXIT_USAGE,
+    "run_timed_out": EXIT_NEGATIVE,  # the run's time was over, not the caller's
 }
 
 

@@ -443,6 +443,16 @@ class RunTimedOut(SupervisorError, TimeoutError):
     """The run did not end within its workflow's `timeout=`."""
 
     code = "run_timed_out"
+    run_id: object = None
+    workflow = ""
+
+    @classmethod
+    def of(cls, run_id: object, workflow: str, ended_at: datetime | None) -> RunTimedOut:
+        """What is told to who waited for the run."""
+        at = f" at {ended_at:%Y-%m-%d %H:%M:%S %Z}" if ended_at is not None else ""
+        error = cls(f"run {run_id} of {workflow} timed out{at}: it did not end within the timeout= of its workflow; see: python -m supervisor show {run_id}")
+        error.run_id, error.workflow = run_id, workflow
+        return error
 
 
 class EndedFromOutside(SupervisorError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from supervisor import CompensationFailed, OutsideWorkflow, RunCancelled, RunFailed, compensate
+from supervisor import CompensationFailed, OutsideWorkflow, RunCancelled, RunFailed, RunTimedOut, compensate
 from tests.apps import undone
 from tests.conformance.conftest import Live
 from tests.harness import ROOT
@@ -82,7 +82,7 @@ def test_a_run_whose_time_is_over_undoes_what_it_did(live: Live, kind: str) -> N
     live.until(lambda: undoings(live, f"gated-{kind}") == ["four", "four"], 20)
     for what in ("four", "one", "zero"):
         live.effects.open(f"gated-{kind}.{what}.open")
-    with pytest.raises(RunFailed, match="timeout expired"):
+    with pytest.raises(RunTimedOut, match="timed out"):
         run.result(timeout=20)
     assert run.status().status == "timed_out" and planned(live, run) == PLAN
 

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor import AsyncClient, Client, OperationRefused, Run, RunCancelled, RunFailed
+from supervisor import AsyncClient, Client, OperationRefused, Run, RunCancelled, RunTimedOut
 from tests.harness import ROOT, Database, Effects, Host, HostFactory, eventually
 
 OLD, NEW, OTHER = "tests.apps.ended_old", "tests.apps.ended_new", "tests.apps.basic"
@@ -198,7 +198,7 @@ def test_what_is_late_while_its_code_is_missing_is_undone_when_it_comes(
             eventually(lambda: effects.count("ended_undo", "gated-early") == 2, 30)
             effects.open("gated-early.one.open")
             for run in (woken, early, parts):
-                with pytest.raises(RunFailed, match="timeout expired"):
+                with pytest.raises(RunTimedOut, match="timed out"):
                     run.result(timeout=30)
     assert {run.status().status for run in (woken, early, parts)} == {"timed_out"}
     assert [undone(effects, name) for name in ("woken", "gated-early", "parts")] == [["one"]] * 3
@@ -233,7 +233,7 @@ def test_only_what_has_nothing_to_undo_ends_without_its_code(database: Database,
             to_end(database, "cancelled", run)
         for run in (late, late_back):
             eventually(lambda run=run: run.status().status == "timed_out", 60, "it to end when its time is over")  # type: ignore[misc]
-            with pytest.raises(RunFailed, match="timeout expired"):
+            with pytest.raises(RunTimedOut, match="timed out"):
                 run.result(timeout=5)
         with hosts(OLD):
             for run in (begun, fork):

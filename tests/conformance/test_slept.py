@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from supervisor import Run, RunCancelled, RunFailed
+from supervisor import Run, RunCancelled, RunTimedOut
 from tests.apps import slept
 from tests.conformance.conftest import Live
 from tests.harness import eventually
@@ -77,7 +77,7 @@ def test_what_was_to_end_the_run_comes_before_its_timer(live: Live) -> None:
         with pytest.raises(RunCancelled):
             run.result(timeout=30)
     for run in late:
-        with pytest.raises(RunFailed):
+        with pytest.raises(RunTimedOut):
             run.result(timeout=30)
         assert run.status().status == "timed_out"
     done = {line[1] for line in live.effects.lines("slept_done")}

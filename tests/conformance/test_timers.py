@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor import DefinitionError, RunFailed
+from supervisor import DefinitionError, RunTimedOut
 from tests.apps import times
 from tests.conformance.conftest import Live
 
@@ -76,9 +76,9 @@ def test_run_that_is_over_its_time_ends(live: Live) -> None:
     assert [run.result(timeout=20) for run in in_time] == ["in time"] * 2
     live.kill()
     for run in late:
-        with pytest.raises(RunFailed) as caught:
+        with pytest.raises(RunTimedOut, match=f"run {run.id} of limited(_def)? timed out at .* did not end within the timeout=") as caught:
             run.result(timeout=20)
-        assert isinstance(caught.value.__cause__, TimeoutError)
+        assert isinstance(caught.value, TimeoutError) and (caught.value.run_id, caught.value.code) == (run.id, "run_timed_out")
         status = run.status()
         assert status.status == "timed_out" and status.ended_at is not None
         assert (status.ended_at - status.created_at).total_seconds() >= 0.7

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from supervisor import (
-    Client, ClientInsideRun, CompleteLater, DefinitionError, KeyMismatch, OperationRefused, RunCancelled, RunClosed, RunFailed, RunTerminated, StepTimeout, TokenClosed, current, workflow,
+    Client, ClientInsideRun, CompleteLater, DefinitionError, KeyMismatch, OperationRefused, RunCancelled, RunClosed, RunFailed, RunTerminated, RunTimedOut, StepTimeout, TokenClosed, current, workflow,
 )  # fmt: skip
 from supervisor.core.errors import PayloadRefused, ReplayMismatch
 from supervisor.core.histories import line
@@ -481,6 +481,9 @@ def test_no_pause_holds_up_an_end(env):
     assert late.status().status == "paused"
     env.advance(3600)
     assert late.status().status == "timed_out"
+    with pytest.raises(RunTimedOut, match=f"run {late.id} of .* timed out") as caught:
+        late.result()
+    assert isinstance(caught.value, TimeoutError)
     assert sorted(call.args[0] for call in env.calls() if call.step == "kit_pack") == [-3, -2, -1, 1, 2, 3]
 
 
