@@ -22,6 +22,8 @@ from supervisor.core.errors import PayloadRefused, ResultInvalid, StepFailed
 PAYLOAD_MAX_BYTES = 2 * 1024 * 1024  # one payload; a bigger one belongs in a table or an object store, its address here
 DEPTH_MAX = 64  # nesting that every JSON reader copes with
 ERROR_MAX_BYTES = 16 * 1024  # an error is read by people
+MESSAGE_MAX, SHORT_MAX = 4000, 500  # characters of its message; where it is too big with that
+TEXT_MAX = (4000, 1300, 600, 80)  # characters of each text among its arguments: the first with which all fit; 1,300 of three bytes, 600 of escapes
 CAUSES_MAX = 4
 
 EXACT = frozenset({type(None), bool, int, str, float})  # what JSON gives back unchanged when no annotation says otherwise
@@ -249,7 +251,8 @@ def encode_error(error: BaseException) -> bytes:
             stored.traceback, stored.cause = None, None
             encoded = encode_raw(stored)
         if len(encoded) > ERROR_MAX_BYTES:
-            encoded = encode_raw(StoredError(stored.type[:500], stored.message[:2000]))
+            stored.message = cut(stored.message, SHORT_MAX)
+            encoded = encode_raw(stored)
         return encoded
     except BaseException:  # noqa: BLE001 - the failure path itself never fails
         return _LAST_RESORT
@@ -260,9 +263,9 @@ def _describe(error: BaseException, causes: int) -> StoredError:
     cause = error.__cause__
     return StoredError(
         type=clean(f"{kind.__module__}.{kind.__qualname__}")[:500],
-        message=clean(_message(error))[:4000],
-        args=_json_or_none(list(error.args)),
-        state=_json_or_none({k: v for k, v in vars(error).items() if not k.startswith("_")}) or None if hasattr(error, "__dict__") else None,
+        message=cut(clean(_message(error)), MESSAGE_MAX),
+        args=_fitting(list(error.args)),
+        state=_fitting({k: v for k, v in vars(error).items() if not k.startswith("_")}) or None if hasattr(error, "__dict__") else None,
         cause=_describe(cause, causes - 1) if cause is not None and causes > 0 else None,
         traceback=clean(_trace(error))[-6000:],
     )
@@ -307,6 +310,25 @@ def _trace(error: BaseException) -> str:
 def clean(text: str) -> str:
     """*text* without what PostgreSQL or JSON refuse: NUL and lone surrogates are written as escapes."""
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def cut(text: str, length_max: int) -> str:
+    """*text*, or its beginning with a mark that says how long it was."""
+    return text if len(text) <= length_max else f"{text[:length_max]}… ({len(text):,} characters)"
+
+
+def _fitting(values: Any) -> Any:
+    """The list or dict *values* as JSON has it, its texts cut where it is too big: a long message is no other error. None where that does not help."""
+    stored = _json_or_none(values)
+    for length_max in TEXT_MAX:
+        if stored is not None:
+            break
+        stored = _json_or_none({k: _shorter(v, length_max) for k, v in values.items()} if isinstance(values, dict) else [_shorter(v, length_max) for v in values])
+    return stored
+
+
+def _shorter(value: Any, length_max: int) -> Any:
+    return cut(value, length_max) if isinstance(value, str) else value
 
 
 def _json_or_none(value: Any) -> Any:
@@ -355,11 +377,10 @@ def _construct(kind: type[Exception], stored: StoredError) -> Exception | None:
     """Make it without running code of its own: a class with its own `__init__` gets its args and attributes put back."""
     try:
         own = any("__init__" in vars(base) or "__new__" in vars(base) for base in kind.__mro__ if base.__module__ != "builtins")
-        error = kind.__new__(kind, *stored.args) if not own else Exception.__new__(kind)
-        if not own:
-            error.__init__(*stored.args)  # type: ignore[misc]
-        else:
-            error.args = tuple(stored.args)
+        base: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins") if own else kind
+        error = base.__new__(kind) if own else kind.__new__(kind, *stored.args)
+        base.__init__(error, *stored.args)
+        error.args = tuple(stored.args)
         for name, value in (stored.state or {}).items():
             setattr(error, name, value)
         _message(error)

@@ -170,6 +170,19 @@ class Refusing(Exception):
         raise AttributeError(name)
 
 
+class LongOwn(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+
+
+class FromSystem(ConnectionError):
+    """As libraries have it: an OSError with an `__init__` of its own."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(7, host)
+        self.host = "there"
+
+
 class Unprintable(Exception):
     def __str__(self) -> str:
         raise KeyError("no")
@@ -196,7 +209,7 @@ def _back(error: BaseException) -> BaseException:
         ValueError("x"), ValueError(), KeyError("k"), KeyError(1, "b"), OwnInit(1, b="c"), TimeoutError("t"), StepTimeout("s"),
         RetryAfter(30), NonRetryable("n"),
         RunFailed("id", "wf", "why"), StepFailed("Other", "m"), PayloadRefused("$", "w"), msgspec.ValidationError("v"),
-        FileNotFoundError(2, "No such file"), AssertionError(),
+        FileNotFoundError(2, "No such file"), AssertionError(), FromSystem("lost"),
     ],
 )  # fmt: skip
 def test_imported_exception_is_rebuilt(error: Exception) -> None:
@@ -225,6 +238,22 @@ def test_any_exception_gives_an_exception(error: BaseException) -> None:
     if not isinstance(back, type(error)):
         assert isinstance(back, StepFailed)
         assert type(error).__name__.encode("utf-8", "backslashreplace")[:5] in back.type_name.encode() or "Exception" in back.type_name
+
+
+@pytest.mark.parametrize("text", ["x" * 4_200, "x" * 1_000_000, "é" * 4_200, "語" * 4_200, "\x01" * 4_200, "𝄞" * 100_000])
+@pytest.mark.parametrize("make", [RuntimeError, LongOwn, lambda text: KeyError(1, text, text), FromSystem], ids=["builtin", "own", "several", "from_oserror"])
+def test_a_long_message_is_cut_and_the_class_stays(make: Any, text: str) -> None:
+    """`except RuntimeError` must not depend on how much the error has to say."""
+    error = make(text)
+    error.__cause__ = make(text)
+    error.detail = text
+    back: Any = _back(error)
+    assert type(back) is type(error)
+    told = back.args[-1]
+    assert told.startswith(text[:80]) and told.endswith(f"… ({len(text):,} characters)") and len(told) < 4_100
+    assert str(told) in str(back) or "\\" in repr(told)
+    assert back.detail.startswith(text[:80]) and back.detail.endswith(" characters)")
+    assert str(_back(RuntimeError("x" * 4_000))) == "x" * 4_000
 
 
 def test_causes_are_kept_to_a_depth_and_circles_end() -> None:
