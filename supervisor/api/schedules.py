@@ -5,6 +5,7 @@ Owns their words, what can be wrong with them and their stored form. What become
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import uuid
@@ -17,7 +18,7 @@ import msgspec
 
 from supervisor.api.asked import Asked, encode_attributes
 from supervisor.core import registry
-from supervisor.core.errors import InputInvalid, ScheduleInvalid, ScheduleUnknown
+from supervisor.core.errors import DefinitionError, InputInvalid, PayloadRefused, ScheduleInvalid, ScheduleUnknown
 from supervisor.core.retry import seconds
 from supervisor.core.schedules import EPOCH, EVERY_MAX_S, EVERY_MIN_S, Overlap, Timing
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FIRES_MAX = 1000
+CATCHUP_MIN_S, JITTER_MAX_S, CRON_MAX = 10.0, 86_400.0, 200  # as the database has them
 _LASTING = ("every", "catchup", "jitter")
 
 
@@ -132,17 +134,28 @@ class Schedule:
             raise ScheduleInvalid(str(name), f"{workflow!r} is no workflow", "give a function decorated with @workflow")
         self._said = said_of(name, terms)
         self._timing = timing_of(name, terms)
+        self._declared: tuple[str, str, str] | None = None
+        check_names(name, workflow, terms.get("input"), terms.get("pass_tick"))
         registry.register_schedule(self)
 
     def next(self, n: int = 5, after: datetime | None = None) -> list[datetime]:
         """Its next *n* ticks, in UTC, after a moment or from now on."""
         return list(itertools.islice(self._timing.after(after or datetime.now(UTC)), n))
 
+    def settle(self) -> None:
+        """Hold its input against the annotations of its workflow, which can be resolved once all is imported. Raises DefinitionError."""
+        try:
+            self.declaration()
+        except (InputInvalid, PayloadRefused) as error:
+            raise DefinitionError(f"schedule {self.name!r}: its input does not fit workflow {self.workflow.name}: {error.why}; mend its input=, or pass_tick=") from None
+
     def declaration(self) -> tuple[str, str, str]:
-        """Name, what is said of it as JSON, and its hash. Raises InputInvalid for an input that does not fit the workflow."""
-        said = {**self._said, "workflow": self.workflow.name, "input": input_of(self.workflow, self._terms.get("input"), self._terms.get("pass_tick"))}
-        text = json.dumps(said, sort_keys=True)
-        return self.name, text, sha256(text.encode()).hexdigest()
+        """Name, what is said of it as JSON, and its hash. Raises InputInvalid, PayloadRefused for an input that does not fit the workflow."""
+        if self._declared is None:
+            said = {**self._said, "workflow": self.workflow.name, "input": input_of(self.workflow, self._terms.get("input"), self._terms.get("pass_tick"))}
+            text = json.dumps(said, sort_keys=True)
+            self._declared = self.name, text, sha256(text.encode()).hexdigest()
+        return self._declared
 
     def __repr__(self) -> str:
         return f"<schedule {self.name}>"
@@ -180,16 +193,47 @@ def said_of(name: str, terms: Mapping[str, Any]) -> dict[str, Any]:
         if said.get(key) is not None:
             said[key] = _seconds(name, key, said[key])
     for key in ("starts_at", "ends_at"):
-        if isinstance(said.get(key), datetime):
+        if said.get(key) is not None:
             said[key] = _moment(name, key, said[key])
     if said.get("attributes") is not None:
         said["attributes"] = json.loads(encode_attributes(said["attributes"]) or b"null")
+    _check_bounds(name, said)
     return said
 
 
-def _seconds(name: str, key: str, value: Any) -> float:
-    from supervisor.core.errors import DefinitionError
+def _check_bounds(name: str, said: Mapping[str, Any]) -> None:
+    """What the database would refuse, too, but for a declaration only when a worker starts."""
+    catchup_s, jitter_s = said.get("catchup"), said.get("jitter")
+    if catchup_s is not None and catchup_s < CATCHUP_MIN_S:
+        raise ScheduleInvalid(name, f"catchup is {CATCHUP_MIN_S:g} s at least, not {catchup_s:g}: a leader that changes takes some of them", term="catchup")
+    if jitter_s is not None and jitter_s > JITTER_MAX_S:
+        raise ScheduleInvalid(name, f"jitter is between 0 and {JITTER_MAX_S:.0f} s, not {jitter_s:.15g}", term="jitter")
+    for key, length_max in (("queue", registry.NAME_MAX), ("cron", CRON_MAX)):
+        if said.get(key) is not None and not (isinstance(said[key], str) and 1 <= len(said[key]) <= length_max):
+            raise ScheduleInvalid(name, f"{key}= is a text of 1 to {length_max} characters, not {said[key]!r:.80}", term=key)
+    since, until = (said.get(key) for key in ("starts_at", "ends_at"))
+    if since is not None and until is not None and datetime.fromisoformat(until) <= datetime.fromisoformat(since):
+        raise ScheduleInvalid(name, "it ends before it begins", term="ends_at")
 
+
+def check_names(name: str, workflow: Any, given: Any, pass_tick: str | None) -> None:
+    """Whether a workflow that is imported here takes what it is given, as far as names say so. Raises ScheduleInvalid."""
+    if given is not None and not isinstance(given, Mapping):
+        raise ScheduleInvalid(name, f"input= is a dict by parameter name, not {type(given).__name__}", term="input")
+    parameters = inspect.signature(workflow.fn).parameters
+    takes = f"workflow {workflow.name} takes {', '.join(parameters) or 'nothing'}"
+    for one in given or {}:
+        if one not in parameters or one == pass_tick:
+            why = "is what pass_tick= gives" if one == pass_tick else f"is not one of its parameters: {takes}"
+            raise ScheduleInvalid(name, f"input= has {one!r}, which {why}", term="input")
+    if pass_tick is not None and pass_tick not in parameters:
+        raise ScheduleInvalid(name, f"pass_tick={pass_tick!r} is not one of its parameters: {takes}", term="pass_tick")
+    missing = [each.name for each in parameters.values() if each.default is each.empty and each.name not in (given or {}) and each.name != pass_tick]
+    if missing:
+        raise ScheduleInvalid(name, f"input= has no {missing[0]!r}, which has no default: {takes}", term="input")
+
+
+def _seconds(name: str, key: str, value: Any) -> float:
     try:
         return seconds(value, f"{key}=")
     except DefinitionError as error:
@@ -197,6 +241,8 @@ def _seconds(name: str, key: str, value: Any) -> float:
 
 
 def _moment(name: str, key: str, moment: datetime) -> str:
+    if not isinstance(moment, datetime):
+        raise ScheduleInvalid(name, f"{key}={moment!r} is no datetime", "give an aware datetime", key)
     if moment.tzinfo is None:
         raise ScheduleInvalid(name, f"{key}={moment!r} says no time zone", "give an aware datetime", key)
     return moment.astimezone(UTC).isoformat()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,20 +30,21 @@ def _time(name: str, **more: Any) -> Callable[..., Any]:
     return click.option(name, metavar="TIME", type=click.DateTime(FORMATS), callback=_at, **more)
 
 
-def _terms(function: Callable[..., int | None]) -> Callable[..., int | None]:
-    """What may be said of a schedule."""
+def _terms(function: Callable[..., int | None], new: bool = True) -> Callable[..., int | None]:
+    """What may be said of a schedule; of one that is there, what is not said stays as it is."""
+    five, theirs, hour, skip, utc = (f"  [default: {each}]" if new else "" for each in ("5", "the workflow's", "3600", "skip", "UTC"))
     for option in (
         _time("--ends-at", help="No tick after."),
         _time("--starts-at", help="No tick before; UTC where it says no offset."),
         click.option("--attributes-json", metavar="JSON", help="Attributes of its runs, an object."),
-        click.option("--priority", type=click.IntRange(0, 9), help="Of its runs  [default: 5]."),
-        click.option("--queue", metavar="NAME", help="Of its runs  [default: the workflow's]."),
+        click.option("--priority", type=click.IntRange(0, 9), help=f"Of its runs{five}."),
+        click.option("--queue", metavar="NAME", help=f"Of its runs{theirs}."),
         click.option("--pass-tick", metavar="PARAMETER", help="The workflow's parameter that is given the tick."),
         click.option("--jitter", type=float, metavar="S", help="Start its runs within S seconds after their ticks."),
-        click.option("--catchup", type=float, metavar="S", help="How late a tick may be and still be fired  [default: 3600]."),
-        click.option("--overlap", type=click.Choice(OVERLAPS), help="While a run of it is live  [default: skip]."),
+        click.option("--catchup", type=float, metavar="S", help=f"How late a tick may be and still be fired{hour}."),
+        click.option("--overlap", type=click.Choice(OVERLAPS), help=f"While a run of it is live{skip}."),
         click.option("--input-json", metavar="JSON", help="Input of its runs, an object by parameter name."),
-        click.option("--timezone", metavar="ZONE", help="That cron is read in, like Europe/Berlin  [default: UTC]."),
+        click.option("--timezone", metavar="ZONE", help=f"That cron is read in, like Europe/Berlin{utc}."),
         click.option("--every", type=float, metavar="S", help="Every S seconds, counted from 1970-01-01 UTC."),
         click.option("--cron", metavar="CRON", help="'minute hour day month weekday', or a name like @hourly."),
     ):  # fmt: skip
@@ -207,7 +209,7 @@ def create(order: Order, name: str, workflow: str, dry_run: bool, **terms: Any) 
 @schedules.command("change")
 @click.argument("name")
 @click.option("--workflow", metavar="WORKFLOW", help="Another workflow.")
-@_terms
+@partial(_terms, new=False)
 @ordered
 def change(order: Order, name: str, workflow: str | None, **terms: Any) -> int | None:
     """Change what is given of a schedule; with another cron, every, time zone or bounds it begins anew from now."""

@@ -70,8 +70,8 @@ def schedules() -> list[Any]:
 
 
 def settle() -> None:
-    """Resolve every annotation. Raises DefinitionError naming the function; called before the first claim, so that errors come early."""
-    for one in (*_workflows.values(), *_steps):
+    """Resolve every annotation, and hold inputs of schedules against them. Raises DefinitionError naming function or schedule; called before the first claim, so that errors come early."""
+    for one in (*_workflows.values(), *_steps, *schedules()):
         one.settle()
 
 

@@ -125,6 +125,16 @@ def test_an_app_that_cannot_be_imported_ends_the_host_at_once(text: str, evidenc
     assert len(imports(effects)) <= 2 and " is up as " not in host.log()
 
 
+def test_a_schedule_whose_input_has_a_wrong_type_is_named_and_nothing_starts(hosts: HostFactory, database: Database, write: Callable[..., str]) -> None:
+    """Only a worker can know it; its first one says it once, in a line, and not each of them at its birth."""
+    told = "from supervisor import Schedule\nnightly = Schedule('nightly', ask, every=3600, input={'gate': 1})\n"
+    host = hosts.start(write(HEAD, PLAIN.format(word="here"), told), procs=2)
+    assert ended(host) == 78, host.log()
+    assert host.log().count("nightly") == 1 and "Traceback" not in host.log() and "giving up" not in host.log()
+    assert "error: schedule 'nightly': its input does not fit workflow ask: parameter 'gate': Expected `str`, got `int`" in host.log()
+    assert database.one("select count(*) from supervisor.schedule") == 0
+
+
 def test_an_app_that_is_not_there_is_named(hosts: HostFactory, write: Callable[..., str]) -> None:
     """A misspelt --app is no crash: two lines and the code of a wrong configuration."""
     host = hosts.start("shopp", procs=2)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from supervisor.core.errors import ScheduleInvalid
+from supervisor import Schedule, workflow
+from supervisor.core import registry
+from supervisor.core.errors import DefinitionError, ScheduleInvalid
 from supervisor.core.schedules import LOOKED_MAX, TICKS_MAX, Due, Timing, backfill_of, jitter_of, plan
 
 BERLIN = ZoneInfo("Europe/Berlin")  # 2027: 28 March 02:00 → 03:00, 31 October 03:00 → 02:00
@@ -155,3 +158,49 @@ def test_what_cant_be_read_is_an_error_and_no_exception() -> None:
 def test_a_backfill_misses_nothing() -> None:
     planned = plan(backfill_of(due(catchup_s=0.0, jitter_s=9.0, ends_at=NOW.replace(minute=0, second=0))))
     assert minutes(planned.ticks) == ["11:58", "11:59", "12:00"] and planned.next_at is None
+
+
+# ── a declaration ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@workflow
+async def schedules_declared(region: str, at: datetime, copies: int = 1) -> None:
+    """For declarations that fit, and others."""
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown": ({"input": {"region": "us", "zzz": 1}}, "input= has 'zzz', which is not one of its parameters: workflow schedules_declared takes region, at, copies"),
+    "missing": ({"input": {}}, "input= has no 'region', which has no default"),
+    "no input": ({}, "input= has no 'region'"),
+    "no dict": ({"input": ["us"]}, "input= is a dict by parameter name, not list"),
+    "the tick twice": ({"input": {"region": "us", "at": "now"}}, "input= has 'at', which is what pass_tick= gives"),
+    "tick unknown": ({"input": {"region": "us"}, "pass_tick": "when"}, "pass_tick='when' is not one of its parameters"),
+    "tick nowhere": ({"input": {"region": "us"}, "pass_tick": None}, "input= has no 'at'"),
+    "catchup": ({"catchup": 1}, "catchup is 10 s at least, not 1"),
+    "jitter": ({"jitter": 86_401}, "jitter is between 0 and 86400 s, not 86401"),
+    "queue": ({"queue": ""}, "queue= is a text of 1 to 200 characters"),
+    "bounds": ({"starts_at": datetime(2026, 2, 1, tzinfo=UTC), "ends_at": datetime(2026, 1, 1, tzinfo=UTC)}, "it ends before it begins"),
+    "no moment": ({"starts_at": "monday"}, "starts_at='monday' is no datetime"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_declaration_that_cant_be_followed_is_refused_at_its_line(case: str) -> None:
+    """On the developer's screen, and not by every worker that is born."""
+    terms, word = WRONG[case]
+    known = registry.schedules()
+    with pytest.raises(ScheduleInvalid, match="schedule 'wrong': ") as caught:
+        Schedule("wrong", schedules_declared, **{"every": 3600, "pass_tick": "at", **terms})  # type: ignore[arg-type]
+    assert word in str(caught.value)
+    assert registry.schedules() == known, "what was refused is not declared"
+
+
+def test_types_of_a_declared_input_are_held_against_the_annotations_when_a_worker_starts() -> None:
+    """They can be resolved then; the schedule is named."""
+    wrong = Schedule("typed", schedules_declared, every=3600, pass_tick="at", input={"region": 5})
+    try:
+        with pytest.raises(DefinitionError, match="schedule 'typed': its input does not fit workflow schedules_declared: parameter 'region': Expected `str`, got `int`; mend its input="):
+            registry.settle()
+    finally:
+        del registry._schedules[wrong.name]
+    registry.settle()
