@@ -10,11 +10,11 @@ import click
 
 from supervisor.cli import options
 from supervisor.cli.output import plain, print_json, say
-from supervisor.dashboard import PORT
+from supervisor.dashboard import HOST, PORT
 
 
 @click.command("dashboard")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on. Any but this machine's own wants --tls-cert or --plain-http.")
+@click.option("--host", default=HOST, show_default=True, help="Address to listen on. Any but this machine's own wants --tls-cert or --plain-http.")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="Port; 0: a free one.")
 @click.option("--allow-host", "allow_hosts", metavar="NAME[:PORT]", multiple=True, help="A further name that browsers know it by, behind a proxy.")
 @click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Certificate, PEM.")
@@ -29,7 +29,8 @@ from supervisor.dashboard import PORT
 @options.dsn
 @options.schema
 @options.as_json
-def dashboard(dsn: str | None, schema: str | None, as_json: bool, actor: str | None, timeout: float, log_dir: str | None, beside: int | None, **how: Any) -> int:
+@click.pass_context
+def dashboard(ctx: click.Context, /, dsn: str | None, schema: str | None, as_json: bool, actor: str | None, timeout: float, log_dir: str | None, beside: int | None, **how: Any) -> int:
     """Serve pages that show what runs do and why they wait, with the verbs that free them. Until ^C or TERM.
 
     Works while no worker is alive: it reads stored facts alone. Signing in takes the URL that is printed on a terminal, and kept in a file that only this
@@ -52,7 +53,8 @@ def dashboard(dsn: str | None, schema: str | None, as_json: bool, actor: str | N
     found = db.resolve_dsn(dsn)
     folder = settings.load({"log_dir": log_dir}).log_dir
     talk = _Talk(plain(found), as_json, beside is not None)
-    serving = Serving(found, name, talk.tell, talk.ready, actor or options.actor(), timeout_s=timeout, any_port=beside is not None, log_dir=Path(folder) if folder else None, **how)
+    any_port = beside is not None and ctx.get_parameter_source("port") is click.core.ParameterSource.DEFAULT
+    serving = Serving(found, name, talk.tell, talk.ready, actor or options.actor(), timeout_s=timeout, any_port=any_port, log_dir=Path(folder) if folder else None, **how)
     check_address(serving)
     with db.connect(found, purpose="check", schema=name) as conn:
         migrations.check(conn, name)

@@ -13,13 +13,20 @@ import click
 
 from supervisor.cli import options
 from supervisor.cli.output import say
-from supervisor.dashboard import PORT
+from supervisor.dashboard import ANY_PORT, PORT
 
 if TYPE_CHECKING:
     from supervisor.db.connect import Dsn
 
 EXAMPLE = "supervisor.example"
 START_EXAMPLE = "python -m supervisor start checkout order=42 --wait --dsn '{dsn}'"
+
+
+class Port(click.IntRange):
+    """A port that was said, or ANY_PORT where none was."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value is ANY_PORT else super().convert(value, param, ctx)
 
 
 EXIT_CODES = """\b
@@ -47,7 +54,7 @@ Exit codes:
 @click.option("--log-format", help="How lines look on standard error: text or json.  [default: text]")
 @click.option("--log-dir", metavar="DIR", help="Workers log into DIR/supervisor.log (JSON lines, rotated) instead; `show RUN --logs` reads it.")
 @options.traces
-@click.option("--dashboard", type=click.IntRange(0, 65535), is_flag=False, flag_value=PORT, metavar="[PORT]", help=f"A dashboard beside it, for this machine, on port {PORT} or PORT; 0: a free one.")
+@click.option("--dashboard", type=Port(0, 65535), is_flag=False, flag_value=ANY_PORT, metavar="[PORT]", help=f"A dashboard beside it, for this machine, on PORT, 0: a free one; else on {PORT}, or a free one.")
 @options.metrics
 @options.dsn
 @options.schema
@@ -56,7 +63,7 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
 
     HUP loads the app's new code, one worker after the other; TTIN and TTOU mean one worker more and one fewer; USR1 writes stacks to stderr.
 
-    Each option can stand in the environment too (PGSUPERVISOR_PROCS=16) and in [tool.pgsupervisor] of pyproject.toml.
+    Each option but --dashboard and --drain-timeout can stand in the environment too (PGSUPERVISOR_PROCS=16) and in [tool.pgsupervisor] of pyproject.toml.
 
     \b
     python -m supervisor --procs 16 --app orders
@@ -69,15 +76,12 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
     from supervisor.core.errors import ConfigInvalid
     from supervisor.db import connect as db
     from supervisor.db import migrations
-    from supervisor.dashboard.beside import dashboard_beside, sessions_beside
+    from supervisor.dashboard.beside import dashboard_beside, port_beside, sessions_beside
     from supervisor.host import logs
     from supervisor.host.service import Service, ServiceOptions
     from supervisor.metrics.address import beside
 
-    if dashboard is not None:
-        from supervisor.dashboard.serve import check_installed
-
-        check_installed()
+    dashboard = port_beside(dashboard is not None, by_default=False, port=dashboard)
     if told.traces:
         from supervisor import tracing
 
@@ -139,6 +143,16 @@ def count_procs(asked: int | str) -> int:
     return max(1, len(os.sched_getaffinity(0))) if asked == "auto" else int(asked)
 
 
+def _near(name: str) -> str:
+    """Files of the current folder whose names are about that."""
+    from difflib import get_close_matches
+
+    folder = os.path.join(os.getcwd(), *name.split(".")[:-1])
+    there = {entry.removesuffix(".py") for entry in (os.listdir(folder) if os.path.isdir(folder) else ()) if entry.endswith(".py") or os.path.isdir(os.path.join(folder, entry))}
+    found = get_close_matches(name.rpartition(".")[2], sorted(there), 1)
+    return f"; did you mean --app {name.rpartition('.')[0] + '.' if '.' in name else ''}{found[0]}?" if found else ""
+
+
 def load_app(name: str) -> Any:
     """In a worker: import the module that defines the workflows, from the current folder too."""
     from supervisor.core import registry
@@ -147,11 +161,16 @@ def load_app(name: str) -> Any:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()  # what the parent saw of folders may be old
+    path = name.removesuffix(".py").removeprefix("./").rstrip("/")
+    if path != name or "/" in name or not name.strip("."):
+        meant = path.replace("/", ".").strip(".")
+        raise ConfigInvalid(f"--app {name}: that is a path, and --app wants the name of a module" + (f"; did you mean --app {meant}?" if meant else "; give pkg.mod"))
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise ConfigInvalid(f"--app {name}: there is no module {error.name!r}; looked in {sys.path[0] or os.getcwd()} and the installed packages") from None
+            looked = f"looked in {sys.path[0] or os.getcwd()} and the installed packages"
+            raise ConfigInvalid(f"--app {name}: there is no module {error.name!r}; {looked}{_near(name)}") from None
         raise
     if not registry.workflows():
         raise ConfigInvalid(f"--app {name}: the module defines no workflow; decorate a function with @workflow")

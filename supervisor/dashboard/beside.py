@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
+from supervisor.dashboard import ANY_PORT, HOST
 from supervisor.db.connect import Dsn
 from supervisor.host.beside import Beside
 
 
 def port_beside(asked: bool | None, by_default: bool, port: int | None = None) -> int | None:
-    """Where a dashboard is served meanwhile; None for nowhere, which is no error unless it was *asked* for and a part of it is missing."""
+    """Where a dashboard is served meanwhile; None for nowhere, which is no error unless it was *asked* for and a part of it is missing.
+
+    A *port* that was said is that one or none. Raises MissingExtra, ConfigInvalid.
+    """
     from supervisor.core.errors import MissingExtra
-    from supervisor.dashboard import PORT
-    from supervisor.dashboard.serve import check_installed
+    from supervisor.dashboard.serve import bound, check_installed
 
     try:
         check_installed()
@@ -20,7 +23,12 @@ def port_beside(asked: bool | None, by_default: bool, port: int | None = None) -
         if asked:
             raise
         return None
-    return (PORT if port is None else port) if asked or (asked is None and by_default) else None
+    if not (asked or (asked is None and by_default)):
+        return None
+    if port is None or port == ANY_PORT:
+        return ANY_PORT
+    bound(HOST, port).close()  # what is taken is told before anything is started
+    return port
 
 
 def sessions_beside(port: int | None) -> dict[str, int]:
@@ -31,6 +39,6 @@ def sessions_beside(port: int | None) -> dict[str, int]:
 
 
 def dashboard_beside(dsn: Dsn, schema: str, port: int | None, log_dir: str | None = None) -> AbstractContextManager[object]:
-    """The dashboard of *dsn* while the block lasts; none where *port* is None."""
-    words = ["dashboard", "--port", str(port), *(["--log-dir", log_dir] if log_dir else [])]
+    """The dashboard of *dsn* while the block lasts, on *port* as `port_beside` has it."""
+    words = ["dashboard", *(["--port", str(port)] if port != ANY_PORT else []), *(["--log-dir", log_dir] if log_dir else [])]
     return Beside(words, dsn, schema) if port is not None else nullcontext()

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supervisor.core.errors import ConfigInvalid, MissingExtra
-from supervisor.dashboard import PORT
+from supervisor.dashboard import HOST, PORT
 
 if TYPE_CHECKING:
+    from supervisor.dashboard.keys import Keys
     from supervisor.db.connect import Dsn
 
 DRAIN_S = 2
@@ -36,7 +37,7 @@ class Serving:
     tell: Callable[[str], None]
     ready: Callable[[str, Path, str], None]
     actor: str
-    host: str = "127.0.0.1"
+    host: str = HOST
     port: int = PORT
     allow_hosts: Sequence[str] = ()
     tls_cert: str | None = None
@@ -87,7 +88,6 @@ def serve(serving: Serving) -> int:
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn ends by its own, then raises it again: the token's file is to go
     from supervisor.dashboard.app import Dashboard, Setup
-    from supervisor.dashboard.keys import Keys
 
     listening = bound(serving.host, serving.port, serving.any_port)
     port = listening.getsockname()[1]
@@ -96,7 +96,7 @@ def serve(serving: Serving) -> int:
     url = f"{scheme}://{names[0]}/login"
     path = serving.token_file or default_token_file(port)
     cookie = f"{'__Host-' if scheme == 'https' else ''}pgsupervisor-{port}"
-    keys = Keys(path, url, serving.tell, serving.actor)
+    keys = _keys(path, url, serving)
     cluster = f"{serving.dsn.shown or 'database by libpq'}, schema {serving.schema}"
     setup = Setup(serving.dsn, serving.schema, keys, frozenset(names), scheme, cookie, serving.read_only, serving.timeout_s, cluster, serving.log_dir)
     dashboard = Dashboard(setup)
@@ -112,6 +112,16 @@ def serve(serving: Serving) -> int:
     finally:
         dashboard.close()
     return 0
+
+
+def _keys(path: Path, url: str, serving: Serving) -> Keys:
+    from supervisor.dashboard.keys import Keys
+
+    try:
+        return Keys(path, url, serving.tell, serving.actor)
+    except OSError as error:
+        remedy = "give HOME or XDG_RUNTIME_DIR a folder of this account's, or the command dashboard another file: --token-file FILE"
+        raise ConfigInvalid(f"the dashboard can't keep its URL in {path}: {error.strerror or error}; {remedy}") from None
 
 
 def _server(uvicorn: Any, config: Any, dashboard: Any) -> Any:
@@ -135,7 +145,7 @@ def bound(host: str, port: int, any_port: bool = False) -> socket.socket:
     except OSError as error:
         if any_port and port:
             return bound(host, 0)
-        raise ConfigInvalid(f"the dashboard can't listen on {host} port {port} ({error.strerror or error}); give another one: --port N, or --port 0 for a free one") from None
+        raise ConfigInvalid(f"the dashboard can't listen on {host} port {port} ({error.strerror or error}); give another port, or 0 for a free one") from None
     made.set_inheritable(False)
     return made
 

@@ -57,6 +57,13 @@ def to_terminal(level: str, form: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[Terminal(form)], force=True)
 
 
+def error_told(log: logging.Logger, message: str, *arguments: object, told: str) -> None:
+    """Log an error of another process with the traceback that it has *told*: by lines, as one of an exception that was raised here."""
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, f"{message}:" if told else message, arguments, None)
+    record.exc_text = told or None
+    log.handle(record)
+
+
 def in_worker(number: int, process: LogProcess | None) -> None:
     """In a worker, when it begins and again when its app is imported: its records go to the log process if there is one, else where they went.
 

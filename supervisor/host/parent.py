@@ -23,6 +23,7 @@ from supervisor.engine.responder import forget
 from supervisor.host.blackbox import BlackBox, Executing
 from supervisor.host.blame import how
 from supervisor.host.children import Born, Child, Load, Loaded, NotLoaded, Work, fork
+from supervisor.host.logs import error_told
 from supervisor.host.reaper import Reaper
 from supervisor.host.reload import Reload
 from supervisor.host.signals import Signals
@@ -338,7 +339,7 @@ class Parent:
             self.exit_code = EXIT_CRASH_LOOP
             self.stop(fast=True)
         if self.loaded is not None or waits or not why.code:  # else whoever runs the parent raises it
-            log.error("worker %d can't import the app%s:\n%s", child.number, ", and waits until a file is saved" if waits else "", why.words)
+            error_told(log, "worker %d can't import the app%s", child.number, ", and waits until a file is saved" if waits else "", told=why.words)
 
     def _reap(self, child: Child) -> None:
         """A child ended: say so, free its claims, plan its successor."""
@@ -387,8 +388,8 @@ class Parent:
         deaths = self._quick[child.number] = self._quick.get(child.number, 0) + 1 if quick else 0
         if deaths >= QUICK_DEATHS_MAX:
             last = child.broken or child.not_loaded
-            words = f"; it last died of:\n{last.words}" if last is not None else ""
-            log.error("worker %d died %d times within a second of its birth: giving up%s", child.number, deaths, words)
+            of = "; it last died of" if last is not None else ""
+            error_told(log, "worker %d died %d times within a second of its birth: giving up%s", child.number, deaths, of, told=last.words if last is not None else "")
             self.exit_code = EXIT_CRASH_LOOP
             self.stop()
             return

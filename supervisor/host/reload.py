@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from supervisor.engine.main import EXIT_DATABASE, EXIT_UNFIT
+from supervisor.host.logs import error_told
 
 if TYPE_CHECKING:
     from supervisor.host.children import Child, NotLoaded
@@ -101,7 +102,7 @@ class Reload:
         else:
             parent.generation -= 1
             stays = f"generation {parent.generation} stays"
-        log.error("reload failed: %s; %s%s", why, stays, f":\n{words}" if words else "")
+        error_told(log, "reload failed: %s; %s", why, stays, told=words)
         self._again()
 
     def _end(self) -> None:

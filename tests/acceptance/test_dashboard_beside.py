@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 from supervisor import Client
+from supervisor.core.errors import ConfigInvalid
+from supervisor.dashboard import PORT, serve
 from tests.acceptance.visits import Visitor, answers
 from tests.apps import dashed
 from tests.harness import ROOT, Database, Host, HostFactory, eventually
@@ -61,6 +63,31 @@ def test_a_dashboard_beside_a_host_may_die_and_dies_with_it(database: Database, 
     second = eventually(lambda: beside(host), 30)
     host.kill_all()
     eventually(lambda: gone(second), 30, "the end of the dashboard")
+
+
+def test_a_port_that_was_said_is_that_one_or_an_error(database: Database, hosts: HostFactory, tmp_path: Path) -> None:
+    """Whoever has forwarded a port would look at nothing; where none was said, another one will do."""
+    with serve.bound("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for words in (["run", "--dashboard", port], ["dev", "--port", port]):
+            refused = subprocess.run([sys.executable, "-m", "supervisor", *words, "--app", "tests.apps.dashed", "--dsn", database.dsn], cwd=ROOT, capture_output=True, text=True, timeout=120)
+            assert refused.returncode == 78 and f"the dashboard can't listen on 127.0.0.1 port {port}" in refused.stderr, refused.stderr
+    with contextlib.ExitStack() as ends:
+        with contextlib.suppress(ConfigInvalid):  # somebody else may have it
+            ends.enter_context(serve.bound("127.0.0.1", PORT)).listen()
+        host = hosts.start("tests.apps.dashed", procs=1, args=("--dashboard",), env={"XDG_RUNTIME_DIR": str(tmp_path)}).wait_up(1)
+        other = eventually(lambda: re.search(r"on http://127\.0\.0\.1:(\d+)/", host.log()), 60)
+        assert int(other[1]) != PORT and host.stop() == 0
+
+
+def test_where_no_file_can_be_made_it_says_so_and_what_helps(database: Database, tmp_path: Path) -> None:
+    """A container's account often has no home; the message stands in the log of a host, so it says of what it is."""
+    (tmp_path / "file").write_text("")
+    words = [sys.executable, "-m", "supervisor", "dashboard", "--port", "0", "--dsn", database.dsn, "--token-file", str(tmp_path / "file" / "url")]
+    refused = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 78
+    assert f"error: the dashboard can't keep its URL in {tmp_path}/file/url: " in refused.stderr and "--token-file FILE" in refused.stderr and "XDG_RUNTIME_DIR" in refused.stderr
 
 
 def test_the_url_is_said_at_a_terminal(database: Database, tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ def test_an_app_that_cannot_be_imported_ends_the_host_at_once(text: str, evidenc
     host = hosts.start(write(HEAD, text), procs=2)
     assert ended(host) == 70, host.log()
     assert evidence in host.log() and "shop.py" in host.log()
-    assert host.log().count(evidence) == 1 and "importlib" not in host.log()
+    assert host.log().count(evidence) == 1 and "importlib" not in host.log() and "\\n" not in host.log()
+    assert f"\n    {evidence}" in host.log() and re.search(r"can't import the app:$", host.log(), re.MULTILINE), "a traceback by lines, indented"
     assert len(imports(effects)) <= 2 and " is up as " not in host.log()
 
 
@@ -140,6 +141,12 @@ def test_an_app_that_is_not_there_is_named(hosts: HostFactory, write: Callable[.
     host = hosts.start("shopp", procs=2)
     assert ended(host) == 78
     assert "there is no module 'shopp'" in host.log() and "Traceback" not in host.log()
+    assert "did you mean" not in host.log(), "there is no such file"
+    write("x = 1\n")
+    for wrong, meant in (("shpo", "shop"), ("shop.py", "shop"), ("./shop", "shop"), ("orders/shop.py", "orders.shop"), ("../shop", "shop")):
+        host = hosts.start(wrong)
+        assert ended(host) == 78 and f"did you mean --app {meant}?" in host.log()
+        assert wrong == "shpo" or f"--app {wrong}: that is a path, and --app wants the name of a module" in host.log()
     empty = hosts.start(write("x = 1\n"), procs=2)
     assert ended(empty) == 78
     assert "defines no workflow" in empty.log() and "Traceback" not in empty.log()

@@ -15,7 +15,7 @@ from supervisor.core.filters import WAITS, parse
 pytest.importorskip("jinja2", reason="the extra [dashboard] is not installed")
 
 from supervisor.core.shown import place_of, place_words
-from supervisor.dashboard import PORT, beside, draw, keys, page, serve, timeline, verbs, why
+from supervisor.dashboard import ANY_PORT, PORT, beside, draw, keys, page, serve, timeline, verbs, why
 from supervisor.db.connect import Dsn
 from supervisor.db.pages import Said
 
@@ -255,9 +255,16 @@ def test_the_token_is_kept_where_nobody_else_may_write(tmp_path: Path, monkeypat
 
 def test_where_a_dashboard_is_served_beside_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it was asked for, or is the default and can be; the demo's default is whether somebody is at a terminal."""
-    for by_default, asked, port in ((True, None, PORT), (False, None, None), (False, True, PORT), (True, False, None)):
+    for by_default, asked, port in ((True, None, ANY_PORT), (False, None, None), (False, True, ANY_PORT), (True, False, None)):
         assert beside.port_beside(asked, by_default) == port
-    assert beside.port_beside(None, True, port=0) == 0
+    assert beside.port_beside(None, True, port=0) == 0 and beside.port_beside(True, False, port=ANY_PORT) == ANY_PORT
+    with serve.bound("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert beside.port_beside(False, True, port=port) is None, "nobody wants it"
+        with pytest.raises(ConfigInvalid, match=f"can't listen on 127.0.0.1 port {port} \\(Address already in use\\); give another port, or 0"):
+            beside.port_beside(None, True, port=port)
+    assert beside.port_beside(None, True, port=port) == port
 
     def missing() -> None:
         raise MissingExtra("the dashboard", "dashboard", "uvicorn")
