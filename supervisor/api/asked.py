@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
-from supervisor.core import codec, traces
+from supervisor.core import codec, kinds, traces
 from supervisor.core.attributes import checked
 from supervisor.core.errors import ClientInsideRun, InputInvalid, RunCancelled, RunFailed, RunTerminated, RunTimedOut, RunUnknown
 
@@ -173,15 +173,18 @@ def encode_by_name(name: str, parameters: Parameters, args: tuple[Any, ...], kwa
     missing = [each["name"] for each in parameters if each.get("required") and each["name"] not in values]
     if missing:
         raise InputInvalid(name, f"required but not given: {', '.join(missing)}")
+    for each in parameters:
+        if "schema" in each and each["name"] in values and not kinds.fits(each["schema"], values[each["name"]]):
+            raise InputInvalid(name, f"parameter {each['name']!r}: {kinds.refusal(each['schema'], values[each['name']])}")
     return codec.encode(values)
 
 
 def record_encoder(name: str, parameters: Parameters) -> Callable[[Any], bytes]:
-    """The encoder of records: the only parameter's value where there is one parameter, else a dict by name."""
+    """The encoder of records: the only parameter's value where there is one parameter, or a dict by name."""
     names = [each["name"] for each in parameters]
 
     def encode(record: Any) -> bytes:
-        if len(names) == 1:
+        if len(names) == 1 and not kinds.by_name(names[0], parameters[0].get("schema"), record):
             return encode_by_name(name, parameters, (record,), {})
         if not isinstance(record, dict):
             raise InputInvalid(name, f"an item must be a dict with the parameters {', '.join(names)}, not {type(record).__name__}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from supervisor.api.asked import Named
     from supervisor.db.client_calls import ClientCalls
     from supervisor.files.awaiting import Ended
+    from supervisor.files.record import Rules
     from supervisor.files.rejects import Rejects
     from supervisor.files.source import Source
     from supervisor.files.starting import Starter, Tally
@@ -54,7 +55,7 @@ def start_file(dsn: str | None, schema: str, how: Named, asked: Asked) -> int:
             starter = Starter(
                 calls, how, rules, rejects, keyed=asked.key_field is not None, strict=asked.strict, keep_ids=asked.wait
             )  # fmt: skip
-            return _Performance(calls, how, asked, source, rejects, starter).perform(form)
+            return _Performance(calls, how, asked, rules, source, rejects, starter).perform(form)
         finally:
             source.close()
             rejects.close()
@@ -65,8 +66,8 @@ def start_file(dsn: str | None, schema: str, how: Named, asked: Asked) -> int:
 class _Performance:
     """One file, from its first record to the last word about it."""
 
-    def __init__(self, calls: ClientCalls, how: Named, asked: Asked, source: Source, rejects: Rejects, starter: Starter) -> None:
-        self.calls, self.how, self.asked, self.source, self.rejects, self.starter = calls, how, asked, source, rejects, starter
+    def __init__(self, calls: ClientCalls, how: Named, asked: Asked, rules: Rules, source: Source, rejects: Rejects, starter: Starter) -> None:
+        self.calls, self.how, self.asked, self.rules, self.source, self.rejects, self.starter = calls, how, asked, rules, source, rejects, starter
         self.seconds = 0.0
 
     @property
@@ -87,6 +88,8 @@ class _Performance:
             self._print(None, {"code": getattr(error, "code", "error"), "message": str(error)})
             raise
         self._tell_rejects()
+        if self.rules.by_name and len(self.rules.names) == 1:
+            say(plain(f"records that name the parameter, as {{\"{self.rules.names[0]}\": …}}, were read by name: its value can be no such object"))
         negative = self.tally.rejected + self.tally.mismatched > 0
         if not self.asked.wait:
             self._print(None)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -15,6 +18,7 @@ from supervisor.cli.output import plain, print_json, say, short_json
 
 ON_CONFLICT = ("return", "reject", "replace", "restart_failed")
 HOW = ("queue", "priority", "delay_s", "batch", "on_conflict", "trace")
+WHY_AFTER_S = 5.0  # of silence; what is well ends before
 FILE_ONLY = ("form", "rejects", "strict", "key_field", "app")
 
 
@@ -30,7 +34,7 @@ FILE_ONLY = ("form", "rejects", "strict", "key_field", "app")
 @click.option("--attribute", "attributes", multiple=True, metavar="NAME=VALUE", help="To find the run by; again for more.")
 @click.option("--batch", metavar="NAME", help="Put the runs into this batch: `results --batch NAME`.")
 @click.option("--traceparent", envvar="TRACEPARENT", metavar="TEXT", help="Span of W3C Trace Context that it is started in; also of $TRACEPARENT, with $TRACESTATE.")
-@click.option("--wait", is_flag=True, help="Wait for the end and print the result, or what failed; exit code 1 if a run did not complete.")
+@click.option("--wait", is_flag=True, help="Wait for the end and print the result, or what failed, exit code 1 if a run did not complete; what it waits for is said meanwhile.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="With --wait: at most so long (exit code 124).")
 @click.option("--input", "path", metavar="FILE", help="A run of every record: .jsonl .ndjson .csv, also .gz; - is stdin.")
 @click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), help="Of --input, whatever its name ends with.")
@@ -45,8 +49,9 @@ def start(workflow: str, pairs: tuple[str, ...], path: str | None, dsn: str | No
     """Start a run of WORKFLOW and print its id; or with --input one of every record of a file.
 
     The input is --input-json, or an object by parameter name from NAME=VALUE; where the workflow has one parameter, other
-    names describe that parameter's value. A VALUE is JSON where it can be read so, else text: total=999 is a number.
-    A record of a file is the only parameter's value where the workflow has one, else an object by parameter name.
+    names describe that parameter's value. A VALUE is JSON where it can be read so, else text: total=999 is a number, unless the parameter takes text alone.
+    --input-json, and a record of a file, is the only parameter's value where the workflow has one, else an object by parameter name. Where that value can't
+    be an object {"text": …}, and text is the parameter's name, it is by name then, too. What surely does not fit is refused and not started.
 
     \b
       pgsupervisor start checkout --input-json '{"id": 42, "total": 999}' --key order-42
@@ -58,13 +63,33 @@ def start(workflow: str, pairs: tuple[str, ...], path: str | None, dsn: str | No
     from supervisor.core import traces
 
     told["trace"] = traces.read(told.pop("traceparent"), os.environ.get("TRACESTATE"))
+    if told["timeout_s"] is not None and not told["wait"]:
+        raise click.UsageError("--timeout belongs to --wait")
     if path is not None:
-        return _start_file(workflow, pairs, path, dsn, schema, encoded, told)
+        with _nearest(workflow, dsn, schema):
+            return _start_file(workflow, pairs, path, dsn, schema, encoded, told)
     given = [name for name in FILE_ONLY if told[name]]
     if given:
         raise click.UsageError(f"--{given[0].replace('form', 'format').replace('_', '-')} belongs to --input FILE")
-    _start_one(workflow, pairs, dsn, schema, encoded, told)
+    with _nearest(workflow, dsn, schema):
+        _start_one(workflow, pairs, dsn, schema, encoded, told)
     return 0
+
+
+@contextmanager
+def _nearest(workflow: str, dsn: str | None, schema: str | None) -> Iterator[None]:
+    """A workflow that nobody knows may be misspelt: the error has the nearest of those that are known, where this role may read them."""
+    from difflib import get_close_matches
+
+    from supervisor.core.errors import SupervisorError, UnknownWorkflow
+
+    try:
+        yield
+    except UnknownWorkflow as error:
+        with suppress(SupervisorError), options.client(dsn, schema) as client:
+            if near := get_close_matches(workflow, {each.workflow for each in client.versions()}, 1):
+                error.add_note(f"did you mean {near[0]!r}?")
+        raise
 
 
 def _start_file(
@@ -94,9 +119,9 @@ def _start_one(
         if told["input_json"] is not None:
             run = client.start_record(asked, _parsed(pairs, told["input_json"]))
         else:
-            given = _named(pairs)
-            parameters = {each["name"] for each in client.parameters(workflow)}
-            if len(parameters) == 1 and given and not given.keys() <= parameters:
+            parameters = {each["name"]: each.get("schema") for each in client.parameters(workflow)}
+            given = _named(pairs, schemas=parameters)
+            if len(parameters) == 1 and given and not given.keys() <= parameters.keys():
                 run = client.start_record(asked, given)  # these names describe the only parameter's value
             else:
                 run = client.start(asked, **given)
@@ -107,7 +132,7 @@ def _start_one(
         if not as_json:
             say(f"started run {run.id}; waiting for its end")
         try:
-            result = run.result(told["timeout_s"])
+            result = _awaited(run, told["timeout_s"], lambda: _why(run, dsn, schema))
         except SupervisorError as error:
             if as_json:
                 print_json({**facts, "status": str(run.status()), "error": {"code": error.code, "message": str(error)}})
@@ -116,6 +141,47 @@ def _start_one(
             print_json({**facts, "status": "completed", "result": result})
         else:
             click.echo(short_json(result) if sys.stdout.isatty() else json.dumps(result))
+
+
+def _awaited(run: Any, timeout_s: float | None, why: Callable[[], tuple[str, list[str]]]) -> Any:
+    """Its result. Where it takes longer, what it waits for is said on stderr, each reason once: with no worker, or a paused queue, it would wait in silence."""
+    from supervisor.core.errors import SupervisorError
+
+    until = None if timeout_s is None else time.monotonic() + timeout_s
+    said = {""}
+    while True:
+        left_s = float("inf") if until is None else max(0.0, until - time.monotonic())
+        part_s = min(left_s, WHY_AFTER_S)
+        try:
+            return run.result(part_s)
+        except TimeoutError as error:
+            if isinstance(error, SupervisorError):  # of the run's own
+                raise
+            if left_s <= WHY_AFTER_S:
+                raise TimeoutError(str(error).replace(f"within {part_s:g} s", f"within {timeout_s:g} s")) from None
+        reason, lines = why()
+        for line in lines if reason not in said else ():
+            say(line)
+        said.add(reason)
+
+
+def _why(run: Any, dsn: str | None, schema: str | None) -> tuple[str, list[str]]:
+    """What it waits for, and what `show` says of that; nothing while it executes. A role that may not read the views is told the reason alone."""
+    from supervisor.cli.why import banner
+    from supervisor.core.errors import PermissionMissing, SupervisorError
+    from supervisor.db import history
+
+    name = options.resolve_schema(schema)
+    with suppress(SupervisorError):
+        try:
+            with options.connect(dsn, name, purpose="start") as conn:
+                found = history.read(conn, name, str(run.id))
+        except PermissionMissing:
+            info = run.status()
+            return info.wait or "", [f"{info.status}: {info.wait}"] if info.wait else []
+        if found.wait and found.wait["status"] != "running":
+            return found.wait["code"] or "", banner(found, [])
+    return "", []
 
 
 def _print(facts: dict[str, Any], as_json: bool) -> None:
@@ -136,8 +202,10 @@ def _parsed(pairs: tuple[str, ...], input_json: str) -> Any:
         raise click.UsageError(f"--input-json is not JSON: {error}") from None
 
 
-def _named(pairs: tuple[str, ...], what: str = "") -> dict[str, Any]:
-    """An object from NAME=VALUE."""
+def _named(pairs: tuple[str, ...], what: str = "", schemas: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """An object from NAME=VALUE. A VALUE is JSON where it can be read so, and where the schema of its NAME takes that or no text."""
+    from supervisor.core.kinds import fits
+
     given: dict[str, Any] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
@@ -145,7 +213,8 @@ def _named(pairs: tuple[str, ...], what: str = "") -> dict[str, Any]:
             raise click.UsageError(f"{what}{pair!r} is not NAME=VALUE")
         if name in given:
             raise click.UsageError(f"{what}{name!r} is given twice")
-        given[name] = _value(value)
+        read, schema = _value(value), (schemas or {}).get(name)
+        given[name] = value if not fits(schema, read) and fits(schema, value) else read
     return given
 
 

@@ -49,7 +49,7 @@ class InputInvalid(SupervisorError):
 
     def __init__(self, name: str, why: str) -> None:
         self.name, self.why = name, why
-        super().__init__(f"{name}: {why}; the call does not fit its parameters")
+        super().__init__(f"{name}: {why}")
 
 
 class PayloadRefused(SupervisorError):

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import msgspec.structs
 
-from supervisor.core import codec
+from supervisor.core import codec, kinds
 from supervisor.core.errors import DefinitionError, InputInvalid
 
 
@@ -47,7 +47,7 @@ class Input:
     def __init__(self, fn: Callable[..., Any], name: str, what: str = "workflow") -> None:
         self.name = name
         self.parameters = named_parameters(fn, what)
-        annotations = hints(fn)
+        self._annotations = annotations = hints(fn)
         fields: list[Any] = []
         for parameter in self.parameters:
             kind = annotations.get(parameter.name, Any)
@@ -55,6 +55,7 @@ class Input:
                 fields.append((parameter.name, kind))
             else:
                 fields.append((parameter.name, kind, msgspec.field(default_factory=_constant(parameter.default))))
+        self._schemas: dict[str, kinds.Schema | None] = {}
         self._names = [parameter.name for parameter in self.parameters]
         self._signature = inspect.signature(fn)
         try:
@@ -105,7 +106,7 @@ class Input:
 
     def write_record(self, record: Any) -> bytes:
         """The input of one record of a file: the only parameter's value, or the object by name."""
-        if len(self._names) == 1:
+        if len(self._names) == 1 and not kinds.by_name(self._names[0], self._schema(self._names[0]), record):
             return self.write((record,), {})
         if not isinstance(record, dict):
             raise InputInvalid(self.name, f"a record must be an object with the parameters {', '.join(self._names)}, not {type(record).__name__}")
@@ -124,8 +125,14 @@ class Input:
         return self.write((), {name: getattr(values, name) for name in named})
 
     def describe(self) -> list[dict[str, Any]]:
-        """Names of the parameters and whether each is required: what the catalogue shows."""
-        return [{"name": p.name, "required": p.default is p.empty} for p in self.parameters]
+        """Names of the parameters, whether each is required, and its schema where there is one: what the catalogue shows."""
+        told: list[dict[str, Any]] = [{"name": p.name, "required": p.default is p.empty, "schema": self._schema(p.name)} for p in self.parameters]
+        return [{key: value for key, value in each.items() if value is not None} for each in told]
+
+    def _schema(self, name: str) -> kinds.Schema | None:
+        if name not in self._schemas:
+            self._schemas[name] = kinds.schema_of(self._annotations.get(name, Any))
+        return self._schemas[name]
 
 
 def _constant(value: Any) -> Callable[[], Any]:

@@ -13,12 +13,15 @@ from typing import cast
 from supervisor.core.errors import DefinitionError, NonRetryable, RetryAfter
 
 
+SECONDS_MAX = 10_000_000_000  # 317 years; microseconds of more, after now, are no timestamp any more
+
+
 def seconds(value: float | int | timedelta, what: str) -> float:
-    """A duration in seconds from seconds or a timedelta. Raises DefinitionError for anything else, or below 0."""
+    """A duration in seconds from seconds or a timedelta. Raises DefinitionError for anything else, below 0 or from SECONDS_MAX on."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e10:
-        raise DefinitionError(f"{what} is {value!r}; give seconds (0 or more) or a timedelta")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < SECONDS_MAX:
+        raise DefinitionError(f"{what} is {value!r}; give seconds (0 or more, less than {SECONDS_MAX:,}) or a timedelta")
     return float(value)
 
 

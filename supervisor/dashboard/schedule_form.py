@@ -202,16 +202,11 @@ def _read(draft: Draft) -> dict[str, Any]:
         try:
             value = TERMS[name].read(draft.typed[name]) if draft.typed[name] else TERMS[name].empty
         except (ValueError, InputInvalid, PayloadRefused) as error:
-            draft.wrong[name] = _why(error)
+            draft.wrong[name] = str(error)
             continue
         if value is not None or draft.was is not None:
             terms[name] = value
     return terms
-
-
-def _why(error: Exception) -> str:
-    """What a person is told beside the field; the client's own last words are about a call."""
-    return str(error).removesuffix("; the call does not fit its parameters")
 
 
 def put(client: Within, draft: Draft, reason: str, actor: str) -> ScheduleInfo | None:
@@ -229,7 +224,7 @@ def put(client: Within, draft: Draft, reason: str, actor: str) -> ScheduleInfo |
             client.change_schedule(draft.name, workflow=another, reason=reason, actor=actor, **terms)
         return client.schedule(draft.name)
     except (ScheduleInvalid, ScheduleExists, UnknownWorkflow, InputInvalid, PayloadRefused) as error:
-        draft.wrong[_place(error)] = _why(error)
+        draft.wrong[_place(error)] = str(error)
         return None
 
 

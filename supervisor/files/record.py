@@ -1,6 +1,7 @@
 """From a record of a file to the stored input of a run and its key, or to what is wrong with it and where.
 
-A record is the only parameter's value where the workflow has one parameter, else the object by parameter name.
+A record is the only parameter's value where the workflow has one parameter, else the object by parameter name: an object that names that one
+parameter alone, and that can't be its value, too.
 Pure: no file, no database. What passes is stored as it was written, without white space between its parts: numbers
 keep all their digits. Where the app is imported the types of the parameters are checked too, and CSV text is read by them.
 """
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from supervisor.api.asked import KEY_MAX
-from supervisor.core import codec
+from supervisor.core import codec, kinds
 from supervisor.core.errors import InputInvalid, PayloadRefused
 
 _NUMBER = frozenset("-0123456789")
@@ -42,14 +43,16 @@ class Rules:
 
     def __init__(self, workflow: str, parameters: Sequence[dict[str, Any]], definition: Any = None, key_field: str | None = None) -> None:
         self.workflow = workflow
-        self._names = tuple(each["name"] for each in parameters)
+        self.names = tuple(each["name"] for each in parameters)
         self._required = tuple(each["name"] for each in parameters if each.get("required"))
-        self._only = self._names[0] if len(self._names) == 1 else None
+        self._only = self.names[0] if len(self.names) == 1 else None
+        self._schemas = {each["name"]: each["schema"] for each in parameters if "schema" in each}
+        self.by_name = self._only is None  # whether a record has been read so
         self._before = b'{"%s":' % self._only.encode() if self._only else b""
         self._read: Callable[[bytes], Any] | None = definition.input.read if definition is not None else None
         self._write_text: Callable[[dict[str, Any]], bytes] | None = definition.input.write_text if definition is not None else None
         self._key_field = key_field
-        self._apart = key_field if key_field is not None and key_field not in self._names and self._only is None else None  # not of the input
+        self._apart = key_field if key_field is not None and key_field not in self.names and self._only is None else None  # not of the input
 
     # ── JSON Lines ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -64,46 +67,58 @@ class Rules:
             raise Refused("$", _reason(error), "not_json") from None
         if b"\\u0000" in text or text.count(b"[") + text.count(b"{") > codec.DEPTH_MAX:
             _check(value)
-        if self._only is not None:
+        whole = self._only is not None and not kinds.by_name(self._only, self._schemas.get(self._only), value)
+        if whole:
+            self._fits({self._only or "": value}, "$")
             payload = self._before + text + b"}"
-        elif type(value) is dict and tuple(value) == self._names:
-            payload = text
+        elif type(value) is dict and tuple(value) == self.names:
+            self._fits(value)
+            payload, self.by_name = text, True
         else:
             payload = self._by_name(value, text)
-        return self._checked(payload), None if self._key_field is None else self._key(value)
+        return self._checked(payload, whole), None if self._key_field is None else self._key(value)
 
     def _by_name(self, value: Any, text: bytes) -> bytes:
         """The object with its members in the order of the parameters: one call has one form, and so one hash."""
         if type(value) is not dict:
             raise Refused("$", f"a record must be an object with the parameters {self._told()}, not {_kind(value)}")
         self._check_names(value)
+        self._fits(value)
         pieces = _pieces(text)
-        return b"{" + b",".join([b'"%s":%s' % (name.encode(), bytes(pieces[name])) for name in self._names if name in pieces]) + b"}"
+        return b"{" + b",".join([b'"%s":%s' % (name.encode(), bytes(pieces[name])) for name in self.names if name in pieces]) + b"}"
 
     def _check_names(self, record: dict[str, Any]) -> None:
         for name in record:
-            if name not in self._names and name != self._apart:
+            if name not in self.names and name != self._apart:
                 raise Refused(f"$.{name}", f"not one of the parameters of {self.workflow} ({self._told()})")
         for name in self._required:
             if name not in record:
                 raise Refused(f"$.{name}", "required but not given")
 
-    def _checked(self, payload: bytes) -> bytes:
+    def _fits(self, record: dict[str, Any], path: str | None = None) -> None:
+        """Refuse what can't be a parameter's value by what the catalogue has of it; where the app is imported, its types say more."""
+        if self._read is not None:
+            return
+        for name, schema in self._schemas.items():
+            if name in record and not kinds.fits(schema, record[name]):
+                raise Refused(path or f"$.{name}", kinds.refusal(schema, record[name]))
+
+    def _checked(self, payload: bytes, whole: bool = True) -> bytes:
         if len(payload) > codec.PAYLOAD_MAX_BYTES:
             raise Refused("$", f"{len(payload):,} bytes of JSON, more than {codec.PAYLOAD_MAX_BYTES:,}; store it elsewhere and pass where it is", "payload_refused")
         if self._read is not None:
             try:
                 self._read(payload)
             except InputInvalid as error:
-                raise self._of_type(error.why) from None
+                raise self._of_type(error.why, whole) from None
             except Exception as error:  # noqa: BLE001 - the types are the user's, and may raise what they like
                 raise Refused("$", codec.brief(error)) from None
         return payload
 
-    def _of_type(self, why: str) -> Refused:
-        """What the decoder said of the whole input, with a path into the record."""
+    def _of_type(self, why: str, whole: bool = True) -> Refused:
+        """What the decoder said of the whole input, with a path into the record; *whole*: that is the only parameter's value."""
         refused = _refused(why)
-        if self._only is not None and refused.path.startswith(f"$.{self._only}"):
+        if whole and self._only is not None and refused.path.startswith(f"$.{self._only}"):
             refused.path = "$" + refused.path.removeprefix(f"$.{self._only}")
         return refused
 
@@ -138,8 +153,18 @@ class Rules:
         named = self._only is None or list(head) == [self._only]
         if named:
             self._check_names(given)
-        text = b"{" + b",".join([_whole(name) + b":" + _cell(cell) for name, cell in given.items()]) + b"}"
+        pieces = {name: self._cell(name, cell) if named else _cell(cell) for name, cell in given.items()}
+        if named:
+            self._fits({name: _decode(piece) for name, piece in pieces.items()})
+        else:
+            self._fits({self._only or "": given}, "$")
+        text = b"{" + b",".join([_whole(name) + b":" + piece for name, piece in pieces.items()]) + b"}"
         return self._checked(text if named else self._before + text + b"}"), key
+
+    def _cell(self, name: str, cell: str) -> bytes:
+        """As `_cell`, but that a parameter that takes text has the text of what else it does not take."""
+        piece, schema = _cell(cell), self._schemas.get(name)
+        return piece if schema is None or kinds.fits(schema, _decode(piece)) or not kinds.fits(schema, cell) else _whole(cell)
 
     def _typed(self, given: dict[str, Any]) -> bytes:
         assert self._write_text is not None
@@ -174,7 +199,7 @@ class Rules:
         return key
 
     def _told(self) -> str:
-        return ", ".join(self._names) or "it has none"
+        return ", ".join(self.names) or "it has none"
 
 
 def _check(value: Any) -> None:

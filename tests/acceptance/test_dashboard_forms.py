@@ -337,7 +337,7 @@ WRONG = [
     ({"overlap": "often"}, {"overlap": "none of skip, allow"}),
     ({"catchup": "1"}, {"catchup": "catchup is 10 s at least, not 1"}),
     ({"jitter": "90000"}, {"jitter": "between 0 and 86400"}),
-    ({"jitter": "-1"}, {"jitter": "give seconds (0 or more)"}),
+    ({"jitter": "-1"}, {"jitter": "give seconds (0 or more"}),
     ({"priority": "11"}, {"priority": "not between 0 (first) and 9 (last)"}),
     ({"queue": "q" * 201}, {"queue": "1 to 200 characters"}),
     ({"attributes": '{"": 1}'}, {"attributes": "'' is no name"}),

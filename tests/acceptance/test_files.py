@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from supervisor import Client
 from supervisor.cli.progress import Progress
 from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
 
@@ -103,20 +104,36 @@ def test_an_unknown_suffix_is_asked_about(program: Program, database: Database) 
 
 def test_numbers_keep_their_digits_and_members_their_order(program: Program, database: Database) -> None:
     """A record goes through as it is written: nothing is rounded on the way. Members of several parameters come in one order, so that a key's hash is one."""
-    path = program.write("words.jsonl", [b'{"word": "a", "id": "1"}\n', b'{"times": 12345678901234567890123, "id": "2", "word": 0.10000000000000000555}\n'])
+    path = program.write("words.jsonl", [b'{"word": "a", "id": "1"}\n', b'{"times": 12345678901234567890123, "id": "2", "word": "b"}\n', b'{"times": 0.10000000000000000555, "id": "3", "word": "c"}\n'])
     program("start", "stamp", "--input", path)
     stored = [bytes(each) for (each,) in database.sql("select input from supervisor.run order by run_id")]
-    assert stored == [b'{"id":"1","word":"a"}', b'{"id":"2","word":0.10000000000000000555,"times":12345678901234567890123}']
+    assert stored == [b'{"id":"1","word":"a"}', b'{"id":"2","word":"b","times":12345678901234567890123}', b'{"id":"3","word":"c","times":0.10000000000000000555}']
 
 
 def test_csv_by_names_and_by_types(program: Program, database: Database) -> None:
-    """Without the app a cell is JSON where it can be read so; with it, what its parameter's type says. Empty cells are left out."""
+    """Without the app a cell is JSON where it can be read so, unless its parameter takes text alone; with it, what the parameter's type says. Empty cells are left out."""
     path = program.write("words.csv", [b"\xef\xbb\xbfid,word,times\r\n", b'"007","two\r\nlines, ""x""",\r\n', b"8,true,3\r\n", b"12345678901234567890,x,1\r\n"])
     program("start", "stamp", "--input", path)
     program("start", "stamp", "--input", path, "--app", APP)
-    plain = [{"id": "007", "word": 'two\r\nlines, "x"'}, {"id": 8, "word": True, "times": 3}, {"id": 12345678901234567890, "word": "x", "times": 1}]
-    typed = [{"id": "007", "word": 'two\r\nlines, "x"'}, {"id": "8", "word": "true", "times": 3}, {"id": "12345678901234567890", "word": "x", "times": 1}]
-    assert inputs(database) == plain + typed
+    told = [{"id": "007", "word": 'two\r\nlines, "x"'}, {"id": "8", "word": "true", "times": 3}, {"id": "12345678901234567890", "word": "x", "times": 1}]
+    assert inputs(database) == told * 2
+
+
+def test_records_that_name_the_only_parameter_are_by_name_where_its_value_is_no_object(program: Program, database: Database) -> None:
+    """Half the world writes {"word": "hi"}; before, each of them was a run that failed."""
+    path = program.write("words.jsonl", [{"word": "hi"}, "ho", {"word": 5}, {"wrod": "hi"}])
+    told, said = program("start", "repeat_word", "--input", path, code=1)
+    assert "2 created, 2 rejected" in told and 'as {"word": …}, were read by name' in said
+    assert "line 3, $.word: expected text, got a number" in said and "line 4, $: expected text, got an object" in said
+    program.write("typed.jsonl", [{"word": "hi"}, {"word": 5}])
+    assert "line 2, $.word: Expected `str`, got `int`" in program("start", "repeat_word", "--input", "typed.jsonl", "--app", APP, code=1)[1]
+    program("start", "repeat_word", "--input-json", '{"word": "hi"}')
+    program("start", "repeat_word", "word=5")
+    assert "parameter 'word': expected text, got a number" in program("start", "repeat_word", "--input-json", "5", code=2)[1]
+    assert inputs(database) == [{"word": "hi"}, {"word": "ho"}, {"word": "hi"}, {"word": "hi"}, {"word": "5"}]
+    path = program.write("sales.jsonl", [{"sale": {"id": 1, "cents": 2}}, {"id": 1, "cents": 3}, {"sale": {"id": 1}}])
+    assert "line 3, $.sale: 'cents' is required but not given" in program("start", "sell", "--input", path, code=1)[1]
+    assert inputs(database)[5:] == [{"sale": {"id": 1, "cents": 2}}, {"sale": {"id": 1, "cents": 3}}]
 
 
 def test_csv_of_a_single_parameter(program: Program, database: Database) -> None:
@@ -128,6 +145,23 @@ def test_csv_of_a_single_parameter(program: Program, database: Database) -> None
     first, second, word = inputs(database)
     assert first == {"sale": {"id": 1, "cents": 5, "positions": [{"sku": "a", "quantity": 2}], "day": "2026-11-22"}}
     assert (second["sale"]["id"], second["sale"]["cents"], word) == (2, 6, {"word": "12"})
+
+
+def test_who_waits_is_told_why_it_takes_so_long(program: Program, database: Database) -> None:
+    """Without a worker it would be silence for ever; the reason is said once, in the words of `show`, and again when it is another."""
+    out, said = program("start", "repeat_word", "word=a", "--wait", "--timeout", "8", code=124)
+    assert said.count("no worker of this schema is alive") == 1 and "what frees it: " in said and "who can act: " in said and "within 8 s" in said, said
+    with Client(database.dsn) as client:
+        client.pause_queue("default", "not now")
+    assert "python -m supervisor queues resume default" in program("start", "repeat_word", "word=b", "--wait", "--timeout", "7", code=124)[1]
+    assert "--timeout belongs to --wait" in program("start", "repeat_word", "word=c", "--timeout", "4", code=2)[1]
+    assert len(inputs(database)) == 2
+
+
+def test_a_misspelt_workflow_is_told_the_nearest_that_is_known(program: Program) -> None:
+    program.write("words.jsonl", ["a"])
+    for words in (["word=a"], ["--input", "words.jsonl"]):
+        assert "did you mean 'repeat_word'?" in program("start", "repeat_wrod", *words, code=1)[1]
 
 
 # ── what is wrong with records ───────────────────────────────────────────────────────────────────────────────────
@@ -143,7 +177,7 @@ BAD = [  # what stands on a line, path, a word of the reason
     (b'{"id": "1", "word": 1e999}', "$", "range"),
     (b'{"id": "1", "word": "' + b"x" * (2 << 20) + b'"}', "$", "more than"),
     (b'{"id": "1", "word": "' + b"x" * (5 << 20) + b'"}', "$", "longer than"),
-    (b'{"id": null, "word": "a"}', "$.id", "a key is text"),
+    (b'{"id": null, "word": "a"}', "$.id", "expected text, got null"),
     (b'{"id": "1", "word": "a", "times": "\x1b[31m"}', "$", "not JSON"),
 ]  # fmt: skip
 

@@ -103,7 +103,7 @@ def test_every_verb_sees_the_transaction_and_leaves_it_open(hosted: Hosted, conn
         within.result(own)
     with pytest.raises(RunUnknown):
         within.status("00000000-0000-7000-8000-000000000000")
-    assert within.parameters("asked_double") == [{"name": "n", "required": True}]
+    assert within.parameters("asked_double") == [{"name": "n", "required": True, "schema": {"type": "number"}}]
     assert within.start("asked_double", 1) != within.start("asked_double", n=1)
     assert within.cancel(own) and within.terminate(asleep.id, "in passing") and not within.cancel(own)
     assert str(within.status(asleep)) == "terminated"

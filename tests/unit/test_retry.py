@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.errors import DefinitionError, NonRetryable, RetryAfter, StepTimeout
+from supervisor.core.errors import DefinitionError, InputInvalid, NonRetryable, RetryAfter, StepTimeout
 from supervisor.core.retry import ONCE, Retry, next_wait_s, seconds, unit_interval
 
 RUN = bytes(range(16))
@@ -106,3 +107,14 @@ def test_durations_are_seconds_or_timedelta() -> None:
 def test_bad_policies_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(DefinitionError, match="Retry"):
         Retry(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [1e12, 1e10, float("inf"), timedelta(days=200_000)])
+def test_a_duration_that_no_timestamp_can_hold_is_told_the_most(value: Any) -> None:
+    with pytest.raises(DefinitionError, match=r"sleep\(…\) is .*; give seconds \(0 or more, less than 10,000,000,000\) or a timedelta"):
+        seconds(value, "sleep(…)")
+
+
+def test_what_does_not_fit_is_told_without_words_about_calls() -> None:
+    """It may be an attribute, a progress, or a date in a form."""
+    assert str(InputInvalid("progress", "done='x' is no number")) == "progress: done='x' is no number"
