@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
+        if name == "__all__":  # of `from supervisor import *`
+            return __dir__()
         if name.startswith("_") or name == "api":
             raise AttributeError(name)
         return getattr(import_module("supervisor.api"), name)

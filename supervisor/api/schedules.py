@@ -208,9 +208,11 @@ def _check_bounds(name: str, said: Mapping[str, Any]) -> None:
         raise ScheduleInvalid(name, f"catchup is {CATCHUP_MIN_S:g} s at least, not {catchup_s:g}: a leader that changes takes some of them", term="catchup")
     if jitter_s is not None and jitter_s > JITTER_MAX_S:
         raise ScheduleInvalid(name, f"jitter is between 0 and {JITTER_MAX_S:.0f} s, not {jitter_s:.15g}", term="jitter")
-    for key, length_max in (("queue", registry.NAME_MAX), ("cron", CRON_MAX)):
-        if said.get(key) is not None and not (isinstance(said[key], str) and 1 <= len(said[key]) <= length_max):
-            raise ScheduleInvalid(name, f"{key}= is a text of 1 to {length_max} characters, not {said[key]!r:.80}", term=key)
+    queue, cron = said.get("queue"), said.get("cron")
+    if queue is not None and not (isinstance(queue, str) and 1 <= len(queue) <= registry.NAME_MAX):
+        raise ScheduleInvalid(name, f"the name of a queue has 1 to {registry.NAME_MAX} characters", term="queue")
+    if cron is not None and not (isinstance(cron, str) and len(cron) <= CRON_MAX):
+        raise ScheduleInvalid(name, f"cron has at most {CRON_MAX} characters", term="cron")
     since, until = (said.get(key) for key in ("starts_at", "ends_at"))
     if since is not None and until is not None and datetime.fromisoformat(until) <= datetime.fromisoformat(since):
         raise ScheduleInvalid(name, "it ends before it begins", term="ends_at")

@@ -78,8 +78,9 @@ class Timing:
         try:
             return CronSim(self.cron, moment)
         except CronSimError as error:
+            why = f"it knows no such name; there are {', '.join(NICKNAMES)}" if self.cron.lstrip().startswith("@") else str(error)
             raise ScheduleInvalid(
-                self.schedule, f"cron {self.cron!r} can't be read: {error}",
+                self.schedule, f"cron {self.cron!r} can't be read: {why}",
                 'give five fields, minute hour day month weekday: cron="0 3 * * *", or a name like "@hourly"', "cron",
             ) from None  # fmt: skip
 

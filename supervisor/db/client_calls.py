@@ -569,7 +569,7 @@ class Questions:
         if state == "42501":
             return refusals.no_right(self.schema, self._user, role, text, what)
         if state == "22023":
-            return InputInvalid(what, text)
+            return InputInvalid(what, text.removeprefix("input 1 of ") if what.startswith("schedule ") else text)
         if state == "23514" and "no partition" in text:
             return DatabaseUnavailable(f"{what}: {text}; nobody made partitions ahead: {migrations.command(self.schema)}")
         return DatabaseUnavailable(

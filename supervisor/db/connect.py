@@ -32,7 +32,7 @@ _LIBPQ = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGDATABASE", "PGPORT", "PGUSER")
 _SECRET = re.compile("password|secret", re.IGNORECASE)
 
 _NOT_CONFIGURED = (
-    "no database is configured; give one with --dsn postgresql://user@host/name or in PGSUPERVISOR_DATABASE_URL, "
+    "no database is configured; give one with {} or in PGSUPERVISOR_DATABASE_URL, "
     "or start the embedded server: python -m supervisor db start"
 )
 
@@ -77,7 +77,8 @@ def resolve_dsn(explicit: str | None = None, *, source: str = "--dsn", environ: 
     """Like `find_dsn`, but raises ConfigInvalid that says both ways out where no database is configured."""
     found = find_dsn(explicit, source=source, environ=environ)
     if found is None:
-        raise ConfigInvalid(_NOT_CONFIGURED)
+        place = "postgresql://user@host/name"
+        raise ConfigInvalid(_NOT_CONFIGURED.format(f"{source} {place}" if source == "--dsn" else source.replace("dsn", f'"{place}"')))
     return found
 
 
@@ -281,7 +282,10 @@ def application_name(purpose: str) -> str:
 
 # ── when it fails ────────────────────────────────────────────────────────────────────────────────────────────────
 
+_HINTS = re.compile(r" ?Is the server running [^?]*\?|connection (failed|is bad): (?=connection to server )")  # libpq's own remedy: ours follows; and psycopg's first words
+
 _REMEDIES = (
+    (r'on socket "[^"]*" failed: Permission denied', "let this account into the folder of the socket (that is the file system, not the database's roles), or connect by TCP: host=127.0.0.1"),
     (r"refused|No such file or directory|could not connect|Connection reset", "is the server running, and is this where it listens?"),
     (r"password authentication failed|no password supplied", "check the user and the password (PGPASSWORD, ~/.pgpass)"),
     (r"(Peer|Ident) authentication failed", "use the operating-system account of that name, or connect by TCP with a password"),
@@ -301,7 +305,7 @@ _REMEDIES = (
 
 def not_connected(error: psycopg.Error, given: Mapping[str, object], dsn: Dsn) -> DatabaseUnavailable:
     """The words for a session that could not be had: where, why, what to do; without its secrets."""
-    why = " ".join(str(error).split()) or type(error).__name__
+    why = _HINTS.sub("", " ".join(str(error).split())) or type(error).__name__
     for name, value in given.items():
         if _SECRET.search(name) and value:
             why = why.replace(str(value), "***")

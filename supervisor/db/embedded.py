@@ -138,7 +138,7 @@ class EmbeddedServer:
             return False
         os.kill(pid, STOP_SIGNALS[mode])
         while self._is_server(pid):
-            self._tell(f"stopping PostgreSQL: {self._last_log_line()}")
+            self._tell("stopping PostgreSQL" + self._last_log_line())
             time.sleep(POLL_S)
         return True
 
@@ -326,7 +326,7 @@ class EmbeddedServer:
             if self._answers():
                 return True
             self._check_socket()
-            self._tell(f"waiting for PostgreSQL: {self._last_log_line()}")
+            self._tell("waiting for PostgreSQL" + self._last_log_line())
             time.sleep(POLL_S)
         return False
 
@@ -433,9 +433,9 @@ class EmbeddedServer:
             return "(no log)"
 
     def _last_log_line(self) -> str:
-        """Return the last words that the server wrote by itself, without their prefix: what it is doing."""
+        """Return the last words that the server wrote by itself, without their prefix: what it is doing; nothing before its first."""
         said = [line.partition("LOG:")[2].strip() for line in self._log_tail().splitlines() if "LOG:" in line]
-        return said[-1] if said else "no word yet"
+        return f": {said[-1]}" if said else ""
 
     def _tell(self, text: str, *, now: bool = False) -> None:
         if now or time.monotonic() - self._told_at >= TELL_EVERY_S:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from supervisor import Client, DatabaseUnavailable, SchemaMissing, SchemaTooNew, SchemaTooOld
-from supervisor.db import client_calls
+from supervisor import Client, ConfigInvalid, DatabaseUnavailable, SchemaMissing, SchemaTooNew, SchemaTooOld
+from supervisor.db import client_calls, connect
 from supervisor.db.statements import Sql
 from tests.apps import odd
 from tests.harness import Database, Effects, HostFactory, Server, eventually
@@ -111,12 +111,36 @@ def test_database_that_is_not_there_is_told_without_the_password(hosts: HostFact
     dsn = f"host={nowhere} dbname=x user=y password=canary-7"
     with Client(dsn) as client, pytest.raises(DatabaseUnavailable) as caught:
         client.start(odd.takes, FINE)
-    assert str(nowhere) in str(caught.value) and "is the server running" in str(caught.value)
+    told = str(caught.value)
+    assert str(nowhere) in told and told.lower().count("is the server running") == 1 and len(told.replace(str(nowhere), "")) < 230
     assert "canary-7" not in repr(caught.value) + str(caught.value) + repr(client)
     hosts.database.dsn, kept = dsn, hosts.database.dsn
     log = _refused_by(hosts, 69)
     hosts.database.dsn = kept
     assert str(nowhere) in log and "canary-7" not in log
+
+
+def test_a_folder_of_the_socket_that_is_closed_to_this_account_is_no_lack_of_a_role() -> None:
+    """Whoever grants and grants helps nobody: it is the file system that says no."""
+    said = 'connection failed: connection to server on socket "/run/own/.s.PGSQL.5432" failed: Permission denied\n\tIs the server running locally and accepting connections on that socket?'
+    told = str(connect.not_connected(psycopg.OperationalError(said), {"host": "/run/own"}, connect.Dsn("host=/run/own", "--dsn")))
+    assert "the file system" in told and "host=127.0.0.1" in told and "grant" not in told and "Is the server" not in told
+    remote = 'connection failed: connection to server at "10.0.0.1", port 5432 failed: Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?'
+    told = str(connect.not_connected(psycopg.OperationalError(remote), {"host": "10.0.0.1"}, connect.Dsn("host=10.0.0.1", "--dsn")))
+    assert told == (
+        'no session with the database (host=10.0.0.1, from --dsn): connection to server at "10.0.0.1", port 5432 failed: Connection refused; '
+        "is the server running, and is this where it listens?"
+    )
+
+
+def test_who_has_no_database_is_told_where_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the command line by an option, in Python by an argument."""
+    for variable in ("PGSUPERVISOR_DATABASE_URL", "DATABASE_URL", *connect._LIBPQ):
+        monkeypatch.delenv(variable, raising=False)
+    with Client() as client, pytest.raises(ConfigInvalid, match=r'no database is configured; give one with Client\("postgresql://user@host/name"\) or in PGSUPERVISOR_DATABASE_URL'):
+        client.start(odd.takes, FINE)
+    with pytest.raises(ConfigInvalid, match="give one with --dsn postgresql://user@host/name or"):
+        connect.resolve_dsn()
 
 
 def test_database_that_goes_away_keeps_what_was_acknowledged(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

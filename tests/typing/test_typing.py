@@ -124,6 +124,9 @@ def test_names_for_checkers_are_the_names_at_run_time() -> None:
     static = {name.asname for node in branch.body if isinstance(node, ast.ImportFrom) for name in node.names}
     assert static == set(vars(supervisor.api)["__all__"])
     assert set(dir(supervisor)) == static
+    everything: dict[str, object] = {}
+    exec("from supervisor import *", everything)
+    assert everything.keys() - {"__builtins__"} == static, "what a checker takes to be there is there"
 
 
 def test_package_says_that_it_is_typed() -> None:

@@ -94,6 +94,11 @@ def test_a_cron_that_cant_be_read_is_refused(cron: str) -> None:
         Timing("s", cron, None)
 
 
+def test_a_name_that_cron_does_not_have_is_told_those_that_it_has() -> None:
+    with pytest.raises(ScheduleInvalid, match="cron '@reboot' can't be read: it knows no such name; there are @hourly, @daily, .*; give five fields"):
+        Timing("s", "@reboot", None)
+
+
 @pytest.mark.parametrize("zone", ["Mars", "", "../etc/passwd", "Europe", "/etc/localtime", "\0"])
 def test_a_zone_that_is_not_there_is_refused(zone: str) -> None:
     with pytest.raises(ScheduleInvalid, match="there is no time zone"):
@@ -178,7 +183,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "tick nowhere": ({"input": {"region": "us"}, "pass_tick": None}, "input= has no 'at'"),
     "catchup": ({"catchup": 1}, "catchup is 10 s at least, not 1"),
     "jitter": ({"jitter": 86_401}, "jitter is between 0 and 86400 s, not 86401"),
-    "queue": ({"queue": ""}, "queue= is a text of 1 to 200 characters"),
+    "queue": ({"queue": ""}, "the name of a queue has 1 to 200 characters"),
     "bounds": ({"starts_at": datetime(2026, 2, 1, tzinfo=UTC), "ends_at": datetime(2026, 1, 1, tzinfo=UTC)}, "it ends before it begins"),
     "no moment": ({"starts_at": "monday"}, "starts_at='monday' is no datetime"),
 }
