@@ -806,7 +806,8 @@ class Loop:
                     run.pos += 1
             else:  # at the moment of what cancelled it, which a replay gives the run as its time
                 self.worker.dropped(run, member)
-                self.record(run, member, CANCELLED, None, run.now_us, run.now_us)
+                began = member.called_us if 0 < member.called_us < run.now_us else run.now_us
+                self.record(run, member, CANCELLED, None, began, run.now_us)
 
     def _hold(self, group: Any) -> None:
         """Nothing inside of a shield is cancelled: who awaits it is told when it has ended."""

@@ -22,6 +22,7 @@ cdef class Command:
         tuple args
         dict kwargs
         int seq, kind, attempt
+        int64_t called_us
         bint done, redelivered
 
 cdef class Returned:

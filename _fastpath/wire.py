@@ -78,9 +78,12 @@ class Column:
 
 
 class Command:
-    """One thing a workflow asked for. Awaiting it yields it once to the loop, then gives its value or raises its error."""
+    """One thing a workflow asked for. Awaiting it yields it once to the loop, then gives its value or raises its error.
 
-    __slots__ = ("args", "attempt", "done", "error", "extra", "kind", "kwargs", "redelivered", "run", "seq", "step", "value", "waiter")
+    called_us    of a wait: when the code called it, us since 2000; 0: not known yet
+    """
+
+    __slots__ = ("args", "attempt", "called_us", "done", "error", "extra", "kind", "kwargs", "redelivered", "run", "seq", "step", "value", "waiter")
 
     def __init__(self) -> None:
         self.run: Any = None
@@ -91,7 +94,7 @@ class Command:
         self.extra: Any = None
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] | None = None
-        self.seq = self.kind = self.attempt = 0
+        self.seq = self.kind = self.attempt = self.called_us = 0
         self.done = self.redelivered = False
 
     def __await__(self) -> Command:

@@ -139,17 +139,19 @@ WHERE t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM NULL::int4 AN
 -- code (19, 20): then its timeout does not wake it either, unless it has not begun, or changed code may be mended by then.
 -- Locks:  task rows in the order given: ascending run_id.     Index:  task_pkey
 -- $1 uuid[] run, ascending    $2 timestamptz[] ready_at (infinity = until something wakes it)    $3 int2[] wait_kind    $4 text[] detail
--- $5 int4[] seq    $6 text[] step    $7 int4[] attempt    $8 int2[] resumed (4: it sleeps, see fire_slept)    $9 text[] version of its code (null: nothing has begun)    $10 int4 worker
+-- $5 int4[] seq    $6 text[] step    $7 int4[] attempt    $8 int2[] resumed (4: it sleeps, see fire_slept)    $9 text[] version of its code (null: nothing has begun)
+-- $10 timestamptz[] since when it waits (null: now)    $11 int4 worker
 UPDATE {schema}.task t
-SET owner = NULL, claims = 0, wait_detail = u.detail, wait_since = clock_timestamp(), cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
+SET owner = NULL, claims = 0, wait_detail = u.detail, wait_since = CASE WHEN t.cancel_to > 0 THEN clock_timestamp() ELSE least(u.since, clock_timestamp()) END,
+    cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
     ready_at = CASE WHEN u.wait_kind IN (19, 20) AND u.resumed <> 0
                     THEN CASE WHEN u.wait_kind = 19 AND t.cancel_at > clock_timestamp() THEN t.cancel_at ELSE u.ready_at END
                     WHEN t.cancel_to > 0 THEN clock_timestamp() ELSE least(u.ready_at, t.cancel_at) END,
     wait_kind = CASE WHEN t.cancel_to > 0 AND u.wait_kind < 19 THEN 1 ELSE u.wait_kind END,
     seq = u.seq, step = u.step, attempt = u.attempt, resumed = CASE WHEN t.cancel_to > 0 THEN greatest(u.resumed, 1::int2) ELSE u.resumed END, wait_children = NULL, wait_failed = NULL, version = coalesce(u.version, t.version)
-FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::int4[], $6::text[], $7::int4[], $8::int2[], $9::text[])
-  AS u (run_id, ready_at, wait_kind, detail, seq, step, attempt, resumed, version)
-WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $10::int4;
+FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::int4[], $6::text[], $7::int4[], $8::int2[], $9::text[], $10::timestamptz[])
+  AS u (run_id, ready_at, wait_kind, detail, seq, step, attempt, resumed, version, since)
+WHERE t.run_id = u.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $11::int4;
 
 -- name: lock_own :exec
 -- First half of parking on children or signals: take the rows; a child that ends, or a signal that is sent meanwhile, waits for us or is seen by
@@ -162,21 +164,22 @@ SELECT FROM {schema}.task WHERE run_id = ANY ($1::uuid[]) AND owner IS NOT DISTI
 -- Second half, with the newer snapshot: park those whose count is not reached; the others become ready at once.
 -- Locks:  as lock_own, already held.     Index:  task_pkey, child_done_parent_idx (custom plan: prunes)
 -- $1 uuid[] run    $2 int4[] wait_children    $3 int4[] wait_failed    $4 timestamptz[] wake at the latest (a timer beside the children, or infinity)
--- $5 int4[] seq    $6 text[] step    $7 text[] detail    $8 int2[] wait_kind    $9 text[] version of its code    $10 int4 worker
+-- $5 int4[] seq    $6 text[] step    $7 text[] detail    $8 int2[] wait_kind    $9 text[] version of its code    $10 timestamptz[] since when it waits    $11 int4 worker
 UPDATE {schema}.task t
-SET owner = NULL, claims = 0, wait_since = clock_timestamp(), version = p.version, seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
+SET owner = NULL, claims = 0, wait_since = CASE WHEN p.reached THEN clock_timestamp() ELSE least(p.since, clock_timestamp()) END, version = p.version, seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
     cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
     ready_at = CASE WHEN p.reached THEN clock_timestamp() ELSE least(p.ready_at, t.cancel_at) END,
     wait_kind = CASE WHEN p.reached THEN 1 ELSE p.wait_kind END,
     wait_children = CASE WHEN NOT p.reached THEN p.wait_children END,
     wait_failed = CASE WHEN NOT p.reached THEN p.wait_failed END
 FROM (SELECT u.*, coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed, 0) > u.wait_failed OR coalesce(asked.cancel_to, 0) > 0 AS reached
-      FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::timestamptz[], $5::int4[], $6::text[], $7::text[], $8::int2[], $9::text[])
-             AS u (run_id, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind, version)
+      FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::timestamptz[], $5::int4[], $6::text[], $7::text[], $8::int2[], $9::text[],
+                  $10::timestamptz[])
+             AS u (run_id, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind, version, since)
       LEFT JOIN (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
         ON done.parent_id = u.run_id
       JOIN {schema}.task asked ON asked.run_id = u.run_id) AS p
-WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $10::int4;
+WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $11::int4;
 
 -- name: park_on_signals :exec
 -- The same for runs that wait for signals, beside children or a time, or for nothing else: those for which one has come become ready at once.
@@ -185,7 +188,8 @@ WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DIS
 -- Locks:  as lock_own, already held.     Index:  task_pkey, message primary key, child_done_parent_idx (custom plan: prunes)
 -- $1 uuid[] run    $2 text[] names, a line each    $3 text[] for each name the last number that was read, by commas
 -- $4 int4[] wait_children (null: none)    $5 int4[] wait_failed    $6 timestamptz[] wake at the latest (a timer, or infinity)
--- $7 int4[] seq    $8 text[] step    $9 text[] detail    $10 int2[] wait_kind    $11 text[] version of its code    $12 int4 worker
+-- $7 int4[] seq    $8 text[] step    $9 text[] detail    $10 int2[] wait_kind    $11 text[] version of its code
+-- $12 timestamptz[] since when it waits    $13 int4 worker
 WITH p AS MATERIALIZED (                             -- so that whether one has come is asked once, not wherever it is needed
     SELECT u.*,
            EXISTS (SELECT FROM unnest(string_to_array(u.names, E'\n'), string_to_array(u.afters, ',')::int8[]) AS w (name, after)
@@ -194,19 +198,19 @@ WITH p AS MATERIALIZED (                             -- so that whether one has 
            OR u.wait_children IS NOT NULL AND (coalesce(done.n, 0) >= u.wait_children OR coalesce(done.failed, 0) > u.wait_failed)
            OR (SELECT asked.cancel_to > 0 FROM {schema}.task asked WHERE asked.run_id = u.run_id AND asked.run_id = ANY ($1::uuid[])) IS TRUE AS reached
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::int4[], $6::timestamptz[], $7::int4[], $8::text[], $9::text[], $10::int2[],
-                $11::text[])
-           AS u (run_id, names, afters, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind, version)
+                $11::text[], $12::timestamptz[])
+           AS u (run_id, names, afters, wait_children, wait_failed, ready_at, seq, step, detail, wait_kind, version, since)
     LEFT JOIN (SELECT d.parent_id, sum(d.n) AS n, sum(d.failed) AS failed FROM {schema}.child_done d WHERE d.parent_id = ANY ($1::uuid[]) GROUP BY d.parent_id) AS done
       ON done.parent_id = u.run_id)
 UPDATE {schema}.task t
-SET owner = NULL, claims = 0, wait_since = clock_timestamp(), version = p.version, seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
+SET owner = NULL, claims = 0, wait_since = CASE WHEN p.reached THEN clock_timestamp() ELSE least(p.since, clock_timestamp()) END, version = p.version, seq = p.seq, step = p.step, attempt = NULL, resumed = 1, wait_detail = p.detail,
     cancel_to = CASE WHEN t.cancel_to IS NOT NULL THEN 0 END,
     ready_at = CASE WHEN p.reached THEN clock_timestamp() ELSE least(p.ready_at, t.cancel_at) END,
     wait_kind = CASE WHEN p.reached THEN 1 ELSE p.wait_kind END,
     wait_children = CASE WHEN NOT p.reached THEN p.wait_children END,
     wait_failed = CASE WHEN NOT p.reached THEN p.wait_failed END,
     wait_signals = CASE WHEN NOT p.reached THEN string_to_array(p.names, E'\n') END
-FROM p WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $12::int4;
+FROM p WHERE t.run_id = p.run_id AND t.run_id = ANY ($1::uuid[]) AND t.owner IS NOT DISTINCT FROM $13::int4;
 
 -- name: park_paused :exec
 -- Put runs aside that somebody paused, when nothing of them executes any more, until their time is over. One that was resumed, or cancelled, meanwhile is
@@ -371,22 +375,25 @@ RETURNING run_id, seq, due_at, (extract(epoch FROM due_at - clock_timestamp()) *
 -- name: fire_timers :many
 -- Record the firing of timers that are due by the database's clock; a worker's clock may be wrong, so the rest stays.
 -- Locks:  timer rows.     Index:  timer_pkey
--- $1 uuid[] run    $2 int4[] seq    $3 int4[] pos    $4 text[] name    $5 int2[] kind    $6 int2[] status    $7 bytea[] result    $8 int4 worker
+-- $1 uuid[] run    $2 int4[] seq    $3 int4[] pos    $4 text[] name    $5 int2[] kind    $6 int2[] status    $7 bytea[] result
+-- $8 timestamptz[] when the code called it    $9 int4 worker
 -- Returns run, seq, fired at
 WITH fired AS (
     DELETE FROM {schema}.timer t
-    USING unnest($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::int2[], $6::int2[], $7::bytea[]) AS u (run_id, seq, pos, name, kind, status, result)
+    USING unnest($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::int2[], $6::int2[], $7::bytea[], $8::timestamptz[])
+       AS u (run_id, seq, pos, name, kind, status, result, called_at)
     WHERE t.run_id = u.run_id AND t.seq = u.seq AND t.due_at <= clock_timestamp()
-    RETURNING t.run_id, t.seq, u.pos, u.name, u.kind, u.status, u.result, t.due_at)
+    RETURNING t.run_id, t.seq, u.pos, u.name, u.kind, u.status, u.result, u.called_at)
 INSERT INTO {schema}.step (run_id, started_at, ended_at, seq, pos, worker, kind, status, name, result)
-SELECT run_id, due_at, clock_timestamp(), seq, pos, $8::int4, kind, status, name, result FROM fired
+SELECT run_id, least(called_at, clock_timestamp()), clock_timestamp(), seq, pos, $9::int4, kind, status, name, result FROM fired
 RETURNING run_id, seq, ended_at;
 
 -- name: fire_slept :exec
 -- Record the end of sleeps, between the claim of their runs and the reading of their histories: of runs that slept and waited for nothing else, so that
 -- whatever comes next in their histories can only be that. What is not due by the database's clock stays, and so does the timer of a run that
--- somebody wants to end, which is told of that first.
--- Locks:  timer rows (an array key is scanned in index order).     Index:  timer_pkey, step primary key, cancellation primary key (custom plan: prunes)
+-- somebody wants to end, which is told of that first. It began since when its run has waited for it; where something made that run ready meanwhile, which is no
+-- more than a guess then, after the last thing before it.
+-- Locks:  timer rows (an array key is scanned in index order).     Index:  timer_pkey, task_pkey, step primary key, cancellation primary key (custom plan: prunes)
 -- $1 uuid[] run    $2 uuid the smallest of them    $3 uuid the largest    $4 int4 worker
 WITH slept AS (
     DELETE FROM {schema}.timer t WHERE t.run_id = ANY (ARRAY(
@@ -396,9 +403,10 @@ WITH slept AS (
         GROUP BY o.run_id HAVING count(*) = 1 AND max(o.due_at) <= clock_timestamp()))
     RETURNING t.run_id, t.seq, t.due_at)
 INSERT INTO {schema}.step (run_id, started_at, ended_at, seq, pos, worker, kind, status, name)
-SELECT d.run_id, d.due_at, clock_timestamp(), d.seq,
-       (SELECT coalesce(max(s.pos) + 1, 0) FROM {schema}.step s WHERE s.run_id = d.run_id AND s.run_id BETWEEN $2::uuid AND $3::uuid), $4::int4, 2, 1, 'sleep'
-FROM slept d;
+SELECT d.run_id, CASE WHEN d.since <= d.due_at THEN d.since ELSE greatest(h.given_at, {schema}.id_time(d.run_id)) END, clock_timestamp(), d.seq, h.pos, $4::int4, 2, 1, 'sleep'
+FROM (SELECT s.*, (SELECT t.wait_since FROM {schema}.task t WHERE t.run_id = s.run_id) AS since FROM slept s) AS d
+CROSS JOIN LATERAL (SELECT coalesce(max(s.pos) + 1, 0) AS pos, max(s.ended_at) AS given_at
+                    FROM {schema}.step s WHERE s.run_id = d.run_id AND s.run_id BETWEEN $2::uuid AND $3::uuid) AS h;
 
 -- name: drop_timers :exec
 -- Forget the timers of runs that ended or no longer wait for them (seq null: all of the run).
@@ -563,9 +571,9 @@ SELECT b.run_id, b.seq, b.n, 0::int2, true, b.details, b.at FROM {schema}.beat b
 -- name: read_children :many
 -- Children that the commands of resumed runs have started; of one that went on as other runs the newest.
 -- Locks:  none.     Index:  child primary key, child_continued primary key, pruned.
--- $1 uuid[] parent    $2 uuid the smallest of them    $3 uuid the largest     Returns parent, seq, child
+-- $1 uuid[] parent    $2 uuid the smallest of them    $3 uuid the largest     Returns parent, seq, child, the one that was started
 SELECT c.parent_id, c.seq, coalesce((SELECT k.run_id FROM {schema}.child_continued k WHERE k.parent_id = c.parent_id AND k.parent_id BETWEEN $2::uuid AND $3::uuid AND k.seq = c.seq
-                                     ORDER BY k.n DESC LIMIT 1), c.run_id)
+                                     ORDER BY k.n DESC LIMIT 1), c.run_id), c.run_id
 FROM {schema}.child c WHERE c.parent_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND c.parent_id BETWEEN $2::uuid AND $3::uuid;
 
 -- name: read_outcomes :many

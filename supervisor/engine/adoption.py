@@ -264,7 +264,7 @@ class Adoption:
         """Runs that left memory with one batch in flight and were claimed again by the next: nobody would work on them."""
         worker = self._worker
         for run_id in own.difference(self.known()):
-            row = (run_id, worker.loop.now_us(), QUEUED, None, None, None, None, 1, None)
+            row = (run_id, worker.loop.now_us(), QUEUED, None, None, None, None, 1, None, None)
             worker.commands.batch.add("release", run_id, row)
 
     def _acknowledge(self, batch: Batch, found: Durable) -> None:

@@ -34,6 +34,7 @@ from supervisor.engine.misuse import explained
 from supervisor.engine.replay import CANCELLED, RESUMED, SLEPT, TERMINATED, Kid, Past, check, has_begun, too_long
 from supervisor.engine.signals import Listening, until
 from supervisor.engine.tokens import Entrusted
+from supervisor.engine.waits import Waiting, date, since_us
 
 log = logging.getLogger("pgsupervisor.engine")
 
@@ -43,15 +44,6 @@ STEP_RUNNING = 8
 STAY_BESIDE_CHILDREN_S = 0.02  # nobody tells a run in memory that its child has ended
 CLOSE_POLICIES = {"request_cancel": 0, "abandon": 1, "terminate": 2}  # task.parent_close
 BACKOFF, TIMER, SIGNAL, TOKEN, CHILD, ANY_OF, NONDETERMINISM, CODE_MISSING, CRASH_LOOP, COMMIT_REJECTED = 9, 10, 11, 13, 14, 15, 19, 20, 22, 23
-
-
-class Waiting:
-    """The moment that a timer or a retry waits for: us since 2000 by the database's clock, and by the event loop's."""
-
-    __slots__ = ("armed", "due_at", "due_us", "fire")
-
-    def __init__(self, due_us: int, due_at: float) -> None:
-        self.due_us, self.due_at, self.fire, self.armed = due_us, due_at, False, False
 
 
 class Commands:
@@ -91,7 +83,9 @@ class Commands:
         kind = cmd.kind
         if kind == core.STEP:
             self._begin_step(run, cmd)
-        elif kind == core.TIMER:
+            return
+        date(run, cmd, self.loop.now_us())
+        if kind == core.TIMER:
             self._begin_timer(run, cmd)
         elif kind == core.CHILD:
             self._begin_child(run, cmd)
@@ -158,9 +152,9 @@ class Commands:
             now = self.loop.now_us()
             self.failed_for_good(run, cmd, error, now, now)
             return False
-        wait_us = past.retry_in_us.pop(cmd.seq, 0)
+        wait_us, failed_us = past.retry_in_us.pop(cmd.seq, 0), past.failed_us.pop(cmd.seq, 0)
         if wait_us > 0:
-            self.wait_for_retry(run, cmd, wait_us / 1e6)
+            self.wait_for_retry(run, cmd, wait_us / 1e6, failed_us)
             return False
         return True
 
@@ -171,7 +165,7 @@ class Commands:
         run.timers = True
         if isinstance(waiting, Waiting):
             if waiting.fire and run.batch == 0:
-                self.batch.add("fire_timers", run.id, (run.id, cmd.seq, run.pos, cmd.step.name, core.TIMER, core.COMPLETED, None))
+                self.batch.add("fire_timers", run.id, (run.id, cmd.seq, run.pos, cmd.step.name, core.TIMER, core.COMPLETED, None, cmd.called_us))
                 self.loop.touch(run)
                 run.in_tx = True
             elif waiting.fire:
@@ -318,11 +312,11 @@ class Commands:
     def _child_ended(self, run: Any, cmd: Any, kid: Kid, workflow: Any) -> None:
         now = self.loop.now_us()
         if kid.status == core.COMPLETED:
-            self.loop.record(run, cmd, core.COMPLETED, kid.result, now, now)
+            self.loop.record(run, cmd, core.COMPLETED, kid.result, cmd.called_us, now)
             self.loop.deliver(run, cmd, workflow.decode_result(kid.result), None)
             return
         encoded = codec.encode_error(kid.error(workflow.name, cmd.extra[1] if isinstance(cmd.extra, tuple) else cmd.seq))
-        self.loop.record(run, cmd, core.FAILED, encoded, now, now)
+        self.loop.record(run, cmd, core.FAILED, encoded, cmd.called_us, now)
         self.loop.deliver(run, cmd, None, codec.decode_error(encoded))
 
     # ── what runs say without waiting ────────────────────────────────────────────────────────────────────────────
@@ -426,11 +420,11 @@ class Commands:
         if run.open is None:
             run.open = {cmd.seq: cmd}
         cmd.attempt += 1
-        self.wait_for_retry(run, cmd, wait_s)
+        self.wait_for_retry(run, cmd, wait_s, ended)
 
-    def wait_for_retry(self, run: Any, cmd: Any, wait_s: float) -> None:
+    def wait_for_retry(self, run: Any, cmd: Any, wait_s: float, failed_us: int) -> None:
         run.open[cmd.seq] = cmd
-        cmd.extra = Waiting(self.loop.now_us() + int(wait_s * 1e6), self._time.time() + wait_s)
+        cmd.extra = Waiting(self.loop.now_us() + int(wait_s * 1e6), self._time.time() + wait_s, failed_us)
         self.watch(run, cmd)
 
     def failed_for_good(self, run: Any, cmd: Any, error: BaseException, started: int, ended: int) -> None:
@@ -596,14 +590,14 @@ class Commands:
         target, failed = self._wake_at(run, waits, children) if children else (None, None)
         if signals:
             facts |= {"signals": sorted({cmd.step.name for cmd in signals})[:5], "until": until(signals)}
-            row: Row = (run.id, *self.signals.parking(run, signals), target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind, self.pin(run))
+            row: Row = (run.id, *self.signals.parking(run, signals), target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind, self.pin(run), since_us(cmd))
             self.batch.add("park_on_signals", run.id, row)
         elif children:
-            row = (run.id, target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind, self.pin(run))
+            row = (run.id, target, failed, ready_at, seq, cmd.step.name, json.dumps(facts), kind, self.pin(run), since_us(cmd))
             self.batch.add("park_on_children", run.id, row)
         else:
             how = SLEPT if len(waits) == 1 and cmd.step is SLEEP else RESUMED
-            self.batch.add("release", run.id, (run.id, ready_at, kind, json.dumps(facts), seq, cmd.step.name, cmd.attempt, how, self.pin(run)))
+            self.batch.add("release", run.id, (run.id, ready_at, kind, json.dumps(facts), seq, cmd.step.name, cmd.attempt, how, self.pin(run), since_us(cmd)))
         self._goes(run)
 
     def _wake_at(self, run: Any, waits: list[tuple[int, Any]], children: list[Any]) -> tuple[int, int]:
@@ -619,13 +613,13 @@ class Commands:
         seq, name = (cmd.seq, cmd.step.name) if cmd is not None else (None, None)
         pin = self.pin(run) if kind != NONDETERMINISM and has_begun(run) else None  # what this code can't replay is not of its version
         resumed = run.resumed if kind == CODE_MISSING else RESUMED  # who has its code finds it as it was
-        self.batch.add("release", run.id, (run.id, INFINITY, kind, json.dumps(detail), seq, name, None, resumed, pin))
+        self.batch.add("release", run.id, (run.id, INFINITY, kind, json.dumps(detail), seq, name, None, resumed, pin, None))
         self._goes(run)
 
     def give_back(self, run: Any) -> None:
         """Ready at once, for any worker."""
         pin = self.pin(run) if has_begun(run) else None  # what has not begun is of no version yet
-        self.batch.add("release", run.id, (run.id, self.loop.now_us(), 1, None, None, None, None, 1, pin))
+        self.batch.add("release", run.id, (run.id, self.loop.now_us(), 1, None, None, None, None, 1, pin, None))
         self._goes(run)
 
     @staticmethod

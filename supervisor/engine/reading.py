@@ -202,7 +202,7 @@ class Reading:
         for seq, cmd in run.dropped.items():
             if seq in run.past.timers_us:
                 batch.add("drop_timers", run.id, (run.id, seq))
-            loop.record(run, cmd, CANCELLED, None, run.now_us, run.now_us)
+            loop.record(run, cmd, CANCELLED, None, min(cmd.called_us or run.now_us, run.now_us), run.now_us)
         run.dropped = {}
 
     def _put_aside(self, run: Run, error: ReplayMismatch) -> None:

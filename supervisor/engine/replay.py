@@ -22,7 +22,7 @@ from supervisor.api.words import TIMEOUT
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.codec import decode_error, brief
 from supervisor.core.errors import HistoryTooLong, InputInvalid, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, SupervisorError
-from supervisor.engine import compensation
+from supervisor.engine import compensation, waits
 from supervisor.engine.handlers import Handling, give
 from supervisor.engine.terms import NEVER, SCHEDULED, SKIPPED
 
@@ -57,6 +57,7 @@ class Kid:
     run_id: bytes
     status: int | None = None
     result: bytes | None = None
+    first: bytes | None = None  # the run that was started, where this one is its successor
 
     def seen(self, outcomes: dict[bytes, tuple[int, bytes | None]]) -> bool:
         """Take in what was read; whether it has ended. One that continued is its successor from then on."""
@@ -93,6 +94,7 @@ class Past:
     drawn_from: bytes | None = None  # of a fork: the run whose random numbers it draws, and at whose start its time begins
     attempts: dict[int, int] = field(default_factory=dict)  # seq → tries that failed
     retry_in_us: dict[int, int] = field(default_factory=dict)
+    failed_us: dict[int, int] = field(default_factory=dict)  # seq → when the last of them ended, us since 2000
     tried: dict[int, int] = field(default_factory=dict)  # seq → when the first try that failed or was handed over began, us since 2000
     skipped: set[int] = field(default_factory=set)  # seqs whose result somebody gave
     entrusted: dict[int, Handed] = field(default_factory=dict)  # seq → its last try that was
@@ -181,8 +183,8 @@ def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
         pasts[run_id].settled[at] = settled
     for (run_id, at), details in read_details(results.get("read_completions")).items():
         pasts[run_id].details[at] = details
-    for run_id, seq, kid in _rows(results.get("read_children")):
-        pasts[run_id].kids[_i4(seq)[0]] = Kid(kid)
+    for run_id, seq, kid, first in _rows(results.get("read_children")):
+        pasts[run_id].kids[_i4(seq)[0]] = Kid(kid, first=first)
     for run_id, request in read_requests(results.get("read_cancellations")).items():
         pasts[run_id].request = request
     return pasts
@@ -226,7 +228,7 @@ def _read_attempts(pasts: dict[bytes, Past], result: Any) -> None:
             edits[run_id, at] = max(edits.get((run_id, at), (0, b"", None)), (number, terms, retry_in), key=lambda each: each[0])
         else:
             past.tried.setdefault(at, _i8(started)[0])
-            past.attempts[at] = number
+            past.attempts[at], past.failed_us[at] = number, _i8(started if ended is None else ended)[0]
             if retry_in is not None:
                 past.retry_in_us[at] = _i8(retry_in)[0]
     for (run_id, at), (_, terms, retry_in) in edits.items():
@@ -303,6 +305,7 @@ def replay(loop: Any, run: Any, past: Past, make_child: Any) -> list[Any]:
     run.history = None
     if run.end is not None:
         return []
+    waits.date_first(run, past, loop.now_us())
     return [run.open[seq] for seq in sorted(run.open)] if len(run.open) > 1 else list(run.open.values())
 
 
@@ -316,6 +319,7 @@ def _forget_said(past: Past) -> None:
 
 def check(run: Any, command: Any) -> None:
     """A command was called in a replay: the history must not have another one at its seq."""
+    waits.date_replayed(run, command)
     record = run.history.get(command.seq)
     if record is not None and (record.kind != command.kind or record.name != command.step.wire_name):
         raise ReplayMismatch(UUID(bytes=run.id), command.seq, str(record), _called(command))

@@ -17,7 +17,7 @@ from supervisor.core.errors import DatabaseUnavailable
 from supervisor.db.arrays import encode_ids, encode_rows
 from supervisor.db.pipeline import Refused
 from supervisor.engine import replay
-from supervisor.engine.commands import Waiting
+from supervisor.engine.waits import Waiting
 
 if TYPE_CHECKING:
     from supervisor.engine.worker import Worker
@@ -148,6 +148,6 @@ class Requests:
             for seq, in_us in past.retry_in_us.items():
                 cmd = (run.open or {}).get(seq)
                 if cmd is not None and cmd.kind == core.STEP and isinstance(cmd.extra, Waiting) and cmd.attempt == past.attempts[seq] + 1:
-                    self._worker.commands.wait_for_retry(run, cmd, max(in_us, 0) / 1e6)
+                    self._worker.commands.wait_for_retry(run, cmd, max(in_us, 0) / 1e6, cmd.extra.since_us)
             self._turn(run)
         self.look()

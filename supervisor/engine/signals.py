@@ -40,13 +40,13 @@ class Listening:
     timeout_us   None: it has none
     looked       the database was asked after it began, or after its time was up
     due_us       us since 2000 when the timeout is over; 0: not durable yet, -1: it is in the batch
-    began_us     when it began, since: the same by the event loop's clock
+    since        when it began in this worker's memory, by the event loop's clock
     """
 
-    __slots__ = ("armed", "began_us", "due_at", "due_us", "fire", "looked", "since", "timeout_us")
+    __slots__ = ("armed", "due_at", "due_us", "fire", "looked", "since", "timeout_us")
 
-    def __init__(self, timeout_us: int | None, began_us: int, since: float) -> None:
-        self.timeout_us, self.began_us, self.since = timeout_us, began_us, since
+    def __init__(self, timeout_us: int | None, since: float) -> None:
+        self.timeout_us, self.since = timeout_us, since
         self.looked = self.fire = self.armed = False
         self.due_us, self.due_at = 0, 0.0
 
@@ -102,8 +102,7 @@ class Signals:
 
     def _wait(self, cmd: Any) -> Listening:
         if not isinstance(cmd.extra, Listening):
-            commands = self._worker.commands
-            cmd.extra = Listening(cmd.extra, commands.loop.now_us(), commands.time())
+            cmd.extra = Listening(cmd.extra, self._worker.commands.time())
         wait: Listening = cmd.extra
         return wait
 
@@ -152,10 +151,10 @@ class Signals:
             value = cmd.step.decode(payload)
         except Exception as error:  # noqa: BLE001 - whatever was sent, it is told at the wait's line, and the next one is read
             encoded = codec.encode_error(InputInvalid(f"signal {cmd.step.name}", codec.brief(error)))
-            loop.record(run, cmd, core.FAILED, encoded, wait.began_us, loop.now_us())
+            loop.record(run, cmd, core.FAILED, encoded, cmd.called_us, loop.now_us())
             loop.deliver(run, cmd, None, codec.decode_error(encoded))
             return
-        loop.record(run, cmd, core.COMPLETED, payload, wait.began_us, loop.now_us())
+        loop.record(run, cmd, core.COMPLETED, payload, cmd.called_us, loop.now_us())
         loop.deliver(run, cmd, value, None)
 
     def _time_out(self, run: Any, cmd: Any) -> None:
@@ -165,7 +164,7 @@ class Signals:
             commands.again_after_ack(run, cmd)
             return
         error = codec.encode_error(TimeoutError(f"signal {cmd.step.name} did not come within {cmd.extra.timeout_us / 1e6:g} s"))
-        commands.batch.add("fire_timers", run.id, (run.id, cmd.seq, run.pos, cmd.step.name, core.SIGNAL, core.FAILED, error))
+        commands.batch.add("fire_timers", run.id, (run.id, cmd.seq, run.pos, cmd.step.name, core.SIGNAL, core.FAILED, error, cmd.called_us))
         commands.loop.touch(run)
         run.in_tx = True
         cmd.value = error

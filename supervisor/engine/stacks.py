@@ -18,9 +18,9 @@ from uuid import UUID
 
 import supervisor
 from supervisor._fastpath import loop as core
-from supervisor.engine.commands import Waiting
 from supervisor.engine.executors import Call
 from supervisor.engine.green import Green
+from supervisor.engine.waits import Waiting
 
 GROUPS_SHOWN, EXAMPLES_SHOWN = 25, 3
 DEPTH_SHOWN = 8  # of a thread that executes no step, in text

@@ -32,12 +32,12 @@ _i2 = struct.Struct(">h").unpack
 
 
 class Entrusted:
-    """One try that waits for its token: when it began, when its time is over (us since 2000), within which time its holder is to give signs of life."""
+    """One try that waits for its token: when it began, was handed over and has no more time (us since 2000), within which time its holder is to give signs of life."""
 
-    __slots__ = ("beat_us", "due_us", "heartbeat_s", "started_us")
+    __slots__ = ("beat_us", "due_us", "heartbeat_s", "since_us", "started_us")
 
-    def __init__(self, started_us: int, due_us: int, heartbeat_s: float | None, beat_us: int) -> None:
-        self.started_us, self.due_us, self.heartbeat_s, self.beat_us = started_us, due_us, heartbeat_s, beat_us
+    def __init__(self, started_us: int, since_us: int, due_us: int, heartbeat_s: float | None, beat_us: int) -> None:
+        self.started_us, self.since_us, self.due_us, self.heartbeat_s, self.beat_us = started_us, since_us, due_us, heartbeat_s, beat_us
 
     @property
     def wake_us(self) -> int:
@@ -78,7 +78,7 @@ class Tokens:
         due = min(due, closes_us(run, cmd))
         terms = msgspec.json.encode({"heartbeat_s": later.heartbeat_s})
         commands.batch.add("insert_attempts", run.id, (run.id, cmd.seq, cmd.attempt, ENTRUSTED, step.name, terms, None, started, ended, None if due == NEVER else due))
-        self._wait(run, cmd, Entrusted(started, due, later.heartbeat_s, ended))
+        self._wait(run, cmd, Entrusted(started, ended, due, later.heartbeat_s, ended))
         commands.loop.touch(run)
 
     def _wait(self, run: Any, cmd: Any, entrusted: Entrusted) -> None:
@@ -97,10 +97,10 @@ class Tokens:
             if not mine:
                 return False
             now = self._worker.loop.now_us()  # it came before the step had returned, and then the worker died
-            self._wait(run, cmd, Entrusted(now, NEVER, None, now))
+            self._wait(run, cmd, Entrusted(now, now, NEVER, None, now))
         else:
             beat = max(entrusted.since_us, settled.beat_us) if settled is not None else entrusted.since_us
-            self._wait(run, cmd, Entrusted(entrusted.started_us, entrusted.due_us, entrusted.heartbeat_s, beat))
+            self._wait(run, cmd, Entrusted(entrusted.started_us, entrusted.since_us, entrusted.due_us, entrusted.heartbeat_s, beat))
         self._look_at(run, cmd, settled if mine else None)
         return True
 

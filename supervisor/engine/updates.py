@@ -86,14 +86,13 @@ class Updates:
         loop = self._worker.loop
         if handlers.in_handler(cmd):
             why = "handlers_finished() in the handler of an update would wait for itself; call it in the workflow"
-            encoded, now = codec.encode_error(DefinitionError(why)), loop.now_us()
-            loop.record(run, cmd, core.FAILED, encoded, now, now)
+            encoded = codec.encode_error(DefinitionError(why))
+            loop.record(run, cmd, core.FAILED, encoded, cmd.called_us, loop.now_us())
             loop.deliver(run, cmd, None, codec.decode_error(encoded))
         elif handling_of(run).open:  # begun again when the last of them has ended
             cmd.extra = None
         elif cmd.extra is LOOKED:
-            now = loop.now_us()
-            loop.record(run, cmd, core.COMPLETED, b"null", now, now)
+            loop.record(run, cmd, core.COMPLETED, b"null", cmd.called_us, loop.now_us())
             loop.deliver(run, cmd, None, None)
         else:
             self._take(run)

@@ -34,7 +34,7 @@ from supervisor.engine.batch import HOT, INFINITY, Batch
 from supervisor.engine.beats import Beats
 from supervisor.engine.cancelling import Cancels, Marks, Reasons
 from supervisor.engine.claims import Claims, every_second
-from supervisor.engine.commands import COMMIT_REJECTED, Commands, Waiting
+from supervisor.engine.commands import COMMIT_REJECTED, Commands
 from supervisor.engine.counting import Totals, count_durable, count_into, tries_of
 from supervisor.engine.endings import Notes
 from supervisor.engine.executors import Executors
@@ -51,6 +51,7 @@ from supervisor.engine.tokens import Tokens
 from supervisor.engine.transactional import Transactions
 from supervisor.engine.updates import Left, Requests, Updates
 from supervisor.engine.visibility import OnThisThread, loop_hidden
+from supervisor.engine.waits import Waiting
 from supervisor.engine.watchdog import Detached, Watchdog
 
 log = logging.getLogger("pgsupervisor.worker")
@@ -634,7 +635,7 @@ class Worker:
         log.error("run %s is parked: the database refuses what it wants to record: %s", uuid.UUID(bytes=run.id), refused.message)
         self.loop.evict(run)
         parking = Batch(runs=[run])
-        parking.add("release", run.id, (run.id, INFINITY, COMMIT_REJECTED, detail, None, None, None, 1, self.commands.pin(run)))
+        parking.add("release", run.id, (run.id, INFINITY, COMMIT_REJECTED, detail, None, None, None, 1, self.commands.pin(run), None))
         self.repairs.append(parking)
 
     # ── transactional steps ──────────────────────────────────────────────────────────────────────────────────────

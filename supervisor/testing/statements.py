@@ -14,6 +14,7 @@ import msgspec
 
 from supervisor._fastpath.loop import FLOAT8, INT2, INT4, INT8, TEXT, TIMESTAMPTZ
 from supervisor._fastpath.loop import UUID as UUID_OID
+from supervisor._fastpath.wire import id_time_us
 from supervisor.core import versions
 from supervisor.db.arrays import elements
 from supervisor.engine.batch import INFINITY, OUTCOME_OIDS, PLAIN_COLUMNS, RARE_OIDS, STEP_OIDS
@@ -205,20 +206,22 @@ class Statements:
     # ── leaving memory ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _release(self, params: Params) -> None:
-        for run, ready_at, kind, detail, seq, step, attempt, resumed, version in self._rows("release", params):
+        for run, ready_at, kind, detail, seq, step, attempt, resumed, version, since in self._rows("release", params):
             task = self._own(run, params)
             if task is None:
                 continue
             told = (task.cancel_to or 0) > 0
             for_code = kind in (NONDETERMINISM, CODE_MISSING) and resumed != FRESH  # it waits for that, though it is cancelled or late
-            self._leave(task, detail, seq, step, version, ready_at, QUEUED if told and kind < PARKED_FROM else kind, told and not for_code)
+            self._leave(task, detail, seq, step, version, ready_at, QUEUED if told and kind < PARKED_FROM else kind, told and not for_code, None if told else since)
             if for_code and not (kind == NONDETERMINISM and task.ready_at > self.t.now()):
                 task.ready_at = INFINITY
             task.attempt, task.resumed = attempt, max(resumed, RESUMED) if told else resumed
 
-    def _leave(self, task: Task, detail: str | None, seq: int | None, step: str | None, version: str | None, ready_at: int, kind: int, at_once: bool) -> None:
+    def _leave(
+        self, task: Task, detail: str | None, seq: int | None, step: str | None, version: str | None, ready_at: int, kind: int, at_once: bool, since: int | None = None
+    ) -> None:
         now = self.t.now()
-        task.owner, task.claims, task.detail, task.since, task.seq, task.step, task.attempt = None, 0, detail, now, seq, step, None
+        task.owner, task.claims, task.detail, task.since, task.seq, task.step, task.attempt = None, 0, detail, now if since is None else min(since, now), seq, step, None
         task.ready_at = now if at_once else min(ready_at, task.cancel_at) if task.cancel_at is not None else ready_at
         task.wait_kind = kind
         task.cancel_to = None if task.cancel_to is None else 0
@@ -226,24 +229,24 @@ class Statements:
         task.children = task.children_failed = task.signals = None
 
     def _park_on_children(self, params: Params) -> None:
-        for run, children, failed, ready_at, seq, step, detail, kind, version in self._rows("park_on_children", params):
-            self._park(run, params, children, failed, ready_at, seq, step, detail, kind, version, None, False)
+        for run, children, failed, ready_at, seq, step, detail, kind, version, since in self._rows("park_on_children", params):
+            self._park(run, params, children, failed, ready_at, seq, step, detail, kind, version, since, None, False)
 
     def _park_on_signals(self, params: Params) -> None:
-        for run, names, afters, children, failed, ready_at, seq, step, detail, kind, version in self._rows("park_on_signals", params):
+        for run, names, afters, children, failed, ready_at, seq, step, detail, kind, version, since in self._rows("park_on_signals", params):
             wanted = names.split("\n")
             come = any(m.n > int(after) for name, after in zip(wanted, afters.split(","), strict=True) for m in self.t.messages[run, name])
-            self._park(run, params, children, failed, ready_at, seq, step, detail, kind, version, wanted, come)
+            self._park(run, params, children, failed, ready_at, seq, step, detail, kind, version, since, wanted, come)
 
     def _park(
         self, run: bytes, params: Params, children: int | None, failed: int | None, ready_at: int, seq: int, step: str, detail: str, kind: int,
-        version: str, signals: list[str] | None, come: bool,
+        version: str, since: int, signals: list[str] | None, come: bool,
     ) -> None:  # fmt: skip
         task = self._own(run, params)
         if task is None:
             return
         reached = come or (task.cancel_to or 0) > 0 or self.t.is_reached(run, children, failed)
-        self._leave(task, detail, seq, step, version, ready_at, QUEUED if reached else kind, reached)
+        self._leave(task, detail, seq, step, version, ready_at, QUEUED if reached else kind, reached, None if reached else since)
         task.resumed = RESUMED
         if not reached:
             task.children, task.children_failed, task.signals = children, failed, signals
@@ -345,11 +348,11 @@ class Statements:
         now = self.t.now()
         fired: list[Cells] = []
         worker = struct.unpack(">i", params[-1])[0]
-        for run, seq, pos, name, kind, status, result in self._rows("fire_timers", params):
+        for run, seq, pos, name, kind, status, result, called in self._rows("fire_timers", params):
             due = self.t.timers[run].get(seq)
             if due is not None and due <= now:
                 del self.t.timers[run][seq]
-                self.add_step(run, StepRow(seq, pos, kind, status, name, result, due, now, worker))
+                self.add_step(run, StepRow(seq, pos, kind, status, name, result, min(called, now), now, worker))
                 fired.append((run, i4(seq), i8(now)))
         return fired
 
@@ -359,7 +362,9 @@ class Statements:
             timers = self.t.timers.get(run, {})
             if len(timers) == 1 and max(timers.values()) <= now and not self.t.cancellations.get(run):
                 ((seq, due),) = self.t.timers.pop(run).items()
-                self.add_step(run, StepRow(seq, len(self.t.steps[run]), 2, COMPLETED, "sleep", None, due, now, worker))
+                given, since = max((each.ended for each in self.t.steps[run]), default=0), self.t.tasks[run].since
+                began = since if since <= due else max(given, id_time_us(run))
+                self.add_step(run, StepRow(seq, len(self.t.steps[run]), 2, COMPLETED, "sleep", None, began, now, worker))
 
     def _drop_timers(self, params: Params) -> None:
         for run, seq in self._rows("drop_timers", params):
@@ -482,7 +487,7 @@ class Statements:
         return [(run, i4(seq), i8(due - now)) for run in _ids(params) for seq, due in self.t.timers.get(run, {}).items()]
 
     def _read_children(self, params: Params) -> list[Cells]:
-        return [(run, i4(seq), self.t.child_now(run, seq)) for run in _ids(params) for seq in self.t.children.get(run, ())]
+        return [(run, i4(seq), self.t.child_now(run, seq), first) for run in _ids(params) for seq, first in self.t.children.get(run, {}).items()]
 
     def _read_outcomes(self, params: Params) -> list[Cells]:
         found: Iterable[tuple[bytes, Outcome | None]] = ((run, self.t.outcomes.get(run)) for run in _ids(params))

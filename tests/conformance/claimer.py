@@ -97,8 +97,8 @@ class Claimer:
 
     def release(self, run_ids: list[uuid.UUID], ready_us: int) -> None:
         """Give runs back as ready at that time (us since 2000), with history."""
-        rows = [(id, ready_us, 1, None, None, None, None, 1, None) for id in sorted(id.bytes for id in run_ids)]
-        self.execute("release", [*encode_rows((UUID_OID, 1184, 21, 25, 23, 25, 23, 21, 25), rows), struct.pack(">i", self.worker)])
+        rows = [(id, ready_us, 1, None, None, None, None, 1, None, None) for id in sorted(id.bytes for id in run_ids)]
+        self.execute("release", [*encode_rows((UUID_OID, 1184, 21, 25, 23, 25, 23, 21, 25, 1184), rows), struct.pack(">i", self.worker)])
 
     def execute(self, name: str, params: list[bytes]) -> Any:
         result = self.conn.pgconn.exec_prepared(name.encode(), params, [pq.Format.BINARY] * len(params), pq.Format.BINARY)
