@@ -17,6 +17,8 @@ import msgspec
 from supervisor.core import codec, kinds, traces
 from supervisor.core.attributes import checked
 from supervisor.core.errors import ClientInsideRun, InputInvalid, RunCancelled, RunFailed, RunTerminated, RunTimedOut, RunUnknown
+from supervisor.core.registry import QUEUE_NAME, is_queue_name
+from supervisor.core.retry import SECONDS_MAX
 
 if TYPE_CHECKING:
     from supervisor.db.client_calls import Outcome
@@ -91,6 +93,10 @@ class Asked(How):
     def check(self) -> None:
         if self.on_conflict not in get_args(OnConflict):
             raise InputInvalid(self.name, f"on_conflict={self.on_conflict!r} is none of {', '.join(get_args(OnConflict))}")
+        if not 0 <= self.delay_s < SECONDS_MAX:
+            raise InputInvalid(self.name, f"delay of {self.delay_s!r} s: give 0 or more, and less than {SECONDS_MAX:g} (317 years)")
+        if self.queue is not None and not is_queue_name(self.queue):
+            raise InputInvalid(self.name, f"queue {self.queue!r}: give {QUEUE_NAME}")
         if self.batch is not None:
             check_text(self.name, "batch", self.batch, BATCH_NAME_MAX)
 

@@ -475,8 +475,8 @@ def workflow(
         _check_function(fn, "workflow", name)
         if type(max_steps) is not int or not 0 < max_steps <= MAX_STEPS_MOST:
             raise DefinitionError(f"workflow {fn.__qualname__}: max_steps={max_steps!r}; give a whole number from 1 to {MAX_STEPS_MOST}")
-        if not isinstance(queue, str) or not 0 < len(queue) <= 200 or not queue.isprintable():
-            raise DefinitionError(f"workflow {fn.__qualname__}: queue={queue!r}; give a name of 1 to 200 printable characters")
+        if not registry.is_queue_name(queue):
+            raise DefinitionError(f"workflow {fn.__qualname__}: queue={queue!r}; give {registry.QUEUE_NAME}")
         named = None if version is None else check_version(version)
         info = WorkflowInfo(queue, _timeout(timeout), max_steps, f"{fn.__module__}.{fn.__qualname__}", version_of(fn, named))
         made: Workflow[Any, Any] = Workflow(fn, name or fn.__name__, info)

@@ -58,9 +58,10 @@ def start(workflow: str, pairs: tuple[str, ...], path: str | None, dsn: str | No
       pgsupervisor start resize path=/data/a.png width=640 --wait
       pgsupervisor start checkout --input orders.jsonl --key-field id --batch monday --rejects bad.jsonl --wait
     """
-    attributes = _named(told.pop("attributes"), "--attribute ")
-    encoded = json.dumps(attributes).encode() if attributes else None
+    from supervisor.api.asked import encode_attributes
     from supervisor.core import traces
+
+    encoded = encode_attributes(_named(told.pop("attributes"), "--attribute ") or None)
 
     told["trace"] = traces.read(told.pop("traceparent"), os.environ.get("TRACESTATE"))
     if told["timeout_s"] is not None and not told["wait"]:

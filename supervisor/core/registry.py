@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from supervisor.core.errors import DefinitionError
 
-NAME_MAX = 200  # of a signal, of a query, of an update
+NAME_MAX = 200  # of a signal, of a query, of an update, of a queue
+QUEUE_NAME = "a name of 1 to 200 characters on one line, without control characters"
+_NOT_OF_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # of the same text in sql (is_queue_name), which has no NUL and no lone surrogates
 
 _workflows: dict[str, Any] = {}
 _steps: list[Any] = []
@@ -17,6 +20,11 @@ _schedules: dict[str, Any] = {}
 def is_name(name: object) -> bool:
     """Whether a signal, a query or an update may be named so."""
     return isinstance(name, str) and 0 < len(name) <= NAME_MAX and name.isprintable()
+
+
+def is_queue_name(name: object) -> bool:
+    """Whether a queue may be named so; the database has the same rule."""
+    return isinstance(name, str) and 0 < len(name) <= NAME_MAX and not _NOT_OF_A_LINE.search(name)
 
 
 def register(workflow: Any) -> None:

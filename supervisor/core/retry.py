@@ -12,8 +12,7 @@ from typing import cast
 
 from supervisor.core.errors import DefinitionError, NonRetryable, RetryAfter
 
-
-SECONDS_MAX = 10_000_000_000  # 317 years; microseconds of more, after now, are no timestamp any more
+SECONDS_MAX = 10_000_000_000  # 317 years: a moment so far away can be read anywhere; the database has the same figure (checked_delay)
 
 
 def seconds(value: float | int | timedelta, what: str) -> float:

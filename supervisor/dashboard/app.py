@@ -169,6 +169,8 @@ class Dashboard:
 
     async def _broken(self, request: Request, error: Exception) -> Response:
         """An error of ours, whose traceback the server logs."""
+        if request.url.path.endswith(".json"):
+            return Response(draw.as_document({"error": {"code": "internal", "message": f"{type(error).__name__}, where no error was expected; where it comes from stands in the dashboard's log"}}), 500, media_type="application/json")
         text = draw.page("error.jinja", **self._frame(request), what=f"{type(error).__name__}, where no error was expected", remedy="Where it comes from stands in the dashboard's log.", code="", gone=False, back="/", title="An error of the dashboard's own")
         return Response(text, 500, media_type="text/html")
 

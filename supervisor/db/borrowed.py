@@ -21,12 +21,13 @@ from psycopg.rows import tuple_row
 from supervisor.core.errors import ClientMisused
 from supervisor.db.client_calls import Ask, Question, Questions, Rows, Verb, carry
 from supervisor.db.client_calls_async import carry_async
+from supervisor.db.moments import add_loaders
 from supervisor.db.packed import add_dumpers
 
 T = TypeVar("T")
 Driver = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
-_READ = (16, 17, 20, 21, 23, 25, 1184, 2950)  # types of the columns that a client reads: bool bytea int8 int2 int4 text timestamptz uuid
+_READ = (16, 17, 20, 21, 23, 25, 2950)  # types of the columns that a client reads: bool bytea int8 int2 int4 text uuid; and timestamptz (moments.py)
 _OURS = ("SV", "22023", "3F000", "42883", "42P01", "42501")  # what the project has words for
 _LOADERS = [(oid, psycopg.adapters.get_loader(oid, pq.Format.BINARY)) for oid in _READ]
 
@@ -207,6 +208,7 @@ async def _rows_async(questions: Questions, conn: psycopg.AsyncConnection[Any], 
 def _neutral(cursor: AdaptContext) -> None:
     """This cursor reads our types as they are, whatever the application has taught its connection."""
     add_dumpers(cursor.adapters)
+    add_loaders(cursor.adapters)
     for oid, loader in _LOADERS:
         if loader is not None and cursor.adapters.get_loader(oid, pq.Format.BINARY) is not loader:
             cursor.adapters.register_loader(oid, loader)

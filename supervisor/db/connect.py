@@ -22,6 +22,7 @@ from psycopg import conninfo as _conninfo
 
 from supervisor.core import settings as _settings
 from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable
+from supervisor.db.moments import add_loaders
 from supervisor.db.statements import checked_schema
 
 Profile = Literal["client", "loop", "tx", "host"]
@@ -196,6 +197,8 @@ def connect(
         conn = psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
     except psycopg.Error as error:
         raise not_connected(error, given, dsn) from None
+    if profile != "tx":  # the application reads its own tables as psycopg does
+        add_loaders(conn.adapters)
     try:
         set_profile(conn, profile, {**server_transport(profile, conn.info.host), **(settings or {})})
     except psycopg.Error as error:
@@ -213,9 +216,11 @@ async def connect_async(conninfo: str | Dsn, *, purpose: str) -> psycopg.AsyncCo
     given = given_parameters(dsn)
     parameters = session_parameters(given, purpose)
     try:
-        return await psycopg.AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+        conn = await psycopg.AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
     except psycopg.Error as error:
         raise not_connected(error, given, dsn) from None
+    add_loaders(conn.adapters)
+    return conn
 
 
 def given_parameters(dsn: Dsn) -> dict[str, str | int | None]:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from supervisor import Client, InputInvalid, KeyMismatch, PayloadRefused, RunFailed, RunUnknown, UnknownWorkflow
+from supervisor import Client, InputInvalid, KeyMismatch, PayloadRefused, RunFailed, RunUnknown, UnknownWorkflow, workflow
+from supervisor.api.asked import Named
+from supervisor.core.errors import DefinitionError
 from tests.apps import odd
 from tests.conformance.conftest import Live
 
@@ -27,6 +29,13 @@ CALLS: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any], type[Exception], st
     "unknown": ("no_such_workflow", (), {}, UnknownWorkflow, "no_such_workflow"),
     "unknown_nul": ("a\x00b", (), {}, UnknownWorkflow, "a"),
     "no_workflow": (42, (), {}, InputInvalid, "42"),
+    "queue_empty": (Named(workflow="takes", queue=""), (FINE,), {}, InputInvalid, "queue ''"),
+    "queue_long": (Named(workflow="takes", queue="x" * 300), (FINE,), {}, InputInvalid, "1 to 200 characters"),
+    "queue_lines": (Named(workflow="takes", queue="a\nb"), (FINE,), {}, InputInvalid, "on one line"),
+    "queue_surrogate": (Named(workflow="takes", queue="a\ud800"), (FINE,), {}, InputInvalid, "queue"),
+    "delay_nan": (Named(workflow="takes", delay_s=float("nan")), (FINE,), {}, InputInvalid, "delay of nan s"),
+    "delay_far": (Named(workflow="takes", delay_s=1e12), (FINE,), {}, InputInvalid, "less than 1e+10"),
+    "delay_past": (Named(workflow="takes", delay_s=-1.0), (FINE,), {}, InputInvalid, "delay of -1.0 s"),
     "missing": (odd.takes, (), {}, InputInvalid, "order"),
     "too_many": (odd.takes_nothing, (1,), {}, InputInvalid, "takes_nothing"),
     "unexpected": (odd.takes, (FINE,), {"colour": "red"}, InputInvalid, "colour"),
@@ -60,6 +69,22 @@ def test_bad_call_is_refused_before_anything_is_stored(live: Live, case: str) ->
         live.start(workflow, *args, **kwargs)
     assert _runs(live) == before
     assert live.run(odd.takes, FINE) == 999, "the client goes on"
+
+
+@pytest.mark.parametrize("queue", ["", "x" * 201, "a\nb", "\x7f", "\u2028", "\ud800"])
+def test_one_rule_says_what_a_queue_may_be_called(live: Live, queue: str) -> None:
+    """A name that one place takes and another refuses is found out when runs are in it already."""
+    with pytest.raises(InputInvalid, match="queue"):
+        odd.takes.options(queue=queue)
+    with pytest.raises(DefinitionError, match="queue"):
+        workflow(queue=queue)(_takes_any)
+    if queue != "\ud800":  # which no database has
+        assert not live.database.one("select supervisor.is_queue_name(%s)", queue)
+    live.start(odd.takes.options(queue="Größe 'ok' \u200b"), FINE)
+
+
+async def _takes_any() -> None:
+    """To be decorated."""
 
 
 def test_bad_keys_and_ids_are_refused(live: Live) -> None:
