@@ -20,6 +20,7 @@ from psycopg import errors
 from supervisor.core.errors import (
     DatabaseUnavailable,
     MigrationChanged,
+    PermissionMissing,
     SchemaMissing,
     SchemaTooNew,
     SchemaTooOld,
@@ -70,7 +71,7 @@ def migrate(
 
     dry_run   changes nothing and returns what would be applied.
     show_sql  hands each text to *progress* before it is sent.
-    Raises    MigrationChanged, SchemaTooNew; SchemaMissing where the role may not create the schema;
+    Raises    MigrationChanged, SchemaTooNew; PermissionMissing where the role may not make or change the schema, also where nothing is pending;
               DatabaseUnavailable for a server too old or a lock that can't be had. What was applied before stays.
     """
     say = progress or (lambda _line: None)
@@ -130,7 +131,7 @@ def _recorded(conn: psycopg.Connection, sql: Sql) -> dict[int, tuple[str, str, o
         rows = conn.execute(sql.render(_READ).encode()).fetchall()
     except errors.InsufficientPrivilege as error:
         role = conn.info.user
-        raise SchemaMissing(
+        raise PermissionMissing(
             f"role {role!r} may not read schema {sql.schema!r}; grant it one of the engine's roles, "
             f"for example: GRANT {sql.tokens['role_worker']} TO \"{role}\""
         ) from error
@@ -179,7 +180,7 @@ def _create_schema(conn: psycopg.Connection, sql: Sql) -> None:
     if there is not None:
         owner, may_create = there
         if not may_create:
-            raise SchemaMissing(
+            raise PermissionMissing(
                 f"role {conn.info.user!r} may not change schema {sql.schema!r}, which belongs to {owner!r}; migrate as {owner!r}, "
                 f'or let it run: GRANT {owner} TO "{conn.info.user}"'
             )
@@ -190,7 +191,7 @@ def _create_schema(conn: psycopg.Connection, sql: Sql) -> None:
         pass  # another migrator made it in the same moment; IF NOT EXISTS does not look that far
     except errors.InsufficientPrivilege as error:
         database, role = conn.info.dbname, conn.info.user
-        raise SchemaMissing(
+        raise PermissionMissing(
             f"role {role!r} may not create schema {sql.schema!r} in database {database!r}; migrate as the database's owner, "
             f'or let the owner run: CREATE SCHEMA {sql.tokens["schema"]} AUTHORIZATION "{role}"'
         ) from error

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql as pgsql
 
-from supervisor.core.errors import DatabaseUnavailable, MigrationChanged, SchemaMissing, SchemaTooNew, SchemaTooOld, SupervisorError
+from supervisor.core.errors import DatabaseUnavailable, MigrationChanged, PermissionMissing, SchemaMissing, SchemaTooNew, SchemaTooOld, SupervisorError
 from supervisor.core.ids import RunIds
 from supervisor.db import migrations, partitions
 from supervisor.db.statements import ROLES, MigrationFile, Sql, migration_files
@@ -289,7 +289,7 @@ def test_a_role_that_may_not_create_the_schema_is_told_what_to_run(conn):
     conn.execute("CREATE ROLE mig_nobody")
     try:
         conn.execute("SET ROLE mig_nobody")
-        with pytest.raises(SchemaMissing, match="AUTHORIZATION"):
+        with pytest.raises(PermissionMissing, match="AUTHORIZATION"):
             migrations.migrate(conn, "mig")
     finally:
         conn.execute("RESET ROLE; DROP ROLE mig_nobody")
@@ -301,7 +301,7 @@ def test_a_role_without_any_right_is_told_which_to_grant(conn):
     try:
         conn.execute("SET ROLE mig_nobody")
         for refused in (migrations.check, migrations.migrate):
-            with pytest.raises(SchemaMissing, match="GRANT"):
+            with pytest.raises(PermissionMissing, match="GRANT"):
                 refused(conn, "mig")
     finally:
         conn.execute("RESET ROLE; DROP ROLE mig_nobody")
