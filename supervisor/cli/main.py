@@ -7,6 +7,7 @@ where a driver is missing. A command whose module is not there is not listed. Un
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import os
@@ -72,6 +73,8 @@ OWN_FLAGS = ("-h", "--help", "--version", "--debug")
 EXIT_NEGATIVE, EXIT_USAGE, EXIT_DATABASE, EXIT_INTERNAL, EXIT_CREATE = 1, 2, 69, 70, 73
 EXIT_SCHEMA, EXIT_PERMISSION, EXIT_CONFIG, EXIT_UNFIT, EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_PIPE = 75, 77, 78, 79, 124, 130, 141
 
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what writing fails with, where the place is at fault
+
 EXIT_CODES = f"""\b
 Exit codes:
   0    it did what was asked
@@ -79,7 +82,7 @@ Exit codes:
   {EXIT_USAGE}    wrong usage, or input that does not fit
   {EXIT_DATABASE}   the database can't be reached
   {EXIT_INTERNAL}   an error of the program itself (--debug shows where)
-  {EXIT_CREATE}   files can't be made: the embedded server's folder
+  {EXIT_CREATE}   files can't be made or written: the embedded server's folder, standard output
   {EXIT_SCHEMA}   the schema is missing or too old: run migrate
   {EXIT_PERMISSION}   a permission is missing
   {EXIT_CONFIG}   the configuration is wrong, or a part is not installed
@@ -176,11 +179,12 @@ def main(args: Sequence[str] | None = None) -> None:
         output.draw_for_stdout()
         _warn_of_namesakes()
         result: Any = cli.main(words, prog_name=_program_name(), standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where nobody opened it: >&-
+            sys.stdout.flush()
         code = result if isinstance(result, int) else 0
     except BrokenPipeError:
-        # whoever read our output went away: say nothing, and keep the interpreter from trying again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # whoever read our output went away: say nothing
+        _discard_stdout()
         code = EXIT_PIPE
     except BaseException as error:  # noqa: BLE001 - the last resort of the program
         code = _report(error, debug)
@@ -210,6 +214,10 @@ def _report(error: BaseException, debug: bool) -> int:
     if type(error) is TimeoutError and error.errno is None:  # ours; the system's have a number
         _print_error(str(error), [])
         return EXIT_TIMEOUT
+    if isinstance(error, OSError) and error.errno in UNWRITTEN and error.filename is None:
+        _discard_stdout()
+        _print_error(f"what was asked for can't be written to standard output: {error.strerror}; make room there, or write it somewhere else", [])
+        return EXIT_CREATE
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] != "supervisor":
         _print_error(f"the package {error.name!r} is not installed; pip install 'pgsupervisor[binary]' installs all that is needed", [])
         return EXIT_CONFIG
@@ -219,6 +227,11 @@ def _report(error: BaseException, debug: bool) -> int:
     where = "" if debug else "; this is an error of pgsupervisor itself: --debug shows where"
     _print_error(f"{type(error).__name__}: {error}{where}", [])
     return EXIT_INTERNAL
+
+
+def _discard_stdout() -> None:
+    """Keep the interpreter from trying again at exit to write what can't be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _print_error(text: str, notes: Sequence[str]) -> None:
