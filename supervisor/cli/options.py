@@ -47,6 +47,7 @@ def client(given: str | None, schema: str | None) -> Client:
 
     made = Client(given, schema=resolve_schema(schema))
     made._source = "--dsn"
+    made._verbs().questions.doing = click.get_current_context().info_name  # what a role may not do, where it may not
     return made
 
 

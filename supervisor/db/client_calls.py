@@ -190,6 +190,7 @@ class Questions:
     def __init__(self, schema: str) -> None:
         self.schema = schema
         self.ids = RunIds()
+        self.doing: str | None = None  # what the program is asked to do, where it asks for one thing alone: named in what it is refused
         self._sql = Sql(schema)
         self._measured_at = 0.0
         self._backend_pid = 0
@@ -567,7 +568,7 @@ class Questions:
         if state in ("3F000", "42883", "42P01"):
             return refusals.no_schema(self.schema)
         if state == "42501":
-            return refusals.no_right(self.schema, self._user, role, text, what)
+            return refusals.no_right(self.schema, self._user, role, text, self.doing or what)
         if state == "22023":
             return InputInvalid(what, text.removeprefix("input 1 of ") if what.startswith("schedule ") else text)
         if state == "23514" and "no partition" in text:
