@@ -24,6 +24,7 @@ cdef class Workflow:
         object fn, shape, exact, encode_raw, read_input, info
         Tally ends
         str name
+        bytes wire_name
         bint is_async
         int seq_warn, number
 
@@ -95,6 +96,7 @@ cdef class Loop:
     cdef void _advance(self, Run run) except *
     cdef bint _is_too_long(self, Run run, Command cmd, list work) except -1
     cpdef void drive(self, Run run, list work) except *
+    @cython.locals(workflow=Workflow)
     cdef object _resume(self, Run run, object coro)
     @cython.locals(workflow=Workflow)
     cdef void _return(self, Run run, object value) except *

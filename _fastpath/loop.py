@@ -156,6 +156,7 @@ class Workflow:
     def __init__(self, fn: Any, name: str, is_async: bool) -> None:
         self.fn = fn
         self.name = name
+        self.wire_name = name.encode()
         self.is_async = is_async
         self.number = next(_numbers)
         self.seq_warn = 80_000  # commands of one run from which on its history is getting long
@@ -459,8 +460,9 @@ class Loop:
     def _resume(self, run: Any, coro: Any) -> Any:
         global _mode, _run
         _run = run
-        self.slot.code(run.id)
-        if run.workflow.is_async:
+        workflow = run.workflow
+        self.slot.code(run.id, workflow.wire_name)
+        if workflow.is_async:
             _mode = IN_ASYNC
             try:
                 return resume(coro)
@@ -637,6 +639,7 @@ class Loop:
         error = self.worker.misuse(got)
         _run = run
         _mode = IN_ASYNC
+        self.slot.code(run.id, run.workflow.wire_name)
         try:
             if run.workflow.is_async:
                 again = coro.throw(error)
@@ -652,6 +655,7 @@ class Loop:
         finally:
             _mode = OUTSIDE
             _run = None
+            self.slot.leave()
         work.insert(0, (fiber, again))
 
     def _take(self, run: Any, waiter: Any, cmd: Any, work: list[Any]) -> None:
@@ -902,7 +906,10 @@ class Loop:
     def close(self, run: Any, coros: list[Any]) -> None:
         """Unwind *coros* of a run; every engine call in them is inert."""
         global _mode, _run
+        if not coros:
+            return
         _mode, _run = INERT, run
+        self.slot.code(run.id, run.workflow.wire_name)
         try:
             for coro in coros:
                 try:
@@ -914,6 +921,7 @@ class Loop:
                     pass
         finally:
             _mode, _run = OUTSIDE, None
+            self.slot.leave()
 
     # ── the batch ────────────────────────────────────────────────────────────────────────────────────────────────
 

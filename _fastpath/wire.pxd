@@ -34,7 +34,8 @@ cdef class Slot:
         bytes name
         char *at
     cpdef void enter(self, bytes run_id, int32_t seq, int64_t now_us, bytes name=*)
-    cpdef void code(self, bytes run_id)
+    cpdef void code(self, bytes run_id, bytes name=*)
+    cdef void _call(self, bytes name)
     cpdef void leave(self)
     cpdef void own(self)
 

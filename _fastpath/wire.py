@@ -23,7 +23,7 @@ SLOT_BYTES = 128
 _NAME_AT, _NAME_MAX = 48, 80
 _NO_RUN = bytes(16)
 _facts = struct.Struct("=iH?xqq")
-_seq = struct.Struct("=i")
+_started = struct.Struct("=q")
 _thread = struct.Struct("=Q")
 # upper ends of the buckets of a step's durations; one bucket more has what is longer
 TALLY_BOUNDS_US = (
@@ -132,7 +132,8 @@ class Slot:
     """One entry of the black box: which run and step is executing, since when. 128 bytes of shared memory.
 
     Layout: 16 run id (zeros: nothing), 4 seq (-1: workflow code), 2 length of the name, 1 whether it rests, 1 pad,
-    8 started (us since 2000), 8 count of executions, 8 thread, 80 name of the step. The run id is written last.
+    8 started (us since 2000; of workflow code a number that no other entry of it has), 8 count of executions, 8 thread,
+    80 name of the step, or of the workflow. The run id is written last.
     """
 
     __slots__ = ("_count", "_memory", "_offset")
@@ -149,11 +150,13 @@ class Slot:
         _facts.pack_into(memory, at + 16, seq, len(name), False, now_us, self._count)
         memory[at : at + 16] = run_id
 
-    def code(self, run_id: bytes) -> None:
-        """Workflow code of that run has the thread, between its steps."""
-        at = self._offset
-        _seq.pack_into(self._memory, at + 16, -1)
-        self._memory[at : at + 16] = run_id
+    def code(self, run_id: bytes, name: bytes = b"") -> None:
+        """Workflow code of that run, of the workflow *name*, has the thread, between its steps. Reads no clock: it counts on from the last step's start."""
+        memory, at, name = self._memory, self._offset, name[:_NAME_MAX]
+        (started,) = _started.unpack_from(memory, at + 24)
+        memory[at + _NAME_AT : at + _NAME_AT + len(name)] = name
+        _facts.pack_into(memory, at + 16, -1, len(name), False, started + 1, self._count)
+        memory[at : at + 16] = run_id
 
     def leave(self) -> None:
         self._memory[self._offset : self._offset + 16] = _NO_RUN

@@ -224,7 +224,8 @@ cdef class Slot:
     """One entry of the black box: which run and step is executing, since when. 128 bytes of shared memory.
 
     Layout: 16 run id (zeros: nothing), 4 seq (-1: workflow code), 2 length of the name, 1 whether it rests, 1 pad,
-    8 started (us since 2000), 8 count of executions, 8 thread, 80 name of the step. The run id is written last.
+    8 started (us since 2000; of workflow code a number that no other entry of it has), 8 count of executions, 8 thread,
+    80 name of the step, or of the workflow. The run id is written last.
     """
 
     def __cinit__(self, memory, Py_ssize_t offset):
@@ -236,12 +237,8 @@ cdef class Slot:
 
     cpdef void enter(self, bytes run_id, int32_t seq, int64_t now_us, bytes name=b""):
         cdef int64_t *words = <int64_t *>self.at
-        cdef Py_ssize_t size
         if name is not self.name:                   # a worker executes few steps many times
-            size = min(PyBytes_GET_SIZE(name), NAME_MAX)
-            memcpy(self.at + NAME_AT, PyBytes_AS_STRING(name), size)
-            (<uint16_t *>self.at)[10] = <uint16_t>size
-            self.name = name
+            self._call(name)
         (<int32_t *>self.at)[4] = seq
         self.at[22] = 0
         words[3] = now_us
@@ -249,9 +246,18 @@ cdef class Slot:
         pgs_barrier()
         memcpy(self.at, PyBytes_AS_STRING(run_id), 16)
 
-    cpdef void code(self, bytes run_id):
-        """Workflow code of that run has the thread, between its steps."""
+    cdef void _call(self, bytes name):
+        cdef Py_ssize_t size = min(PyBytes_GET_SIZE(name), NAME_MAX)
+        memcpy(self.at + NAME_AT, PyBytes_AS_STRING(name), size)
+        (<uint16_t *>self.at)[10] = <uint16_t>size
+        self.name = name
+
+    cpdef void code(self, bytes run_id, bytes name=b""):
+        """Workflow code of that run, of the workflow *name*, has the thread, between its steps. Reads no clock: it counts on from the last step's start."""
+        if name is not self.name:
+            self._call(name)
         (<int32_t *>self.at)[4] = -1
+        (<int64_t *>self.at)[3] += 1
         pgs_barrier()
         memcpy(self.at, PyBytes_AS_STRING(run_id), 16)
 

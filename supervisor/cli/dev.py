@@ -79,7 +79,7 @@ def dev(
         ends.enter_context(dashboard_beside(found, name, beside))
         wanted = ServiceOptions(
             dsn=found.conninfo, schema=name, procs=workers, threads=told.threads, in_flight=told.in_flight, drain_timeout_s=drain_timeout, queues=told.queues, app=told.app,
-            traces=told.traces, beside=sessions_beside(beside),
+            traces=told.traces, code_limit_s=told.code_limit_s, beside=sessions_beside(beside),
         )  # fmt: skip
         service = Service(wanted, load=partial(load_app, told.app), reloads=reload)
         if told.metrics is not None:

@@ -106,7 +106,7 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
         dsn=found.conninfo, schema=schema, procs=count_procs(told.procs), threads=told.threads, in_flight=told.in_flight,
         until_empty=told.until_empty, drain_timeout_s=drain_timeout, queues=told.queues, app=app,
         retention_s=settings.span_s(told.retention) if told.retention else None,
-        traces=told.traces, log_dir=told.log_dir, log_file_bytes=told.log_file_bytes, log_files=told.log_files, beside=sessions_beside(dashboard),
+        traces=told.traces, code_limit_s=told.code_limit_s, log_dir=told.log_dir, log_file_bytes=told.log_file_bytes, log_files=told.log_files, beside=sessions_beside(dashboard),
     )  # fmt: skip
     service = Service(wanted, load=partial(load_app, app))
     if told.metrics is not None:

@@ -16,7 +16,7 @@ import click
 from supervisor.cli import options
 from supervisor.cli.output import ago, duration, plain, print_json, say
 from supervisor.cli.screen import live, until_interrupted
-from supervisor.cli.workers import crash_row, crash_words, executing_row, local_boxes, size
+from supervisor.cli.workers import code_words, crash_row, crash_words, executing_row, local_boxes, size
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -203,7 +203,8 @@ def _executes(entries: list[Row]) -> str:
         return "-"
     longest = max(entries, key=lambda entry: entry["for_s"])
     more = f", {len(entries) - 1} more" if len(entries) > 1 else ""
-    return f"{longest['step']} for {duration(longest['for_s'])}{more}"
+    step = longest["step"] if longest["seq"] is not None else code_words(longest)
+    return f"{step} for {duration(longest['for_s'])}{more}"
 
 
 def _queue_table(queues: list[Row]) -> Any:

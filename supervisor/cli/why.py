@@ -9,18 +9,27 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from supervisor.cli.output import ago, duration, plain, short_json
+from supervisor.cli.workers import code_words
 from supervisor.core.shown import asked_by, detail_of, ended_by, place_words
 
 if TYPE_CHECKING:
     from supervisor.db.history import History
 
 Row = dict[str, Any]
+HELD_S = 1.5  # the parent looks twice a second
+HELD = {
+    "freed_by": "the end of that code; or the limit of its worker (code_limit_s): then the worker is killed and the run begins again, three times at most",
+    "who": "whoever owns the code: what takes long belongs into a step; terminate ends the run in the database, and the limit frees the worker",
+}
 _PLACE = re.compile(r'^\s*File "(.*)", line (\d+), in (.+)$', re.MULTILINE)
 
 
 def banner(found: History, executing: list[Row]) -> list[str]:
     """State, reason and since when; where in the run; what it waits for in particular; what frees it, and who can act; the last error."""
     wait = found.wait or {}
+    held = next((each for each in executing if each["seq"] is None and each["for_s"] > HELD_S), None)
+    if held is not None:
+        wait = {**wait, "meaning": f"its {code_words(held)} holds the loop of worker {held['worker']}: no other run of that worker moves", **HELD}
     when = f"{ago(wait['wake_at'])}: " if wait["wake_at"] else ""
     return [
         _state(wait),
@@ -81,7 +90,7 @@ def _waits_for(waits: list[Any], of: int) -> str:
 
 def _poison(facts: Row) -> list[str]:
     """Why it was parked after it had ended several workers: how, in which step, what the last one said, where it was."""
-    where = "workflow code" if facts["seq"] < 0 else f"step {facts['step']} (seq {facts['seq']})"
+    where = code_words(facts) if facts["seq"] < 0 else f"step {facts['step']} (seq {facts['seq']})"
     lines = [f"  {where} has ended its worker {facts['crashes']} times, the last one {ended_by(facts)}: worker {facts['worker']}, pid {facts['pid']} on {facts['host']}"]
     for what, words in (("where it was", facts["traceback"].splitlines()), ("the worker's last log lines", facts["log"])):
         if words:
@@ -102,8 +111,10 @@ def _ending(found: History) -> list[str]:
 def _executing(executing: list[Row]) -> list[str]:
     lines = []
     for each in executing:
-        where = f" (seq {each['seq']}, {each['where']})" if each["seq"] is not None else ""
-        lines.append(f"  executes {plain(each['step'])}{where} for {duration(each['for_s'])}, process {each['pid']} of this host")
+        what = f"{plain(each['step'])} (seq {each['seq']}, {each['where']})" if each["seq"] is not None else code_words(each)
+        what += f" for {duration(each['for_s'])}" if each["for_s"] else ""
+        at = f", at {plain(each['at'])}" if each["at"] else ""
+        lines.append(f"  executes {what}{at}, process {each['pid']} of this host")
     return lines
 
 

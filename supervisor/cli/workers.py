@@ -150,6 +150,8 @@ def executing_row(entry: Executing) -> Row:
         "run_id": entry.run_id,
         "seq": entry.seq if entry.seq >= 0 else None,
         "step": entry.step,
+        "workflow": entry.workflow or None,
+        "at": entry.stack[0] if entry.stack else None,
         "where": entry.place,
         "for_s": round(entry.for_s, 3),
         "since": _moment_ago(entry.for_s),
@@ -215,11 +217,22 @@ def _supervisor(supervisor: Row) -> list[str]:
 
 
 def _executing(entries: list[Row]) -> list[str]:
-    lines = [
-        f"{plain(each['step'])} of run {each['run_id']}" + (f" (seq {each['seq']}, {each['where']}) for {duration(each['for_s'])}" if each["seq"] is not None else "")
-        for each in entries[:EXECUTING_SHOWN]
-    ]
+    lines = [what_words(each) for each in entries[:EXECUTING_SHOWN]]
     return [*lines, f"{len(entries) - EXECUTING_SHOWN} more"] if len(entries) > EXECUTING_SHOWN else lines
+
+
+def what_words(entry: Row) -> str:
+    """ "charge of run … (seq 2, thread) for 3 s", "workflow code of checkout of run … for 12 s, at app.py:7 in checkout; it holds the loop"."""
+    if entry["seq"] is not None:
+        return f"{plain(entry['step'])} of run {entry['run_id']} (seq {entry['seq']}, {entry['where']}) for {duration(entry['for_s'])}"
+    at = f", at {plain(entry['at'])}" if entry["at"] else ""
+    held = f" for {duration(entry['for_s'])}{at}; it holds the loop, no other run moves" if entry["for_s"] else ""
+    return f"{code_words(entry)} of run {entry['run_id']}{held}"
+
+
+def code_words(entry: Row) -> str:
+    """ "workflow code of checkout"."""
+    return f"workflow code of {plain(entry['workflow'])}" if entry["workflow"] else "workflow code"
 
 
 def crash_words(crash: Row) -> str:

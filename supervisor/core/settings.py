@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_files: Count = 8  # kept, the current one included
     traces: bool = False  # spans of OpenTelemetry, to where its own OTEL_* variables say; needs the extra [otel]
     metrics: str | None = None  # where they are served for Prometheus: [HOST:]PORT; None: nowhere
+    code_limit_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 30.0  # CPU time of workflow code between two durable words, then its worker is ended; 0: never
     retention: Span | None = None  # how long the history of ended runs is kept; None: for ever
     sources: dict[str, str] = {}
 
@@ -151,6 +152,7 @@ def _expected(name: str) -> str:
         "log_file_bytes": "give a number of bytes, at least 65536",
         "log_files": "give a number of files from 1 to 1024",
         "metrics": "give a port, or HOST:PORT, as text: '9464'",
+        "code_limit_s": "give a number of seconds, 0 for no limit",
         "retention": "give a number of hours, days or weeks: '90 days'",
     }.get(name, "give text")
 

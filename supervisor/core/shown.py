@@ -132,5 +132,8 @@ def detail_of(text: str | None) -> tuple[dict[str, Any] | None, str]:
 
 
 def ended_by(crash: dict[str, Any]) -> str:
-    """How a worker ended, of a stored crash: "by SIGKILL", "with exit code 3"."""
-    return f"by {crash['signal']}" if crash.get("signal") else f"with exit code {crash.get('exit_code')}"
+    """How a worker ended, of a stored crash: "by SIGKILL", "with exit code 3", "by SIGKILL, for it had held the loop for 31 s at app.py:7 in checkout"."""
+    how = f"by {crash['signal']}" if crash.get("signal") else f"with exit code {crash.get('exit_code')}"
+    if not crash.get("held_s"):
+        return how
+    return f"{how}, for it had held the loop for {crash['held_s']} s" + (f" at {crash['place']}" if crash.get("place") else "")

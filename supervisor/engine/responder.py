@@ -2,7 +2,8 @@
 
 Owns a listening unix socket (in Linux' abstract namespace: no file to guard, to find or to leave behind), the thread of a
 worker that sleeps on it, and SIGUSR1. The thread does nothing until it is asked: idle it costs nothing. Code that holds the
-interpreter stops this thread too; for that the signal writes the Python stacks from C into a memfd, which others can read.
+interpreter stops this thread too; for that the signal writes the Python stacks from C into a memfd, which others can read. A second signal writes
+the main thread's stack alone, for the parent, and nothing of it is ever told to the log or to Python code.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ log = logging.getLogger("pgsupervisor.stacks")
 
 SPEAK_WITHIN_S = 2.0
 WRITTEN_MAX = 1 << 20
-MEMFD = "pgsupervisor-stacks"
+MEMFD, PLACE_MEMFD = "pgsupervisor-stacks", "pgsupervisor-place"
+PLACE_SIGNAL = signal.SIGRTMIN + 11  # one that no shell, profiler or runtime is known to use
 PARENT = "parent"
 _peer = struct.Struct("3i")
 _caught: dict[int, int] = {}  # signal → memfd
@@ -67,10 +69,20 @@ def may_ask(sock: socket.socket) -> bool:
 def catch(signum: int) -> None:
     """Have *signum* write all Python stacks into a memfd, from C, and then go on to the handler that was set for it before."""
     release(signum)
-    fd = os.memfd_create(MEMFD, os.MFD_CLOEXEC)
-    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    fd = _appending(MEMFD)
     faulthandler.register(signum, file=fd, all_threads=True, chain=True)
     _caught[signum] = fd
+
+
+def tell_place() -> None:
+    """Have PLACE_SIGNAL write the main thread's Python stack into a memfd of its own, from C. Other threads' could change while they are read."""
+    faulthandler.register(PLACE_SIGNAL, file=_appending(PLACE_MEMFD), all_threads=False)
+
+
+def _appending(name: str) -> int:
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    return fd
 
 
 def release(signum: int) -> None:
@@ -81,10 +93,10 @@ def release(signum: int) -> None:
         os.close(fd)
 
 
-def is_memfd(link: str) -> bool:
-    """Whether /proc/<pid>/fd/<n> is what `catch` writes to."""
+def is_memfd(link: str, name: str = MEMFD) -> bool:
+    """Whether /proc/<pid>/fd/<n> is what `catch` writes to, or what *name* says."""
     try:
-        return os.readlink(link).startswith(f"/memfd:{MEMFD}")
+        return os.readlink(link).startswith(f"/memfd:{name}")
     except OSError:
         return False
 
@@ -118,6 +130,7 @@ class Responder:
 
         signal.signal(signal.SIGUSR1, told)
         catch(signal.SIGUSR1)
+        tell_place()
         threading.Thread(target=self._serve, name="stacks", daemon=True).start()
 
     def _serve(self) -> None:

@@ -217,7 +217,7 @@ class Updates:
         try:
             args = update.arguments(request.payload)
             if validator is not None:
-                slot.code(run.id)
+                slot.code(run.id, run.workflow.wire_name)
                 core.read_only(run, validator, args)
         except BaseException as error:  # noqa: BLE001 - of the user's validator
             return error

@@ -183,6 +183,7 @@ class Watchdog:
         stuck.call, stuck.slot = self._executors.detach(command, int(1.5e6 * LOOK_S))
         self._executors.doing[held] = stuck.call
         self._loop.slot.leave()
+        self._loop.slot.own()
         self._walk_again()
         demote_now(command.step)
         log.warning(
@@ -284,6 +285,7 @@ class Watchdog:
 
     def _back_home(self) -> None:
         """The main thread again: unwind what has left memory meanwhile, and let its runs go on."""
+        self._loop.slot.own()
         mine = [entry for entry in self._greenlets if entry[0] == self._main]
         self._greenlets = [entry for entry in self._greenlets if entry[0] != self._main]
         asyncio._set_running_loop(None)

@@ -101,7 +101,7 @@ class BlackBox:
     def clear(self, worker: int) -> None:
         """Forget what the last process of that number wrote, but not how it ended; what it has counted goes on from there."""
         at, memory = self._offset(worker), self.memory
-        for start, end in ((layout.IDENTITY_AT, layout.COUNTERS_AT), (layout.PRESENT_AT, layout.LATENCY_AT), (layout.NOTE_AT, layout.BEFORE_AT), (layout.LOG_AT, self._page_bytes)):
+        for start, end in ((layout.IDENTITY_AT, layout.COUNTERS_AT), (layout.PRESENT_AT, layout.LATENCY_AT), (layout.NOTE_AT, layout.BEFORE_AT), (layout.HELD_AT, self._page_bytes)):
             memory[at + start : at + end] = bytes(end - start)
         counted = memory[at + layout.COUNTERS_AT : at + layout.PRESENT_AT] + memory[at + layout.LATENCY_AT : at + layout.CRASH_AT]
         memory[at + layout.BEFORE_AT : at + layout.CARRIED_AT] = counted
@@ -133,7 +133,25 @@ class BlackBox:
 
     def executing(self, worker: int) -> list[Executing]:
         """The steps that worker is executing now, or was when it died."""
-        return [entry for entry in self.read(worker).executing if entry.seq != layout.CODE_SEQ]
+        return [entry for entry in self.read(worker).executing if not entry.is_code]
+
+    def code(self, worker: int, pid: int) -> tuple[bytes, bool] | None:
+        """The mark of the workflow code that has that worker's loop, and whether it runs on the main thread; None where none has it. The same mark twice is the same turn of the code."""
+        at = self._offset(worker)
+        slot = self.memory[at + layout.SLOTS_AT : at + layout.SLOTS_AT + SLOT_BYTES]
+        run_id, seq, *_, thread, _ = layout.slot_record.unpack(slot)
+        if run_id == bytes(16) or seq != layout.CODE_SEQ or layout.small.unpack_from(self.memory, at)[0] != pid:
+            return None
+        return slot[: layout.MARK_BYTES], thread in (0, layout.present.unpack_from(self.memory, at + layout.PRESENT_AT)[1])
+
+    def hold(self, worker: int, mark: bytes, since_us: int, stack: list[str]) -> None:
+        """Say for how long the code of that mark has had the loop, and where it is."""
+        text = "\n".join(stack).encode()[: layout.held_record.size - layout.MARK_BYTES - 12]
+        layout.held_record.pack_into(self.memory, self._offset(worker) + layout.HELD_AT, mark, since_us, len(text), text)
+
+    def accuse(self, worker: int, mark: bytes, signum: int) -> None:
+        """Note that the code of that mark is why the process is about to be ended by *signum*."""
+        _accuse(self.memory, self._offset(worker), layout.BY_SIGNAL, signum, mark[:16], layout.CODE_SEQ)
 
     def executed(self, worker: int) -> int:
         """How many steps that worker has begun since it was born."""
@@ -232,5 +250,9 @@ class WorkerPage:
 
     def accuse(self, how: int, value: int, run_id: bytes, seq: int) -> None:
         """The step (seq -1: workflow code) of this run is about to end the process by a signal or an exit code."""
-        layout.note_record.pack_into(self._memory, self._at + layout.NOTE_AT, 0, value, seq, 0, run_id)
-        layout.small.pack_into(self._memory, self._at + layout.NOTE_AT, how)
+        _accuse(self._memory, self._at, how, value, run_id, seq)
+
+
+def _accuse(memory: Any, at: int, how: int, value: int, run_id: bytes, seq: int) -> None:
+    layout.note_record.pack_into(memory, at + layout.NOTE_AT, 0, value, seq, 0, run_id)
+    layout.small.pack_into(memory, at + layout.NOTE_AT, how)

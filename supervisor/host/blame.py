@@ -83,6 +83,14 @@ def _fault_thread(death: Death) -> int | None:
     return int(found[-1], 16) if found else None  # what stands before it is of a child that a step had forked
 
 
+def what(entry: Executing) -> str:
+    """ "step charge (seq 3)", "workflow code of checkout, which had held the loop for 31 s, at app.py:7 in checkout"."""
+    if not entry.is_code:
+        return f"step {entry.step} (seq {entry.seq})"
+    held = f", which had held the loop for {entry.for_s:.0f} s" if entry.for_s else ""
+    return f"workflow code of {entry.workflow}{held}" + (f", at {entry.stack[0]}" if entry.stack else "")
+
+
 def how(code: int) -> str:
     """ "was killed by SIGKILL", "ended with exit code 3"."""
     return f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
@@ -101,7 +109,7 @@ def crash_json(page: Page, death: Death, entry: Executing) -> bytes:
     host = socket.gethostname()
     facts = {
         "type": "WorkerCrash",
-        "message": f"worker {page.worker} (pid {page.pid}) on {host} {how(death.code)} while it executed {entry.step} (seq {entry.seq})",
+        "message": f"worker {page.worker} (pid {page.pid}) on {host} {how(death.code)} while it executed {what(entry)}",
         "signal": signal_name(-death.code) if death.code < 0 else None,
         "exit_code": death.code if death.code >= 0 else None,
         "step": entry.step,
@@ -110,8 +118,10 @@ def crash_json(page: Page, death: Death, entry: Executing) -> bytes:
         "pid": page.pid,
         "host": host,
         "log": [_clean(line) for line in death.log[-LOG_LINES:]],
-        "traceback": _clean("\n".join(stack(death.last_words))),
+        "traceback": _clean("\n".join(entry.stack or stack(death.last_words))),
     }
+    if entry.is_code:
+        facts |= {"workflow": entry.workflow, "held_s": round(entry.for_s), "place": entry.stack[0] if entry.stack else None}
     return json.dumps(facts).encode()
 
 

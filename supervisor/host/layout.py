@@ -1,7 +1,8 @@
 """The layout of the black box: where in its bytes what stands, and how a page of it is read.
 
 Pure: from bytes to facts. A region is a header with what the parent says of itself, then one page per worker number, then counters by name
-(tallies.py). A page is what its worker says of itself, the last crash of that number (written by the parent), a ring of log lines, and slots:
+(tallies.py). A page is what its worker says of itself, the last crash of that number and how long workflow code has held its loop (both written by the
+parent), a ring of log lines, and slots:
 the loop's, the transactions', one per thread, 64 for tasks. Counters of a number go on from one process to the next. All numbers are in the
 machine's own order and aligned, so a reader sees each old or new, never half.
 Whoever changes anything here raises VERSION: readers of another version refuse in words.
@@ -16,7 +17,7 @@ from uuid import UUID
 from supervisor._fastpath.wire import EPOCH_2000_US, SLOT_BYTES
 from supervisor.host.tallies import AREA_BYTES
 
-MAGIC, VERSION = b"PGSVBOX\0", 2
+MAGIC, VERSION = b"PGSVBOX\0", 3
 HEADER_BYTES = 4096
 TASK_SLOTS = 64
 LOG_LINES, LOG_LINE_BYTES = 64, 200
@@ -33,7 +34,7 @@ host_record = struct.Struct("@qqqq5qiiii")
 SERVING, STOPPING = 1, 2
 REASONS = ("signal", "exit", "told", "database", "unfit")  # why a worker was replaced: a signal, an exit code, told to end from outside, no database, too many threads lost
 # in a page
-IDENTITY_AT, COUNTERS_AT, LATENCY_AT, CRASH_AT, NOTE_AT, LOG_NEXT_AT, BEFORE_AT, CARRIED_AT, LOG_AT = 0, 32, 96, 416, 544, 592, 608, 976, 1024
+IDENTITY_AT, COUNTERS_AT, LATENCY_AT, CRASH_AT, NOTE_AT, LOG_NEXT_AT, BEFORE_AT, CARRIED_AT, HELD_AT, LOG_AT = 0, 32, 96, 416, 544, 592, 608, 976, 1024, 4096
 SLOTS_AT = LOG_AT + LOG_LINES * LOG_LINE_BYTES
 identity = struct.Struct("@iiiiqq")  # pid, worker, generation, state, started, progress
 counters = struct.Struct("@6Q")  # claimed, steps, ended, failures, commits, us that these took: of all processes of this number, like the latencies
@@ -44,6 +45,8 @@ carried_record = struct.Struct("@qq")  # odd while it is written; us of CPU of t
 crash_record = struct.Struct("@iiqq16sii80s")  # code, pid, at, deaths, run, seq, length of the name, name
 note_record = struct.Struct("@iiiixxxxxxxx16s")  # how, value, seq, pad, run
 log_line = struct.Struct("@H198s")
+MARK_BYTES = 40  # of a slot: whose code, and which turn of it; equal in two looks, it is the same turn
+held_record = struct.Struct("@40sqi3020s")  # the mark of the loop's slot, since when, where it is: length of the text, text
 slot_record = struct.Struct("@16siH?xqqQ80s")
 number = struct.Struct("@q")
 small = struct.Struct("@i")
@@ -53,6 +56,7 @@ NEVER, STARTING, IDLE, BUSY, DRAINING, AWAY, ENDING = range(7)
 STATES = ("never started", "starting", "idle", "busy", "draining", "database away", "ending")
 BY_SIGNAL, BY_EXIT = 1, 2  # note_record.how
 CODE_SEQ = -1
+FUTURE_US = 1 << 62
 CODE_NAME = "(workflow code)"
 
 
@@ -66,6 +70,8 @@ class Executing:
     """One step that is executing: whose, since when, where (loop, transaction, thread or task).
 
     resting   it is a task that waits for something; another has the thread
+    workflow  of workflow code: its name
+    stack     of workflow code that holds the loop: where its parent found it, the innermost place of the app's first
     suspect   it may have been what ended its worker: nobody knows which of several was
     crash     JSON of the crash that it is charged with; None when it is not
     """
@@ -77,8 +83,15 @@ class Executing:
     place: str = "thread"
     resting: bool = False
     thread: int = 0
+    workflow: str = ""
+    stack: tuple[str, ...] = ()
     suspect: bool = False
     crash: bytes | None = None
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it is workflow code."""
+        return self.seq == CODE_SEQ
 
 
 @dataclass(frozen=True)
@@ -145,12 +158,15 @@ def read_page(number_: int, first: bytes, second: bytes, threads: int, now_us: i
     """Read a page from two copies taken one after the other: a slot that is not equal in both changed meanwhile and is left out."""
     pid, worker, generation, state, started, progress = identity.unpack_from(second, IDENTITY_AT)
     live, loop_thread = present.unpack_from(second, PRESENT_AT)
+    executing = _slots(first, second, threads, loop_thread, now_us)
+    holds = any(entry.is_code and entry.for_s for entry in executing)  # then its worker can't say so itself
+    state, live = BUSY if holds and state == IDLE else state, max(live, int(holds))
     totals, before = _totals(second, COUNTERS_AT, LATENCY_AT), _totals(second, BEFORE_AT, BEFORE_AT + counters.size)
     claimed, steps, ended, failures, commits = (getattr(totals, name) - getattr(before, name) for name in ("claimed", "steps", "ended", "failures", "commits"))
     return Page(
         number_, pid, worker, generation, state, started, progress, claimed, steps, ended, failures, commits, live,
         latency=tuple(now - then for now, then in zip(totals.latency, before.latency, strict=True)),
-        executing=_slots(first, second, threads, loop_thread, now_us),
+        executing=executing,
         log=_log(second),
         crash=_crash(second),
         note=_note(second),
@@ -172,10 +188,22 @@ def _slots(first: bytes, second: bytes, threads: int, loop_thread: int, now_us: 
             continue
         run_id, seq, size, resting, started, _count, thread, name = slot_record.unpack(record)
         place = "loop" if index == 0 else "transaction" if index == 1 else "thread" if index < 2 + threads else "task"
-        step = CODE_NAME if seq == CODE_SEQ else name[:size].decode("utf-8", "replace")
-        for_s = 0.0 if seq == CODE_SEQ else max(0.0, (now_us - started) / 1e6)
-        found.append(Executing(UUID(bytes=run_id), seq, for_s, step, place, bool(resting), thread or loop_thread))
+        told = name[:size].decode("utf-8", "replace")
+        if seq == CODE_SEQ:
+            since, stack = _held(second, record) if index == 0 else (now_us, ())
+            entry = Executing(UUID(bytes=run_id), seq, max(0.0, (now_us - since) / 1e6), CODE_NAME, place, False, thread or loop_thread, told, stack)
+        else:
+            entry = Executing(UUID(bytes=run_id), seq, max(0.0, (now_us - started) / 1e6), told, place, bool(resting), thread or loop_thread)
+        found.append(entry)
     return found
+
+
+def _held(data: bytes, slot: bytes) -> tuple[int, tuple[str, ...]]:
+    """Since when the code in the loop's slot has had it, by the parent's looks, and where it was found; now, where the parent has not seen it twice."""
+    mark, since, size, text = held_record.unpack_from(data, HELD_AT)
+    if mark != slot[:MARK_BYTES]:
+        return FUTURE_US, ()
+    return since, tuple(text[:size].decode("utf-8", "replace").splitlines())
 
 
 def _log(data: bytes) -> list[str]:

@@ -21,7 +21,7 @@ from supervisor.core.errors import DefinitionError
 from supervisor.engine.main import EXIT_DATABASE, EXIT_UNFIT
 from supervisor.engine.responder import forget
 from supervisor.host.blackbox import BlackBox, Executing
-from supervisor.host.blame import how
+from supervisor.host.blame import how, what
 from supervisor.host.children import Born, Child, Load, Loaded, NotLoaded, Work, fork
 from supervisor.host.logs import error_told
 from supervisor.host.reaper import Reaper
@@ -400,10 +400,10 @@ class Parent:
 
 
 def _say_death(child: Child, code: int, executing: list[Executing]) -> None:
-    doing = ", ".join(f"step {entry.step} of run {entry.run_id} (seq {entry.seq})" for entry in executing[:3])
+    doing = ", ".join(f"{what(entry)} of run {entry.run_id}" for entry in executing[:3])
     more = f" and {len(executing) - 3} more" if len(executing) > 3 else ""
     words = f"\n{child.broken.words}" if child.broken is not None else ""
     log.warning("worker %d (pid %d) %s%s%s", child.number, child.pid, how(code), f" while executing {doing}{more}" if doing else "", words)
     for entry in executing:
         if entry.crash is not None:
-            log.warning("worker %d: its death is charged to step %s of run %s (seq %d)", child.number, entry.step, entry.run_id, entry.seq)
+            log.warning("worker %d: its death is charged to %s of run %s", child.number, what(entry), entry.run_id)

@@ -25,6 +25,7 @@ from supervisor.host import logs
 from supervisor.host.awaited import Awaited
 from supervisor.host.beside import Beside
 from supervisor.host.children import Loaded
+from supervisor.host.holding import LIMIT_S, Holding
 from supervisor.host.parent import Parent, ParentOptions
 from supervisor.host.sessions import Room, check_room
 from supervisor.host.stacks import Answering
@@ -59,6 +60,7 @@ class ServiceOptions:
     log_file_bytes: int = 64 << 20
     log_files: int = 8
     traces: bool = False
+    code_limit_s: float = LIMIT_S  # of CPU time that workflow code may take from one durable word to the next; 0: any
     beside: Mapping[str, int] = field(default_factory=dict)  # sessions of processes beside it that are no part of its loop, by what they are
 
 
@@ -83,6 +85,7 @@ class Service:
         if reloads:
             self._look_for_saves()
         parent.add(Answering())
+        parent.add(Holding(parent, options.code_limit_s))
         leadership = Leadership(options.dsn, options.schema, parent.options.supervisor_id, parent.reaper.burials, options.retention_s)
         parent.add(leadership, late=True)
         self._board = Board(parent.options.slots)

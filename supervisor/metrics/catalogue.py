@@ -38,7 +38,7 @@ HOST = {
     "worker_restarts_total": Metric(
         "counter", ("reason",), "Workers that had to be replaced: ended by a signal, by an exit code, told to end from outside, without a database, unfit because too many threads hang"
     ),
-    "worker_crashes_charged_total": Metric("counter", (), "Deaths of workers that were charged to a step; three park its run as attempts_exhausted"),
+    "worker_crashes_charged_total": Metric("counter", (), "Deaths of workers that were charged to a step, or to workflow code that held the loop; three park its run as attempts_exhausted"),
     "worker_cpu_seconds_total": Metric("counter", ("worker",), "CPU time of the processes of each worker number"),
     "worker_memory_bytes": Metric("gauge", ("worker",), "Resident memory of each worker"),
     "log_records_dropped_total": Metric("counter", (), "Log records that were lost because they came faster than the log process writes, or it was dead"),

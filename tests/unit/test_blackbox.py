@@ -19,6 +19,7 @@ import pytest
 
 from supervisor import _fastpath
 from supervisor._fastpath import wire as built
+from supervisor._fastpath.wire import clock_us
 from supervisor.host import boxes, layout
 from supervisor.host.blackbox import BlackBox
 from supervisor.core.codec import crash_fingerprint
@@ -130,6 +131,52 @@ def test_a_slot_that_changes_under_the_readers_eyes_is_left_out(box: BlackBox) -
     read = layout.read_page(0, first[at : at + size], bytes(box.memory)[at : at + size], 3, 20)
     assert read.executing == []
     assert [(entry.step, entry.seq, entry.place) for entry in box.executing(0)] == [("charge", 2, "thread"), ("book", 3, "thread")]
+
+
+def test_two_equal_looks_at_code_are_one_turn_of_it(wire: Any) -> None:
+    """The parent decides by that who holds the loop: two short turns of the same run must not be taken for a long one."""
+    memory = bytearray(wire.SLOT_BYTES)
+    slot = wire.Slot(memory, 0)
+    marks = []
+    for name in (b"checkout", b"checkout", b"refund"):
+        slot.enter(RUN.bytes, 1, 1000, b"charge")
+        slot.leave()
+        for _ in range(2):
+            slot.code(RUN.bytes, name)
+            marks.append(bytes(memory[: layout.MARK_BYTES]))
+            slot.leave()
+        *_, size, _, _, _, _, told = layout.slot_record.unpack(memory)
+        assert told[:size] == name
+    assert len(set(marks)) == len(marks)
+
+
+def test_the_parent_says_for_how_long_code_has_held_the_loop(box: BlackBox) -> None:
+    """The worker can't: it calls itself idle, and knows of no run."""
+    page = box.page(0)
+    page.born(5)
+    page.batch(0.001, claimed=1, steps=0, ended=0, failures=0, live=0, draining=False)
+    page.loop_slot.code(RUN.bytes, b"checkout")
+    mark, on_main = box.code(0, os.getpid()) or (b"", False)
+    assert mark[:16] == RUN.bytes and on_main and box.code(0, 999_999_999) is None
+    assert (box.read(0).state, box.read(0).executing[0].for_s) == (layout.IDLE, 0)
+    box.hold(0, mark, clock_us() - 5_000_000, ["app.py:7 in checkout", "app.py:7 in checkout"])
+    read = box.read(0)
+    (entry,) = read.executing
+    assert (read.state, read.live, entry.workflow, entry.stack[0]) == (layout.BUSY, 1, "checkout", "app.py:7 in checkout") and 5 <= entry.for_s < 60
+    # when it is killed for that, it is charged, and nothing beside it
+    page.thread_slots[0].enter(OTHER.bytes, 3, 10, b"book")
+    box.accuse(0, mark, 9)
+    found = {each.run_id: each for each in box.inquest(0, os.getpid(), -9, ordered=False)}
+    crash = json.loads(found[RUN].crash or b"")
+    assert (crash["workflow"], crash["place"], crash["seq"]) == ("checkout", "app.py:7 in checkout", -1) and "held the loop for 5 s" in crash["message"]
+    assert found[OTHER].crash is None and not found[OTHER].suspect
+    # and code that has ended in that very moment charges nobody
+    page = box.page(0)
+    page.loop_slot.code(RUN.bytes, b"checkout")
+    page.loop_slot.leave()
+    page.thread_slots[0].enter(OTHER.bytes, 3, 10, b"book")
+    box.accuse(0, mark, 9)
+    assert [each.crash for each in box.inquest(0, os.getpid(), -9, ordered=False)] == [None]
 
 
 # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────────
