@@ -36,7 +36,7 @@ cdef class Run:
         Command call
         dict open, dropped
         list fresh, fibers
-        object end
+        object end, forgotten
         int64_t batch, now_us, deadline_us
         unsigned long home
         int seq, seq_max, pos, executing, resumed, status
@@ -99,6 +99,7 @@ cdef class Loop:
     @cython.locals(workflow=Workflow)
     cdef object _resume(self, Run run, object coro)
     @cython.locals(workflow=Workflow)
+    cdef bint _forgot(self, Run run) except -1
     cdef void _return(self, Run run, object value) except *
     cdef void _finish(self, Run run, int status, bytes encoded) except *
     cpdef void touch(self, Run run) except *

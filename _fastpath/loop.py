@@ -10,13 +10,21 @@ given is what a replay would give it.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import sys
+import uuid
 from collections import deque
 from itertools import count
 from math import isfinite
+from opcode import opmap
 from typing import Any
 
+from supervisor.core import errors
 from supervisor.core.errors import SupervisorError
 from supervisor._fastpath.wire import Column, Command, Returned, clock_us, id_time_us, resume, thread_id
+
+log = logging.getLogger("pgsupervisor.worker")
 
 BIG = 65536  # bytes of a result from which on the checks of size are made
 _ESCAPED_NUL = b"\\u0000"
@@ -41,6 +49,9 @@ _mode = OUTSIDE
 _thread = 0
 _run: Any = None
 _numbers = count()  # of workflows
+_POP_TOP = opmap["POP_TOP"]
+_OWN = ("_fastpath/loop.py", "_fastpath/wire.py")
+_PACKAGE = os.path.dirname(os.path.dirname(errors.__file__)) + os.sep
 
 
 def mode() -> int:
@@ -172,7 +183,7 @@ class Run:
         self.id = id
         self.workflow = workflow
         none: Any = None
-        self.coro = self.history = self.later = self.parent = self.past = self.drawn = self.key = self.end = self.patches = none
+        self.coro = self.history = self.later = self.parent = self.past = self.drawn = self.key = self.end = self.forgotten = self.patches = none
         self.call = self.open = self.dropped = self.fresh = self.fibers = none
         self.batch = 0
         self.now_us = self.deadline_us = 0
@@ -181,6 +192,18 @@ class Run:
         self.gone = self.in_tx = self.timers = False
         self.status = 0  # how it ended
         self.home = 0  # the thread that the greenlet of a def workflow is bound to; 0: a coroutine, which any thread may resume
+
+
+    def lost(self, kind: int, step: Any, seq: int) -> None:
+        """A command ended that nobody has taken. One that its statement dropped at once is a mistake, and told at the run's end; one that was kept in a
+        variable may have been given up for a reason, an error or a cancellation, and is told to the log."""
+        if _run is not self or kind == PATCH or _mode not in (IN_ASYNC, IN_SYNC) or self.forgotten is not None:
+            return
+        where, at_once = _dropped_at()
+        if at_once:
+            self.forgotten = (kind, step, seq, where)
+        elif self.history is None:
+            log.warning("run %s of %s: %s (seq %d) was called and never awaited%s; nothing of it was executed", uuid.UUID(bytes=self.id), self.workflow.name, step.name, seq, where)
 
 
 class Fiber:
@@ -490,6 +513,7 @@ class Loop:
             self.worker.finish_failed(run, error)
             return
         if type(got) is Command and got.kind < GATHER and not got.done and got.run is run and got.seq < run.seq_max:
+            got.taken = True
             run.call = got
             if run.batch == 0:
                 self.ready.append(run)
@@ -499,7 +523,18 @@ class Loop:
             run.open = {}
             self.drive(run, [(None, got)])
 
+    def _forgot(self, run: Any) -> bool:
+        """Whether the code that has ended well never awaited a command: then its run fails. A run that ended before this was known keeps its end:
+        while the history is replayed this is asked only where it says that the run had failed and was undone."""
+        if run.forgotten is None or run.history is not None and not any(record.kind == UNDO for record in run.history.values()):
+            return False
+        error, run.forgotten = self.worker.unawaited(run, run.forgotten), None
+        self.worker.finish_failed(run, error)
+        return True
+
     def _return(self, run: Any, value: Any) -> None:
+        if run.forgotten is not None and self._forgot(run):
+            return
         workflow = run.workflow
         kind = type(value)
         try:
@@ -510,7 +545,9 @@ class Loop:
             else:
                 encoded = workflow.shape.settle(value)[0]
         except Exception as error:
-            if not isinstance(error, SupervisorError):
+            if kind is Command:
+                error = self.worker.unawaited(run, (value.kind, value.step, value.seq, ""), True)
+            elif not isinstance(error, SupervisorError):
                 error = workflow.shape.explain(value, error)
             self.worker.finish_failed(run, error)
             return
@@ -538,6 +575,8 @@ class Loop:
 
     def finish(self, run: Any, status: int, encoded: bytes) -> None:
         """End *run* with an outcome."""
+        if status == COMPLETED and self._forgot(run):
+            return
         self._finish(run, status, encoded)
 
     # ── several commands at once ─────────────────────────────────────────────────────────────────────────────────
@@ -661,6 +700,7 @@ class Loop:
     def _take(self, run: Any, waiter: Any, cmd: Any, work: list[Any]) -> None:
         """*waiter* (a branch, a group's command, or None for the root) awaits *cmd*."""
         cmd.waiter = waiter
+        cmd.taken = True
         if cmd.done:
             self._wake(run, cmd, waiter, work)
         elif cmd.kind >= GATHER:
@@ -956,6 +996,16 @@ class Loop:
             if not run.gone:
                 run.batch = 0
                 ready.append(run)
+
+
+def _dropped_at() -> tuple[str, bool]:
+    """Where the app's code is, as ", at file:line", and whether it is just dropping the value of a statement."""
+    frame: Any = sys._getframe()
+    while frame is not None and frame.f_code.co_filename.endswith(_OWN):
+        frame = frame.f_back
+    if frame is None or frame.f_code.co_filename.startswith(_PACKAGE):
+        return "", False
+    return f", at {frame.f_code.co_filename}:{frame.f_lineno}", frame.f_code.co_code[frame.f_lasti] == _POP_TOP
 
 
 def _fits(kind: Any, value: Any) -> bool:

@@ -23,7 +23,7 @@ cdef class Command:
         dict kwargs
         int seq, kind, attempt
         int64_t called_us
-        bint done, redelivered
+        bint done, redelivered, taken
 
 cdef class Returned:
     cdef readonly object value

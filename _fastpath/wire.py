@@ -81,9 +81,10 @@ class Command:
     """One thing a workflow asked for. Awaiting it yields it once to the loop, then gives its value or raises its error.
 
     called_us    of a wait: when the code called it, us since 2000; 0: not known yet
+    taken        somebody has it: it was awaited, or given to a group. One that ends without is told to its run
     """
 
-    __slots__ = ("args", "attempt", "called_us", "done", "error", "extra", "kind", "kwargs", "redelivered", "run", "seq", "step", "value", "waiter")
+    __slots__ = ("args", "attempt", "called_us", "done", "error", "extra", "kind", "kwargs", "redelivered", "run", "seq", "step", "taken", "value", "waiter")
 
     def __init__(self) -> None:
         self.run: Any = None
@@ -95,7 +96,11 @@ class Command:
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] | None = None
         self.seq = self.kind = self.attempt = self.called_us = 0
-        self.done = self.redelivered = False
+        self.done = self.redelivered = self.taken = False
+
+    def __del__(self) -> None:
+        if not self.taken and self.run is not None:
+            self.run.lost(self.kind, self.step, self.seq)
 
     def __await__(self) -> Command:
         return self

@@ -160,7 +160,14 @@ cdef class Column:
 @cython.final
 @cython.freelist(4096)                              # more than one group of runs in flight; shells are recycled
 cdef class Command:
-    """One thing a workflow asked for. Awaiting it yields it once to the loop, then gives its value or raises its error."""
+    """One thing a workflow asked for. Awaiting it yields it once to the loop, then gives its value or raises its error.
+
+    taken   somebody has it: it was awaited, or given to a group. One that ends without is told to its run
+    """
+
+    def __dealloc__(self):
+        if not self.taken and self.run is not None:
+            self.run.lost(self.kind, self.step, self.seq)
 
     def __await__(self):
         return self

@@ -95,6 +95,9 @@ def group_command(kind: int, members: list[Any], names: list[str] | None) -> Any
             member.close()
             raise DefinitionError(f"{word} in a def workflow was given a coroutine; give calls: step.aio(…), workflow.aio(…)")
     command = core_loop.new_command(kind, {core_loop.GATHER: GATHERED, core_loop.FIRST: FIRST_OF}.get(kind, SHIELDED), (), False)
+    for member in members:
+        if isinstance(member, Command):
+            member.taken = True
     command.extra = core_loop.Group(members, names)
     return command
 

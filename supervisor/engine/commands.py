@@ -22,7 +22,7 @@ from supervisor.api.words import SLEEP, TIMEOUT, ChildRun, Continued
 from supervisor.core import codec, versions
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.errors import (
-    AsyncioInWorkflow, CompleteLater, HistoryTooLong, ReplayMismatch, RunCancelled, RunTerminated, RunTimedOut, StepInterrupted,
+    CompleteLater, HistoryTooLong, ReplayMismatch, RunCancelled, RunTerminated, RunTimedOut, StepInterrupted,
 )  # fmt: skip
 from supervisor.db.arrays import Row
 from supervisor.engine.batch import INFINITY, Batch
@@ -30,7 +30,7 @@ from supervisor.engine.compensation import Undo, begin, time_is_over
 from supervisor.engine import counting, terms
 from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
-from supervisor.engine.misuse import explained
+from supervisor.engine.misuse import explained, refused, unawaited
 from supervisor.engine.replay import CANCELLED, RESUMED, SLEPT, TERMINATED, Kid, Past, check, has_begun, too_long
 from supervisor.engine.signals import Listening, until
 from supervisor.engine.tokens import Entrusted
@@ -655,13 +655,7 @@ class Commands:
         log.error("%s", error)
         self.park(run, NONDETERMINISM, {"seq": error.seq, "expected": error.expected, "found": error.found, "error": str(error)})
 
-    @staticmethod
-    def misuse(got: Any) -> BaseException:
-        """The error for something awaited that is no durable command."""
-        if isinstance(got, Command):
-            return AsyncioInWorkflow(f"a command of another run was awaited ({got.step.name}); a run can only await what it called itself")
-        what = "something of asyncio (sleep(0), a future or a task)" if got is None or asyncio.isfuture(got) else repr(got)
-        return AsyncioInWorkflow(f"workflow code awaited {what}; a replay can't answer it: use the durable words (sleep, gather, first), or put it into a step")
+    misuse, unawaited = staticmethod(refused), staticmethod(unawaited)  # the errors for something awaited that is no durable command, and for one that nobody awaited
 
 
 _KIND_WORDS = {core.STEP: "retry of", core.TIMER: "timer", core.CHILD: "child run", core.START: "start of", core.SIGNAL: "signal"}

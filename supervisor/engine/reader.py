@@ -24,7 +24,7 @@ class Reader:
     """Of the run that it replays: the handlers that it has named, the patches that it met anew, what it did instead of its history, what ended it."""
 
     green, close_green = staticmethod(green), staticmethod(close_green)
-    misuse = staticmethod(Commands.misuse)
+    misuse, unawaited = staticmethod(Commands.misuse), staticmethod(Commands.unawaited)
 
     def __init__(self) -> None:
         registry.settle()

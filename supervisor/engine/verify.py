@@ -119,7 +119,7 @@ class Verifier:
         ended = run.end is not None
         if history.status in _ENDS:
             how, word = _ENDS[history.status]
-            if ended and run.end[0] == how:
+            if ended and (run.end[0] == how or how == core.FAILED and run.forgotten is not None):  # its end is made of that when it ends, not in a replay
                 return None
             return self._parts(history, run.seq, word, self._now(run), self._place(run))
         if history.status not in ("ready", "running", "waiting", "paused"):
