@@ -142,16 +142,19 @@ SELECT t.minute, t.started, t.completed, t.failed, t.counted_s FROM {schema}.pac
 
 -- name: page_queues :many
 -- What stands in each queue; where complete is false, at least so many.
--- Locks:  none.     Index:  task_ready_idx, $1 entries at most; queue_pause_pkey
+-- Locks:  none.     Index:  task_ready_idx, $1 entries at most; queue_pause_pkey; none for workers: one row per worker's life
 -- $1 int4 live runs that are looked at    $2 int4 limit
-SELECT q.queue, q.ready, q.running, q.waiting, q.paused, q.oldest_ready_at, q.complete, q.paused_at, q.paused_by, q.paused_reason
-FROM {schema}.queue_sizes($1::pg_catalog.int4) AS q ORDER BY q.queue LIMIT $2::pg_catalog.int4;
+SELECT q.queue, q.ready, q.running, q.waiting, q.paused, q.oldest_ready_at, q.complete, q.paused_at, q.paused_by, q.paused_reason, coalesce(s.workers, 0) AS workers
+FROM {schema}.queue_sizes($1::pg_catalog.int4) AS q
+LEFT JOIN (SELECT u.queue, pg_catalog.count(*) AS workers FROM {schema}.workers AS w CROSS JOIN LATERAL pg_catalog.unnest(w.queues) AS u (queue) WHERE w.state = 'alive' GROUP BY u.queue) AS s
+    ON s.queue = q.queue
+ORDER BY q.queue LIMIT $2::pg_catalog.int4;
 
 -- name: page_workers :many
 -- Workers that live or died within the hour, without what they do.
 -- Locks:  none.     Index:  none: one row per worker's life
 -- $1 int4 limit
-SELECT w.worker, w.state, w.host, w.pid, w.supervisor, w.boot, w.started_at, w.dead_at, w.death
+SELECT w.worker, w.state, w.host, w.pid, w.supervisor, w.boot, w.started_at, w.dead_at, w.death, w.queues
 FROM {schema}.workers AS w WHERE w.state <> 'dead' OR w.dead_at > pg_catalog.now() - interval '1 hour' ORDER BY w.worker DESC LIMIT $1::pg_catalog.int4;
 
 -- name: page_worker_sizes :many

@@ -75,7 +75,7 @@ SELECT c.how, c.asked_at, c.actor, c.reason FROM {schema}.cancellations AS c WHE
 
 -- name: show_audit :many
 -- What operators did, newest first: to one run, or to all.
--- Locks:  none.     Index:  audit primary key, pruned; of all runs audit_at_idx, one scan backwards per partition
+-- Locks:  none.     Index:  audit primary key, pruned; of all runs audit_at_idx and cancellation_at_idx, one scan backwards per partition
 -- $1 uuid run (null: all)    $2 text verb (null: all)    $3 timestamptz before (null: from now on)    $4 int4 limit
 SELECT a.n, a.at, a.verb, a.run_id, a.workflow, a.key, a.login, a.actor, a.reason, a.details, a.schedule, a.queue
 FROM {schema}.audits AS a

@@ -21,21 +21,21 @@ ON CONFLICT (name) DO UPDATE SET queue = excluded.queue, timeout_s = excluded.ti
 RETURNING w.id, w.queue;
 
 -- name: serve_versions :exec
--- Say which version of each workflow this worker has, before its first claim.
+-- Say which version of each workflow this worker has, and which queues it claims from, before its first claim.
 -- Locks:  the versions' rows, by workflow; the worker's row.     Index:  workflow_version_workflow_version_key, worker_pkey
--- $1 int4[] workflow, ascending    $2 text[] version    $3 text[] module and function    $4 int4 worker
+-- $1 int4[] workflow, ascending    $2 text[] version    $3 text[] module and function    $4 int4[] queue    $5 int4 worker
 WITH known AS (
     INSERT INTO {schema}.workflow_version AS v (workflow, version, source)
     SELECT u.workflow, u.version, u.source FROM unnest(%s::int4[], %s::text[], %s::text[]) AS u (workflow, version, source)
     ON CONFLICT (workflow, version) DO UPDATE SET source = excluded.source, last_seen_at = clock_timestamp()
     RETURNING v.id)
-UPDATE {schema}.worker SET serves = ARRAY(SELECT id FROM known) WHERE id = %s;
+UPDATE {schema}.worker SET serves = ARRAY(SELECT id FROM known), queues = %s::int4[] WHERE id = %s;
 
 -- name: inherit_versions :exec
--- The process has the same code as under its earlier id.
+-- The process has the same code, and the same queues, as under its earlier id.
 -- Locks:  the new worker's row.     Index:  worker_pkey
 -- $1 int4[] earlier    $2 int4 worker
-UPDATE {schema}.worker SET serves = (SELECT e.serves FROM {schema}.worker e WHERE e.id = ANY (%s) ORDER BY e.id DESC LIMIT 1) WHERE id = %s;
+UPDATE {schema}.worker SET (serves, queues) = (SELECT e.serves, e.queues FROM {schema}.worker e WHERE e.id = ANY (%s) ORDER BY e.id DESC LIMIT 1) WHERE id = %s;
 
 -- name: declare_schedule :one
 -- Say what the app declares of a schedule: made where there is none, changed where another declaration was the last one.

@@ -1,4 +1,4 @@
-"""`audit`: what operators did to runs, schedules and queues, when, who, and why."""
+"""`audit`: what operators did to runs, schedules and queues, and who asked that runs be ended; when, who, and why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from supervisor.cli import options
 from supervisor.cli.output import ago, plain, print_json, say, short_json, table
 
-VERBS = ("pause", "resume", "retry", "fork", "skip", "edit_retry", "queue_pause", "queue_resume", "schedule_create", "schedule_change", "schedule_declare", "schedule_pause", "schedule_resume", "schedule_trigger",
+VERBS = ("cancel", "terminate", "pause", "resume", "retry", "fork", "skip", "edit_retry", "signal", "update", "complete", "fail", "queue_pause", "queue_resume", "schedule_create", "schedule_change", "schedule_declare", "schedule_pause", "schedule_resume", "schedule_trigger",
          "schedule_backfill", "schedule_delete")  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def audit(run: str | None, schedule: str | None, verb: str | None, before: datet
 def rows(found: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
     """As tables show them."""
     return [
-        (ago(each["at"]), each["verb"], _done_to(each), each["workflow"], _who(each), each["reason"], short_json(each["details"])) for each in found
+        (ago(each["at"]), each["verb"], _done_to(each), each["workflow"], _who(each), each["reason"], None if each["details"] is None else short_json(each["details"])) for each in found
     ]
 
 
@@ -63,4 +63,5 @@ def _done_to(each: dict[str, Any]) -> object:
 
 
 def _who(each: dict[str, Any]) -> str:
-    return plain(each["login"] if each["actor"] is None else f"{each['actor']} ({each['login']})")
+    """As they say; and by which role, where that is kept."""
+    return plain(each["login"] if each["actor"] is None else each["actor"] if each["login"] is None else f"{each['actor']} ({each['login']})")

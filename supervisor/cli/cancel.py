@@ -119,15 +119,25 @@ def _named(way: Way, client: Client, runs: Sequence[str], reason: str | None, ac
             unknown.append(error)
             continue
         ended += not done
+        lives = client.status(run_id).status in LIVE
         if as_json:
-            print_json({"run_id": run_id, way.done: done})
+            print_json({"run_id": run_id, way.done: done, "ended": not lives})
         else:
-            click.echo(f"{way.done} {run_id}" if done else f"{run_id} had ended{' or was cancelled' if way is CANCEL else ''} before")
+            click.echo(_what_became(way, run_id, done, lives))
     for another in unknown[1:]:
         unknown[0].add_note(f"nor {another.which}")
     if unknown:
         raise unknown[0]
     return 1 if ended else None
+
+
+def _what_became(way: Way, run_id: UUID, done: bool, lives: bool) -> str:
+    """Of one run. Its code may take its time, or never end: then it was asked to, and no more."""
+    if done:
+        return f"asked {run_id} to end: its code is told, and ends it" if lives else f"{way.done} {run_id}"
+    if lives:
+        return f"{run_id} was asked to end before and has not ended yet; without its code: python -m supervisor terminate {run_id}"
+    return f"{run_id} had ended before"
 
 
 def _one(way: Way, client: Client, which: str, reason: str | None, actor: str) -> tuple[UUID, bool]:
@@ -176,9 +186,13 @@ def _all(
                 progress.show(told.done, 0, f"{len(told.locked):,} locked by others" if told.locked else "")
             if not told.locked:
                 break
-    finally:
+    except BaseException:
         progress.close()
-        told.say()
+        if told.done:  # what was done is said, whatever ended it
+            told.say()
+        raise
+    progress.close()
+    told.say()
     return 1 if told.locked else None
 
 

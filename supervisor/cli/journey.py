@@ -111,10 +111,10 @@ def _beyond(lane: Lane, present: Span) -> list[Span]:
 def pauses(found: History, now: datetime) -> list[Span]:
     """From each pause to what ended it."""
     spans, since = [], None
-    for each in sorted(found.audit, key=lambda row: row["n"]):
+    for each in sorted((row for row in found.audit if row["verb"] in ("pause", "resume")), key=lambda row: row["n"]):
         if each["verb"] == "pause":
             since = since or each["at"]
-        elif each["verb"] == "resume" and since:
+        elif since:
             spans.append(Span("pause", since, each["at"]))
             since = None
     if since and found.wait and found.wait["code"] == "run_paused":

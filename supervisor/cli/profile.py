@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--worker", type=int, metavar="N", help="The worker: its number or pid.")
+@click.option("--worker", type=int, metavar="N", help="The worker: its number, as `workers` or its supervisor counts, or its pid.")
 @click.option("--all", "everyone", is_flag=True, help="All workers and the parent; with --worker: of that one's supervisor.")
 @click.option("--seconds", type=click.FloatRange(1, 3600), default=20.0, show_default=True, help="How long to look; ^C ends early.")
 @click.option("--rate", type=click.IntRange(1, 1000), default=100, show_default=True, help="Samples a second.")
@@ -59,16 +59,17 @@ def profile(worker: int | None, everyone: bool, seconds: float, rate: int, nativ
 
 def _chosen(worker: int | None, everyone: bool) -> list[Process]:
     """The processes that are meant. One worker unless all are asked for."""
+    from supervisor.cli.workers import pid_of
     from supervisor.host.stacks import chosen, discover
 
     processes = discover()
-    found = chosen(processes, worker)
+    found = chosen(processes, None if worker is None else pid_of(worker))
     if everyone:
         return [process for process in processes if process.parent in {one.parent for one in found}]
     workers = [process for process in found if process.number >= 0]
     if len(workers) != 1:
         there = ", ".join(process.title for process in workers[:20]) or "none is running"
-        raise click.UsageError(f"which worker? --worker N takes a number or pid, --all takes every process; there are: {there}")
+        raise click.UsageError(f"which worker? --worker N takes its number or pid, --all takes every process; there are: {there}")
     return workers
 
 

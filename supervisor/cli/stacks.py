@@ -9,7 +9,7 @@ from supervisor.cli.output import plain, print_json
 
 
 @click.command()
-@click.option("--worker", type=int, metavar="N", help="Only this worker: its number or pid.")
+@click.option("--worker", type=int, metavar="N", help="Only this worker: its number, as `workers` or its supervisor counts, or its pid.")
 @click.option("--pid", type=int, help="Only the process with this pid.")
 @click.option("--all", "everything", is_flag=True, help="Name each run, not three of each place.")
 @options.as_json
@@ -19,10 +19,11 @@ def stacks(worker: int | None, pid: int | None, everything: bool, as_json: bool)
     Runs that wait at the same line are shown together. Runs that have left memory are in no process: see `list`, `show`.
     """
     from supervisor.cli.main import EXIT_NEGATIVE, EXIT_PERMISSION
+    from supervisor.cli.workers import pid_of
     from supervisor.engine.stacks import render
     from supervisor.host import stacks as asking
 
-    found = asking.ask_all(asking.chosen(asking.discover(), worker, pid), everything)
+    found = asking.ask_all(asking.chosen(asking.discover(), None if worker is None else pid_of(worker), pid), everything)
     if as_json:
         print_json(found)
     else:

@@ -6,6 +6,7 @@ Rates and latencies are differences between two looks at the black boxes; worker
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
 import time
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import click
 from supervisor.cli import options
 from supervisor.cli.output import ago, duration, plain, print_json, say
 from supervisor.cli.screen import live, until_interrupted
-from supervisor.cli.workers import code_words, crash_row, crash_words, executing_row, local_boxes, size
+from supervisor.cli.workers import code_words, crash_row, crash_words, elsewhere_words, executing_row, local_boxes, of_database, size
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -38,7 +39,7 @@ WAITS_LOOKED_AT = 10_000  # of each reason, queue and priority
 @options.schema
 @options.as_json
 def top(interval: float | None, once: bool, dsn: str | None, schema: str | None, as_json: bool) -> None:
-    """Watch the workers of this host: rates, latencies, what each executes, memory, the last crash; then the queues, and what is stuck now: live runs
+    """Watch the workers of this host that serve this database and schema: rates, latencies, what each executes, memory, the last crash; then the queues, and what is stuck now: live runs
     by what they wait for, workflow and step.
 
     q or ^C ends. With --json one object per look: one, or with --interval one after the other.
@@ -67,12 +68,17 @@ class Seen:
     each: dict[tuple[int, int], Rates]
     queues: list[Row] | None
     waits: list[Row] | None
+    elsewhere: int = 0  # supervisors of other databases and schemas
+    serves: dict[tuple[str, int], list[str]] = field(default_factory=dict)  # supervisor, worker → its queues
 
     def as_json(self) -> Row:
         from dataclasses import asdict
 
-        workers = [_worker(box, process, self.each) for box in self.boxes for process in box.workers]
-        return {"total": asdict(self.total), "workers": workers, "queues": self.queues, "waits": self.waits}
+        workers = [{**_worker(box, process, self.each), "queues": self.queues_of(box, process)} for box in self.boxes for process in box.workers]
+        return {"total": asdict(self.total), "workers": workers, "other_supervisors": self.elsewhere, "queues": self.queues, "waits": self.waits}
+
+    def queues_of(self, box: Box, process: Process) -> list[str] | None:
+        return self.serves.get((str(box.supervisor), process.page.worker))
 
 
 def _worker(box: Box, process: Process, each: dict[tuple[int, int], Rates]) -> Row:
@@ -98,21 +104,27 @@ class Screen:
     dsn: str | None
     schema: str | None
     before: list[Box]
-    _asked: tuple[list[Row], list[Row]] | None = None
+    _asked: tuple[list[Row], list[Row], list[Row]] | None = None
     _asked_at: float = 0.0
     _silent: bool = field(default=False)
 
     def look(self) -> Seen:
         from supervisor.host.figures import rates
 
-        boxes = local_boxes()
-        total, each = rates(self.before, boxes)
-        self.before = boxes
-        queues, waits = self._ask() or (None, None)
-        return Seen(boxes, total, each, queues, waits)
+        there = local_boxes()
+        asked = self._ask()
+        if asked is None:
+            total, each = rates(self.before, there)
+            self.before = there
+            return Seen(there, total, each, None, None)
+        queues, waits, workers = asked
+        boxes, elsewhere = of_database(there, workers)
+        total, each = rates(of_database(self.before, workers)[0], boxes)
+        self.before = there
+        return Seen(boxes, total, each, queues, waits, elsewhere, {(str(row["supervisor"]), row["worker"]): row["queues"] for row in workers})
 
-    def _ask(self) -> tuple[list[Row], list[Row]] | None:
-        """Rows of the view queues and of wait_groups, asked for as often as their cost allows; None without a database."""
+    def _ask(self) -> tuple[list[Row], list[Row], list[Row]] | None:
+        """Rows of the view queues, of wait_groups and of the view workers, asked for as often as their cost allows; None without a database."""
         from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable
         from supervisor.db import look
 
@@ -122,7 +134,7 @@ class Screen:
         try:
             name = options.resolve_schema(self.schema)
             with options.connect(self.dsn, name, purpose="top") as conn:
-                self._asked = look.queues(conn, name), look.wait_groups(conn, name, WAITS_LOOKED_AT)
+                self._asked = look.queues(conn, name), look.wait_groups(conn, name, WAITS_LOOKED_AT), look.workers(conn, name, socket.gethostname())
         except (ConfigInvalid, DatabaseUnavailable) as error:
             self._asked = None
             if not self._silent:
@@ -153,6 +165,8 @@ def drawn(seen: Seen) -> Group:
     parts: list[Any] = [Text(_headline(seen)), _worker_table(seen)]
     crashes = [(process.page.number, process.page.crash) for box in seen.boxes for process in box.workers if process.page.crash]
     parts += [Text(f"last crash of number {number}: {crash_words(crash_row(crash))}") for number, crash in crashes if crash]
+    if seen.elsewhere:
+        parts.append(Text(elsewhere_words(seen.elsewhere)))
     if seen.queues is not None:
         parts.append(_queue_table(seen.queues))
     if seen.waits:
@@ -162,7 +176,7 @@ def drawn(seen: Seen) -> Group:
 
 def _headline(seen: Seen) -> str:
     if not seen.boxes:
-        return "no supervisor of this user runs on this host; start one: python -m supervisor run --app …"
+        return "no supervisor of this user, database and schema runs on this host; start one: python -m supervisor run --app …"
     total = seen.total
     workers = sum(1 for box in seen.boxes for process in box.workers if process.page.pid)
     rates = f"{total.steps_per_s:,.0f} steps/s, {total.runs_per_s:,.0f} runs/s, {total.failures_per_s:,.0f} failures/s, {total.commits_per_s:,.0f} commits/s"
@@ -182,7 +196,7 @@ def _worker_table(seen: Seen) -> Any:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for head, right in (("worker", 0), ("pid", 1), ("state", 0), ("runs", 1), ("steps/s", 1), ("p50", 1), ("p99", 1), ("cpu", 1), ("memory", 1), ("executes", 0)):
+    for head, right in (("worker", 0), ("pid", 1), ("state", 0), ("runs", 1), ("steps/s", 1), ("p50", 1), ("p99", 1), ("cpu", 1), ("memory", 1), ("queues", 0), ("executes", 0)):
         table.add_column(head, justify="right" if right else "left", no_wrap=True)
     for box in seen.boxes:
         for process in box.workers:
@@ -191,7 +205,7 @@ def _worker_table(seen: Seen) -> Any:
                 continue
             cells = (
                 row["worker"] or "-", row["pid"], row["state"], row["runs"], f"{row['steps_per_s']:,.0f}", _ms(row["p50_ms"]), _ms(row["p99_ms"]),
-                f"{row['cpu_percent']:.0f} %", size(row["memory_bytes"]), _executes(row["executing"]),
+                f"{row['cpu_percent']:.0f} %", size(row["memory_bytes"]), ", ".join(seen.queues_of(box, process) or ()) or "-", _executes(row["executing"]),
             )  # fmt: skip
             table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
@@ -212,10 +226,10 @@ def _queue_table(queues: list[Row]) -> Any:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for head in ("queue", "ready", "running", "waiting", "paused", "oldest ready"):
+    for head in ("queue", "workers", "ready", "running", "waiting", "paused", "oldest ready"):
         table.add_column(head, justify="left" if head in ("queue", "oldest ready") else "right")
     for row in sorted(queues, key=lambda row: (-row["ready"], row["queue"]))[:QUEUES_SHOWN]:
-        cells = (row["queue"], row["ready"], row["running"], row["waiting"], row["paused"], ago(row["oldest_ready_at"]) + (f", queue paused {ago(row['paused_at'])}" if row["paused_at"] else ""))
+        cells = (row["queue"], row["workers"], row["ready"], row["running"], row["waiting"], row["paused"], ago(row["oldest_ready_at"]) + (f", queue paused {ago(row['paused_at'])}" if row["paused_at"] else ""))
         table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
 

@@ -31,12 +31,17 @@ NONE = "no workers; start some: python -m supervisor run --app …"
 @options.schema
 @options.as_json
 def workers(watching: bool, interval: float, dsn: str | None, schema: str | None, as_json: bool) -> None:
-    """Show who works: hosts, supervisors, processes, what each executes and since when, memory, the last crash."""
+    """Show who works for this database and schema: hosts, supervisors, processes, which queues each serves, what it executes and since when, memory, the last crash."""
     told: set[str] = set()
 
     def hosts_now() -> list[Row]:
         boxes = local_boxes(told)
-        return tree(boxes, from_database(dsn, schema, needed=not boxes, told=told), socket.gethostname())
+        rows = from_database(dsn, schema, needed=not boxes, told=told)
+        if rows is not None:
+            boxes, elsewhere = of_database(boxes, rows)
+            if elsewhere:
+                _say_once(elsewhere_words(elsewhere), told)
+        return tree(boxes, rows or [], socket.gethostname())
 
     if watching:
         watch.watch(watch.Watched(hosts_now, lambda hosts: _text(hosts) or NONE, lambda hosts: [("hosts", {"hosts": hosts})]), interval, as_json)
@@ -60,8 +65,30 @@ def local_boxes(told: set[str] | None = None) -> list[Box]:
     return found
 
 
-def from_database(dsn: str | None, schema: str | None, needed: bool, told: set[str] | None = None) -> list[Row]:
-    """Rows of the view workers; without a database what is local is enough, unless that is nothing (*needed*)."""
+def of_database(boxes: Iterable[Box], rows: Iterable[Row]) -> tuple[list[Box], int]:
+    """Those whose supervisors stand in the database's *rows*, and how many others there are: of other databases and schemas, or without a worker as yet."""
+    known, given = {str(row["supervisor"]) for row in rows}, list(boxes)
+    own = [box for box in given if str(box.supervisor) in known]
+    return own, len(given) - len(own)
+
+
+def pid_of(worker: int) -> int:
+    """The process whose number in the database, as `workers`, `top` and `show` have it, is *worker*; else *worker*, which its supervisor or the system may count so."""
+    pages = [process.page for box in local_boxes() for process in box.workers if process.page.pid and process.page.worker == worker]
+    if len(pages) > 1:
+        raise click.UsageError(f"worker {worker} is a worker of {len(pages)} databases: give its pid, of {', '.join(str(page.pid) for page in pages)}")
+    if not pages:
+        return worker
+    say(f"worker {worker} is pid {pages[0].pid}, number {pages[0].number} of its supervisor")
+    return pages[0].pid
+
+
+def elsewhere_words(n: int) -> str:
+    return f"and {n} other supervisor{'' if n == 1 else 's'} of this host: of other databases or schemas (--dsn, --schema), or just starting"
+
+
+def from_database(dsn: str | None, schema: str | None, needed: bool, told: set[str] | None = None) -> list[Row] | None:
+    """Rows of the view workers; None without a database, for what is local is enough then, unless that is nothing (*needed*)."""
     from supervisor.core.errors import ConfigInvalid, DatabaseUnavailable
     from supervisor.db import look
 
@@ -73,7 +100,7 @@ def from_database(dsn: str | None, schema: str | None, needed: bool, told: set[s
         if needed or dsn is not None:
             raise
         _say_once(f"this host alone, without the database: {plain(error)}", told)
-        return []
+        return None
 
 
 def _say_once(words: str, told: set[str] | None) -> None:
@@ -90,16 +117,20 @@ def tree(boxes: Iterable[Box], rows: Iterable[Row], this_host: str) -> list[Row]
     """Hosts, each with its supervisors, each with its workers: what --json prints."""
     hosts: dict[str, dict[str, Row]] = {}
     told: set[str] = set()
+    rows = list(rows)
+    serves = {(str(row["supervisor"]), row["worker"]): row["queues"] for row in rows}
     for box in boxes:
         told.add(str(box.supervisor))
-        hosts.setdefault(this_host, {})[str(box.supervisor)] = _local(box)
+        entry = hosts.setdefault(this_host, {})[str(box.supervisor)] = _local(box)
+        for worker in entry["workers"]:
+            worker["queues"] = serves.get((entry["supervisor"], worker["worker"]))
     for row in rows:
         name = str(row["supervisor"])
         if name in told:
             continue
         entry = hosts.setdefault(row["host"], {}).setdefault(name, {"supervisor": name, "pid": None, "schema": None, "started_at": None, "workers": []})
         if row["state"] != "dead":
-            entry["workers"].append({name: row[name] for name in ("worker", "pid", "state", "runs", "started_at")})
+            entry["workers"].append({name: row[name] for name in ("worker", "pid", "state", "queues", "runs", "started_at")})
         else:
             entry["last_death"] = {"worker": row["worker"], "at": row["dead_at"], "how": row["death"]}
     return [
@@ -200,10 +231,10 @@ def _supervisor(supervisor: Row) -> list[str]:
     if supervisor["pid"]:
         facts += [f"pid {supervisor['pid']}", f"schema {plain(supervisor['schema'])}", f"started {ago(supervisor['started_at'])}"]
     rows = [
-        (each["worker"], each["pid"], each["state"], each.get("runs"), each.get("steps"), size(each.get("memory_bytes")), ago(each.get("started_at")))
+        (each["worker"], each["pid"], each["state"], each.get("runs"), each.get("steps"), size(each.get("memory_bytes")), ago(each.get("started_at")), ", ".join(each.get("queues") or ()) or None)
         for each in supervisor["workers"]
     ]
-    shown = table(("worker", "pid", "state", "runs", "steps", "memory", "started"), rows).splitlines()
+    shown = table(("worker", "pid", "state", "runs", "steps", "memory", "started", "queues"), rows).splitlines()
     lines = ["  " + ", ".join(facts), *(f"    {line}" for line in shown)]
     for each in supervisor["workers"]:
         lines += [f"    worker {each['worker']} executes {line}" for line in _executing(each.get("executing", []))]

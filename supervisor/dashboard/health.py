@@ -195,11 +195,11 @@ def _rates(rows: Sequence[Row]) -> Chart:
 def queues(rows: Sequence[Row], actions: Sequence[Action | None] = ()) -> Table:
     """Queues, with the lists that prove their numbers, and what can be done to each."""
     shown: list[list[Cell]] = [
-        [Link(row["queue"], runs_where(queue=row["queue"])), *(Count(row[status], runs_where(status=status, queue=row["queue"]), not row["complete"]) for status in ("ready", "running", "waiting", "paused")),
+        [Link(row["queue"], runs_where(queue=row["queue"])), Count(row["workers"], "/workers"), *(Count(row[status], runs_where(status=status, queue=row["queue"]), not row["complete"]) for status in ("ready", "running", "waiting", "paused")),
          When(row["oldest_ready_at"])]
         for row in rows
     ]  # fmt: skip
-    columns = ["queue", "ready", "running", "waiting", "paused", "oldest ready"]
+    columns = ["queue", "workers", "ready", "running", "waiting", "paused", "oldest ready"]
     if any(row["paused_at"] for row in rows):
         columns += ["queue is paused", "by", "why"]
         shown = [[*cells, *((When(row["paused_at"]), row["paused_by"], row["paused_reason"]) if row["paused_at"] else (None, None, None))] for cells, row in zip(shown, rows, strict=True)]

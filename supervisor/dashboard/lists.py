@@ -30,10 +30,10 @@ def workers(look: Look, asked: Asked) -> Page:
     rows = [{**row, **held.get(row["worker"], {"runs": None, "complete": True})} for row in look.rows("page_workers", health.WORKERS_MAX)]
     order = {"alive": 0, "lost": 1, "dead": 2}
     shown: list[list[Cell]] = [
-        [Pip(row["state"]), row["worker"], row["host"], row["pid"], Count(row["runs"], runs_where(worker=row["worker"]) if row["runs"] else None, not row["complete"]), When(row["started_at"]), When(row["dead_at"]), row["death"]]
+        [Pip(row["state"]), row["worker"], row["host"], row["pid"], ", ".join(row["queues"]) or None, Count(row["runs"], runs_where(worker=row["worker"]) if row["runs"] else None, not row["complete"]), When(row["started_at"]), When(row["dead_at"]), row["death"]]
         for row in sorted(rows, key=lambda row: (order.get(row["state"], 3), -row["worker"]))
     ]
-    table = Table("Workers", ("state", "worker", "host", "process", "runs", "since", "died", "how"), shown, empty="no worker has been here within the hour", note="those that live, and those that died within the hour")
+    table = Table("Workers", ("state", "worker", "host", "process", "queues", "runs", "since", "died", "how"), shown, empty="no worker has been here within the hour", note="those that live, and those that died within the hour")
     return Page("Workers", "workers", {"workers": rows}, panels=[table], said=look.said)
 
 
@@ -97,7 +97,7 @@ def audit(look: Look, asked: Asked) -> Page:
 
 
 def _deeds(rows: Sequence[Row]) -> list[list[Cell]]:
-    return [[When(row["at"]), row["verb"], _done_to(row), row["workflow"], row["actor"], row["login"], row["reason"], Json(row["details"])] for row in rows]
+    return [[When(row["at"]), row["verb"], _done_to(row), row["workflow"], row["actor"], row["login"], row["reason"], Json(row["details"]) if row["details"] is not None else None] for row in rows]
 
 
 def _done_to(row: Row) -> Cell:

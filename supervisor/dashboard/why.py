@@ -37,7 +37,7 @@ def spoken(text: str) -> tuple[str, list[str]]:
     """What the view says, for a page with buttons: commands by their first words alone, and whole apart."""
     commands = [f"python -m supervisor {found}" for found in _COMMAND.findall(text)]
     words = _COMMAND.sub(lambda match: _APART.sub("", match[1]), text)
-    return words.replace("select retry(run_id)", "retry"), commands
+    return words, commands
 
 
 def ended(run: Row) -> Why:

@@ -119,11 +119,11 @@ class WorkerCalls:
             workflow_id, queue_id = self._rows("upsert_workflow", (name, queue, timeout_s, described))[0]
             return workflow_id, queue_id
 
-    def serve(self, versions: Sequence[tuple[int, str, str]], worker: int) -> None:
-        """Say which version of each workflow the worker has: (workflow, version, module and function)."""
+    def serve(self, versions: Sequence[tuple[int, str, str]], queues: Iterable[int], worker: int) -> None:
+        """Say which version of each workflow the worker has: (workflow, version, module and function); and from which queues it claims."""
         with _told("registering versions"):
             ordered = sorted(versions)
-            self._rows("serve_versions", (*([row[column] for row in ordered] for column in range(3)), worker))
+            self._rows("serve_versions", (*([row[column] for row in ordered] for column in range(3)), sorted(queues), worker))
 
     def declare_schedule(self, name: str, said: str, hashed: str) -> None:
         """Say what the app declares of a schedule; one that is as it was declared last is left as it is."""

@@ -184,12 +184,13 @@ class Worker:
             described = json.dumps(workflow.input.describe()).encode()
             found = calls.upsert_workflow(name, workflow.queue, workflow.info.timeout_s, described)
             workflow_ids[name], queue_ids[workflow.queue] = found
-        calls.serve([(workflow_ids[name], workflow.version, workflow.info.where) for name, workflow in workflows.items()], worker_id)
         for schedule in registry.schedules():
             calls.declare_schedule(*schedule.declaration())
         self._queue_names = set(self.options.queues or queue_ids or ("default",))
         for queue in self._queue_names - set(queue_ids):
             queue_ids[queue] = calls.queue_id(queue)
+        versions = [(workflow_ids[name], workflow.version, workflow.info.where) for name, workflow in workflows.items()]
+        calls.serve(versions, (queue_ids[queue] for queue in self._queue_names), worker_id)
         return workflow_ids, queue_ids
 
     def become(self, identity: Identity, application_name: str) -> None:

@@ -339,8 +339,9 @@ def test_verbs_want_a_reason_and_write_it_down_with_who(scene: Scene, ann: Visit
     assert ann.do(scene.fails[2].id, "terminate", "never mind").status == 303
     assert ann.do(run, "cancel", "done with it").status == 303
 
-    deeds = sql("select verb, run_id, actor, reason from supervisor.audits order by n")
-    assert deeds == [("pause", run, "ann", "lunch"), ("resume", run, "ann", "back"), ("signal", run, "ann", "it is time"), ("retry", failing, "ann", "it is back"), ("skip", failing, "ann", "by hand"), ("fork", scene.counts.id, "ann", "what if")]
+    deeds = sql("select verb, run_id, actor, reason from supervisor.audits order by at")
+    assert deeds == [("pause", run, "ann", "lunch"), ("resume", run, "ann", "back"), ("signal", run, "ann", "it is time"), ("retry", failing, "ann", "it is back"), ("skip", failing, "ann", "by hand"), ("fork", scene.counts.id, "ann", "what if"),
+                     ("terminate", scene.fails[2].id, "ann", "never mind"), ("cancel", run, "ann", "done with it")]  # fmt: skip
     ends = sql("select run_id, how, actor, reason from supervisor.cancellations order by asked_at")
     assert ends == [(scene.fails[2].id, "terminated", "ann", "never mind"), (run, "cancelled", "ann", "done with it")]
     assert sql("select name, payload from supervisor.signals where run_id = %s", run) == [("dashed_go", "go")]

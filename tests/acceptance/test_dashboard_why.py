@@ -186,7 +186,7 @@ def test_the_queue_of_a_run_is_resumed_on_the_page_of_the_run(scene: Scene) -> N
     scene.press("queue_paused", "resume-queue")
     scene.window.until(".did", "You resumed its queue")
     assert scene.window.run("return location.pathname") == f"/runs/{scene.runs['queue_paused']}"
-    eventually(lambda: staged.code_of(scene.database, scene.runs["queue_paused"]) == "queued", 60, "no worker of the scene serves it")
+    eventually(lambda: staged.code_of(scene.database, scene.runs["queue_paused"]) == staged.NOBODY, 60, "no worker of the scene serves it")
     assert scene.database.sql("select actor, reason, queue from supervisor.audits where verb = 'queue_resume'") == [("tester", "resume-queue for a test", "staged_shut")]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -487,7 +488,7 @@ def test_cancel_ends_a_run_and_whoever_waits_is_told_why(hosts: HostFactory, dat
         run, sleeping = client.start(reading.reads_gate.options(key="c"), "open"), client.start(reading.reading_sleeps, 3600)
         eventually(lambda: effects.count("read_gate"), 30)
         made = command(database, "cancel", "c", str(sleeping.id), "--reason", "not wanted any more", folder=tmp_path)
-        assert (made.returncode, made.stdout) == (0, f"cancelled {run.id}\ncancelled {sleeping.id}\n")
+        assert made.returncode == 0 and re.fullmatch("".join(rf"(cancelled {each.id}|asked {each.id} to end: its code is told, and ends it)\n" for each in (run, sleeping)), made.stdout)
         for each in (run, sleeping):
             with pytest.raises(RunCancelled):
                 each.result(timeout=10)
@@ -496,7 +497,7 @@ def test_cancel_ends_a_run_and_whoever_waits_is_told_why(hosts: HostFactory, dat
         effects.open("open")
         assert client.start(reading.read_child, 5).result(timeout=30) == 6
         again = command(database, "cancel", "c", "--json", folder=tmp_path)
-        assert again.returncode == 1 and json.loads(again.stdout) == {"run_id": str(run.id), "cancelled": False}
+        assert again.returncode == 1 and json.loads(again.stdout) == {"run_id": str(run.id), "cancelled": False, "ended": True}
     assert database.one("select count(*) from supervisor.steps where run_id = %s and status = 'completed' and kind = 'step'", run.id) == 1
 
 
@@ -588,8 +589,8 @@ def test_queues_shows_what_stands_where(database: Database, tmp_path: Path) -> N
     assert (rows["reading"]["ready"], rows["reading"]["waiting"], rows["bulk"]["ready"]) == (3, 1, 1)
     assert rows["reading"]["oldest_ready_at"].endswith("Z")
     text = command(database, "queues", folder=tmp_path).stdout
-    assert text.splitlines()[0].split() == ["queue", "ready", "running", "waiting", "paused", "oldest", "ready"]
-    assert any(line.split()[:5] == ["reading", "3", "0", "1", "0"] for line in text.splitlines())
+    assert text.splitlines()[0].split() == ["queue", "workers", "ready", "running", "waiting", "paused", "oldest", "ready"]
+    assert any(line.split()[:6] == ["reading", "0", "3", "0", "1", "0"] for line in text.splitlines())
 
 
 @pytest.mark.parametrize("words", [("list",), ("show", "x"), ("cancel", "x"), ("queues",)], ids=lambda words: words[0])

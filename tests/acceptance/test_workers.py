@@ -90,7 +90,7 @@ def test_show_says_what_is_wrong_with_poison(hosts: HostFactory, database: Datab
     text = command(database, "show", str(run.id), folder=tmp_path).stdout
     assert "step in_thread (seq 0) has ended its worker 3 times, the last one by SIGSEGV" in text
     assert "Segmentation fault" in text and "about to die by segfault" in text
-    assert "mend it, then: select retry(run_id)" in text and "0 + 3 crashes" in text
+    assert f"mend it, then: python -m supervisor retry {run.id}" in text and "0 + 3 crashes" in text
 
 
 def test_workers_of_another_host_come_from_the_database(busy: Host, database: Database, tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_one_rule_says_what_a_queue_may_be_called(live: Live, queue: str) -> Non
         workflow(queue=queue)(_takes_any)
     if queue != "\ud800":  # which no database has
         assert not live.database.one("select supervisor.is_queue_name(%s)", queue)
-    live.start(odd.takes.options(queue="Größe 'ok' \u200b"), FINE)
+    fine = live.start(odd.takes.options(queue="Größe 'ok' \u200b"), FINE)
+    assert fine.cancel()
 
 
 async def _takes_any() -> None:

@@ -1,9 +1,12 @@
 -- deploy: pre            older programs ask the same of it; what they are refused now they could not use
--- lock:   none but on what is made anew
+-- lock:   ACCESS EXCLUSIVE on worker, brief: no default; SHARE on cancellation while its index is made (who cancels waits, 1 s per million)
 -- undo:   start_one as in 0012, start_runs as in 0022, start_many as in 0014, queue_id as in 0002, said_of_schedule as in 0046; then
---         DROP FUNCTION {schema}.checked_delay(interval); DROP FUNCTION {schema}.is_queue_name(text); DROP FUNCTION {schema}.wrong_attribute(jsonb)
+--         DROP FUNCTION {schema}.checked_delay(interval); DROP FUNCTION {schema}.is_queue_name(text); DROP FUNCTION {schema}.wrong_attribute(jsonb);
+--         DROP VIEW waits, queues, workers, task_now and what is above them, then as in 0042 and 0034; wait_groups as in 0044; audits as in 0042; DROP VIEW {schema}.served_queue;
+--         DROP INDEX {schema}.cancellation_at_idx; ALTER TABLE {schema}.worker DROP COLUMN queues
 --
 -- A start is refused what a client refuses, by the same rules: a delay that no calendar has, a queue's name that can't be shown, attributes that nothing is found by.
+-- And what operators are told holds: which queues are served, who ended what, and commands that do what they say.
 
 -- ── what a start may say ─────────────────────────────────────────────────────────────────────────────────────
 -- The figure is the client's (supervisor/core/retry.py): 317 years, so that every moment made of it can be read anywhere.
@@ -308,3 +311,195 @@ BEGIN
     PERFORM {schema}.as_inputs(s.workflow, ARRAY[v_whole]);
     RETURN s;
 END $$;
+
+-- ── which queues are served, and by whom ─────────────────────────────────────────────────────────────────────
+ALTER TABLE {schema}.worker ADD COLUMN queues int4[];
+COMMENT ON COLUMN {schema}.worker.queues IS 'queue.id of each queue that it claims from; written once, before its first claim; null for workers of older programs, which may serve any';
+
+CREATE OR REPLACE VIEW {schema}.worker_now AS
+SELECT w.id, w.boot, w.epoch, w.host, w.pid, w.supervisor, w.started_at, w.dead_at, w.death,
+       w.dead_at IS NULL AND w.id::int8 IN (
+           SELECT l.objid::int8 FROM pg_catalog.pg_locks l
+           WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+             AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+             AND l.classid::int8 = ({lock_class}::int8 & 4294967295)) AS alive,
+       w.queues
+FROM {schema}.worker w;
+
+CREATE VIEW {schema}.served_queue AS
+SELECT q.id AS queue, q.name FROM {schema}.queue q
+WHERE q.id = ANY (ARRAY(SELECT unnest(w.queues) FROM {schema}.worker_now w WHERE w.alive)) OR EXISTS (SELECT FROM {schema}.worker_now w WHERE w.alive AND w.queues IS NULL);
+COMMENT ON VIEW {schema}.served_queue IS 'Internal: queues that a live worker claims from';
+
+-- As in 0042, but ready (queued) is what a live worker can take, and what is in a queue that none serves is not going to move (no_worker).
+CREATE OR REPLACE VIEW {schema}.task_now AS
+SELECT t.run_id, t.ready_at, t.queue, t.workflow, t.prio, t.resumed, t.claims, t.owner, t.wait_kind, t.attempt, t.seq, t.step, t.wait_children, t.wait_failed,
+       t.wait_since, t.wait_detail, t.parent_id, t.parent_close, t.cancel_at, t.batch, t.group_key, t.key, t.version, t.attributes, t.input,
+       derived.wait,
+       CASE WHEN t.owner IS NOT NULL THEN 'running' WHEN derived.wait = 7 THEN 'paused'
+            WHEN derived.wait IN (1, 2, 6) THEN 'ready' ELSE 'waiting' END AS status,
+       t.cancel_to
+FROM {schema}.task t
+CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN t.owner IS NOT NULL THEN CASE WHEN t.wait_kind = 8 THEN t.wait_kind END
+        WHEN t.wait_kind IN (3, 4, 5, 7, 16, 17, 18, 19, 20, 21, 22, 23) THEN t.wait_kind
+        WHEN t.ready_at > clock_timestamp() THEN CASE WHEN t.wait_kind BETWEEN 9 AND 15 THEN t.wait_kind ELSE 10 END
+        WHEN t.queue = ANY (ARRAY(SELECT p.queue FROM {schema}.queue_pause p)) THEN 6
+        WHEN t.queue = ANY (ARRAY(SELECT s.queue FROM {schema}.served_queue s)) THEN 1
+        ELSE 2 END::int2 AS wait) AS derived;
+
+UPDATE {schema}.wait_kind SET freed_by = 'start a worker that serves its queue: python -m supervisor run --app … --queues QUEUE' WHERE code = 'no_worker';
+UPDATE {schema}.wait_kind SET freed_by = replace(freed_by, 'select retry(run_id)', 'python -m supervisor retry RUN') WHERE freed_by ~ 'select retry';
+
+-- As in 0042; which queue nobody serves, by which command runs move to the code that there is, and that one which was asked to end is ended by terminate alone.
+CREATE OR REPLACE VIEW {schema}.waits AS
+SELECT t.run_id, r.key, w.name AS workflow, q.name AS queue, t.status, k.code,
+       CASE WHEN t.owner IS NOT NULL AND NOT owned.alive THEN 'its worker is gone and has not been released yet'
+            WHEN ending.status IS NOT NULL THEN format('to end as %s, once code that goes on with it has undone what it did; %s', ending.status, k.meaning)
+            ELSE coalesce(k.meaning, 'it moves: a worker is executing it') END AS meaning,
+       CASE WHEN t.owner IS NOT NULL
+            THEN concat_ws('; ', t.wait_detail, format('worker %s, process %s on %s', owned.id, owned.pid, owned.host), owned.death)
+            WHEN ending.status IS NOT NULL THEN (coalesce(t.wait_detail::jsonb, '{}') || jsonb_build_object(ending.status, ending.detail))::text
+            WHEN k.code = 'queue_paused' THEN jsonb_strip_nulls(jsonb_build_object('queue', q.name, 'by', p.paused_by, 'reason', p.reason, 'paused_at', p.paused_at))::text
+            WHEN k.code = 'timer' AND t.wait_kind IS DISTINCT FROM 10 THEN 'its start is delayed'
+            WHEN k.code = 'child' THEN concat_ws('; ', t.wait_detail, (
+                SELECT format('%s of %s ended', coalesce(sum(d.n), 0), t.wait_children)
+                FROM {schema}.child_done d WHERE d.parent_id = t.run_id))
+            WHEN k.code = 'no_worker' THEN concat_ws('; ', t.wait_detail, coalesce(
+                'no live worker serves queue ' || q.name || '; those that live serve ' || (
+                    SELECT string_agg(s.name, ', ' ORDER BY s.name) FROM (SELECT s.name FROM {schema}.served_queue s ORDER BY s.name LIMIT 10) AS s),
+                'no worker of this schema is alive'))
+            ELSE t.wait_detail END AS detail,
+       CASE WHEN t.wait_kind IS NULL OR t.wait IS NULL OR t.wait <> t.wait_kind
+            THEN greatest(t.wait_since, CASE WHEN t.ready_at <= clock_timestamp() THEN t.ready_at END, r.created_at, p.paused_at)
+            ELSE coalesce(t.wait_since, r.created_at) END AS since,
+       CASE WHEN t.owner IS NULL AND t.ready_at > clock_timestamp() AND isfinite(t.ready_at) THEN t.ready_at END AS wake_at,
+       t.step, t.seq, t.attempt, t.claims, t.owner AS worker,
+       CASE WHEN t.owner IS NOT NULL AND NOT owned.alive THEN 'a running supervisor releases it by itself: python -m supervisor run --app …'
+            WHEN k.code IN ('signal', 'any_of') AND s.signals IS NOT NULL
+            THEN concat_ws(', or ', s.signals, CASE WHEN k.code = 'any_of' THEN k.freed_by WHEN isfinite(t.ready_at) THEN 'the wait''s timeout expires' END)
+            WHEN ending.status IS NOT NULL THEN format('%s; or end it now, with nothing undone: python -m supervisor terminate %s', said.freed_by, t.run_id)
+            ELSE said.freed_by END AS freed_by,
+       CASE WHEN t.owner IS NOT NULL AND NOT owned.alive THEN 'who runs the workers'
+            WHEN t.cancel_to IS NOT NULL AND ending.status IS NULL
+            THEN format('%s; it was asked to end: where it does not, operators end it without its code: python -m supervisor terminate %s',
+                        regexp_replace(said.who, '(; operators can end it( with them)?: python -m supervisor|, or) cancel [0-9a-f-]{36}', ''), t.run_id)
+            ELSE said.who END AS who
+FROM {schema}.task_now t
+LEFT JOIN {schema}.run r ON r.run_id = t.run_id
+LEFT JOIN {schema}.workflow w ON w.id = t.workflow
+LEFT JOIN {schema}.queue q ON q.id = t.queue
+LEFT JOIN {schema}.queue_pause p ON p.queue = t.queue AND t.wait = 6
+LEFT JOIN {schema}.wait_kind k ON k.id = t.wait
+LEFT JOIN {schema}.worker_now owned ON owned.id = t.owner
+LEFT JOIN LATERAL (
+    SELECT o.version, format('python -m supervisor versions move --workflow %s --from %s --to %s', {schema}.as_word(w.name), {schema}.as_word(t.version), {schema}.as_word(o.version)) AS command
+    FROM {schema}.served o JOIN {schema}.worker_now there ON there.id = o.worker AND there.alive
+    WHERE t.wait = 20 AND t.version <> '' AND o.workflow = t.workflow AND o.version <> t.version ORDER BY o.worker DESC LIMIT 1) AS moves ON true
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN moves.command IS NULL THEN coalesce(replace(replace(replace(k.who, 'RUN', t.run_id::text), 'SEQ', coalesce(t.seq::text, 'N')), 'QUEUE', {schema}.as_word(q.name)), 'nobody has to')
+                ELSE replace(k.who, 'python -m supervisor versions move --help', moves.command) END AS who,
+           CASE WHEN moves.command IS NULL THEN coalesce(replace(replace(k.freed_by, 'RUN', t.run_id::text), 'QUEUE', {schema}.as_word(q.name)), 'nothing needs to be done')
+                ELSE format('start a worker whose app has version %s of its workflow; or, if version %s does the same so far, %s', t.version, moves.version, moves.command) END AS freed_by) AS said
+LEFT JOIN LATERAL (
+    SELECT format('python -m supervisor signal %s %s --json-value …', t.run_id, quote_literal(o.wait_signals[1])) AS signals
+    FROM {schema}.task o WHERE o.run_id = t.run_id AND t.wait IN (11, 15) AND o.wait_signals IS NOT NULL) AS s ON true
+LEFT JOIN LATERAL (
+    SELECT 'cancelled' AS status, jsonb_strip_nulls(jsonb_build_object('at', c.asked_at, 'by', c.actor, 'reason', c.reason)) AS detail
+    FROM {schema}.task o JOIN {schema}.cancellation c ON c.run_id = o.run_id
+    WHERE o.run_id = t.run_id AND c.run_id = t.run_id AND c.how = 3 AND o.cancel_to IS NOT NULL AND t.wait IN (19, 20) AND t.owner IS NULL
+    UNION ALL
+    SELECT 'timed_out', jsonb_build_object('at', o.cancel_at)
+    FROM {schema}.task o
+    WHERE o.run_id = t.run_id AND o.cancel_to IS NULL AND o.cancel_at <= clock_timestamp() AND t.wait IN (19, 20) AND t.owner IS NULL
+) AS ending ON true;
+
+-- As in 0044, by the queues that are served.
+CREATE OR REPLACE FUNCTION {schema}.wait_groups(rows_max int4 DEFAULT 10000)
+RETURNS TABLE (code text, workflow text, queue text, step text, runs int8, complete boolean, since timestamptz, wake_at timestamptz, run_id uuid,
+               meaning text, freed_by text, who text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_memoize = off SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_max    int4 := least(greatest(rows_max, 1), 1000000);
+    v_served int4[] := ARRAY(SELECT s.queue FROM {schema}.served_queue s);
+BEGIN
+    RETURN QUERY
+    -- `part` is the range that a row was found in, and `most` how many of it were looked at at most
+    WITH looked AS MATERIALIZED (
+        SELECT k.id::int8 AS part, v_max AS most, t.*
+        FROM {schema}.wait_kind k CROSS JOIN LATERAL (
+            SELECT t.run_id, t.wait_kind AS wait, t.workflow, t.queue, t.step, coalesce(t.wait_since, {schema}.id_time(t.run_id)) AS since, t.ready_at,
+                   CASE WHEN t.owner IS NOT NULL THEN t.wait_kind = 8 WHEN t.wait_kind IN (3, 4, 5, 7, 16, 17, 18, 19, 20, 21, 22, 23) THEN true
+                        ELSE t.wait_kind BETWEEN 9 AND 15 AND t.ready_at > now() END AS fits
+            FROM {schema}.task t WHERE t.wait_kind >= k.id AND t.wait_kind <= k.id AND t.wait_kind > 1 ORDER BY t.wait_kind, t.run_id LIMIT v_max) AS t
+        WHERE k.id > 1
+        UNION ALL
+        SELECT 1000 + q.id::int8 * 20 + level.prio, 2 * v_max, t.*
+        FROM {schema}.queue q LEFT JOIN {schema}.queue_pause p ON p.queue = q.id CROSS JOIN generate_series(0, 9) AS level (prio) CROSS JOIN LATERAL (
+            SELECT t.run_id, CASE WHEN p.queue IS NOT NULL THEN 6 WHEN q.id = ANY (v_served) THEN 1 ELSE 2 END::int2, t.workflow, t.queue, NULL::text, greatest(t.ready_at, t.wait_since, p.paused_at), NULL::timestamptz,
+                   t.owner IS NULL AND coalesce(t.wait_kind NOT IN (3, 4, 5, 7, 16, 17, 18, 19, 20, 21, 22, 23), true)
+            FROM {schema}.task t
+            WHERE t.queue = q.id AND t.prio = level.prio::int2 AND t.ready_at <= now() ORDER BY t.ready_at, t.run_id LIMIT 2 * v_max) AS t
+        UNION ALL
+        SELECT 1010 + q.id::int8 * 20 + level.prio, v_max, t.*
+        FROM {schema}.queue q CROSS JOIN generate_series(0, 9) AS level (prio) CROSS JOIN LATERAL (
+            SELECT t.run_id, 10::int2, t.workflow, t.queue, NULL::text, CASE WHEN coalesce(t.wait_kind, 1) = 1 THEN {schema}.id_time(t.run_id) END, t.ready_at,
+                   t.owner IS NULL AND coalesce(t.wait_kind, 1) = 1
+            FROM {schema}.task t
+            WHERE t.queue = q.id AND t.prio = level.prio::int2 AND t.ready_at > now() AND t.ready_at < 'infinity' ORDER BY t.ready_at, t.run_id LIMIT v_max) AS t),
+    parts AS (SELECT l.part, count(*) < l.most AS complete FROM looked l GROUP BY l.part, l.most),
+    groups AS (
+        SELECT l.wait, l.workflow, l.queue, l.step, count(*) AS runs, bool_and(p.complete) AS complete, min(l.since) AS since,
+               min(l.ready_at) FILTER (WHERE l.ready_at > now() AND l.ready_at < 'infinity') AS wake_at
+        FROM looked l JOIN parts p ON p.part = l.part WHERE l.fits GROUP BY l.wait, l.workflow, l.queue, l.step),
+    firsts AS (
+        SELECT g.wait, g.workflow, g.queue, g.step, (array_agg(l.run_id))[1] AS run_id
+        FROM groups g JOIN looked l ON l.wait = g.wait AND l.workflow = g.workflow AND l.queue = g.queue AND l.since = g.since AND l.step IS NOT DISTINCT FROM g.step
+        WHERE l.fits GROUP BY g.wait, g.workflow, g.queue, g.step)
+    SELECT k.code, w.name, q.name, g.step, g.runs, g.complete, g.since, g.wake_at, f.run_id, k.meaning, replace(k.freed_by, 'QUEUE', {schema}.as_word(q.name)), replace(k.who, 'QUEUE', {schema}.as_word(q.name))
+    FROM groups g
+    JOIN firsts f ON f.wait = g.wait AND f.workflow = g.workflow AND f.queue = g.queue AND f.step IS NOT DISTINCT FROM g.step
+    JOIN {schema}.wait_kind k ON k.id = g.wait
+    LEFT JOIN {schema}.workflow w ON w.id = g.workflow
+    LEFT JOIN {schema}.queue q ON q.id = g.queue ORDER BY 5 DESC, 7;
+END $$;
+
+CREATE OR REPLACE VIEW {schema}.workers AS
+SELECT w.id AS worker, CASE WHEN w.alive THEN 'alive' WHEN w.dead_at IS NULL THEN 'lost' ELSE 'dead' END AS state,
+       w.host, w.pid, w.supervisor, w.boot, w.epoch, w.started_at, w.dead_at, w.death, coalesce(n.runs, 0) AS runs,
+       ARRAY(SELECT q.name FROM {schema}.queue q WHERE q.id = ANY (w.queues) ORDER BY q.name) AS queues
+FROM {schema}.worker_now w
+LEFT JOIN (SELECT t.owner, count(*) AS runs FROM {schema}.task t WHERE t.owner IS NOT NULL GROUP BY t.owner) AS n ON n.owner = w.id;
+COMMENT ON COLUMN {schema}.workers.queues IS 'Queues that it claims from';
+
+CREATE OR REPLACE VIEW {schema}.queues AS
+SELECT q.name AS queue, coalesce(n.ready, 0) AS ready, coalesce(n.running, 0) AS running, coalesce(n.waiting, 0) AS waiting,
+       coalesce(n.paused, 0) AS paused, n.oldest_ready_at, q.created_at, p.paused_at, p.paused_by, p.reason AS paused_reason,
+       (SELECT count(*) FROM {schema}.worker_now w WHERE w.alive AND (w.queues IS NULL OR q.id = ANY (w.queues))) AS workers
+FROM {schema}.queue q
+LEFT JOIN {schema}.queue_pause p ON p.queue = q.id
+LEFT JOIN (
+    SELECT t.queue, count(*) FILTER (WHERE t.status = 'ready') AS ready, count(*) FILTER (WHERE t.status = 'running') AS running,
+           count(*) FILTER (WHERE t.status = 'waiting') AS waiting, count(*) FILTER (WHERE t.status = 'paused') AS paused,
+           min(t.ready_at) FILTER (WHERE t.status = 'ready') AS oldest_ready_at
+    FROM {schema}.task_now t GROUP BY t.queue) AS n ON n.queue = q.id;
+COMMENT ON COLUMN {schema}.queues.workers IS 'Live workers that claim from it';
+
+-- ── who asked that a run be ended is among the deeds ─────────────────────────────────────────────────────────
+CREATE INDEX cancellation_at_idx ON {schema}.cancellation (asked_at);
+
+CREATE OR REPLACE VIEW {schema}.audits AS
+SELECT a.n, a.at, a.verb, a.run_id, w.name AS workflow, r.key, a.login, a.actor, a.reason, a.details, a.details ->> 'schedule' AS schedule,
+       CASE WHEN a.verb IN ('queue_pause', 'queue_resume') THEN a.details ->> 'queue' END AS queue
+FROM (SELECT a.n, a.at, a.verb, a.run_id, a.login, a.actor, a.reason, a.details FROM {schema}.audit a
+      UNION ALL
+      SELECT NULL::int8, c.asked_at, CASE c.how WHEN 3 THEN 'cancel' ELSE 'terminate' END, c.run_id, NULL::text, c.actor, c.reason, NULL::jsonb FROM {schema}.cancellation c
+      WHERE c.actor !~ '^run [0-9a-f-]{36}$') AS a
+LEFT JOIN {schema}.run r ON r.run_id = a.run_id
+LEFT JOIN {schema}.workflow w ON w.id = r.workflow;
+COMMENT ON VIEW {schema}.audits IS 'What operators did to runs, schedules and queues, one row each, and who asked that a run be ended; ask by run_id or by at. Kept as long as the history of its time';
+COMMENT ON COLUMN {schema}.audits.verb IS
+    'pause, resume, retry, edit_retry, skip, fork, cancel, terminate; signal, update, complete, fail where an operator did it and said why; schedule_create, schedule_change, schedule_declare (by a worker), schedule_pause, schedule_resume, schedule_trigger, schedule_backfill, schedule_delete; queue_pause, queue_resume';
