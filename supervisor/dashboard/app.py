@@ -85,6 +85,7 @@ class Dashboard:
                   Route("/live", self._live), Route("/healthz", self._healthz), Route("/static/{digest}/{name:path}", self._static)]  # fmt: skip
         for path, maker in PAGES.items():
             routes += [Route(f"/{path}.json", self._page(maker, "json")), Route(f"/{path}", self._page(maker, "html"))]
+        routes += [Route("/runs/{run:path}.json", self._page(run.page, "json")), Route("/runs/{run:path}", self._page(run.page, "html"))]  # keys with a slash
         routes += [Route(path, self._put, methods=["POST"]) for path in ("/schedules/new", "/schedule/change")]
         routes += [Route("/runs/do", self._do_many, methods=["POST"]), Route("/views/{verb}", self._view, methods=["POST"]), *(Route(f"/{kind}s/{{verb}}", self._do_to(kind), methods=["POST"]) for kind in ("queue", "schedule")), Route("/runs/{run}/{verb}", self._do, methods=["POST"])]
         errors: Any = {404: self._not_found, 405: self._not_found, 500: self._broken}
@@ -163,7 +164,7 @@ class Dashboard:
 
     async def _not_found(self, request: Request, error: HTTPException) -> Response:
         if request.url.path.endswith(".json"):
-            return Response(draw.as_document({"error": {"code": "not_found", "message": error.detail}}), error.status_code, media_type="application/json")
+            return Response(draw.as_document({"error": {"code": "not_found" if error.status_code == 404 else "method_not_allowed", "message": error.detail}}), error.status_code, media_type="application/json")
         text = draw.page("error.jinja", **self._frame(request), what=f"{request.method} {request.url.path} is none of the dashboard's pages", remedy="", code="", gone=False, back="/", title="Not found")
         return Response(text, error.status_code, media_type="text/html")
 

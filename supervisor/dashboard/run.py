@@ -19,6 +19,7 @@ from supervisor.core.spans import Stretch
 from supervisor.dashboard import timeline, verbs
 from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Failure, Json, Link, Page, Pip, Refused, Table, Text, Took, When, run_link, runs_where, short_id, url
 from supervisor.dashboard.why import why
+from supervisor.db.history import one_of
 from supervisor.db.pages import Asking, Look
 from supervisor.host import log_files, log_lines
 
@@ -99,7 +100,13 @@ class Journal:
 
 
 def page(look: Look, asked: Asked) -> Page:
-    run = found(look, asked.params["run"])
+    which = asked.params["run"]
+    run = _by_id(look, which)
+    if run is None:
+        named = _named(look, which)
+        if len(named) > 1:
+            return _several(look, which, named)
+        run = _keyed(look, which, named)
     run_id, now = run["run_id"], datetime.now(timezone.utc)
     window = Window.of(asked, run["created_at"])
     usual = _usual(look, run)
@@ -171,16 +178,34 @@ def _asked_of(run: Row, window: Window, now: datetime, usual: Row | None) -> dic
 
 def found(look: Look, which: str) -> Row:
     """The run of that id; else, for ids make good keys, the one that the key names."""
+    return _by_id(look, which) or _keyed(look, which, _named(look, which))
+
+
+def _by_id(look: Look, which: str) -> Row | None:
     try:
-        run = look.first("show_run", UUID(which))
+        return look.first("show_run", UUID(which))
     except ValueError:
-        run = None
+        return None
+
+
+def _keyed(look: Look, key: str, named: Sequence[Row]) -> Row:
+    """The only one that the key names."""
+    run = look.first("show_run", one_of(key, [(each["run_id"], each["workflow"]) for each in named])) if named else None
     if run is None:
-        named = look.rows("show_same_key", which) if "\0" not in which else []
-        run = look.first("show_run", named[0]["run_id"]) if named else None
-    if run is None:
-        raise RunUnknown(which)
+        raise RunUnknown(key)
     return run
+
+
+def _named(look: Look, key: str) -> list[Row]:
+    """The runs of every workflow that a key names."""
+    return look.rows("show_same_key", key) if "\0" not in key else []
+
+
+def _several(look: Look, key: str, named: Sequence[Row]) -> Page:
+    """A key is one workflow's: of two, which is meant is for the visitor to say."""
+    shown: list[list[Cell]] = [[each["workflow"], run_link(each["run_id"])] for each in named]
+    table = Table("Runs", ("workflow", "run"), shown, note="a key names one run of each workflow")
+    return Page(f"Key {key}", "runs", {"key": key, "runs": [*named]}, status=300, panels=[table], said=look.said)
 
 
 def _facts(run: Row) -> list[tuple[str, Cell]]:
@@ -296,7 +321,7 @@ def _around(look: Look, run: Row, asked: Asked, facts: dict[str, list[Row]]) -> 
     panels += _messages(signals, updates, tokens)
     if undo:
         panels.append(Table("Undone before it ends", ("seq", "step", "of", "status", "ended"), [(each["seq"], each["name"], each["of_seq"], each["status"], When(each["ended_at"])) for each in undo]))
-    panels.append(_deeds(ends, audit))
+    panels.append(_deeds(audit))
     if asked.log_dir is not None:
         data["log"], text = _log(asked.log_dir, run_id)
         panels.append(text)
@@ -378,13 +403,9 @@ def _messages(signals: Sequence[Row], updates: Sequence[Row], tokens: Sequence[R
     return made
 
 
-def _deeds(ends: Sequence[Row], audit: Sequence[Row]) -> Table:
-    rows: list[tuple[datetime, tuple[Cell, ...]]] = [
-        (each["asked_at"], (When(each["asked_at"]), "terminate" if each["how"] == "terminated" else "cancel", each["actor"], each["reason"], None)) for each in ends
-    ]
-    rows += [(each["at"], (When(each["at"]), each["verb"], each["actor"] or each["login"], each["reason"], Json(each["details"]))) for each in audit]
-    ordered = [cells for _, cells in sorted(rows, key=lambda row: row[0], reverse=True)]
-    return Table("Done by people", ("when", "verb", "who", "why", "what"), ordered, empty="nobody has done anything to this run")
+def _deeds(audit: Sequence[Row]) -> Table:
+    rows: list[list[Cell]] = [[When(each["at"]), each["verb"], each["actor"] or each["login"], each["reason"], Json(each["details"]) if each["details"] is not None else None] for each in audit]
+    return Table("Done by people", ("when", "verb", "who", "why", "what"), rows, empty="nobody has done anything to this run")
 
 
 # ── one entry, whole ─────────────────────────────────────────────────────────────────────────────────────────────
