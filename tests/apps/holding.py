@@ -36,15 +36,6 @@ async def holds_the_interpreter() -> int:
 
 
 @workflow
-async def unwinds_badly() -> None:
-    try:
-        raise ValueError
-    finally:
-        while True:
-            pass
-
-
-@workflow
 async def computes_long(cpu_s: float) -> int:
     until = time.thread_time() + cpu_s
     while time.thread_time() < until:
