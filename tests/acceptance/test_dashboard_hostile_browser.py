@@ -38,7 +38,8 @@ const found = [...window.effects];
 for (const each of document.querySelectorAll('*')) {
   const drawn = each.closest('.plot');  // by uPlot, from numbers
   if (!tags.has(each.localName) && !drawn) found.push('<' + each.localName + '>');
-  for (const { name, value } of each.attributes) {
+  for (const name of each.getAttributeNames()) {  // a form has its field of that name as `attributes`
+    const value = each.getAttribute(name);
     if (!names.has(name.toLowerCase()) && !drawn) found.push('<' + each.localName + ' ' + name + '=' + value + '>');
     if (['href', 'src', 'action'].includes(name) && new URL(value, location).origin !== origin) found.push(name + '=' + value);
   }
