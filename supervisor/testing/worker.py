@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import datetime, timedelta
@@ -479,7 +479,7 @@ class Registrar:
         known.facts[number] = (place, timeout_s, described)
         return number, place
 
-    def serve(self, versions: list[tuple[int, str, str]], worker: int) -> None:
+    def serve(self, versions: list[tuple[int, str, str]], queues: Iterable[int], worker: int) -> None:
         now, known = (self._now(), worker), self._catalogue.known
         self._catalogue.served[worker] = {number: version for number, version, _ in versions}
         for number, version, source in versions:
