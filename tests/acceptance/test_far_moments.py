@@ -25,7 +25,7 @@ PAGES = ("health", "runs", "queues", "schedules", "audit", "storage", "errors", 
         (("--delay", "nan"), "delay of nan s"),
         (("--queue", ""), "queue '': give a name of 1 to 200 characters"),
         (("--queue", "x" * 300), "give a name of 1 to 200 characters"),
-        (("--attribute", 'foo={"a":1}'), "foo is dict; a str, int (of 64 bits), float, bool, datetime or list of str can be searched for"),
+        (("--attribute", 'foo={"a":1}'), "foo is dict\n  a str, int (of 64 bits), float, bool, datetime or list of str can be searched for"),
     ],
     ids=["far", "nan", "no_queue", "long_queue", "attribute"],
 )
