@@ -22,7 +22,7 @@ from tests.harness import ROOT, Database, Host, HostFactory, eventually
 APP = "tests.apps.parked"
 AS_NOBODY = """
 import os, pwd, sys
-import supervisor.cli.main as program, supervisor.cli.profile, supervisor.profile.sampler, supervisor.profile.samples
+import supervisor.cli.main as program, supervisor.cli.profile, supervisor.cli.workers, supervisor.host.boxes, supervisor.profile.sampler, supervisor.profile.samples
 import tempfile, datetime, encodings.idna, concurrent.futures.thread
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 program.main(sys.argv[1:])
