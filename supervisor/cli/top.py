@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 ONCE_OVER_S = 0.5  # rates need two looks
 QUEUES_SHARE = 0.1  # of the time may go into asking the database: counting queues takes 0.3 s per million live runs
-QUEUES_SHOWN = WAITS_SHOWN = 15
+QUEUES_SHOWN, WAITS_SHOWN = 15, 20
 WAITS_LOOKED_AT = 10_000  # of each reason, queue and priority
 
 

@@ -18,7 +18,7 @@ from tests.harness import ROOT, Database
 def drawn_until_q(database: Database, folder: Path, *words: str, wanted: bytes, times: int) -> bytes:
     """What `python -m supervisor` *words* draws: q is typed once *wanted* was drawn so many times; it ends well and gives the screen back."""
     here, there = pty.openpty()
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn, "TERM": "xterm", "COLUMNS": "160", "LINES": "60"}
     process = subprocess.Popen([sys.executable, "-m", "supervisor", *words], cwd=folder, env=environ, stdin=there, stdout=there, stderr=there)
     os.close(there)
     drawn = b""
