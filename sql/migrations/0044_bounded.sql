@@ -1,65 +1,11 @@
--- deploy: pre            older code asks wait_groups, which answers the same; what is new nobody asks yet
+-- deploy: pre            what is new nobody asks yet
 -- lock:   SHARE on run while its index is made, last: starts wait, 2 s for 10 million runs with a million keys that are in memory; readers do not wait
--- undo:   DROP FUNCTION queue_sizes, worker_sizes, version_sizes, batch_sizes, paces, last_minutes, live_part, queue_share; wait_groups as in 0034; DROP INDEX {schema}.run_prefix_idx, {schema}.batch_created_at_idx
+-- undo:   DROP FUNCTION queue_sizes, worker_sizes, version_sizes, batch_sizes, paces, last_minutes, live_part, queue_share; DROP INDEX {schema}.run_prefix_idx, {schema}.batch_created_at_idx
 --
 -- What pages ask over and over, of live runs as of those that ended, looks at so many rows and no more, by an index that the planner can't leave: each
 -- function takes how many, and says where that was not all. So a page costs the same with a million live runs as with ten thousand.
 
 CREATE INDEX batch_created_at_idx ON {schema}.batch (created_at);
-
--- ── what waits for what ──────────────────────────────────────────────────────────────────────────────────────
--- As in 0034, but what is ready in paused queues stands apart, with the command that frees it; and bounded: there `wait_kind = k.id ORDER BY run_id` let the planner read all live runs by task_pkey, once for each reason. Two bounds and an order
--- of both columns leave it task_wait_idx alone. Which reason holds is decided as task_now does, here in place: a view's own lateral costs as much again as reading. What workers have stands among what is ready, so of that twice as many are looked at.
-CREATE OR REPLACE FUNCTION {schema}.wait_groups(rows_max int4 DEFAULT 10000)
-RETURNS TABLE (code text, workflow text, queue text, step text, runs int8, complete boolean, since timestamptz, wake_at timestamptz, run_id uuid,
-               meaning text, freed_by text, who text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_memoize = off SET jit = off
-AS $$
-#variable_conflict use_column
-DECLARE
-    v_max   int4 := least(greatest(rows_max, 1), 1000000);
-    v_ready int2 := CASE WHEN EXISTS (SELECT FROM {schema}.worker_now w WHERE w.alive) THEN 1 ELSE 2 END;
-BEGIN
-    RETURN QUERY
-    -- `part` is the range that a row was found in, and `most` how many of it were looked at at most
-    WITH looked AS MATERIALIZED (
-        SELECT k.id::int8 AS part, v_max AS most, t.*
-        FROM {schema}.wait_kind k CROSS JOIN LATERAL (
-            SELECT t.run_id, t.wait_kind AS wait, t.workflow, t.queue, t.step, coalesce(t.wait_since, {schema}.id_time(t.run_id)) AS since, t.ready_at,
-                   CASE WHEN t.owner IS NOT NULL THEN t.wait_kind = 8 WHEN t.wait_kind IN (3, 4, 5, 7, 16, 17, 18, 19, 20, 21, 22, 23) THEN true
-                        ELSE t.wait_kind BETWEEN 9 AND 15 AND t.ready_at > now() END AS fits
-            FROM {schema}.task t WHERE t.wait_kind >= k.id AND t.wait_kind <= k.id AND t.wait_kind > 1 ORDER BY t.wait_kind, t.run_id LIMIT v_max) AS t
-        WHERE k.id > 1
-        UNION ALL
-        SELECT 1000 + q.id::int8 * 20 + level.prio, 2 * v_max, t.*
-        FROM {schema}.queue q LEFT JOIN {schema}.queue_pause p ON p.queue = q.id CROSS JOIN generate_series(0, 9) AS level (prio) CROSS JOIN LATERAL (
-            SELECT t.run_id, CASE WHEN p.queue IS NULL THEN v_ready ELSE 6::int2 END, t.workflow, t.queue, NULL::text, greatest(t.ready_at, t.wait_since, p.paused_at), NULL::timestamptz,
-                   t.owner IS NULL AND coalesce(t.wait_kind NOT IN (3, 4, 5, 7, 16, 17, 18, 19, 20, 21, 22, 23), true)
-            FROM {schema}.task t
-            WHERE t.queue = q.id AND t.prio = level.prio::int2 AND t.ready_at <= now() ORDER BY t.ready_at, t.run_id LIMIT 2 * v_max) AS t
-        UNION ALL
-        SELECT 1010 + q.id::int8 * 20 + level.prio, v_max, t.*
-        FROM {schema}.queue q CROSS JOIN generate_series(0, 9) AS level (prio) CROSS JOIN LATERAL (
-            SELECT t.run_id, 10::int2, t.workflow, t.queue, NULL::text, CASE WHEN coalesce(t.wait_kind, 1) = 1 THEN {schema}.id_time(t.run_id) END, t.ready_at,
-                   t.owner IS NULL AND coalesce(t.wait_kind, 1) = 1
-            FROM {schema}.task t
-            WHERE t.queue = q.id AND t.prio = level.prio::int2 AND t.ready_at > now() AND t.ready_at < 'infinity' ORDER BY t.ready_at, t.run_id LIMIT v_max) AS t),
-    parts AS (SELECT l.part, count(*) < l.most AS complete FROM looked l GROUP BY l.part, l.most),
-    groups AS (
-        SELECT l.wait, l.workflow, l.queue, l.step, count(*) AS runs, bool_and(p.complete) AS complete, min(l.since) AS since,
-               min(l.ready_at) FILTER (WHERE l.ready_at > now() AND l.ready_at < 'infinity') AS wake_at
-        FROM looked l JOIN parts p ON p.part = l.part WHERE l.fits GROUP BY l.wait, l.workflow, l.queue, l.step),
-    firsts AS (
-        SELECT g.wait, g.workflow, g.queue, g.step, (array_agg(l.run_id))[1] AS run_id
-        FROM groups g JOIN looked l ON l.wait = g.wait AND l.workflow = g.workflow AND l.queue = g.queue AND l.since = g.since AND l.step IS NOT DISTINCT FROM g.step
-        WHERE l.fits GROUP BY g.wait, g.workflow, g.queue, g.step)
-    SELECT k.code, w.name, q.name, g.step, g.runs, g.complete, g.since, g.wake_at, f.run_id, k.meaning, k.freed_by, replace(k.who, 'QUEUE', {schema}.as_word(q.name))
-    FROM groups g
-    JOIN firsts f ON f.wait = g.wait AND f.workflow = g.workflow AND f.queue = g.queue AND f.step IS NOT DISTINCT FROM g.step
-    JOIN {schema}.wait_kind k ON k.id = g.wait
-    LEFT JOIN {schema}.workflow w ON w.id = g.workflow
-    LEFT JOIN {schema}.queue q ON q.id = g.queue ORDER BY 5 DESC, 7;
-END $$;
 
 -- ── live runs by queue, worker and version ───────────────────────────────────────────────────────────────────
 CREATE FUNCTION {schema}.queue_share(rows_max int4) RETURNS int4

@@ -1,8 +1,8 @@
--- deploy: pre            older programs ask the same of it; what they are refused now they could not use
+-- deploy: pre            older programs ask the same of it, and read of SV040 what it had; what they are refused now they could not use
 -- lock:   ACCESS EXCLUSIVE on worker, brief: no default; SHARE on cancellation while its index is made (who cancels waits, 1 s per million)
--- undo:   start_one as in 0012, start_runs as in 0022, start_many as in 0014, queue_id as in 0002, said_of_schedule as in 0046; then
+-- undo:   start_one as in 0012, start_runs as in 0022, start_many as in 0014, queue_id as in 0002, said_of_schedule as in 0040; then
 --         DROP FUNCTION {schema}.checked_delay(interval); DROP FUNCTION {schema}.is_queue_name(text); DROP FUNCTION {schema}.wrong_attribute(jsonb);
---         DROP VIEW waits, queues, workers, task_now and what is above them, then as in 0042 and 0034; wait_groups as in 0044; audits as in 0042; DROP VIEW {schema}.served_queue;
+--         DROP VIEW waits, queues, workers, task_now and what is above them, then as in 0042 and 0034; wait_groups as in 0034; audits as in 0042; DROP VIEW {schema}.served_queue;
 --         DROP INDEX {schema}.cancellation_at_idx; ALTER TABLE {schema}.worker DROP COLUMN queues
 --
 -- A start is refused what a client refuses, by the same rules: a delay that no calendar has, a queue's name that can't be shown, attributes that nothing is found by.
@@ -258,7 +258,7 @@ BEGIN
         FROM unnest(v_ids) WITH ORDINALITY AS u (id, n) LEFT JOIN unnest(v_n, v_runs) AS k (n, run_id) ON k.n = u.n ORDER BY u.n;
 END $$;
 
--- As in 0046, but for the queue and the attributes of its runs, which are those of any start.
+-- As in 0040, but for the queue and the attributes of its runs, which are those of any start; and it says which of the terms can't be.
 CREATE OR REPLACE FUNCTION {schema}.said_of_schedule(p_was {schema}.schedule, p_spec jsonb) RETURNS {schema}.schedule
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -415,7 +415,8 @@ LEFT JOIN LATERAL (
     WHERE o.run_id = t.run_id AND o.cancel_to IS NULL AND o.cancel_at <= clock_timestamp() AND t.wait IN (19, 20) AND t.owner IS NULL
 ) AS ending ON true;
 
--- As in 0044, by the queues that are served.
+-- As in 0034, by the queues that are served; what is ready in paused queues stands apart, with the command that frees it; and bounded: there `wait_kind = k.id ORDER BY run_id` let the planner read all live runs by task_pkey, once for each reason.
+-- Two bounds and an order of both columns leave it task_wait_idx alone. Which reason holds is decided as task_now does, here in place: a view's own lateral costs as much again as reading. What workers have stands among what is ready, so of that twice as many are looked at.
 CREATE OR REPLACE FUNCTION {schema}.wait_groups(rows_max int4 DEFAULT 10000)
 RETURNS TABLE (code text, workflow text, queue text, step text, runs int8, complete boolean, since timestamptz, wake_at timestamptz, run_id uuid,
                meaning text, freed_by text, who text)
