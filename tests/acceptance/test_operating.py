@@ -13,26 +13,16 @@ import pytest
 from supervisor.core import tokens
 from tests.acceptance.test_workers import command
 from tests.apps import operated
-from tests.conformance.conftest import Live
-from tests.harness import Effects, HostFactory, Server
+from tests.conformance.conftest import Live, living
+from tests.harness import Server
 
 APP = "tests.apps.operated"
 
 
 @pytest.fixture(scope="module")
 def live(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    from supervisor import Client
-
-    folder = tmp_path_factory.mktemp("operating")
-    database = server.database()
-    effects = Effects(folder / "effects")
-    hosts = HostFactory(database, effects, folder)
-    try:
-        with Client(database.dsn) as client, hosts(APP, procs=1) as host:
-            yield Live(database, effects, host, client)
-    finally:
-        hosts.stop_all()
-        database.drop()
+    with living(server, tmp_path_factory.mktemp("operating"), APP) as made:
+        yield made
 
 
 def typed(live: Live, folder: Path, *words: str, code: int = 0) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,18 +110,25 @@ def _killed(pid: int) -> bool:
     return True
 
 
-@pytest.fixture(scope="module")
-def live(build: str, server: Server, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A host for the file's APP (with its PROCS, default 1), on a database of its own; SETUP is SQL that it runs first."""
-    folder = tmp_path_factory.mktemp(request.module.__name__.rsplit(".", 1)[-1])
-    database = server.database()
-    effects = Effects(folder / "effects")
+@contextmanager
+def living(server: Server, folder: Path, app: str, setup: Sequence[str] = (), **options: Any) -> Iterator[Live]:
+    """A host for *app*, with more of HostFactory's *options*, on a database of its own; *setup* is SQL that it runs first."""
+    database, effects = server.database(), Effects(folder / "effects")
     hosts = HostFactory(database, effects, folder)
     try:
-        for statement in getattr(request.module, "SETUP", ()):
+        for statement in setup:
             database.sql(statement)
-        with Client(database.dsn) as client, hosts(request.module.APP, procs=getattr(request.module, "PROCS", 1), build=build) as host:
+        with Client(database.dsn) as client, hosts(app, **options) as host:
             yield Live(database, effects, host, client)
     finally:
         hosts.stop_all()
         database.drop()
+
+
+@pytest.fixture(scope="module")
+def live(build: str, server: Server, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A host for the file's APP (with its PROCS, default 1), on a database of its own; SETUP is SQL that it runs first."""
+    module = request.module
+    folder = tmp_path_factory.mktemp(module.__name__.rsplit(".", 1)[-1])
+    with living(server, folder, module.APP, getattr(module, "SETUP", ()), procs=getattr(module, "PROCS", 1), build=build) as made:
+        yield made

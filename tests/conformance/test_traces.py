@@ -21,7 +21,7 @@ from supervisor import Client
 from supervisor.core import traces
 from tests.apps import traced
 from tests.collector import Collector, Span, collector
-from tests.conformance.conftest import Live
+from tests.conformance.conftest import Live, living
 from tests.harness import ROOT, Effects, HostFactory, Server, eventually
 
 APP = "tests.apps.traced"
@@ -44,15 +44,8 @@ def got() -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def live(build: str, server: Server, got: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A host that traces, on a database of its own."""
-    folder = tmp_path_factory.mktemp("traces")
-    database, effects = server.database(), Effects(folder / "effects")
-    hosts = HostFactory(database, effects, folder)
-    try:
-        with Client(database.dsn) as client, hosts(APP, build=build, args=("--traces", "--log-format", "json"), env=got.env) as host:
-            yield Live(database, effects, host, client)
-    finally:
-        hosts.stop_all()
-        database.drop()
+    with living(server, tmp_path_factory.mktemp("traces"), APP, build=build, args=("--traces", "--log-format", "json"), env=got.env) as made:
+        yield made
 
 
 def ended(live: Live, got: Collector, run: Any, within_s: float = 20) -> tuple[Span, list[Span]]:

@@ -17,11 +17,11 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra 
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
-from supervisor import AsyncClient, Client
+from supervisor import AsyncClient
 from tests.apps import traced
 from tests.collector import Collector, collector
-from tests.conformance.conftest import Live
-from tests.harness import Effects, HostFactory, Server
+from tests.conformance.conftest import Live, living
+from tests.harness import Server
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
 go, touched, told = traced.go, traced.touched, traced.traced_told
@@ -36,15 +36,8 @@ def got() -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def live(server: Server, got: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A host that traces, on a database of its own."""
-    folder = tmp_path_factory.mktemp("traces-sent")
-    database, effects = server.database(), Effects(folder / "effects")
-    hosts = HostFactory(database, effects, folder)
-    try:
-        with Client(database.dsn) as client, hosts("tests.apps.traced", args=("--traces",), env=got.env) as host:
-            yield Live(database, effects, host, client)
-    finally:
-        hosts.stop_all()
-        database.drop()
+    with living(server, tmp_path_factory.mktemp("traces-sent"), "tests.apps.traced", args=("--traces",), env=got.env) as made:
+        yield made
 
 
 def span(number: int, sampled: bool = True) -> Any:

@@ -17,8 +17,8 @@ import pytest
 from supervisor import AsyncClient, Client
 from supervisor.core import traces
 from tests.apps import traced
-from tests.conformance.conftest import Live
-from tests.harness import ROOT, Database, Effects, HostFactory, Server
+from tests.conformance.conftest import Live, living
+from tests.harness import ROOT, Database, Server
 
 trace = pytest.importorskip("opentelemetry.trace", reason="the extra [otel] is not installed")
 
@@ -32,15 +32,8 @@ child = traced.traced_child
 @pytest.fixture(scope="module")
 def live(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A host that does not trace: what is stored does not depend on it."""
-    folder = tmp_path_factory.mktemp("traces-started")
-    database, effects = server.database(), Effects(folder / "effects")
-    hosts = HostFactory(database, effects, folder)
-    try:
-        with Client(database.dsn) as client, hosts(APP) as host:
-            yield Live(database, effects, host, client)
-    finally:
-        hosts.stop_all()
-        database.drop()
+    with living(server, tmp_path_factory.mktemp("traces-started"), APP) as made:
+        yield made
 
 
 def in_span() -> Any:

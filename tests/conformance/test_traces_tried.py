@@ -10,12 +10,11 @@ import pytest
 pytest.importorskip("opentelemetry.sdk", reason="the extra [otel] is not installed")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra [otel] is not installed")
 
-from supervisor import Client
 from supervisor.core import traces
 from tests.apps import tried
 from tests.collector import Collector, Span, collector
-from tests.conformance.conftest import Live
-from tests.harness import Effects, HostFactory, Server, eventually
+from tests.conformance.conftest import Live, living
+from tests.harness import Server, eventually
 
 APP = "tests.apps.tried"
 CLOCKS_NS = 50_000_000  # by which spans of two processes may differ
@@ -31,15 +30,8 @@ def got() -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def live(build: str, server: Server, got: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A host that traces, on a database of its own."""
-    folder = tmp_path_factory.mktemp("tried")
-    database, effects = server.database(), Effects(folder / "effects")
-    hosts = HostFactory(database, effects, folder)
-    try:
-        with Client(database.dsn) as client, hosts(APP, build=build, args=("--traces",), env=got.env) as host:
-            yield Live(database, effects, host, client)
-    finally:
-        hosts.stop_all()
-        database.drop()
+    with living(server, tmp_path_factory.mktemp("tried"), APP, build=build, args=("--traces",), env=got.env) as made:
+        yield made
 
 
 def root_of(got: Collector, run: Any, within_s: float = 20) -> Span:
