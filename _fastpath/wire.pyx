@@ -162,7 +162,8 @@ cdef class Column:
 cdef class Command:
     """One thing a workflow asked for. Awaiting it yields it once to the loop, then gives its value or raises its error.
 
-    taken   somebody has it: it was awaited, or given to a group. One that ends without is told to its run
+    called_us    of a wait: when the code called it, us since 2000; 0: not known yet
+    taken        somebody has it: it was awaited, or given to a group. One that ends without is told to its run
     """
 
     def __dealloc__(self):

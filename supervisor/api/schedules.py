@@ -209,8 +209,8 @@ def _check_bounds(name: str, said: Mapping[str, Any]) -> None:
     if jitter_s is not None and jitter_s > JITTER_MAX_S:
         raise ScheduleInvalid(name, f"jitter is between 0 and {JITTER_MAX_S:.0f} s, not {jitter_s:.15g}", term="jitter")
     queue, cron = said.get("queue"), said.get("cron")
-    if queue is not None and not (isinstance(queue, str) and 1 <= len(queue) <= registry.NAME_MAX):
-        raise ScheduleInvalid(name, f"the name of a queue has 1 to {registry.NAME_MAX} characters", term="queue")
+    if queue is not None and not registry.is_queue_name(queue):
+        raise ScheduleInvalid(name, f"the name of a queue has 1 to {registry.NAME_MAX} characters on one line, without control characters", term="queue")
     if cron is not None and not (isinstance(cron, str) and len(cron) <= CRON_MAX):
         raise ScheduleInvalid(name, f"cron has at most {CRON_MAX} characters", term="cron")
     since, until = (said.get(key) for key in ("starts_at", "ends_at"))

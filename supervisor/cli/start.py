@@ -205,7 +205,7 @@ def _parsed(pairs: tuple[str, ...], input_json: str) -> Any:
 
 def _named(pairs: tuple[str, ...], what: str = "", schemas: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """An object from NAME=VALUE. A VALUE is JSON where it can be read so, and where the schema of its NAME takes that or no text."""
-    from supervisor.core.kinds import fits
+    from supervisor.core.kinds import is_text
 
     given: dict[str, Any] = {}
     for pair in pairs:
@@ -214,8 +214,8 @@ def _named(pairs: tuple[str, ...], what: str = "", schemas: Mapping[str, Any] | 
             raise click.UsageError(f"{what}{pair!r} is not NAME=VALUE")
         if name in given:
             raise click.UsageError(f"{what}{name!r} is given twice")
-        read, schema = _value(value), (schemas or {}).get(name)
-        given[name] = value if not fits(schema, read) and fits(schema, value) else read
+        read = _value(value)
+        given[name] = value if is_text((schemas or {}).get(name), value, read) else read
     return given
 
 

@@ -17,7 +17,7 @@ import click
 from supervisor.cli import options
 from supervisor.cli.output import ago, duration, plain, print_json, say
 from supervisor.cli.screen import live, until_interrupted
-from supervisor.cli.workers import code_words, crash_row, crash_words, elsewhere_words, executing_row, local_boxes, of_database, size
+from supervisor.cli.workers import code_words, crash_row, crash_words, elsewhere_words, executing_row, local_boxes, of_database, queues_by_worker, size
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -121,7 +121,7 @@ class Screen:
         boxes, elsewhere = of_database(there, workers)
         total, each = rates(of_database(self.before, workers)[0], boxes)
         self.before = there
-        return Seen(boxes, total, each, queues, waits, elsewhere, {(str(row["supervisor"]), row["worker"]): row["queues"] for row in workers})
+        return Seen(boxes, total, each, queues, waits, elsewhere, queues_by_worker(workers))
 
     def _ask(self) -> tuple[list[Row], list[Row], list[Row]] | None:
         """Rows of the view queues, of wait_groups and of the view workers, asked for as often as their cost allows; None without a database."""

@@ -72,6 +72,11 @@ def of_database(boxes: Iterable[Box], rows: Iterable[Row]) -> tuple[list[Box], i
     return own, len(given) - len(own)
 
 
+def queues_by_worker(rows: Iterable[Row]) -> dict[tuple[str, int], list[str]]:
+    """What each worker of the database's *rows* serves: supervisor, worker → queues."""
+    return {(str(row["supervisor"]), row["worker"]): row["queues"] for row in rows}
+
+
 def pid_of(worker: int) -> int:
     """The process whose number in the database, as `workers`, `top` and `show` have it, is *worker*; else *worker*, which its supervisor or the system may count so."""
     pages = [process.page for box in local_boxes() for process in box.workers if process.page.pid and process.page.worker == worker]
@@ -118,7 +123,7 @@ def tree(boxes: Iterable[Box], rows: Iterable[Row], this_host: str) -> list[Row]
     hosts: dict[str, dict[str, Row]] = {}
     told: set[str] = set()
     rows = list(rows)
-    serves = {(str(row["supervisor"]), row["worker"]): row["queues"] for row in rows}
+    serves = queues_by_worker(rows)
     for box in boxes:
         told.add(str(box.supervisor))
         entry = hosts.setdefault(this_host, {})[str(box.supervisor)] = _local(box)

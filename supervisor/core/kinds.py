@@ -66,6 +66,11 @@ def fits(schema: Schema | None, value: Any) -> bool:
     return any(each["type"] == kind and all(name in value for name in each.get("required", ())) for each in schema.get("anyOf", (schema,)))
 
 
+def is_text(schema: Schema | None, text: str, value: Any) -> bool:
+    """Whether *text*, which can be read as the JSON *value*, is meant as it is: the schema takes text and not that."""
+    return not fits(schema, value) and fits(schema, text)
+
+
 def by_name(name: str, schema: Schema | None, record: Any) -> bool:
     """Whether *record*, given for the only parameter of a workflow, says its name: an object with that member alone, or none, which can't be the parameter's value."""
     return type(record) is dict and list(record) in ([], [name]) and not fits(schema, record)

@@ -32,7 +32,7 @@ from supervisor.engine.executors import Call, Executors, OffCpu, demote
 from supervisor.engine.green import close_green, green
 from supervisor.engine.misuse import explained, refused, unawaited
 from supervisor.engine.replay import CANCELLED, RESUMED, SLEPT, TERMINATED, Kid, Past, check, has_begun, too_long
-from supervisor.engine.signals import Listening, until
+from supervisor.engine.signals import Listening, is_due_once, until
 from supervisor.engine.tokens import Entrusted
 from supervisor.engine.waits import Waiting, date, since_us
 
@@ -555,7 +555,7 @@ class Commands:
         waits = sorted((seq, cmd) for seq, cmd in run.open.items() if cmd.kind != core.HANDLED)  # that waits for other commands
         if not waits or run.past is not None and run.past.handling is not None and not run.past.handling.looked:
             return
-        dues = [cmd for _, cmd in waits if isinstance(cmd.extra, Waiting) or isinstance(cmd.extra, Listening) and cmd.extra.due_us > 0]
+        dues = [cmd for _, cmd in waits if is_due_once(cmd)]
         children = [cmd for _, cmd in waits if cmd.kind == core.CHILD]
         signals = [cmd for _, cmd in waits if cmd.kind == core.SIGNAL]
         tokens = [cmd for _, cmd in waits if isinstance(cmd.extra, Entrusted)]

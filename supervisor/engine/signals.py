@@ -21,6 +21,7 @@ from supervisor.core.errors import DatabaseUnavailable, InputInvalid
 from supervisor.db.arrays import encode_rows
 from supervisor.db.pipeline import Refused
 from supervisor.engine.replay import Past
+from supervisor.engine.waits import Waiting
 
 if TYPE_CHECKING:
     from supervisor.engine.worker import Worker
@@ -293,6 +294,11 @@ class Signals:
         """Names that the run waits for, and the last number read of each, as `park_on_signals` takes them."""
         names = sorted({cmd.step.name for cmd in waits})
         return "\n".join(names), ",".join(str(self._box(run, name).after or 0) for name in names)
+
+
+def is_due_once(cmd: Any) -> bool:
+    """Whether *cmd* waits for a moment that is known: a timer, a retry, a signal with a timeout."""
+    return isinstance(cmd.extra, Waiting) or isinstance(cmd.extra, Listening) and cmd.extra.due_us > 0
 
 
 def until(waits: Iterable[Any]) -> str | None:

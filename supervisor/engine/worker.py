@@ -44,14 +44,13 @@ from supervisor.engine.nudges import Nudges
 from supervisor.engine.requests import Edited, Wishes
 from supervisor.engine.requests import Requests as OperatorRequests
 from supervisor.engine.rest import Board, Rest, Seat
-from supervisor.engine.signals import Letters, Listening, Signals
+from supervisor.engine.signals import Letters, Signals, is_due_once
 from supervisor.engine.taking import Taking
 from supervisor.engine.tokens import Look as TokenLook
 from supervisor.engine.tokens import Tokens
 from supervisor.engine.transactional import Transactions
 from supervisor.engine.updates import Left, Requests, Updates
 from supervisor.engine.visibility import OnThisThread, loop_hidden
-from supervisor.engine.waits import Waiting
 from supervisor.engine.watchdog import Detached, Watchdog
 
 log = logging.getLogger("pgsupervisor.worker")
@@ -290,7 +289,7 @@ class Worker:
         left = []
         for run in sorted({call.run for call in self.executors.calls}, key=lambda run: run.id):
             for cmd in (run.open or {}).values():
-                if isinstance(cmd.extra, Waiting) or isinstance(cmd.extra, Listening) and cmd.extra.due_us > 0:
+                if is_due_once(cmd):
                     self.commands.watch(run, cmd)
                     if not cmd.extra.armed:
                         left.append(cmd.extra.due_at - self._time.time())

@@ -164,7 +164,7 @@ class Rules:
     def _cell(self, name: str, cell: str) -> bytes:
         """As `_cell`, but that a parameter that takes text has the text of what else it does not take."""
         piece, schema = _cell(cell), self._schemas.get(name)
-        return piece if schema is None or kinds.fits(schema, _decode(piece)) or not kinds.fits(schema, cell) else _whole(cell)
+        return _whole(cell) if schema is not None and kinds.is_text(schema, cell, _decode(piece)) else piece
 
     def _typed(self, given: dict[str, Any]) -> bytes:
         assert self._write_text is not None
