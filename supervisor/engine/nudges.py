@@ -1,6 +1,7 @@
 """How a worker learns that there may be work: its parent writes an eventfd, or clients' announcements reach its own session.
 
-Every session that listens is woken by every announcement, so of a host's workers one listens, the one that the parent tells to.
+Every session that listens is woken by every announcement, so of a host's workers one listens, the one that the parent tells to. Where it has
+no room for what it hears of, it says so to the parent, who was not told.
 Hints and nothing more; what a worker does when nobody tells it anything stands in rest.py.
 """
 
@@ -11,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from supervisor.core import registry
-from supervisor.engine.rest import HEAR, SIGNALLED, read_hints
+from supervisor.engine.rest import HEAR, PASSED_MAX, SIGNALLED, read_hints
 
 if TYPE_CHECKING:
     from supervisor.db.pipeline import Pipeline
@@ -51,5 +52,14 @@ class Nudges:
         """Clients have announced starts."""
         heard, pipeline.heard = pipeline.heard, []
         queues, workflows = self._worker.options.queues, registry.workflows()
-        if any(n > 0 >= delay_s for payload in heard for n, delay_s in read_hints(payload, queues, workflows)):
+        runs = sum(n for payload in heard for n, delay_s in read_hints(payload, queues, workflows) if n > 0 >= delay_s)
+        if runs:
             self._worker.rest.nudged()
+            if not self._worker.room():
+                self._pass_on(runs)
+
+    def _pass_on(self, runs: int) -> None:
+        """This worker has no room for what it alone on its host has heard of: its parent nudges others."""
+        if self._worker.options.pass_fd >= 0:
+            with suppress(BlockingIOError):
+                os.eventfd_write(self._worker.options.pass_fd, min(runs, PASSED_MAX))

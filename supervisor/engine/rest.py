@@ -16,6 +16,7 @@ import msgspec
 POLL_BUSY_S, POLL_IDLE_S, BUSY_FOR_S = 0.02, 0.5, 10.0
 # what is written to a worker's eventfd: there may be work; runs that it has were sent signals; from now on it is to hear for itself what is started
 NUDGED, SIGNALLED, HEAR = 1, 1 << 32, 1 << 48
+PASSED_MAX = 1 << 32  # runs that a worker heard of and has no room for, in one word to its parent
 SILENT_S = 2.0  # a parent whose last answered pulse is older looks no more
 _moment = struct.Struct("=d")
 _PLACE = 2 * _moment.size

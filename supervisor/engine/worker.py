@@ -82,6 +82,7 @@ class WorkerOptions:
     number: int = 0
     nudge_fd: int = -1  # an eventfd that the parent writes when there may be work
     hints_fd: int = -1  # an eventfd that the parent writes when a query may be open
+    pass_fd: int = -1  # an eventfd that the parent reads: how many runs it heard of and has no room for
     seat: Seat = field(default_factory=lambda: Board(1).seat(0))
     endings: Notes | None = None  # where the parent reads which runs ended
     loop_slot: Any = None
@@ -512,8 +513,13 @@ class Worker:
 
     def _claim_size(self, at_rest: bool) -> int:
         """Runs to ask for in the batch that is being composed; 0 for none. *at_rest*: there is nothing else to do."""
-        now = self._time.time()
-        if self._draining or self.executors.backlog or self.watchdog.waits or (self.rest.empty and (now < self.rest.look_at or self._claims_in_flight)):
+        if self.rest.empty and (self._time.time() < self.rest.look_at or self._claims_in_flight):
+            return 0
+        return self.room(at_rest)
+
+    def room(self, at_rest: bool = False) -> int:
+        """Runs that it would begin now, if there were any."""
+        if self._draining or self.executors.backlog or self.watchdog.waits:
             return 0
         free = self.capacity - len(self.loop.live) - len(self.reading.waiting) - self._asked_in_flight
         if self._sits_in_threads():

@@ -94,6 +94,8 @@ class Service:
         leadership.listen(wake_channel(options.schema), wakeups.heard)
         leadership.listen(signal_channel(options.schema), wakeups.signalled)
         parent.add(wakeups)
+        self._passed = wakeups.passed_fd
+        parent.keep_fds.append(self._passed)
         self._endings = Endings(parent.options.slots)
         parent.keep_fds.append(self._endings.fd)
         awaited = Awaited(self._endings, lambda tokens, texts, said: leadership.say([done_channel(options.schema, each) for each in tokens], texts, said))
@@ -156,7 +158,7 @@ class Service:
             worker.begin_traces = partial(tracing.begin, options.app)
         worker.seat = self._board.seat(birth.number)
         worker.endings = self._endings.of(birth.number)
-        worker.hints_fd = self._queries
+        worker.hints_fd, worker.pass_fd = self._queries, self._passed
         return work(worker, birth)
 
     def _asked(self, workflow: str) -> None:

@@ -3,14 +3,16 @@
 A part of the parent's loop without a session of its own: the look rides on the pulse of the leadership, whose session
 `ears` hears for us. Owns who is nudged when. Hints and nothing more: a worker whose parent
 is silent looks for itself, and a nudge that finds nothing costs one claim. Of idle workers as few are woken as have
-enough threads for what there is. One worker hears what clients announce on its own session, 0.3 ms sooner than through
-us (bench latency): of what it hears while it waits, that one is not nudged.
+enough threads for what there is. One worker, the ear, hears what clients announce on its own session, 0.3 ms sooner than through
+us (bench latency): of what it hears while it waits, that one is not nudged. Of single starts it alone hears, and passes on to us
+what it has no room for.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -58,17 +60,25 @@ class Wakeups:
         self._nudged_at: dict[int, float] = {}
         self._nudges = itertools.count()
         self._ear: Child | None = None  # the worker that hears for itself
+        self.passed_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # it writes how many runs it heard of and has no room for
 
     # ── the loop's side ──────────────────────────────────────────────────────────────────────────────────────────
 
     def sockets(self) -> tuple[list[int], list[int]]:
-        return [], []
+        return [self.passed_fd], []
 
     def due(self) -> float:
+        if self._ear_now() is None and self._may_hear():
+            return 0.0
         return min(self._due_at, self._poll_at) if self._busy() else self._due_at
 
     def act(self, readable: set[int], writable: set[int]) -> None:
         now = time.monotonic()
+        if self._ear_now() is None:
+            self._give_ear()
+        if self.passed_fd in readable:
+            self._seen_at = now
+            self._wake(self._enough(os.eventfd_read(self.passed_fd)), now, self._ear)
         if now >= self._due_at:
             self._due_at = math.inf
             self._wake(1, now)
@@ -76,7 +86,7 @@ class Wakeups:
             self._wake(1, now)
 
     def close(self) -> None:
-        pass
+        os.close(self.passed_fd)
 
     def _busy(self) -> bool:
         """Whether work was seen so lately that more of it is likely."""
@@ -115,8 +125,6 @@ class Wakeups:
             workers = self._enough(runs) - (itself is not None)
             if workers > 0 and not self._wake(workers, now, itself) and itself is None:
                 self._nudge_any(now)
-            if self._ear is None:
-                self._give_ear()
 
     def signalled(self, payload: str) -> None:
         """Signals were sent to runs that these workers have; those of other hosts are not here."""
@@ -130,9 +138,8 @@ class Wakeups:
 
     def _heard_itself(self, now: float) -> Child | None:
         """The worker that has heard of this as we have, and claims. One that waits and has not looked since it last heard something may be stuck."""
-        ear = self._ear
-        if ear is None or ear.leaving or not ear.ready or ear not in self._children():
-            self._ear = None
+        ear = self._ear_now()
+        if ear is None:
             return None
         since = self._board.waits_since(ear.number)
         if not since:
@@ -143,10 +150,19 @@ class Wakeups:
         self._poll_at = now + POLL_BUSY_S
         return ear
 
+    def _ear_now(self) -> Child | None:
+        """The ear, if it still is one."""
+        ear = self._ear
+        if ear is not None and (ear.leaving or not ear.ready or ear not in self._children()):
+            self._ear = ear = None
+        return ear
+
+    def _may_hear(self) -> list[Child]:
+        return [child for child in self._children() if child.ready and not child.leaving]
+
     def _give_ear(self) -> None:
         """Let the worker that was nudged last hear for itself; one is enough, for PostgreSQL wakes every session that listens."""
-        ready = [child for child in self._children() if child.ready and not child.leaving]
-        if ready:
+        if ready := self._may_hear():
             self._ear = max(ready, key=lambda child: self._nudged_at.get(child.number, 0.0))
             self._ear.hear()
 
@@ -175,8 +191,7 @@ class Wakeups:
 
     def _nudge_any(self, now: float) -> None:
         """Nobody waits, but a claim under way may have been too early for what was announced: who sends it sends another."""
-        ready = [child for child in self._children() if child.ready and not child.leaving]
-        if ready:
+        if ready := self._may_hear():
             child = ready[next(self._nudges) % len(ready)]
             self._nudged_at[child.number] = now
             child.wake()

@@ -36,8 +36,7 @@ CALLS = (  # of applications and of people; in the caller's transaction
     "update_with_start(text, text, jsonb, jsonb, text, text, text, integer, interval, jsonb, text, text, boolean)",
     "start_and_update(text, uuid, bytea, text, bytea, text, smallint, interval, bytea, text, text, text, bytea, text)",
     "update_standing(uuid, text, text)", "update_answer(uuid, text, text)",
-    "start_one(text, uuid, bytea, text, smallint, interval)", "start_and_tell(text, uuid, bytea, text, smallint, interval, text, text)",
-    "tell_unless_claimed(uuid, text, text)",
+    "tells_of_one(text)", "start_one(text, uuid, bytea, text, smallint, interval)", "start_and_tell(text, uuid, bytea, text, smallint, interval, text, text)",
     "client_facts()", "workflow_parameters(text)", "new_id()", "published(uuid, text)", "published_values(uuid, text)",
     "trace_starts(uuid[], text, text)", "traced(uuid, text, text)", "trace_sent(uuid, text, text, text, text)", "sent_by(uuid, text, text, text, text)",
     "newest(uuid)", "progress(uuid)", "attributes(uuid)",
@@ -245,8 +244,7 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     # those that commit can have none: all they say is qualified, with their callers' rights
     assert {name.partition("(")[0]: called(peopled, name) for (name,) in peopled.sql(loose)} == {
         "supervisor.start_and_tell": {
-            '"supervisor".start_one', "pg_catalog.set_config", "pg_catalog.pg_notify", "pg_catalog.concat",
-            '"supervisor".wait_for_disk', '"supervisor".tell_unless_claimed',
+            '"supervisor".start_one', "pg_catalog.set_config", "pg_catalog.pg_notify", "pg_catalog.concat", '"supervisor".wait_for_disk', '"supervisor".tells_of_one',
         },
         "supervisor.signal_and_tell": {
             '"supervisor".send_signal', "pg_catalog.set_config", "pg_catalog.pg_notify", "pg_catalog.json_build_array", '"supervisor".wait_for_disk',
@@ -255,5 +253,5 @@ def test_every_function_has_a_path_of_its_own(peopled: Database) -> None:
     }  # fmt: skip
     definers = {name.partition("(")[0] for (name,) in peopled.sql("select oid::regprocedure::text from pg_proc where pronamespace = 'supervisor'::regnamespace and prosecdef")}
     assert {name.removeprefix("supervisor.") for name in definers} == set(
-        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal send_signals signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon tell_unless_claimed find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token send_because finish_because save_view forget_view queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates trace_starts trace_sent trace_id put_schedule create_schedule change_schedule pause_schedule resume_schedule trigger_schedule backfill_schedule delete_schedule fire_schedules release_held drop_fires pause_queue resume_queue take_trace_ends paces queue_sizes worker_sizes version_sizes batch_sizes".split()
+        "newest progress attributes set_attributes continue_run start_runs replace_runs start_one start start_many signal send_signal send_signals signal_with_start start_and_send update send_update update_with_start start_and_update update_standing update_answer cancel cancel_many cancel_tree terminate terminate_many home result outcomes outcomes_soon find_runs batch_results client_facts workflow_parameters new_id published published_values ask_query query_answer forget_query history_run history_steps history_pending history_sample operate intervene operate_many pause resume retry move_runs fork skip edit_retry step_of complete fail heartbeat finish_token beat_token send_because finish_because save_view forget_view queue_id make_partitions renew_statistics close_children end_wedged newest_errors error_groups wait_groups rates trace_starts trace_sent trace_id put_schedule create_schedule change_schedule pause_schedule resume_schedule trigger_schedule backfill_schedule delete_schedule fire_schedules release_held drop_fires pause_queue resume_queue take_trace_ends paces queue_sizes worker_sizes version_sizes batch_sizes".split()
     ), "a function that runs with its owner's rights is a door: name it here when it is meant to be one"

@@ -69,12 +69,12 @@ def test_a_start_is_durable_where_its_session_would_not_wait_for_the_disk(databa
         assert conn.execute("show synchronous_commit").fetchone() == ("on",)
 
 
-def test_the_hosts_hear_of_a_start_with_its_commit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_hear_of_a_start_with_its_commit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a transaction of its own, so that the lock of NOTIFY is not held while the start waits for the disk; what could not be told goes with the next."""
     register(database, "asked_sleeper", "asked_double")
     monkeypatch.setattr(hints, "_allowance", hints.Allowance())
     with Client(database.dsn) as client, database.connect() as ear:
-        ear.execute("listen supervisor_wake")
+        ear.execute("listen supervisor_wake_now")
         client.start(asked_sleeper, 1)
         monkeypatch.setattr(hints._allowance, "take", lambda now_s: False)
         client.start(asked_sleeper, 2)
@@ -85,26 +85,21 @@ def test_the_hosts_hear_of_a_start_with_its_commit(database: Database, monkeypat
         assert told == ['[["asked_sleeper",null,1,0.0]]', '[["asked_sleeper",null,2,0.0],["asked_sleeper","asked_other",1,0.0]]']
 
 
-def test_the_hosts_hear_of_a_start_only_where_no_worker_claims_it(database: Database) -> None:
-    """Workers that listen hear of it at once. A claim that is on its way to the disk is seen by nobody, but it holds the row."""
+def test_of_a_single_start_hear_only_workers_that_listen(database: Database) -> None:
+    """Each host has one. Its parent is told of more than one run, and of what is due later, which it waits for."""
     register(database, "asked_sleeper")
     one, more, later = '[["asked_sleeper",null,1,0.0]]', '[["asked_sleeper",null,2,0.0]]', '[["asked_sleeper",null,1,0.5]]'
-    with Client(database.dsn) as client, database.connect() as ear, database.connect() as worker:
+    with database.connect() as ear, database.connect() as worker:
         ear.execute("listen supervisor_wake")
         worker.execute("listen supervisor_wake_now")
-        free, held, owned = (client.start(asked_sleeper, n).id for n in range(3))
-        assert [note.payload for note in worker.notifies(timeout=10, stop_after=3)] == [one] * 3
-        assert [note.payload for note in ear.notifies(timeout=10, stop_after=3)] == [one] * 3
-        database.sql("update supervisor.task set owner = 1 where run_id = %s", owned)
-        with worker.transaction():
-            worker.execute("update supervisor.task set owner = 1 where run_id = %s", (held,))
-            for run, hint in ((held, one), (owned, one), (free, one), (owned, more), (owned, later), (owned, "no JSON")):
-                ear.execute("select supervisor.tell_unless_claimed(%s, 'supervisor_wake', %s)", (run, hint))
-        ear.execute("delete from supervisor.task where run_id = %s", (owned,))
-        ear.execute("select supervisor.tell_unless_claimed(%s, 'supervisor_wake', %s)", (owned, one))
+        hints = (one, more, one, later, "no JSON")
+        for hint in hints:
+            run = database.one("select supervisor.new_id()")
+            worker.execute("call supervisor.start_and_tell(%s, %s, '{}', null, 5::int2, '0', 'supervisor_wake', %s)", (asked_sleeper.name, run, hint))
         ear.execute("notify supervisor_wake, 'the last'")
-        told = [note.payload for note in ear.notifies(timeout=10, stop_after=5)]
-    assert told == [one, more, later, "no JSON", "the last"]
+        assert tuple(note.payload for note in worker.notifies(timeout=10, stop_after=len(hints))) == hints
+        assert [note.payload for note in ear.notifies(timeout=10, stop_after=4)] == [more, later, "no JSON", "the last"]
+    assert database.one("select count(*) from supervisor.task") == len(hints)
 
 
 def test_a_start_that_is_seen_before_it_is_on_the_disk_is_there_when_its_caller_is_told(own_server: Server) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -18,7 +19,7 @@ import pytest
 from supervisor import Client
 from supervisor.api import hints
 from supervisor.db.statements import Sql, blocks, wake_channel
-from supervisor.engine import rest
+from supervisor.engine import nudges, rest
 from supervisor.host import wakeups
 from supervisor.leader import lead
 from tests.conformance.claimer import Claimer, insert_runs, make_catalogue
@@ -106,6 +107,69 @@ def test_a_worker_hears_for_itself_what_clients_start(database: Database, host: 
         eventually(heard, 60)
 
 
+def test_what_one_worker_hears_and_has_no_room_for_others_do(database: Database, hosts: HostFactory, build: str, effects: Effects) -> None:
+    """It alone hears of single starts, and its only thread is taken: by a run that was started while the parent could nudge nobody."""
+    with hosts(APP, build=build, procs=2, threads=1) as host, Client(database.dsn) as client:
+        eventually(lambda: ears(database), 20)
+
+        def held_by_the_ear() -> Any:
+            os.kill(host.pid, signal.SIGSTOP)
+            try:
+                stopped_at = time.monotonic()
+                run = client.start(apps_plain.waits_at_gate, word := str(stopped_at))
+                eventually(lambda: effects.count("held", word) or time.monotonic() > stopped_at + rest.SILENT_S / 2, 20)
+                return run if effects.count("held", word) else run.terminate() and None
+            finally:
+                os.kill(host.pid, signal.SIGCONT)
+
+        held = eventually(held_by_the_ear, 30)
+        assert [client.start(apps_plain.one_step, n).result(timeout=20) for n in range(20)] == list(range(1, 21))
+        effects.open("gate")
+        assert held.result(timeout=20)
+
+
+@dataclass
+class Deaf:
+    """A worker, as far as it hears of starts and may have room."""
+
+    room_for: int
+    options: Any
+    nudged: int = 0
+
+    @property
+    def rest(self) -> Any:
+        return SimpleNamespace(nudged=lambda: setattr(self, "nudged", self.nudged + 1))
+
+    def room(self) -> int:
+        return self.room_for
+
+
+def test_a_worker_passes_on_what_it_has_no_room_for() -> None:
+    passed = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    worker: Any = Deaf(1, SimpleNamespace(queues=("known",), pass_fd=passed))
+
+    def heard(*payloads: str) -> int:
+        pipeline: Any = SimpleNamespace(heard=[payload.encode() for payload in payloads])
+        nudges.Nudges(worker).heard(pipeline)
+        assert pipeline.heard == []
+        try:
+            return os.eventfd_read(passed)
+        except BlockingIOError:
+            return 0
+
+    one, later, foreign, many = '[["w","known",1,0.0]]', '[["w","known",3,0.5]]', '[["w","other",1,0.0]]', '[["w","known",1e15,0.0]]'.replace("1e15", str(10**15))
+    try:
+        assert heard(one) == 0 and worker.nudged == 1, "it has room"
+        worker.room_for = 0
+        assert heard(one, one, later, foreign) == 2 and worker.nudged == 2
+        assert heard(later) == heard(foreign) == heard("no JSON") == 0 and worker.nudged == 2
+        assert heard(many) == rest.PASSED_MAX, "whoever may connect may notify"
+        os.eventfd_write(passed, (1 << 64) - 2)
+        assert heard(many) == (1 << 64) - 2, "a parent that does not read blocks no worker"
+    finally:
+        os.close(passed)
+
+
 def test_garbage_on_the_channel_harms_nobody(database: Database, host: Host) -> None:
     """Whoever may connect may notify."""
     eventually(lambda: ears(database), 20)
@@ -144,7 +208,7 @@ def test_functions_of_the_schema_do_not_notify_unasked(database: Database) -> No
     """The same for what is called inside of others' transactions: starts, the fence, triggers. `notify => true` asks for it."""
     found = "select proname from pg_proc where pronamespace = 'supervisor'::regnamespace and prosrc ~* %s"
     assert database.sql(found + " order by 1", r"pg_notify|\mnotify\s+\w+\s*(,|;)") == [
-        ("announce",), ("announce_cancelled",), ("announce_ends",), ("announce_signal",), ("signal_and_tell",), ("start_and_tell",), ("tell_unless_claimed",),
+        ("announce",), ("announce_cancelled",), ("announce_ends",), ("announce_signal",), ("signal_and_tell",), ("start_and_tell",),
     ]  # fmt: skip
     assert database.sql(found + " order by 1", r"\.announce\(") == [("announce_cancelled",), ("announce_signal",), ("resume_queue",), ("start_many",), ("trigger_schedule",)]
     assert database.sql(found + " order by 1", r"\.announce_signal\(") == [("admit_json",), ("complete",), ("fail",), ("finish_because",), ("send_because",), ("signal",), ("signal_with_start",), ("tell",)]
@@ -213,7 +277,10 @@ def test_a_hint_wakes_as_few_as_can_do_it() -> None:
 
     assert woken('[["known", null, 1, 0.0]]') == [15], "who began to rest last is warm"
     assert woken('[["unknown", null, 1, 0.0]]') == []
-    assert woken('[["known", null, 9, 0.0]]') == [14], "the one that was woken hears for itself since"
+    assert told.due() == 0.0, "one is to hear for itself"
+    told.act(set(), set())
+    assert [worker.number for worker in workers if worker.hears] == [15] and told.due() > 0.0, "the one that was woken last"
+    assert woken('[["known", null, 9, 0.0]]') == [14], "it hears for itself since"
     assert len(woken('[["known", null, 5000, 0.0]]')) == 15
     # one that was nudged and has not looked since may be stuck: the next hint goes to another
     seats[15].waits(1.0)
@@ -240,11 +307,11 @@ def test_who_hears_for_itself_is_not_nudged_beside() -> None:
         told.heard(f'[["known", null, {n}, 0.0]]')
         return [worker.number for worker, nudges in zip(workers, before, strict=True) if worker.nudges > nudges]
 
+    assert told.due() == 0.0
+    told.act(set(), set())
+    (ear,) = [worker.number for worker in workers if worker.hears]
     for seat in seats:
         seat.waits(time.monotonic())
-    (ear,) = nudged()
-    assert [worker.number for worker in workers if worker.hears] == [ear], "who was nudged first hears"
-    seats[ear].waits(time.monotonic())
     assert nudged() == [] and nudged() != [], "who has heard and not looked since may be stuck"
     seats[ear].waits(time.monotonic())
     assert ear not in nudged(9) and workers[ear].hears == 1, "for many runs others are nudged as well"
@@ -252,8 +319,16 @@ def test_who_hears_for_itself_is_not_nudged_beside() -> None:
     assert nudged() == [], "it has just begun to look"
     seats[ear].works(time.monotonic() - 2 * wakeups.HEARD_S)
     assert nudged() not in ([], [ear]), "it has work for longer"
+    for seat in seats:
+        seat.waits(time.monotonic())
+    os.eventfd_write(told.passed_fd, 9)
+    before = [worker.nudges for worker in workers]
+    told.act({told.passed_fd}, set())
+    assert [worker.nudges - n for worker, n in zip(workers, before, strict=True)] == [int(worker.number != ear) for worker in workers], "what it passes on is for the others"
     workers[ear].leaving = True
-    assert ear not in nudged() and sum(worker.hears for worker in workers) == 2, "another one hears in its place"
+    assert ear not in nudged() and told.due() == 0.0
+    told.act(set(), set())
+    assert sum(worker.hears for worker in workers) == 2 and told.due() > 0.0, "another one hears in its place"
 
 
 def test_a_nudge_during_a_claim_sends_another() -> None:
