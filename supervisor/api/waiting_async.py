@@ -12,11 +12,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from supervisor.api.asking import Asking, Place
+from supervisor.api.asking import TOGETHER_S, Asking, Place
 
 if TYPE_CHECKING:
     from supervisor.api.ear import Ear, Heard
     from supervisor.db.client_calls import Outcome
+
+
+TICK_S = 0.001  # of an event loop's timers
 
 
 class _Stir:
@@ -106,8 +109,10 @@ class AsyncWaiter:
         self._asleep_until = self._asking.next_at(asked_at)
         if self._asleep_until == float("inf"):
             return False
-        if self._asleep_until > asked_at:
-            await self._sleep(self._asleep_until - asked_at)
+        pause_s = self._asleep_until - asked_at
+        if pause_s > TOGETHER_S:
+            # asyncio waits whole milliseconds, and rounds up: a pause of 1.1 ms was one of 2, and that of every quick run
+            await self._sleep(max(TICK_S, round(pause_s / TICK_S) * TICK_S))
             return True
         due = self._asking.take(asked_at)
         patience_s = self._asking.patience_s(due, asked_at)
