@@ -30,6 +30,8 @@ class Way:
 
     verb: str
     done: str  # what became of a run: also the key in JSON
+    past: str  # what was done with those that a filter found: their code may take its time
+    many: str  # the same, of so many
 
     def one(self, client: Client, run_id: UUID, reason: str | None, actor: str) -> bool:
         done: bool = getattr(client, self.verb)(run_id, reason, actor=actor)
@@ -42,7 +44,7 @@ class Way:
         return found
 
 
-CANCEL, TERMINATE = Way("cancel", "cancelled"), Way("terminate", "terminated")
+CANCEL, TERMINATE = Way("cancel", "cancelled", "asked to end", "asked {} to end"), Way("terminate", "terminated", "terminated", "terminated {}")
 _OPTIONS = (
     click.argument("runs", metavar="[RUN|KEY]...", nargs=-1),
     click.option("--filter", "asked", metavar="FILTER", type=parse, help="All live runs that fit; without --yes it only counts them."),
@@ -163,7 +165,7 @@ def _count(way: Way, conn: psycopg.Connection, schema: str, asked: Filter | None
         return
     for row in rows:
         click.echo(f"{row['runs']:>9,}  {row['status']:8}  {plain(row['workflow'])}")
-    say(f"{_runs(total)} that would be {way.done}, nothing was done; to do it: --yes" if total else "no live run fits")
+    say(f"{_runs(total)} that would be {way.past}, nothing was done; to do it: --yes" if total else "no live run fits")
 
 
 def _all(
@@ -173,7 +175,7 @@ def _all(
     from supervisor.cli.progress import Progress
 
     told = _Told(way, as_json)
-    progress = Progress(way.done, None)
+    progress = Progress(way.past, None)
     newest: UUID | None = None
     try:
         for turn in range(TURNS):
@@ -224,9 +226,9 @@ class _Told:
             for run_id in self.locked:
                 print_json({"run_id": run_id, self._way.done: False})
         else:
-            click.echo(f"{self._way.done} {_runs(self.done)}")
+            click.echo(self._way.many.format(_runs(self.done)))
         if self.locked:
-            say(f"not {self._way.done}, for transactions of others have them locked: {_runs(len(self.locked))}; type it again when those have ended")
+            say(f"not {self._way.past}, for transactions of others have them locked: {_runs(len(self.locked))}; type it again when those have ended")
 
 
 def _runs(n: int) -> str:

@@ -507,7 +507,7 @@ def test_a_parent_is_told_of_a_child_that_was_cancelled(hosts: HostFactory, data
         parent = client.start(reading.waits_for_child, "never")
         eventually(lambda: effects.count("read_gate"), 30)
         made = command(database, "cancel", "--filter", f"parent = {parent.id}", "--yes", "--reason", "the child is not wanted", folder=tmp_path)
-        assert (made.returncode, made.stdout) == (0, "cancelled 1 run\n")
+        assert (made.returncode, made.stdout) == (0, "asked 1 run to end\n")
         assert "the child is not wanted" in parent.result(timeout=30)
     effects.open("never")
 
@@ -521,11 +521,11 @@ def test_cancel_by_filter_counts_first(database: Database, tmp_path: Path) -> No
     live = "select count(*) from supervisor.task"
     words = ("cancel", "--filter", "workflow = checkout AND attribute.n >= 10")
     dry = command(database, *words, folder=tmp_path)
-    assert dry.returncode == 0 and dry.stdout.split() == ["20", "ready", "checkout"] and "20 runs that would be cancelled, nothing was done" in dry.stderr
+    assert dry.returncode == 0 and dry.stdout.split() == ["20", "ready", "checkout"] and "20 runs that would be asked to end, nothing was done" in dry.stderr
     assert json.loads(command(database, *words, "--json", folder=tmp_path).stdout)["would_cancel"] == 20
     assert database.one(live) == 31
     done = command(database, *words, "--yes", "--reason", "a test", folder=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "cancelled 20 runs\n") and database.one(live) == 11
+    assert (done.returncode, done.stdout) == (0, "asked 20 runs to end\n") and database.one(live) == 11
     assert len(listed(database, "status = cancelled AND error ~ 'a test'", "--limit", "100", folder=tmp_path)) == 20
     assert "no live run fits" in command(database, *words, folder=tmp_path).stderr
     assert listed(database, "workflow = report", folder=tmp_path)[0]["run_id"] == other
@@ -553,11 +553,11 @@ def test_what_others_have_locked_is_said_and_the_rest_cancelled(database: Databa
     with database.connect() as other, other.transaction():
         other.execute("select from supervisor.task where run_id = %s for update", (runs[7],))
         made = command(database, *words, folder=tmp_path)
-        assert (made.returncode, made.stdout) == (1, "cancelled 29 runs\n")
+        assert (made.returncode, made.stdout) == (1, "asked 29 runs to end\n")
         assert "locked" in made.stderr and "1 run;" in made.stderr and len(made.stderr.splitlines()) <= 3
         told = command(database, *words, "--json", folder=tmp_path)
         assert (told.returncode, json.loads(told.stdout)) == (1, {"run_id": runs[7], "cancelled": False})
-    assert command(database, *words, folder=tmp_path).stdout == "cancelled 1 run\n"
+    assert command(database, *words, folder=tmp_path).stdout == "asked 1 run to end\n"
 
 
 @pytest.mark.parametrize("words", [(), ("x", "--filter", "key = a")], ids=["nothing", "both"])
