@@ -692,7 +692,7 @@ class ClientCalls:
     def _rows(self, conn: psycopg.Connection, question: Question) -> Rows:
         name, values = question
         cursor = psycopg.RawCursor(conn).execute(self.questions.text(name), values, binary=True)
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
 
     def _session(self) -> psycopg.Connection:
         if self._conn is None or self._conn.closed:

@@ -86,7 +86,7 @@ class AsyncClientCalls:
     async def _rows(self, conn: psycopg.AsyncConnection, question: Question) -> Rows:
         name, values = question
         cursor = await psycopg.AsyncRawCursor(conn).execute(self.questions.text(name), values, binary=True)
-        return await cursor.fetchall() if cursor.description else []
+        return await cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
 
     async def _session(self) -> psycopg.AsyncConnection:
         if self._conn is None or self._conn.closed:

@@ -60,7 +60,8 @@ class Totals:
         if batch.steps is not None:
             self.rows += int.from_bytes(batch.steps[0][12:16], "big")  # of an array in binary form
         self.ended += len(batch.finished)
-        self.failures += sum(row[3] == FAILED_TRY for _, row in batch.rare.get("insert_attempts", ()))
+        if "insert_attempts" in batch.rare:
+            self.failures += sum(row[3] == FAILED_TRY for _, row in batch.rare["insert_attempts"])
 
 
 def tries_of(batch: Batch, of_step: OfStep) -> Tries:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from supervisor._fastpath import loop as core
 from supervisor._fastpath.wire import thread_id
 
 
-@contextmanager
-def loop_hidden() -> Iterator[None]:
-    """While workflow code may run there is no running event loop: asyncio refuses at the user's line, and nothing is started unseen."""
-    loop = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(loop)
+class loop_hidden:  # noqa: N801 - a context manager
+    """While workflow code may run there is no running event loop: asyncio refuses at the user's line, and nothing is started unseen.
+
+    A class and no generator: four of them are in the way of every quick run.
+    """
+
+    __slots__ = ("_loop",)
+
+    def __enter__(self) -> None:
+        self._loop = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
+
+    def __exit__(self, *_: object) -> None:
+        asyncio._set_running_loop(self._loop)
 
 
 class OnThisThread:
