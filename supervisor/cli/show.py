@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Seen = tuple[History, list[dict[str, Any]]]  # and what of it executes on this host
 
+STEPS_SHOWN = 200
 CHILDREN_SHOWN = UPDATES_SHOWN = SIGNALS_SHOWN = 20
 STATE_SHOWN_MAX = 4 << 20  # characters: whatever a value may hold
 
@@ -27,14 +28,15 @@ STATE_SHOWN_MAX = 4 << 20  # characters: whatever a value may hold
 @click.option("--logs", "show_logs", is_flag=True, help="Show its log lines instead, from the log directory of this host; with --json as JSON lines.")
 @click.option("--log-dir", metavar="DIR", help="Where the workers of this host log to  [env: PGSUPERVISOR_LOG_DIR].")
 @click.option("--state", is_flag=True, help="Show what it has published instead, whole; with --json as one object by key.")
+@click.option("--steps", type=click.IntRange(min=2), default=STEPS_SHOWN, show_default=True, help="Rows of the table of steps: of a longer history the first and the last ones. --json has all.")
 @watch.option
 @watch.interval
 @options.dsn
 @options.schema
 @options.as_json
 def show(
-    run: str, show_logs: bool, log_dir: str | None, state: bool, watching: bool, interval: float, dsn: str | None, schema: str | None, as_json: bool
-) -> None:
+    run: str, show_logs: bool, log_dir: str | None, state: bool, steps: int, watching: bool, interval: float, dsn: str | None, schema: str | None, as_json: bool
+) -> None:  # fmt: skip
     """Show one run, by its id or its key: why it waits, since when, what frees it and who can act; its journey; its steps with their tries, as a table
     and as bars; what it has published and was sent; the runs above and below it; how it ended.
 
@@ -54,16 +56,19 @@ def show(
             found = history.read(conn, name, run)
         return found, _executing(found)
 
+    def text(seen: Seen) -> str:
+        return _text(seen, steps)
+
     if state:
         if watching:
             raise click.UsageError("--watch shows the run itself, with what it has published; leave --state out")
         _show_state(look()[0], as_json)
     elif watching:
-        watch.watch(watch.Watched(look, _text, lambda seen: [("run", _as_object(seen))], lambda seen: seen[0].wait is None), interval, as_json)
+        watch.watch(watch.Watched(look, text, lambda seen: [("run", _as_object(seen))], lambda seen: seen[0].wait is None), interval, as_json)
     elif as_json:
         print_json(_as_object(look()))
     else:
-        click.echo(_text(look()))
+        click.echo(text(look()))
 
 
 def _show_state(found: History, as_json: bool) -> None:
@@ -106,7 +111,7 @@ def _time_in(found: History) -> dict[str, float]:
     return {what: round(s, 6) for what, s in journey.time_in(found, journey.lanes(found, until), until).items()}
 
 
-def _text(seen: Seen) -> str:
+def _text(seen: Seen, steps: int) -> str:
     found, executing = seen
     run = found.run
     lines = [f"run {run['run_id']} of {plain(run['workflow'])}" + (f", key {plain(run['key'])}" if run["key"] else "")]
@@ -124,7 +129,7 @@ def _text(seen: Seen) -> str:
     if run["progress"]:
         lines.append(f"progress {progress_words(run['progress'])}, {ago(datetime.fromisoformat(run['progress']['at']))}")
     now = datetime.now(timezone.utc)
-    drawn = [*journey.journey(found, now), *_published(found), *_signals(found), *_updates(found), *_steps(found), *journey.gantt(found, now, columns())]
+    drawn = [*journey.journey(found, now), *_published(found), *_signals(found), *_updates(found), *_steps(found, steps), *journey.gantt(found, now, columns())]
     return "\n".join([*lines, *drawn, *_children(found), *family.tree(found), *_audit(found)])
 
 
@@ -179,7 +184,7 @@ def _updates(found: History) -> list[str]:
     return ["", table(("seq", "update", "id", "stage", "sent", "argument", "answer"), rows), *more]
 
 
-def _steps(found: History) -> list[str]:
+def _steps(found: History, most: int) -> list[str]:
     if not found.steps and not found.attempts:
         return ["no steps yet"]
     failed = Counter(each["seq"] for each in found.attempts if each["kind"] == "failed")
@@ -204,7 +209,11 @@ def _steps(found: History) -> list[str]:
         (seq, _undoing(each["name"], seq, undone), "not yet", ago(each["started_at"]), "-", _with_crashes(failed[seq], crashed[seq]), error_words(each["error"]) if each["error"] and each["kind"] != "entrusted" else "-")
         for seq, each in unfinished.items()
     ]
-    return ["", table(("seq", "step", "status", "started", "took", "attempts", "result"), sorted(rows, key=lambda row: row[0]))]
+    rows.sort(key=lambda row: row[0])
+    if len(rows) > most:
+        first, left = max(1, most // 4), len(rows) - most
+        rows = [*rows[:first], ("…", f"{left:,} more; all: --steps {len(rows)}", "", "", "", "", ""), *rows[first + left :]]
+    return ["", table(("seq", "step", "status", "started", "took", "attempts", "result"), rows)]
 
 
 def _came(step: dict[str, Any]) -> str:

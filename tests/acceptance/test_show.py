@@ -157,6 +157,22 @@ def test_steps_are_bars_as_wide_as_the_page(stage: Stage, columns: int) -> None:
     assert [bar.index("█") for bar in drawn[:6]] == sorted(bar.index("█") for bar in drawn[:6])
 
 
+def test_of_a_long_history_the_first_and_the_last_steps_are_shown(stage: Stage) -> None:
+    whole = stage.say("show", "step_backoff")
+    assert _seqs(whole) == list("0123456") and "…" not in _seqs(whole)
+    some = stage.say("show", "step_backoff", "--steps", "4")
+    assert _seqs(some) == ["0", "…", "4", "5", "6"] and "3 more; all: --steps 7" in some
+    assert _seqs(stage.say("show", "step_backoff", "--steps", "2")) == ["0", "…", "6"]
+    assert _seqs(stage.say("show", "step_backoff", "--steps", "7")) == _seqs(whole)
+    assert len(stage.json("show", "step_backoff", "--steps", "2")["history"]) == 6, "a program has all"
+
+
+def _seqs(text: str) -> list[str]:
+    """The first column of the table of steps."""
+    (table,) = re.findall(r"^seq +step +status.*\n((?:.+\n)+)", text, re.MULTILINE)
+    return [line.split()[0] for line in table.splitlines()]
+
+
 def test_what_is_not_utf8_is_drawn_in_ascii(stage: Stage, tmp_path: Path) -> None:
     """A serial console shows it too; in its columns."""
     for encoding, ascii_only in (("ascii", True), ("utf-8", False)):
