@@ -623,3 +623,9 @@ UPDATE {schema}.task t SET cancel_at = NULL WHERE t.run_id = ANY ($1::uuid[]) AN
 -- Locks:  the children's task rows, and below them, level by level.     Index:  child primary key (custom plan: prunes), task_pkey
 -- $1 uuid[] parent
 SELECT {schema}.close_children($1::uuid[]);
+
+-- name: lose_children :exec
+-- Have the live children cancelled that branches had called which lost in this batch.
+-- Locks:  the children's task rows, and below them, level by level.     Index:  child primary key (custom plan: prunes), task_pkey
+-- $1 uuid[] parent    $2 int4[] seq of the command that started the child
+SELECT {schema}.lose_children($1::uuid[], $2::int4[]);

@@ -22,7 +22,7 @@ HOT = (
     "fire_timers", "fire_slept", "drop_timers", "publish", "claim", "claim_missing", "plan_custom", "plan_generic",
     "look_at_updates", "accept_updates", "reject_updates", "insert_update_ends", "wake_updated",
     "look_at_requests", "expire_tokens", "wake_completed",
-    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_completions", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "no_deadline", "close_children",
+    "read_inputs", "read_steps", "read_attempts", "read_timers", "read_children", "read_completions", "read_outcomes", "read_cancellations", "read_marks", "told_cancel", "no_deadline", "close_children", "lose_children",
 )  # fmt: skip
 STEP_OIDS = (UUID, INT4, INT4, TEXT, BYTEA, FLOAT8, FLOAT8, INT2, INT2)  # the last two only where the batch is mixed
 PLAIN_COLUMNS = 7
@@ -41,6 +41,7 @@ RARE_OIDS: dict[str, tuple[int, ...]] = {
     "told_cancel": (UUID,),
     "no_deadline": (UUID,),
     "close_children": (UUID,),
+    "lose_children": (UUID, INT4),
     "drop_timers": (UUID, INT4),
     "insert_children_done": (UUID, INT4, INT4),
     "release": (UUID, TIMESTAMPTZ, INT2, TEXT, INT4, TEXT, INT4, INT2, TEXT, TIMESTAMPTZ),
@@ -127,8 +128,9 @@ class Batch:
             out.append(("finish", [*self.outcomes, worker]))
         if "insert_children_done" in self.rare:
             out.append(("insert_children_done", encode_rows(RARE_OIDS["insert_children_done"], self._children_done())))
-        if "close_children" in self.rare:
-            out += [("plan_custom", None), ("close_children", self._encoded("close_children", worker)), ("plan_generic", None)]
+        for name in ("lose_children", "close_children"):
+            if name in self.rare:
+                out += [("plan_custom", None), (name, self._encoded(name, worker)), ("plan_generic", None)]
         if "release" in self.rare:
             out += self._sliced("release", worker)
         parkings = [name for name in PARKINGS if name in self.rare]

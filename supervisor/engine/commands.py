@@ -545,6 +545,14 @@ class Commands:
             self.batch.add("drop_timers", run.id, (run.id, cmd.seq))
         elif cmd.kind == core.SIGNAL:
             self.signals.dropped(run, cmd)
+        elif cmd.kind == core.CHILD:
+            self.child_lost(run, cmd)
+
+    def child_lost(self, run: Any, cmd: Any) -> None:
+        """Nobody waits for a child any more that was started to be waited for. One that was started by itself goes on: who has it may ask again."""
+        kid = None if run.past is None else run.past.kids.get(cmd.seq)
+        if kid is not None and kid.status is None and not isinstance(cmd.extra, tuple):
+            self.batch.add("lose_children", run.id, (run.id, cmd.seq))
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────
 

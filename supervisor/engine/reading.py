@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from supervisor._fastpath.loop import CANCELLED, Run
+from supervisor._fastpath.loop import CANCELLED, CHILD, Run
 from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor.core.errors import DatabaseUnavailable, ReplayMismatch
 from supervisor.db.arrays import encode_ids, encode_rows
@@ -202,6 +202,8 @@ class Reading:
         for seq, cmd in run.dropped.items():
             if seq in run.past.timers_us:
                 batch.add("drop_timers", run.id, (run.id, seq))
+            if cmd.kind == CHILD:
+                self._worker.commands.child_lost(run, cmd)
             loop.record(run, cmd, CANCELLED, None, min(cmd.called_us or run.now_us, run.now_us), run.now_us)
         run.dropped = {}
 

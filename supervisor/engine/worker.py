@@ -613,9 +613,9 @@ class Worker:
         if "insert_children_done" in batch.rare:
             self._parents.update(row[0] for _, row in batch.rare["insert_children_done"])
         self._parked.update(batch.parked_on_children())
-        if "close_children" in batch.rare:
+        if batch.rare.keys() & {"close_children", "lose_children"}:
             self.cancels.look()
-        if batch.rare.keys() & {"insert_children_done", "insert_runs", "continue_runs", "close_children"}:
+        if batch.rare.keys() & {"insert_children_done", "insert_runs", "continue_runs", "close_children", "lose_children"}:
             self.rest.nudged()  # children, or the parents that go on: nobody announces them
 
     # ── batches that the server refused ──────────────────────────────────────────────────────────────────────────

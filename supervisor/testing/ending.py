@@ -1,4 +1,4 @@
-"""Ending runs from outside: cancel, terminate, what becomes of the children. As the functions of the database do it (sql/migrations/0019, 0023, 0032)."""
+"""Ending runs from outside: cancel, terminate, what becomes of the children. As the functions of the database do it (sql/migrations/0019, 0023, 0032, 0049)."""
 
 from __future__ import annotations
 
@@ -81,3 +81,9 @@ def close_children(tables: Tables, parents: Iterable[bytes]) -> None:
                 tables.wake()
             else:
                 end_runs(tables, [kid.id], TERMINATED, error_json("RunTerminated", "its parent ended"))
+
+
+def lose_children(tables: Tables, lost: Iterable[tuple[bytes, int]]) -> None:
+    """Branches lost that had called these children (parent, seq)."""
+    for parent, seq in sorted(lost):
+        request_cancel(tables, [tables.child_now(parent, seq)], "its parent does not wait for it any more", f"run {uuid.UUID(bytes=parent)}")

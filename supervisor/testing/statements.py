@@ -19,7 +19,7 @@ from supervisor.core import versions
 from supervisor.db.arrays import elements
 from supervisor.engine.batch import INFINITY, OUTCOME_OIDS, PLAIN_COLUMNS, RARE_OIDS, STEP_OIDS
 from supervisor.engine.tokens import ENTRUSTED
-from supervisor.testing.ending import close_children, error_json
+from supervisor.testing.ending import close_children, error_json, lose_children
 from supervisor.testing.errors import NotInMemory
 from supervisor.testing.tables import (
     CANCELLED, CODE_MISSING, COMPLETED, EDITED, FRESH, NONDETERMINISM, PARKED_FROM, PAUSED, QUEUED, RESUMED, SKIPPED, UPDATED, AttemptRow, Completion, Message,
@@ -169,6 +169,9 @@ class Statements:
 
     def _close_children(self, params: Params) -> None:
         close_children(self.t, _ids(params))
+
+    def _lose_children(self, params: Params) -> None:
+        lose_children(self.t, self._rows("lose_children", params))
 
     def _continue_runs(self, params: Params) -> None:
         for row in self._rows("continue_runs", params):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor import Cancelled, RunFailed, current, gather, sleep, start, step, workflow
+from supervisor import Cancelled, RunFailed, current, first, gather, sleep, start, step, workflow
 from tests.apps.gates import at_gate
 from tests.harness import note
 
@@ -109,3 +109,40 @@ async def closing_many(n: int) -> int:
     for at in range(n):
         await start(closing_sleeper, f"many{at}") if at % 2 else await start(closing_kid, at)
     return n
+
+
+@workflow
+async def closing_race(name: str, gate: str) -> list[str]:
+    """Of the children that lose against a gate one sleeps, one stands, one has another below it; a fourth was only asked about. Then it lives on."""
+    kept = await start(closing_sleeper, f"{name}-kept")
+    winner, _ = await first(
+        sleeper=closing_sleeper(f"{name}-sleeper"), stander=closing_stander(f"{name}-stander", f"{name}-never"), below=closing_grandparent(name),
+        kept=kept.result(), gate=closing_stand(f"{name}-race", gate),
+    )  # fmt: skip
+    await closing_stand(f"{name}-on", f"{name}-on")
+    return [winner, str(kept.id)]
+
+
+@workflow
+async def closing_broken(name: str, gate: str) -> str:
+    """A branch fails beside a child."""
+    try:
+        await gather(closing_sleeper(f"{name}-sleeper"), closing_fails(f"{name}-fails", gate))
+    except ValueError as error:
+        await closing_stand(f"{name}-on", f"{name}-on")
+        return str(error)
+    return "nothing failed"
+
+
+@step
+async def closing_fails(name: str, gate: str) -> None:
+    await at_gate(gate)
+    raise ValueError(name)
+
+
+@workflow
+async def closing_late(name: str) -> str:
+    """A child loses against a timer, and its parent goes on for long."""
+    winner, _ = await first(kid=closing_grandparent(name), late=sleep(0.05))
+    await sleep(0.3)
+    return winner

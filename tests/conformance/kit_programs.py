@@ -133,6 +133,7 @@ PROGRAMS: dict[str, Callable[[Stage], list[Run[Any]]]] = {
     "wrong_input": run_and_end(families.wrong_input),
     "generations": run_and_end(families.generations, 3),
     "delayed": run_and_end(families.delayed),
+    "lost_child": run_and_end(closing.closing_late, "kit-lost"),
     "closing_catches": run_and_end(closing.closing_catches, 2),
     "counts": run_and_end(longruns.longruns_count, 3),
     "becomes": run_and_end(longruns.longruns_becomes, 4),

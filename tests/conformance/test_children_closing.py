@@ -54,6 +54,37 @@ def test_by_default_children_are_cancelled_when_their_parent_ends(live: Live, en
     assert asked == [("cancelled", f"run {run.id}", "its parent ended")]
 
 
+def test_children_that_lose_are_cancelled_while_their_parent_lives(live: Live) -> None:
+    """Those that wait, those that execute, those below them; one that was started by itself and only asked about goes on."""
+    run = live.start(closing.closing_race, "race", "race-open")
+    began = ("race-kept", "race-sleeper", "race-below")
+    live.until(lambda: all(live.effects.count("closing_began", name) for name in began) and live.effects.count("closing_stand", "race-stander"), 20, "children to begin")
+    live.effects.open("race-open")
+    losers = "select r.status from supervisor.runs r where r.parent_id = %s and r.input ->> 'name' <> 'race-kept'"
+    live.until(lambda: {status for (status,) in live.database.sql(losers, run.id)} == {"cancelled"}, 10, "those that lost")
+    live.until(lambda: all(live.effects.count("closing_told", name) == 1 for name in ("race-sleeper", "race-stander", "race-below")), 10)
+    assert live.effects.count("closing_told", "race-sleeper", "its_parent_does_not_wait_for_it_any_more", f"run_{run.id}") == 1
+    assert run.status().status not in ("completed", "failed") and live.effects.count("closing_told", "race-kept") == 0
+    live.effects.open("race-on")
+    winner, kept = run.result(timeout=20)
+    assert winner == "gate"
+    live.until(lambda: live.client.status(uuid.UUID(kept)).status == "cancelled", 10, "its parent ended")
+    assert live.effects.count("closing_told", "race-kept", "its_parent_ended") == 1
+
+
+def test_a_child_beside_a_branch_that_fails_is_cancelled(live: Live) -> None:
+    """Whoever dies after that: the loss and the child's mark are durable together, or neither."""
+    run = live.start(closing.closing_broken, "broken", "broken-open")
+    live.until(lambda: live.effects.count("closing_began", "broken-sleeper"), 20)
+    live.effects.open("broken-open")
+    live.kill()
+    live.until(lambda: live.effects.count("closing_told", "broken-sleeper"), 20)
+    live.effects.open("broken-on")
+    assert run.result(timeout=20) == "broken-fails"
+    assert live.database.sql("select status, count(*) from supervisor.runs where parent_id = %s group by 1", run.id) == [("cancelled", 1)]
+    assert live.database.sql("select status from supervisor.steps where run_id = %s and kind = 'child' order by seq", run.id) == [("cancelled",)]
+
+
 def test_abandoned_children_go_on(live: Live) -> None:
     run, kids = leave(live, "abandon", "left")
     live.effects.open("left-open")

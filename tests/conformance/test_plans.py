@@ -30,7 +30,7 @@ SQL = Sql()
 WHOLE = {"queue_pause_pkey"}  # has a row for each queue that is paused, and all of them are asked for
 NO_PLAN = {"plan_custom", "plan_generic"}  # SET has none
 FUNCTIONS = {"fence", "look_at_requests", "take_trace_ends"}
-CUSTOM = {"lock_parents", "wake_parents", "look_at_parked", "close_children", "park_on_children", "park_on_signals", "park_paused", "expire_tokens", "wake_completed", "fire_slept", "read_tried", "read_senders"} | {
+CUSTOM = {"lock_parents", "wake_parents", "look_at_parked", "close_children", "lose_children", "park_on_children", "park_on_signals", "park_paused", "expire_tokens", "wake_completed", "fire_slept", "read_tried", "read_senders"} | {
     name for name in HOT if name.startswith("read_")
 }  # sent between plan_custom and plan_generic
 
@@ -221,6 +221,7 @@ ARGUMENTS = {
     "told_cancel": lambda p: [p.owned, WORKER],
     "no_deadline": lambda p: [p.owned, WORKER],
     "close_children": lambda p: [p.owned],
+    "lose_children": lambda p: [p.owned, [0] * len(p.owned)],
 }  # fmt: skip
 
 
@@ -304,7 +305,7 @@ def test_a_hot_statement_prepared_on_empty_tables_uses_the_intended_index(prepar
     used = {prepared.index_of.get(scan["Index Name"], scan["Index Name"]) for scan in scans if "Index Name" in scan}
     if name in FUNCTIONS:  # its plan is not shown, but what it touched is counted
         assert {re.sub(r"_\d{8}$", "", table) + "_pkey" for table in looked.index_scanned} >= intended(name)  # the server counts for the session, so others too
-    elif name == "close_children":
+    elif name in ("close_children", "lose_children"):
         assert {"child_" + prepared.today, "task"} <= set(looked.index_scanned)
     else:
         assert used == intended(name), f"{name} uses {used or 'no index'}, its header intends {intended(name) or 'none'}"

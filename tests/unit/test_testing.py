@@ -16,7 +16,7 @@ from supervisor.core.errors import PayloadRefused, ReplayMismatch
 from supervisor.core.histories import line
 from supervisor.testing import TestEnvironment, crashes, replay_file
 from supervisor.testing.errors import EnvironmentStuck, MockUsedUp, NotInMemory, StepNotMocked
-from tests.apps import kit_shop
+from tests.apps import closing, kit_shop
 from tests.apps.kit_shop import KitDeclined, KitOrder, KitReceipt, kit_approved, kit_charge, kit_checkout, kit_pack
 
 ORDER = KitOrder(42, 999)
@@ -214,6 +214,16 @@ def test_what_a_mock_returns_goes_through_the_codec(env):
 def test_a_mock_that_can_not_be(env, how, told):
     with pytest.raises(DefinitionError, match=told):
         env.mock(how.pop("step"), **how)
+
+
+def test_a_child_that_loses_is_cancelled(env):
+    """With what is below it, and while its parent lives."""
+    with env.mock(closing.closing_note, returns=None) as noted:
+        run = env.start(closing.closing_late, "lost")
+        env.advance(0.2)
+        assert run.status().ended_at is None
+        assert {each.workflow: each.status for each in env.list() if each.run_id != run.id} == {"closing_grandparent": "cancelled", "closing_sleeper": "cancelled"}
+        assert run.result() == "late" and [call.arguments["word"] for call in noted.calls] == ["closing_began", "closing_told"]
 
 
 def test_a_child_is_mocked_like_a_step(env):
