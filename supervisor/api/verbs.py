@@ -147,7 +147,7 @@ class Verbs:
         if key is None and asked.batch is None and asked.attributes is None and asked.trace is None:
             return (yield from self._start_one(asked, payload))
         chunk = Chunk([payload]) if key is None else Chunk([payload], [key], [hash_of(payload)])
-        ids, conflicts = yield from self._by_the_clock(lambda: self.start_chunk(asked, chunk))
+        ids, conflicts = yield from self.start_chunk(asked, chunk)
         run_id = uuid.UUID(bytes=ids[0])
         if conflicts:
             if not conflicts[0].matches:
@@ -160,7 +160,7 @@ class Verbs:
         asked, keys = calls[0][0], [each.keyed() for each, _ in calls]
         inputs = [payload for _, payload in calls]
         chunk = Chunk(inputs) if not any(keys) else Chunk(inputs, keys, [hash_of(payload) for payload in inputs])
-        ids, conflicts = yield from self._by_the_clock(lambda: self.start_chunk(asked, chunk))
+        ids, conflicts = yield from self.start_chunk(asked, chunk)
         now = time.monotonic()
         found: list[Started | KeyMismatch] = [
             Started(uuid.UUID(bytes=run_id), True, each, key, now) for run_id, (each, _), key in zip(ids, calls, keys, strict=True)
@@ -187,6 +187,9 @@ class Verbs:
 
     def start_chunk(self, asked: Asked, chunk: Chunk) -> Verb[tuple[list[bytes], list[Conflict]]]:
         """Start a chunk of runs in one transaction: their ids, and the keys that named other runs already."""
+        return (yield from self._by_the_clock(lambda: self._chunk(asked, chunk)))
+
+    def _chunk(self, asked: Asked, chunk: Chunk) -> Verb[tuple[list[bytes], list[Conflict]]]:
         ids = yield from self.questions.run_ids(len(chunk.inputs))
         ended: list[bytes] = []
         conflicts = yield from self.questions.start(asked.name, ids, chunk.inputs, chunk.keys, chunk.hashes, ended=ended, **asked.how)

@@ -19,12 +19,12 @@ _WAITS = {
     "do_futex_wait", "pthread_cond_wait", "pthread_cond_timedwait", "pthread_cond_clockwait", "__futex_abstimed_wait_cancelable64", "PyThread_acquire_lock_timed",
 }  # fmt: skip
 _WAITING_CALLS = {("selectors.py", "select"), ("threading.py", "wait"), ("queue.py", "get")}
-_OURS = re.compile(r"(?:^|/)supervisor/(_fastpath|api|core|db|engine|host|leader|cli|telemetry|sync\.py|__main__\.py)")
+_OURS = re.compile(r"(?:^|/)supervisor/(_fastpath|api|core|db|engine|files|host|leader|cli|metrics|tracing|sync\.py|__main__\.py)")
 _ENCODERS = re.compile(r"(?:^|/)(?:msgspec/|supervisor/core/(?:codec|parameters)\.py$)")
 _DRIVERS = re.compile(r"(?:^|/)(?:psycopg(?:_c|_binary)?/|psycopg_binary\.libs/|psycopg_c\.libs/|libpq[.\-]|libpq\.so|supervisor/db/)")
 _STANDARD = re.compile(r"/lib(?:64)?/python3\.\d+/(?!(?:site|dist)-packages/)|^<frozen ")
 _LIBRARY = re.compile(r"/(?:site|dist)-packages/")
-_NEEDED = re.compile(r"/(?:site|dist)-packages/(?:click|greenlet|rich|platformdirs|multiprocessing_logging)")
+_NEEDED = re.compile(r"/(?:site|dist)-packages/(?:click|greenlet|rich|platformdirs|multiprocessing_logging|opentelemetry)")
 _SOURCE = re.compile(r"\.(?:py|pyx|pxd)$|^<(?!frozen )")
 
 

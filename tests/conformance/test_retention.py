@@ -14,7 +14,7 @@ from supervisor.db.statements import Sql
 from supervisor.leader.burial import Burials
 from supervisor.leader.lead import Leadership
 from supervisor.leader.look import NOTHING
-from tests.harness import Database, drive, eventually
+from tests.harness import Database, HostFactory, drive, eventually
 
 DAY = 86_400.0
 TABLES = ("run", "step", "attempt", "outcome", "child", "child_done", "message", "consumed", "publication")
@@ -336,3 +336,13 @@ def test_what_is_asked_often_scans_no_table(history: History, database: Database
         conn.execute(Sql().get(name), parameters)  # type: ignore[arg-type]
         scanned = conn.execute("select relname, seq_tup_read from pg_stat_xact_user_tables where schemaname = 'supervisor' and seq_tup_read > 0").fetchall()
     assert not scanned
+
+
+def test_a_host_keeps_as_long_as_its_project_says(history: History, hosts: HostFactory) -> None:
+    """`retention` of [tool.pgsupervisor], in the words of people."""
+    history.run(100, 1)
+    history.run(60, 1)
+    (hosts.folder / "pyproject.toml").write_text('[tool.pgsupervisor]\nretention = "70 days"\n')
+    with hosts("tests.faults.apps_plain"):
+        eventually(lambda: history.there(100) == 0, 60)
+        assert history.there(60) == history.attached(60) == ALL

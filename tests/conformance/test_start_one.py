@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 
 from supervisor import Client
 from supervisor.api import hints
+from supervisor.core.errors import ClockSkew
+from supervisor.db import client_calls
 from tests.apps.asked import asked_sleeper
 from tests.conformance.client_host import register
 from tests.harness import Database, Server
@@ -132,6 +135,29 @@ def test_a_session_that_goes_straight_to_its_server_prepares_what_it_asks_often(
         assert client._opened is not None and client._opened._conn is not None
         prepared = client._opened._conn.execute("select count(*) from pg_prepared_statements where statement like '%%start_and_tell%%'").fetchone()
     assert prepared == (1,)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_clock_that_was_set_is_measured_again(database: Database, monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
+    """A client's ids have the database's time, by an offset that is a minute old at most: when the machine's clock was set meanwhile, the start is made again."""
+    register(database, "asked_sleeper")
+
+    def start(client: Client, n: int) -> UUID:
+        run: UUID = client.start_many(asked_sleeper, [n]).ids[0] if many else client.start(asked_sleeper, n).id
+        return run
+
+    with Client(database.dsn) as client:
+        start(client, 1)
+        client._verbs().questions.ids.offset_us += 120_000_000
+        run = start(client, 2)
+        assert database.one("select abs(extract(epoch from supervisor.id_time(%s) - now())) < 10", run) and client.get(run).status().status == "ready"
+        # and where no measure helps, it is said whose clock is wrong, and nothing was started
+        monkeypatch.setattr(client_calls, "clock_offset_us", lambda *_: 120_000_000)
+        client._verbs().questions.ids.offset_us += 120_000_000
+        with pytest.raises(ClockSkew, match=r"more than 60 s off .*set the clock of this machine \(measured: \+120\.0 s against the database\)") as refused:
+            start(client, 3)
+        assert refused.value.code == "clock_skew"
+    assert database.one("select count(*) from supervisor.run") == 2
 
 
 def test_what_commits_in_between_is_refused_in_a_transaction(database: Database) -> None:

@@ -30,6 +30,8 @@ INSIDE = Frame("0x7fecb3fbf220", "/usr/lib/x86_64-linux-gnu/libpq.so.5.15", 0)
 SEND = Frame("send", "/usr/lib/x86_64-linux-gnu/libc.so.6", 0)
 BOOT = Frame("_run_code", "<frozen runpy>", 88)
 ENGINE = (BOOT, ASYNCIO, PUMP, EXECUTE)
+TRACING = Frame("Traces.composed", SITE + "supervisor/tracing/__init__.py", 50)
+OTEL = Frame("Tracer.start_span", SITE + "opentelemetry/sdk/trace/__init__.py", 1100)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,8 @@ ENGINE = (BOOT, ASYNCIO, PUMP, EXECUTE)
         ((*ENGINE, PIPELINE), DATABASE, PIPELINE),
         ((*ENGINE, PIPELINE, SYNC, INSIDE, SEND), DATABASE, SYNC),
         ((MALLOC,), OTHER, MALLOC),
+        ((*ENGINE, TRACING, OTEL), LOOP, TRACING),  # what tracing costs is not the app's
+        ((*ENGINE, CHARGE, OTEL), USER, CHARGE),  # but what the app traces is
     ],
 )
 def test_a_sample_counts_for_whoever_asked_for_the_work(stack, group, shown):

@@ -117,3 +117,9 @@ def test_a_password_is_never_shown():
         dsn = resolve_dsn(text)
         assert "canary" not in f"{dsn} {dsn!r} {dsn.shown}"
         assert "host=h" in dsn.shown
+
+
+@pytest.mark.parametrize(("span", "seconds"), [("1 hour", 3600), ("36 hours", 129_600), ("90 days", 7_776_000), ("1 day", 86_400), ("2weeks", 1_209_600)])
+def test_a_span_is_so_many_seconds(span: str, seconds: float) -> None:
+    """How long the history is kept: a wrong unit would drop it unnoticed."""
+    assert settings.span_s(settings.load({"retention": span}, environ={}, folder="/nonexistent").retention or "") == seconds
