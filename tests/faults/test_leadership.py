@@ -19,12 +19,12 @@ from supervisor.db.statements import Sql
 from supervisor.leader.burial import Burials
 from supervisor.leader.lead import Leadership
 from supervisor.leader.look import NOTHING
+from tests.faults.terms import HISTORY, judge_history
 from tests.harness import ROOT, Database, Host, HostFactory, drive, eventually
 
 APP = "tests.apps.basic"
 KILL_TO_LEAD_S, STOP_TO_LEAD_S = 1.0, 3.0
 
-HISTORY = "select term, pid, began_at, ended_at, why, beat_at, supervisor, lead_pid, chores_pid from supervisor.leader order by term"
 HOLDERS = """
 select a.pid, a.application_name from pg_locks l join pg_stat_activity a on a.pid = l.pid
 where l.locktype = 'advisory' and l.granted and l.objsubid = 2 and l.objid::int8 = 4294967293
@@ -38,17 +38,6 @@ def leader(database: Database) -> int | None:
     rows = database.sql("select pid from supervisor.leaders where leads")
     assert len(rows) <= 1, "two terms are open"
     return rows[0][0] if rows else None
-
-
-def judge_history(database: Database) -> list[tuple]:
-    """Terms follow one another without a hole and without an overlap; every one but the last has an end and a reason."""
-    rows = database.sql(HISTORY)
-    assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
-    for before, after in zip(rows, rows[1:], strict=False):
-        assert before[3] is not None and before[4], f"term {before[0]} has no end"
-        assert before[3] <= after[2], f"term {after[0]} began before term {before[0]} ended"
-        assert before[5] <= after[2], f"term {before[0]} beat when term {after[0]} had begun"
-    return rows
 
 
 @pytest.fixture
