@@ -146,3 +146,26 @@ def test_a_kill_that_was_ordered_charges_nobody(hosts: HostFactory, database: Da
         effects.open("enough")
         hosts.start(APP, procs=1)
         assert run.result(timeout=60) == 1
+
+
+def test_hosts_that_die_with_all_they_saw_are_counted_by_their_claims(hosts: HostFactory, database: Database, effects: Effects, build: str) -> None:
+    """A run that takes its whole machine down every time leaves nobody to charge it: claims without a new step have an end too."""
+    with Client(database.dsn) as client:
+        host = hosts.start(APP, build=build).wait_up(1)
+        run = client.start(poison.neighbour, 1)
+        for death in range(1, 3):
+            eventually(lambda death=death: len(effects.lines("neighbour")) == death, 60, "the step to begin")  # type: ignore[misc]
+            if death == 1:  # eight such deaths ago
+                database.sql("update supervisor.task set claims = claims + 8")
+            host.kill_all()
+            host = hosts.start(APP, build=build)
+        ((code, detail, claims),) = eventually(
+            lambda: database.sql("select code, detail, claims from supervisor.waits where run_id = %s and code = 'crash_loop'", run.id), 60, "it to be parked"
+        )
+        assert (code, json.loads(detail)["claims"]) == ("crash_loop", 11), (detail, claims)
+        assert len(effects.lines("neighbour")) == 2 and charged(database) == set()
+        # when what was wrong is mended
+        effects.open("enough")
+        assert database.one("select supervisor.retry(%s)", run.id)
+        assert run.result(timeout=60) == 1
+    assert host.stop() == 0
