@@ -1,4 +1,5 @@
-"""A go-between for sessions on a unix socket: it can let the clients' ends go and keep the server's, as a broken network does."""
+"""A go-between for sessions on a unix socket: it can let the clients' ends go and keep the server's, as a broken network does, or leave both
+ends where they are and pass nothing."""
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ class GoBetween:
         self._lock = threading.Lock()
         self._peers: dict[socket.socket, socket.socket | None] = {}  # None: its other end was cut
         self._clients: set[socket.socket] = set()
+        self._hung: set[socket.socket] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self.closed = self._over = False
@@ -90,9 +92,17 @@ class GoBetween:
                 if server is not None:
                     self._peers[server] = None
 
+    def hang(self) -> None:
+        """Pass nothing more between those who are connected now, not even that an end is gone; who connects later is served."""
+        with self._lock:
+            for end in self._peers:
+                self._selector.unregister(end)
+            self._hung |= self._peers.keys()
+            self._peers, self._clients = {}, set()
+
     def stop(self) -> None:
         self._over = True
         self._thread.join(5)
-        for end in (self._listener, *self._peers):
+        for end in (self._listener, *self._peers, *self._hung):
             end.close()
         os.unlink(self._path)

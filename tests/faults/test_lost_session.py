@@ -18,11 +18,13 @@ from supervisor import Client, RunCancelled
 from supervisor.db.worker_calls import Origin, WorkerCalls
 from tests.apps import asked, taken
 from tests.conformance.client_host import register
+from tests.faults import apps_lost
 from tests.faults.go_between import GoBetween
 from tests.faults.load import Load, dice
 from tests.harness import Database, Effects, Host, HostFactory, Server, eventually
 
 APP = "tests.faults.apps_lost"
+MANY = 600  # runs with an input of a kilobyte each: 512 claims are more than a socket holds
 KEPT = "create table kept (word text not null)"
 SESSIONS = "select count(*) from pg_stat_activity where datname = current_database() and application_name like %s"
 OURS = """pg_stat_activity where datname = current_database()
@@ -291,6 +293,73 @@ def test_transaction_in_flight_when_the_client_was_gone(
     assert database.sql("select word from kept") == [("limbo",)]
     # ended, it runs again; and once more where its turn came while the worker's row was still locked and it was rolled back
     assert time == effects.count("standing", "limbo") and (time == 1) == commits, "the code ran again although it had committed, or not at all"
+    host.stop()
+
+
+WORKER_ROWS = "select from supervisor.worker for update"  # what a batch begins with: its fence
+THE_WORKER = "select id from supervisor.worker where dead_at is null"
+
+
+def stopped_in_its_batch(limbo: Limbo) -> int:
+    """Wait until the only worker has sent what waits for the test's lock, and stop it there; returns its process."""
+    waiting = f"select count(*) from {OURS} and wait_event_type = 'Lock'"
+    eventually(lambda: limbo.database.one(waiting), 20, "its batch to wait")
+    (pid,) = limbo.host.worker_pids()
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+@pytest.mark.parametrize("sent", ["claim", "result"])
+def test_what_commits_after_its_whole_host_has_died_is_seen_by_whoever_buries_it(
+    database: Database, hosts: HostFactory, effects: Effects, between: GoBetween, build: str, sent: str
+) -> None:
+    """What a dead worker had sent is carried out: a claim of which no memory knows must be given back, a result must not be made again."""
+    host = hosts.start(APP, build=build).wait_up(1)
+    ((dead,),) = database.sql(THE_WORKER)
+    with Client(database.dsn) as client:
+        if sent == "claim":
+            limbo = Limbo(database, between, host, WORKER_ROWS)
+            run = client.start(taken.threaded, "sent", "gate")
+        else:
+            run = client.start(taken.threaded, "sent", "gate")
+            standing(effects, "sent")
+            limbo = Limbo(database, between, host, ROWS["step"], run.id)
+        effects.open("gate")
+        # given its worker is stopped in the middle of a batch, and then there is neither worker nor parent
+        stopped_in_its_batch(limbo)
+        host.kill_all()
+        limbo.let_go()
+        committed = "select count(*) from supervisor.task where owner = %s" if sent == "claim" else "select count(*) from supervisor.step where worker = %s"
+        eventually(lambda: database.one(committed, dead) == 1, 20, "the batch to be committed")
+        # when another host leads
+        with hosts(APP, build=build):
+            assert run.result(timeout=60) == 1
+    assert database.sql("select death from supervisor.worker where id = %s", dead) == [("its session is gone",)]
+    assert [effects.count(word, "sent") for word in ("standing", "afterwards")] == [1, 1]
+
+
+def test_a_worker_that_dies_in_the_middle_of_an_answer_is_buried(
+    database: Database, hosts: HostFactory, effects: Effects, between: GoBetween, build: str
+) -> None:
+    """Its backend has claimed, and sends to where nobody reads: it holds the worker's row and the runs', and no timeout ends it. Only its end frees them."""
+    direct, hosts.database = database, Database(database.server, database.name, between.dsn)
+    host = hosts.start(APP, build=build, threads=1024).wait_up(1)  # a newborn claims half as many runs as it has threads
+    ((dead,),) = direct.sql(THE_WORKER)
+    with Client(direct.dsn) as client:
+        limbo = Limbo(direct, between, host, WORKER_ROWS)
+        batch = client.start_many(apps_lost.padded, [{"word": f"w{n}", "padding": "." * 900} for n in range(MANY)])
+        stopped = stopped_in_its_batch(limbo)
+        between.hang()
+        limbo.let_go()
+        stuck = f"select pid from {OURS} and state = 'active' and wait_event = 'ClientWrite'"
+        ((backend,),) = eventually(lambda: direct.sql(stuck), 20, "its backend to have more to say than anybody reads")
+        # when its process dies, which the backend does not hear
+        os.kill(stopped, signal.SIGKILL)
+        eventually(lambda: direct.one("select dead_at is not null from supervisor.worker where id = %s", dead), 20, "it to be buried")
+        assert direct.sql("select from pg_stat_activity where pid = %s", backend) == []
+        eventually(lambda: direct.one("select count(*) from supervisor.outcome where status = 1") == MANY, 60, "all runs to end")
+        assert len(batch.ids) == MANY
+    assert sorted(effects.lines("afterwards")) == sorted(["afterwards", f"w{n}"] for n in range(MANY))
     host.stop()
 
 
