@@ -355,7 +355,7 @@ def test_a_worker_that_dies_in_the_middle_of_an_answer_is_buried(
         ((backend,),) = eventually(lambda: direct.sql(stuck), 20, "its backend to have more to say than anybody reads")
         # when its process dies, which the backend does not hear
         os.kill(stopped, signal.SIGKILL)
-        eventually(lambda: direct.one("select dead_at is not null from supervisor.worker where id = %s", dead), 20, "it to be buried")
+        eventually(lambda: direct.one("select dead_at is not null from supervisor.worker where id = %s", dead), 50, "it to be buried")  # its parent has lost a session too
         assert direct.sql("select from pg_stat_activity where pid = %s", backend) == []
         eventually(lambda: direct.one("select count(*) from supervisor.outcome where status = 1") == MANY, 60, "all runs to end")
         assert len(batch.ids) == MANY
