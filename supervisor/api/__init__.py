@@ -21,7 +21,7 @@ _HOMES = {
     "supervisor.core.cancelled": ("Cancelled",),
     "supervisor.core.context": ("Current",),
     "supervisor.core.errors": (
-        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "CompensationFailed", "CompleteLater", "CompletionFailed", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "HeartbeatMissed", "HistoryTooLarge", "HistoryTooLong", "HistoryUnreadable", "InputInvalid", "KeyExists", "KeyMismatch",
+        "AsyncioInWorkflow", "BatchUnknown", "ClientInsideRun", "ClientMisused", "ClockSkew", "CompensationFailed", "CompensationPending", "CompleteLater", "CompletionFailed", "ConfigInvalid", "DatabaseUnavailable", "DefinitionError", "FilterInvalid", "HeartbeatMissed", "HistoryTooLarge", "HistoryTooLong", "HistoryUnreadable", "InputInvalid", "KeyExists", "KeyMismatch",
         "MissingExtra", "NonRetryable", "OperationRefused", "OutsideWorkflow", "PayloadRefused", "PermissionMissing", "QueryFailed", "QueryReadOnly", "QueryTooLong", "QueryUnknown", "ReadTimeout", "ReplayMismatch", "ResultInvalid", "RetryAfter", "RunCancelled", "RunClosed",
         "QueueUnknown", "RunEnded", "RunFailed", "RunTerminated", "RunTimedOut", "RunUnknown", "ScheduleExists", "ScheduleInvalid", "ScheduleUnknown", "SchemaMissing", "SchemaTooNew", "SchemaTooOld", "StepDied", "StepFailed", "StepInterrupted", "StepTimeout",
         "SupervisorError", "TokenClosed", "TokenUnknown", "TransactionMisused", "UnknownWorkflow",
@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests/typing compares th
     from supervisor.core.cancelled import Cancelled as Cancelled
     from supervisor.core.context import Current as Current
     from supervisor.core.errors import (
-        AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, CompensationFailed as CompensationFailed, CompleteLater as CompleteLater, CompletionFailed as CompletionFailed, ConfigInvalid as ConfigInvalid,
+        AsyncioInWorkflow as AsyncioInWorkflow, BatchUnknown as BatchUnknown, ClientInsideRun as ClientInsideRun, ClientMisused as ClientMisused, ClockSkew as ClockSkew, CompensationFailed as CompensationFailed, CompensationPending as CompensationPending, CompleteLater as CompleteLater, CompletionFailed as CompletionFailed, ConfigInvalid as ConfigInvalid,
         DatabaseUnavailable as DatabaseUnavailable, DefinitionError as DefinitionError, FilterInvalid as FilterInvalid, HeartbeatMissed as HeartbeatMissed, HistoryTooLarge as HistoryTooLarge, HistoryTooLong as HistoryTooLong, HistoryUnreadable as HistoryUnreadable, InputInvalid as InputInvalid,
         KeyExists as KeyExists, KeyMismatch as KeyMismatch, MissingExtra as MissingExtra, NonRetryable as NonRetryable, OperationRefused as OperationRefused, OutsideWorkflow as OutsideWorkflow,
         PayloadRefused as PayloadRefused, PermissionMissing as PermissionMissing, QueryFailed as QueryFailed, QueryReadOnly as QueryReadOnly, QueryTooLong as QueryTooLong,

@@ -18,7 +18,7 @@ from supervisor.core import codec, context
 from supervisor.core.attributes import checked
 from supervisor.core.versions import check_patch
 from supervisor.core.context import Current, current
-from supervisor.core.errors import DefinitionError, InputInvalid, OutsideWorkflow, PayloadRefused, QueryReadOnly
+from supervisor.core.errors import CompensationPending, DefinitionError, InputInvalid, OutsideWorkflow, PayloadRefused, QueryReadOnly
 from supervisor.core.retry import seconds
 
 P = ParamSpec("P")
@@ -271,6 +271,12 @@ class Continued(BaseException):
         self.options, self.payload, self.chosen = options, payload, chosen
 
 
+def undo_pending(run: Any) -> CompensationPending | None:
+    """Why the run can't go on as a new one: what it has named to undo its steps, which a replay has named again when it gets here."""
+    undo = run.past.undo if run.past is not None else []
+    return CompensationPending(UUID(bytes=run.id), run.workflow.name, [(each.what.name, each.of) for each in reversed(undo)]) if undo else None
+
+
 @overload
 def continue_as_new(workflow: Workflow[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> NoReturn: ...
 @overload
@@ -282,9 +288,12 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
 
     The successor is a run of the same workflow, or of the one that is given first, with queue and priority of its options. It has the key, the parent,
     the attributes, and the signals that this run was not given; who waits for this run's result waits for the successor's.
-    Children that this run has started go on, but nobody waits for them any more. Raises InputInvalid where the arguments do not fit.
+    Children that this run has started go on, but nobody waits for them any more. Raises InputInvalid where the arguments do not fit, and
+    CompensationPending in a run that has named undo steps.
     """
     run = _inside("continue_as_new(…)")
+    if (pending := undo_pending(run)) is not None:
+        raise pending
     named = args[0] if args and isinstance(args[0], (StartOptions, Workflow)) else None
     options = run.workflow.options() if named is None else named if isinstance(named, StartOptions) else named.options()
     if options.key is not None or options.batch is not None or options.attributes is not None:

@@ -272,6 +272,20 @@ class CompensationFailed(SupervisorError):
         super().__init__(f"{len(failed)} of its undo steps failed after {why}: {left}; do by hand what they would have done")
 
 
+class CompensationPending(SupervisorError):
+    """A run that has named undo steps called continue_as_new: its successor would not know of them. `steps`: name, and seq of what it undoes, of each, in the order in which they would be done."""
+
+    code = "compensation_pending"
+
+    def __init__(self, run_id: object, workflow: str, steps: list[tuple[str, int]]) -> None:
+        self.run_id, self.workflow, self.steps = run_id, workflow, [list(each) for each in steps]
+        named = ", ".join(f"{name} (undo of seq {of})" for name, of in steps[:3]) + (f" and {len(steps) - 3} more" if len(steps) > 3 else "")
+        super().__init__(
+            f"run {run_id} of {workflow} can't continue as a new one: it has {len(steps)} undo step{'s' * (len(steps) > 1)} that its successor would not know of: {named}; "
+            f"do what they would undo in a child run, whose end settles that, or return instead of continue_as_new(…)"
+        )
+
+
 class HistoryUnreadable(SupervisorError):
     """A file of exported histories has something else in it, at `line`."""
 

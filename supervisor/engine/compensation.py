@@ -13,7 +13,7 @@ import msgspec
 
 from supervisor._fastpath import loop as core
 from supervisor.api.decorators import Workflow, _child
-from supervisor.api.words import COMPENSATION, Continued
+from supervisor.api.words import COMPENSATION, Continued, undo_pending
 from supervisor.core import codec
 from supervisor.core.errors import CompensationFailed, RunTimedOut
 
@@ -32,8 +32,10 @@ class Undo(NamedTuple):
 def begin(loop: Any, run: Any, error: BaseException) -> bool:
     """The run's own code has ended with *error*: undo what it has named. False where there is nothing to undo; then the run ends."""
     past = run.past
-    if past is None or not past.undo or isinstance(error, Continued):  # a run that goes on as another one has not failed
+    if past is None or not past.undo:
         return False
+    if isinstance(error, Continued):  # it has named that while it unwound: its successor would not know of it
+        error = undo_pending(run) or error
     undo, past.undo = past.undo[::-1], []
     past.compensating = True
     loop.follow(run, _in_turn if run.workflow.is_async else _in_turn_def, (undo, error))

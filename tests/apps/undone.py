@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor import Cancelled, Retry, compensate, current, gather, sleep, step, sync, workflow
+from supervisor import Cancelled, CompensationPending, Retry, compensate, continue_as_new, current, gather, sleep, step, sync, workflow
 from tests.apps.gates import at_gate
 from tests.harness import note
 
@@ -12,6 +12,7 @@ from tests.harness import note
 @step
 async def undone_do(name: str, what: str) -> str:
     note("undone_do", name, what)
+    await at_gate(f"{name}.stays.open") if "gated" in name and what == "stays" else None
     return f"{name}.{what}"
 
 
@@ -81,6 +82,43 @@ def undone_def(name: str) -> str:
     sync.gather(undone_do.aio(name, "three"), undone_do.aio(name, "four"))
     compensate(undone_breaks, name, "four")
     raise LookupError(name)
+
+
+@workflow
+async def undone_goes_on(name: str, how: str) -> list[Any]:
+    """To a run that would not know what to undo; "ends": it named that while it was on its way there."""
+    if how == "ends":
+        try:
+            continue_as_new(name, "returns")
+        finally:
+            compensate(undone_undo, name, "ends")
+    if how == "returns":
+        return [name]
+    await _three(name)
+    if how == "fails":
+        continue_as_new(name, "returns")
+    told: list[Any] = []
+    try:
+        continue_as_new(name, "returns")
+    except CompensationPending as error:
+        told = error.steps
+    return [await undone_do(name, "stays"), told]
+
+
+@workflow
+async def undone_settled(name: str, left: int) -> str:
+    """What its child may have to undo is settled when that has ended."""
+    await undone_run(name, "returns")
+    if left:
+        continue_as_new(name, left - 1)
+    return name
+
+
+@workflow
+def undone_goes_on_def(name: str) -> None:
+    undone_do.sync(name, "one")
+    compensate(undone_undo, name, "one")
+    sync.continue_as_new(name)
 
 
 @workflow(timeout=2)

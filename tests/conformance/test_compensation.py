@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from supervisor import CompensationFailed, OutsideWorkflow, RunCancelled, RunFailed, RunTimedOut, compensate
+from supervisor import CompensationFailed, CompensationPending, OutsideWorkflow, RunCancelled, RunFailed, RunTimedOut, compensate
 from tests.apps import undone
 from tests.conformance.conftest import Live
 from tests.harness import ROOT
@@ -144,6 +144,44 @@ def test_show_says_what_undoes_what(live: Live) -> None:
     shown = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for line in ("undone_child (child) (undo of 3)", "undone_shaky (undo of 1)", "undone_undo (undo of 0)", "undone_undo (undo of -1)"):
         assert line in shown, shown
+
+
+NAMED = [["undone_child", 3], ["undone_shaky", 1], ["undone_undo", 0], ["undone_undo", -1]]
+
+
+def test_a_run_with_something_to_undo_does_not_go_on_as_a_new_one(live: Live) -> None:
+    """The successor would not know of it, and would undo nothing when it fails: its code is told so at its line, and what was done is undone."""
+    run = live.start(undone.undone_goes_on, "pending", "fails")
+    with pytest.raises(RunFailed, match="it has 4 undo steps that its successor would not know of: undone_child \\(undo of seq 3\\), .* in a child run") as caught:
+        run.result(timeout=20)
+    told = caught.value.__cause__
+    assert isinstance(told, CompensationPending) and told.steps == NAMED and told.workflow == "undone_goes_on"
+    assert undoings(live, "pending") == REVERSE and planned(live, run) == PLAN
+    plain = live.start(undone.undone_goes_on_def, "pending-def")
+    with pytest.raises(RunFailed, match="1 undo step that its successor would not know of: undone_undo \\(undo of seq 0\\)"):
+        plain.result(timeout=20)
+    assert undoings(live, "pending-def") == ["one"]
+
+
+def test_code_that_is_told_so_may_go_on_otherwise_through_crashes(live: Live) -> None:
+    """In a replay it is told the same at the same line."""
+    run = live.start(undone.undone_goes_on, "gated-told", "catches")
+    live.until(lambda: live.effects.count("undone_do", "gated-told", "stays") == 1)
+    live.kill()
+    live.effects.open("gated-told.stays.open")
+    assert run.result(timeout=20) == ["gated-told.stays", NAMED]
+    assert live.effects.count("undone_do", "gated-told", "stays") == 2 and undoings(live, "gated-told") == []
+
+
+def test_what_is_named_while_a_run_is_already_going_on_is_not_lost(live: Live) -> None:
+    run = live.start(undone.undone_goes_on, "ending", "ends")
+    with pytest.raises(RunFailed, match="1 undo step that its successor would not know of"):
+        run.result(timeout=20)
+    assert undoings(live, "ending") == ["ends"]
+
+
+def test_a_run_whose_children_had_something_to_undo_goes_on(live: Live) -> None:
+    assert live.run(undone.undone_settled, "settled", 2) == "settled" and undoings(live, "settled") == []
 
 
 def test_what_undoes_nothing_is_refused_at_its_line(live: Live) -> None:
