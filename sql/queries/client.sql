@@ -96,10 +96,10 @@ FROM {schema}.versions v WHERE $1::pg_catalog.text IS NULL OR v.workflow = $1::p
 -- name: client_move_runs :one
 -- Give the next slice of a version's live runs to another version.
 -- Locks:  their task rows, ascending run_id, SKIP LOCKED.     Index:  task_pkey, from $4 on
--- $1 text workflow    $2 text version (null: runs that have none)    $3 text new version    $4 uuid after (null: from the first on)    $5 boolean only count
+-- $1 text workflow    $2 text version (null: runs that have none)    $3 text new version    $4 uuid after (null: from the first on)    $5 boolean only count    $6 text reason    $7 text actor
 -- Returns how many were moved, how many workers have or others have locked, the last run of the slice (null: that was all)
--- Raises  SV001 unknown workflow, SV026 unknown version (DETAIL: workflow, version, known as JSON), 55P03 locked for too long
-SELECT m.moved, m.claimed, m.last FROM {schema}.move_runs($1, $2, $3, $4, dry_run => $5) AS m;
+-- Raises  SV001 unknown workflow, SV026 unknown version (DETAIL: workflow, version, known as JSON), 22023 reason, actor, 55P03 locked for too long
+SELECT m.moved, m.claimed, m.last FROM {schema}.move_runs($1, $2, $3, $4, dry_run => $5, reason => $6, actor => $7) AS m;
 
 -- name: client_cancel_many :many
 -- The same for many, those that nobody else has locked; rows for those that are given alone.

@@ -245,16 +245,19 @@ class ClientVerbs(OperatorVerbs, TokenVerbs, ScheduleVerbs, QueueVerbs):
         name = None if workflow is None else Asked.of(workflow).name
         return self._carry(lambda verbs: verbs.versions(name))
 
-    def move(self, workflow: Workflow[..., Any] | str, from_version: str | None, to_version: str, *, dry_run: bool = False) -> Moved:
+    def move(
+        self, workflow: Workflow[..., Any] | str, from_version: str | None, to_version: str, *, dry_run: bool = False, reason: str | None = None, actor: str | None = None
+    ) -> Moved:
         """Let the live runs of one version go on with the code of another, in slices of 500; again is harmless.
 
         from_version  None: runs that have begun and have no version, from before there were versions
         dry_run       only count them
+        reason, actor  why and who, in the row of audit that each run is left
         Runs that workers have stay as they are; what is parked because its code is missing, or was not what its history says, is
         taken up by whoever has the new version. An operator's right. Raises UnknownWorkflow, VersionUnknown.
         """
         name = Asked.of(workflow).name
-        return self._carry(lambda verbs: verbs.move(name, from_version, to_version, dry_run))
+        return self._carry(lambda verbs: verbs.move(name, from_version, to_version, dry_run, reason, actor))
 
     def parameters(self, workflow: str) -> Sequence[Mapping[str, Any]]:
         """What a registered workflow takes: name and required of each parameter. Raises UnknownWorkflow."""

@@ -301,14 +301,14 @@ class Verbs:
 
         return [VersionInfo(*each) for each in (yield from version_calls.versions(workflow))]
 
-    def move(self, workflow: str, from_version: str | None, to_version: str, dry_run: bool) -> Verb[Moved]:
+    def move(self, workflow: str, from_version: str | None, to_version: str, dry_run: bool, reason: str | None, actor: str | None) -> Verb[Moved]:
         """Slice by slice; what was moved stays so, whatever becomes of the next."""
         from supervisor.db import version_calls
 
         moved = claimed = 0
         last: uuid.UUID | None = None
         while True:
-            part = yield from version_calls.move_runs(workflow, from_version, to_version, last, dry_run)
+            part = yield from version_calls.move_runs(workflow, from_version, to_version, last, dry_run, reason, actor)
             moved, claimed, last = moved + part.moved, claimed + part.claimed, part.last
             if last is None:
                 return Moved(moved, claimed)

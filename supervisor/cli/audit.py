@@ -11,7 +11,7 @@ import click
 from supervisor.cli import options
 from supervisor.cli.output import ago, plain, print_json, say, short_json, table
 
-VERBS = ("cancel", "terminate", "pause", "resume", "retry", "fork", "skip", "edit_retry", "signal", "update", "complete", "fail", "queue_pause", "queue_resume", "schedule_create", "schedule_change", "schedule_declare", "schedule_pause", "schedule_resume", "schedule_trigger",
+VERBS = ("cancel", "terminate", "pause", "resume", "retry", "fork", "move", "skip", "edit_retry", "signal", "update", "complete", "fail", "queue_pause", "queue_resume", "schedule_create", "schedule_change", "schedule_declare", "schedule_pause", "schedule_resume", "schedule_trigger",
          "schedule_backfill", "schedule_delete")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What the verbs on queues and schedules have in common: their options, and how they say what they did."""
+"""What the verbs on queues, schedules and versions have in common: their options, and how they say what they did."""
 
 from __future__ import annotations
 

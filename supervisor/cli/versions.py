@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from supervisor.cli import options
+from supervisor.cli.ordered import Order, ordered
 from supervisor.cli.output import ago, plain, print_json, say, table
 
 Row = dict[str, Any]
@@ -80,19 +81,17 @@ def _explain(found: list[Row]) -> None:
 @click.option("--from", "from_version", metavar="VERSION", required=True, help="Runs of this version; none: those that began before there were versions.")
 @click.option("--to", "to_version", metavar="VERSION", required=True, help="A version that a worker has, or has had.")
 @click.option("--dry-run", is_flag=True, help="Only count them.")
-@options.dsn
-@options.schema
-@options.as_json
-def move(workflow: str, from_version: str, to_version: str, dry_run: bool, dsn: str | None, schema: str | None, as_json: bool) -> int | None:
+@ordered
+def move(order: Order, workflow: str, from_version: str, to_version: str, dry_run: bool) -> int | None:
     """Let live runs of one version go on with the code of another, in slices of 500.
 
     A run whose history that code does not repeat is parked again (nondeterminism) before anything new is done, and can be moved back:
     python -m supervisor replay --workflow W --version VERSION --app … says beforehand which would be. Runs that workers have are left, and counted; when those workers have
     ended, type it again. The role wants to be operator. Exit code 1 where runs were left.
     """
-    with options.client(dsn, schema) as client:
-        done = client.move(workflow, None if from_version == NO_VERSION else from_version, to_version, dry_run=dry_run)
-    if as_json:
+    with options.client(order.dsn, order.schema) as client:
+        done = client.move(workflow, None if from_version == NO_VERSION else from_version, to_version, dry_run=dry_run, reason=order.reason, actor=order.actor)
+    if order.as_json:
         print_json({"workflow": workflow, "from": from_version, "to": to_version, "dry_run": dry_run, "moved": done.moved, "claimed": done.claimed})
     else:
         click.echo(f"{'would move' if dry_run else 'moved'} {_runs(done.moved)} of {plain(workflow)} from {plain(from_version)} to {plain(to_version)}")

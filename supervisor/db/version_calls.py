@@ -25,14 +25,14 @@ def versions(workflow: str | None) -> Ask[Rows]:
     return Ask(talk, "the list of versions, which reads the views", role="viewer")
 
 
-def move_runs(workflow: str, from_version: str | None, to_version: str, after: uuid.UUID | None, dry_run: bool) -> Ask[Slice]:
-    """Move the next slice of a version's runs. Raises UnknownWorkflow, VersionUnknown.
+def move_runs(workflow: str, from_version: str | None, to_version: str, after: uuid.UUID | None, dry_run: bool, reason: str | None, actor: str | None) -> Ask[Slice]:
+    """Move the next slice of a version's runs. Raises UnknownWorkflow, VersionUnknown, InputInvalid.
 
     Repeated when the session was lost: what the first try moved is not counted then.
     """
 
     def talk(tries: int) -> Talk[Slice]:
-        rows = yield "client_move_runs", (workflow, from_version, to_version, after, dry_run)
+        rows = yield "client_move_runs", (workflow, from_version, to_version, after, dry_run, reason, actor)
         return Slice(*rows[0])
 
     return Ask(talk, f"move of runs of {workflow!r}", writes=True, role="operator")

@@ -1,4 +1,4 @@
-"""Versions of workflows on tables in memory: which there are, and giving runs of one to another. As the view and the function of sql/migrations/0024."""
+"""Versions of workflows on tables in memory: which there are, and giving runs of one to another. As the view and the function of sql/migrations/0024 and 0049."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 from supervisor.core.errors import UnknownWorkflow, VersionUnknown
 from supervisor.core.histories import moment
 from supervisor.testing.ids import EPOCH_2000_US
+from supervisor.testing.operators import check_said
 from supervisor.testing.tables import ACTOR, CODE_MISSING, FRESH, NONDETERMINISM, Tables, Task
 
 SLICE_RUNS = 500
@@ -50,7 +51,9 @@ class Versions:
         turns = () if seen is None else (*(-each for each in seen.last), *(-each for each in seen.first))
         return seen is not None, turns, version is None, version or ""
 
-    def move(self, workflow: str, from_version: str | None, to_version: str, after: uuid.UUID | None, dry_run: bool) -> tuple[int, int, uuid.UUID | None]:
+    def move(
+        self, workflow: str, from_version: str | None, to_version: str, after: uuid.UUID | None, dry_run: bool, reason: str | None, actor: str | None
+    ) -> tuple[int, int, uuid.UUID | None]:
         """One slice: how many were moved, how many a worker has, the last run of it; None: that was all."""
         number = self._t.catalogue.workflows.get(workflow)
         if number is None:
@@ -61,6 +64,8 @@ class Versions:
             raise VersionUnknown(workflow, to_version, theirs[:KNOWN_MAX])
         found = [task for task in self._of(number, from_version) if after is None or task.id > after.bytes][:SLICE_RUNS]
         free = [task for task in found if task.owner is None and task.version == from_version]
+        if free and not dry_run:
+            check_said(reason, actor)
         for task in () if dry_run else free:
             self._give(task, from_version, to_version)
         if not dry_run:

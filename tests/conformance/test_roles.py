@@ -69,7 +69,7 @@ ENGINE = (  # of workers, their parents and the leader among these
     "set_attributes(uuid, integer, bytea, timestamp with time zone)", "continue_run(uuid, uuid, integer, text, smallint, bytea, interval, integer)",
     "traces_of(uuid[])", "take_trace_ends(uuid[], integer)",
 )  # fmt: skip
-OPERATORS = ("move_runs(text, text, text, uuid, integer, boolean)",)
+OPERATORS = ("move_runs(text, text, text, uuid, integer, boolean, text, text)",)
 WRITTEN = {
     "INSERT": "run run_key step attempt outcome child child_done cancellation consumed publication progress_note update_accepted update_done completion beat trace task timer worker workflow workflow_version queue leader retired",
     "UPDATE": "task timer worker workflow workflow_version queue leader retired query update_request pause changed beat",

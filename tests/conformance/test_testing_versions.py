@@ -91,7 +91,8 @@ def played(env: Any) -> list[Any]:
     release("two")
     waits.signal(go, "well")
     ask(lambda: standing(waits, fails, later), lambda: shown(env), lambda: moved("one", "three"), lambda: moved("one", "two", dry_run=True), lambda: standing(waits, fails))
-    ask(lambda: moved("one", "two"), lambda: standing(waits, fails, later), lambda: shown(env), waits.result)
+    ask(lambda: moved("one", "two", reason="x" * 4001, dry_run=True), lambda: moved("one", "two", reason="x" * 4001), lambda: moved("one", "two", actor="x" * 201), lambda: standing(waits, fails))
+    ask(lambda: moved("one", "two", reason="the new code does the same", actor="ann"), lambda: standing(waits, fails, later), lambda: shown(env), waits.result)
     fails.signal(go, "fail")
     ask(lambda: standing(waits, fails), lambda: moved("two", "one"), lambda: standing(waits, fails), lambda: shown(env))
 

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor import AsyncClient, Client, PermissionMissing, Run, VersionUnknown
+from supervisor import AsyncClient, Client, InputInvalid, PermissionMissing, Run, VersionUnknown
 from supervisor.api.asked import Named
 from tests.harness import ROOT, Database, Effects, Host, HostFactory, Server, eventually
 
@@ -365,6 +365,40 @@ def test_a_move_in_the_callers_transaction_is_done_when_that_commits(database: D
         assert client.within(conn).move(*ask).moved == 1
         conn.commit()
     assert pin(database, run) == ask[2]
+
+
+def test_a_move_leaves_who_and_why_in_the_audit(database: Database, hosts: HostFactory, client: Client) -> None:
+    """A row for each run that was moved, in the transaction that moves it; none for one that is counted only, is refused, or is rolled back."""
+    runs = strand(database, hosts, client, "versioned_waits", 2)
+    registered(database, 1)
+    old, new = version("versioned_waits", 0), version("versioned_waits", 1)
+    ask, back = ("versioned_waits", old, new), ("versioned_waits", new, old)
+    rows = "select verb, key, workflow, actor, reason, details from supervisor.audits where run_id = %s order by n"
+    with pytest.raises(InputInvalid, match="a reason has at most 4000 characters"):
+        client.move(*ask, reason="x" * 4001)
+    assert client.move(*ask, dry_run=True, reason="looking").moved == 2
+    with psycopg.connect(database.dsn) as conn:
+        assert client.within(conn).move(*ask, reason="not yet").moved == 2
+        conn.rollback()
+    assert [pin(database, run) for run in runs] == [old, old] and database.one("select count(*) from supervisor.audits") == 0
+    words = ("versions", "move", "--workflow", ask[0], "--from", old, "--to", new)
+    assert command(database, *words, "--reason", "it does the same", "--actor", "ann").returncode == 0
+    for run in runs:
+        assert database.sql(rows, run.id) == [("move", None, "versioned_waits", "ann", "it does the same", {"from": old, "to": new})]
+    assert "it does the same" in command(database, "show", str(runs[0].id)).stdout.split("done by operators")[1]
+    listed = command(database, "audit", "--verb", "move").stdout
+    assert listed.count("it does the same") == 2 and "ann (" in listed and str(runs[1].id) in listed
+    # who calls it as it was called before there was a reason
+    moved = database.sql("select moved, claimed from supervisor.move_runs(%s, %s, %s, null, dry_run => false)", *back)
+    assert moved == [(2, 0)] and database.sql(rows, runs[0].id)[1][3:] == (None, None, {"from": new, "to": old})
+
+    async def moves() -> int:
+        async with AsyncClient(database.dsn) as there:
+            return (await there.move(*ask, reason="again", actor="bob")).moved
+
+    assert asyncio.run(moves()) == 2 and database.sql(rows, runs[1].id)[2][3:5] == ("bob", "again")
+    assert command(database, *words[:4], "--from", new, "--to", old).returncode == 0
+    assert "@" in database.sql(rows, runs[1].id)[3][3], "who it was is the account's name unless something else was said"
 
 
 def test_versions_are_read_and_moved_by_operators_and_not_by_clients(database: Database, hosts: HostFactory) -> None:
