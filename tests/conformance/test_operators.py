@@ -180,6 +180,20 @@ def test_a_step_in_backoff_is_given_a_result(live: Live) -> None:
     assert details(live, run) == [{"seq": 0, "step": "operated_failing", "result": 12}]
 
 
+def test_a_step_beside_one_that_executes_is_skipped_with_nothing_repeated(live: Live) -> None:
+    """Paused first, the run finishes what it executes and leaves its worker; then nothing is taken from anybody."""
+    run = live.start(operated.operated_retrying_beside, "aside", "aside-open", "aside-gate")
+    at_gate(live, "aside")
+    live.until(lambda: live.database.one("select count(*) from supervisor.attempts where run_id = %s", run.id) == 1)
+    assert live.client.pause(run) == "pausing"
+    live.effects.open("aside-gate")
+    live.until(lambda: status(live, run) == ("paused", "run_paused"))
+    live.client.skip(run, 0, 12)
+    assert live.client.resume(run)
+    assert run.result(timeout=20) == [12, "aside"]
+    assert live.effects.count("at", "aside") == 1 and live.effects.count("try", "aside") == 1
+
+
 @pytest.mark.parametrize("kind", ["operated_two_steps", "operated_two_steps_def"])
 def test_a_step_that_hangs_is_given_a_result(live: Live, kind: str) -> None:
     """Its worker learns that the run is not its own any more: what the step returns at last is nobody's."""
