@@ -1,4 +1,4 @@
-"""Versions of workflows on tables in memory: which there are, and giving runs of one to another. As the view and the function of sql/migrations/0024 and 0049."""
+"""Versions of workflows on tables in memory: which there are, and giving runs of one to another. As the view and the function of sql/migrations/0024 and 0050."""
 
 from __future__ import annotations
 
