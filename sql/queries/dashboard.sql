@@ -44,17 +44,21 @@ FROM {schema}.steps AS s CROSS JOIN LATERAL (SELECT coalesce(s.result, s.error):
 WHERE s.run_id = $1 AND s.seq >= $2::pg_catalog.int4 ORDER BY s.seq LIMIT $3::pg_catalog.int4;
 
 -- name: page_steps_during :many
--- The entries of one run's history that went on at some time between two moments, the first ones, with payloads up to a size.
--- Locks:  none.     Index:  step, attempt primary keys, pruned; all entries of the run
--- $1 uuid run    $2 timestamptz from    $3 timestamptz until    $4 int4 limit    $5 int4 characters of a payload
+-- The entries of one run's history that went on at some time between two moments, the first ones from a position on, with payloads up to a size.
+-- Locks:  none.     Index:  step, attempt primary keys, pruned; all entries of the run from there on
+-- $1 uuid run    $2 timestamptz from    $3 timestamptz until    $4 int4 from that seq on    $5 int4 limit    $6 int4 characters of a payload    $7 int4 entries that are counted
+-- Returns each with how many there are from that position on; where that is $7, at least so many
+WITH there AS MATERIALIZED (
+    SELECT s.seq FROM {schema}.steps AS s
+    WHERE s.run_id = $1 AND s.seq >= $4::pg_catalog.int4
+      AND (s.started_at <= $3::pg_catalog.timestamptz AND s.ended_at >= $2::pg_catalog.timestamptz
+           OR s.seq IN (SELECT a.seq FROM {schema}.attempts AS a
+                        WHERE a.run_id = $1 AND a.started_at <= $3 AND coalesce(a.next_retry_at, a.ended_at, a.started_at) >= $2))
+    ORDER BY s.seq LIMIT $7::pg_catalog.int4)
 SELECT s.seq, s.pos, s.name, s.kind, s.status, s.started_at, s.ended_at, s.duration_ms, s.worker,
-       pg_catalog.octet_length(p.payload) AS bytes, pg_catalog.left(p.payload, $5::pg_catalog.int4) AS payload
-FROM (SELECT * FROM {schema}.steps AS s
-      WHERE s.run_id = $1
-        AND (s.started_at <= $3::pg_catalog.timestamptz AND s.ended_at >= $2::pg_catalog.timestamptz
-             OR s.seq IN (SELECT a.seq FROM {schema}.attempts AS a
-                          WHERE a.run_id = $1 AND a.started_at <= $3 AND coalesce(a.next_retry_at, a.ended_at, a.started_at) >= $2))
-      ORDER BY s.seq LIMIT $4::pg_catalog.int4) AS s
+       pg_catalog.octet_length(p.payload) AS bytes, pg_catalog.left(p.payload, $6::pg_catalog.int4) AS payload, (SELECT count(*) FROM there) AS there
+FROM (SELECT t.seq FROM there AS t ORDER BY t.seq LIMIT $5::pg_catalog.int4) AS t
+CROSS JOIN LATERAL (SELECT * FROM {schema}.steps AS s WHERE s.run_id = $1 AND s.seq = t.seq OFFSET 0) AS s
 CROSS JOIN LATERAL (SELECT coalesce(s.result, s.error)::pg_catalog.text AS payload) AS p ORDER BY s.seq;
 
 -- name: page_differences :many
@@ -73,13 +77,16 @@ WHERE (m.name, m.kind, m.status, m.payload) IS DISTINCT FROM (o.name, o.kind, o.
 ORDER BY 1 LIMIT $5::pg_catalog.int4;
 
 -- name: page_attempts :many
--- Failed tries and what else is recorded of the steps of one run between two positions.
--- Locks:  none.     Index:  attempt primary key, pruned
--- $1 uuid run    $2 int4 first seq    $3 int4 last seq (null: all that follow)    $4 int4 limit
+-- Failed tries and what else is recorded of some steps of one run, and of those between two positions that have no entry yet; the last first.
+-- Locks:  none.     Index:  attempt, step primary keys, pruned
+-- $1 uuid run    $2 int4[] steps    $3 int4 first seq of the others    $4 int4 their last (null: all that follow)    $5 timestamptz that began until then (null: whenever)    $6 int4 limit
 SELECT a.seq, a.n, a.name, a.kind, a.started_at, a.ended_at, a.next_retry_at, a.worker, a.error, a.fingerprint
 FROM {schema}.attempts AS a
-WHERE a.run_id = $1 AND a.seq >= $2::pg_catalog.int4 AND ($3::pg_catalog.int4 IS NULL OR a.seq <= $3::pg_catalog.int4)
-ORDER BY a.seq, a.started_at, a.n LIMIT $4::pg_catalog.int4;
+WHERE a.run_id = $1
+  AND (a.seq = ANY ($2::pg_catalog.int4[])
+       OR a.seq >= $3::pg_catalog.int4 AND ($4::pg_catalog.int4 IS NULL OR a.seq <= $4::pg_catalog.int4) AND ($5::pg_catalog.timestamptz IS NULL OR a.started_at <= $5::pg_catalog.timestamptz)
+          AND NOT EXISTS (SELECT FROM {schema}.steps AS s WHERE s.run_id = $1 AND s.seq = a.seq))
+ORDER BY a.seq DESC, a.started_at DESC, a.n DESC LIMIT $6::pg_catalog.int4;
 
 -- name: page_kinds :many
 -- How much of what one run's history has, and how long that took.

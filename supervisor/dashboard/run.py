@@ -26,6 +26,8 @@ from supervisor.host import log_files, log_lines
 Row = dict[str, Any]
 
 WINDOW = 100  # entries of the history on a page
+BEFORE_ALL = -1  # where stands what befell the code itself
+SPAN_COUNTED = 10_000  # entries of a span of time that are counted
 ATTEMPTS_MAX = 1000
 PAYLOAD_CHARS = 2000  # of a payload in the window; its own page has all of it
 LISTED = 50  # signals, updates, tokens
@@ -40,21 +42,35 @@ SPAN_MIN_S = 0.00001
 
 @dataclass(frozen=True)
 class Window:
-    """What part of a history is looked at: entries from a position on, up to another or before one; or those of a span of time."""
+    """What part of a history is looked at: entries from a position on, up to another or before one; or those of a span of time, from a position on."""
 
     start: int | None = None
     until: int | None = None
     before: int | None = None
     span: Stretch | None = None
+    during: str = ""  # as the address has it
 
     @classmethod
     def of(cls, asked: Asked, began_at: datetime) -> Window:
         span = _span(asked.get("during"), began_at)
-        return cls(span=span) if span else cls(_position(asked.get("from")), _position(asked.get("to")), _position(asked.get("before")))
+        start = _position(asked.get("from"))
+        return cls(start, span=span, during=asked.get("during")) if span else cls(start, _position(asked.get("to")), _position(asked.get("before")))
 
-    def has(self, wait: Row | None) -> bool:
-        """Whether what the run waits for now is in it, as far as positions say."""
-        return self.until is None or wait is None or wait["seq"] is None or wait["seq"] <= self.until
+
+@dataclass(frozen=True)
+class Part:
+    """What of a window is there: entries in their order, tries of theirs and of what has no entry yet between `low` and `high` (None: or later). `complete`: all that was asked for; `there`: how much that is of a span of time."""
+
+    steps: list[Row]
+    attempts: list[Row]
+    low: int
+    high: int | None
+    complete: bool
+    there: int = 0
+
+    def has(self, seq: int | None) -> bool:
+        """Whether a position is in it."""
+        return self.high is None or seq is None or self.low <= seq <= self.high
 
 
 @dataclass
@@ -69,11 +85,21 @@ class Journal:
     window: Window
     begin_s: float  # of what is drawn, after the run's start
     end_s: float
+    part: Part
 
     @property
     def says(self) -> str:
-        """The span that is looked at."""
-        return f"from {timeline.after_words(self.begin_s)} to {timeline.after_words(self.end_s)}"
+        """The span that is looked at, and how much of it."""
+        span = f"from {timeline.after_words(self.begin_s)} to {timeline.after_words(self.end_s)}"
+        if self.part.complete:
+            return span
+        most = f"{self.part.there:,}" if self.part.there < SPAN_COUNTED else f"at least {self.part.there:,}"
+        return f"{span}: the first {len(self.part.steps)} of {most}" + (f" from {self.window.start} on" if self.window.start else "")
+
+    @property
+    def first(self) -> str:
+        """The same span from its beginning on."""
+        return url(f"/runs/{self.run_id}", during=self.window.during)
 
     @property
     def moves(self) -> list[tuple[str, str, str]]:
@@ -118,16 +144,16 @@ def page(look: Look, asked: Asked) -> Page:
     pause = next(iter(facts["pause"]), None) if wait else None
     usual = usual if wait else None
     kinds, beats, backoffs = facts["kinds"], facts["beats"], facts["backoffs"][0]
-    steps, attempts = _window(look, run_id, window, kinds, facts["steps"])
+    part, attempts = _part(look, run_id, window, kinds, facts["steps"], wait)
     place = place_of(sum(each["entries"] for each in kinds), usual, run["progress"]) if wait else None
-    journal = _journal(run, wait, steps, attempts, kinds, now, window)
+    journal = _journal(run, wait, part, kinds, now, window)
     data, panels = _around(look, run, asked, facts)
     by = next(iter(facts["schedule"]), None)
     return Page(
         title=f"{run['workflow']} {run['key'] or str(run_id)[-12:]}",
         nav="runs",
         template="detail",
-        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": steps, "attempts": attempts, "schedule": by, **data},
+        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": part.steps, "attempts": attempts, "complete": {"history": part.complete}, "next": journal.later and journal.later.replace("?", ".json?"), "schedule": by, **data},
         lead=run["workflow"],
         crumbs=[*_facts(run), *([("schedule", Link(by["schedule"], url("/schedule", name=by["schedule"]))), (f"its {by['kind']}", by["tick_at"].isoformat())] if by else [])],
         why=why(run, wait, attempts, pause, beats, place, data["cancellations"]),
@@ -156,7 +182,7 @@ def _asked_of(run: Row, window: Window, now: datetime, usual: Row | None) -> dic
     """What is asked of one run in one go."""
     run_id = run["run_id"]
     if window.span:
-        steps: Asking = ("page_steps_during", run_id, *window.span, WINDOW, PAYLOAD_CHARS)
+        steps: Asking = ("page_steps_during", run_id, *window.span, window.start or 0, WINDOW, PAYLOAD_CHARS, SPAN_COUNTED)
     elif window.start is not None or window.until is not None:
         steps = ("page_steps_from", run_id, window.start or 0, WINDOW, PAYLOAD_CHARS)
     else:
@@ -225,20 +251,25 @@ def _facts(run: Row) -> list[tuple[str, Cell]]:
 # ── the history ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _window(look: Look, run_id: UUID, window: Window, kinds: Sequence[Row], rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Entries from a position on, or the last ones before one, or those of a time: *rows* in their order; and the tries of their steps."""
-    if window.span:
-        return [_with_payload(row) for row in rows], look.rows("page_attempts", run_id, -1, None, ATTEMPTS_MAX)
-    if window.start is not None or window.until is not None:
+def _part(look: Look, run_id: UUID, window: Window, kinds: Sequence[Row], rows: list[Row], wait: Row | None) -> tuple[Part, list[Row]]:
+    """*rows*, which are those of *window*, as far as they fit on a page; and tries: of them, of what is not finished there, and of what the run waits for, wherever that is."""
+    first, last = min((each["first"] for each in kinds), default=0), max((each["last"] for each in kinds), default=-1)
+    there = rows[0]["there"] if window.span and rows else 0
+    if window.span or window.start is not None or window.until is not None:
         rows = [row for row in rows if window.until is None or row["seq"] <= window.until]
+        complete = len(rows) == there if window.span else len(rows) < WINDOW or rows[-1]["seq"] >= last
+        low, high = window.start or BEFORE_ALL, window.until if complete else rows[-1]["seq"]
     else:
         rows = rows[::-1]
-    last = max((each["last"] for each in kinds), default=-1)
-    open_end = not rows or rows[-1]["seq"] >= last  # what has no result yet comes after all that has one, mostly
-    low = rows[0]["seq"] if rows and len(rows) == WINDOW else -1
-    high = window.until if open_end else rows[-1]["seq"]
-    attempts = look.rows("page_attempts", run_id, low, high, ATTEMPTS_MAX)
-    return [_with_payload(row) for row in rows], attempts
+        complete = len(rows) < WINDOW or rows[0]["seq"] <= first
+        low, high = rows[0]["seq"] if rows and not complete else BEFORE_ALL, None if window.before is None else window.before - 1
+    steps = [_with_payload({name: value for name, value in row.items() if name != "there"}) for row in rows]
+    shown = {row["seq"] for row in rows}
+    asked = [*shown, *([wait["seq"]] if wait is not None and wait["seq"] is not None else [])]
+    attempts = look.rows("page_attempts", run_id, asked, low, high, window.span[1] if window.span else None, ATTEMPTS_MAX)[::-1]
+    part = Part(steps, [], low, high, complete, there)
+    part.attempts.extend(each for each in attempts if each["seq"] in shown or part.has(each["seq"]))
+    return part, attempts
 
 
 def _position(text: str) -> int | None:
@@ -264,15 +295,17 @@ def _with_payload(row: Row) -> Row:
         return {**row, "payload": text, "cut": size}
 
 
-def _journal(run: Row, wait: Row | None, steps: list[Row], attempts: list[Row], kinds: Sequence[Row], now: datetime, window: Window) -> Journal:
+def _journal(run: Row, wait: Row | None, part: Part, kinds: Sequence[Row], now: datetime, window: Window) -> Journal:
     entries, first, last = sum(each["entries"] for each in kinds), min((each["first"] for each in kinds), default=0), max((each["last"] for each in kinds), default=-1)
-    at_end = not steps or steps[-1]["seq"] >= last
-    drawn = timeline.drawn(steps, attempts, wait if (at_end or window.span) and window.has(wait) else None, run["created_at"], now, window.span)
+    steps = part.steps
+    drawn = timeline.drawn(steps, part.attempts, wait if wait is not None and part.has(wait["seq"]) else None, run["created_at"], now, window.span)
     path = f"/runs/{run['run_id']}"
+    later = None
+    if steps and (not part.complete if window.span else steps[-1]["seq"] < last):
+        later = url(path, **({"during": window.during} if window.span else {}), **{"from": steps[-1]["seq"] + 1})
     earlier = url(path, before=steps[0]["seq"]) if steps and steps[0]["seq"] > first and not window.span else None
-    later = url(path, **{"from": steps[-1]["seq"] + 1}) if steps and not at_end and not window.span else None
     begin_s, end_s = ((at - run["created_at"]).total_seconds() for at in (drawn.began_at, drawn.until))
-    return Journal(drawn, entries, earlier, later, run["run_id"], window, begin_s, end_s)
+    return Journal(drawn, entries, earlier, later, run["run_id"], window, begin_s, end_s, part)
 
 
 def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, now: datetime) -> Facts:
@@ -418,7 +451,7 @@ def step(look: Look, asked: Asked) -> Page:
     if seq is None:
         raise RunUnknown(f"{asked.params['run']} with a step at {asked.params['seq']}")
     entry = look.first("page_step", run["run_id"], seq)
-    attempts = look.rows("page_attempts", run["run_id"], seq, seq, ATTEMPTS_MAX)
+    attempts = look.rows("page_attempts", run["run_id"], [seq], seq, seq, None, ATTEMPTS_MAX)[::-1]
     beats = [each for each in look.rows("show_heartbeats", run["run_id"]) if each["seq"] == seq]
     if entry is None and not attempts:
         raise RunUnknown(f"{run['run_id']} with anything recorded at {seq}")

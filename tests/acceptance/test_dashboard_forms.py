@@ -80,6 +80,38 @@ def test_a_part_of_a_history_has_an_address(desk: Desk) -> None:
     assert desk.ann.get(f"{path}?during=100000,100001").status == 200
 
 
+def lanes(html: str) -> dict[int, str]:
+    """Status of each lane of the history."""
+    return {int(seq): status for seq, status in re.findall(r'<details id="seq-(\d+)">.*?class="pip s-([a-z-]+)"', html, re.DOTALL)}
+
+
+def test_what_is_not_shown_of_a_history_is_not_taken_for_unfinished(desk: Desk) -> None:
+    """Failed tries of a step that is on another page make no lane: it would say "not yet" of what has completed long ago."""
+    run = desk.waiting(dashed.dashed_stumbles, "step_backoff", 250, False)
+    path, span = f"/runs/{run.id}", "during=-1,100000"
+
+    def seen(query: str) -> tuple[list[int], Any, str]:
+        html = desk.ann.get(f"{path}?{query}").text
+        found = lanes(html)
+        assert {seq: status for seq, status in found.items() if status != "completed"} in ({}, {250: "waiting"}), query
+        return list(found), desk.page(f"{path}?{query}"), Read.of(html).text
+
+    first, data, text = seen(span)
+    assert first == list(range(100)) and data["complete"]["history"] is False and "the first 100 of 250" in text
+    assert {each["seq"] for each in data["attempts"]} == {*range(0, 100, 10), 250}
+    assert data["next"] == f"{path}.json?during=-1%2C100000&from=100" and f"{path}?during=-1%2C100000&from=100" in unescape(desk.ann.get(f"{path}?{span}").text)
+    second, data, text = seen(f"{span}&from=100")
+    assert second == list(range(100, 200)) and "the first 100 of 150 from 100 on" in text and data["complete"]["history"] is False
+    third, data, text = seen(f"{span}&from=200")
+    assert third == list(range(200, 251)) and data["complete"]["history"] is True and data["next"] is None and "the first" not in text
+    for query, window in (("from=5&to=9", [5, 6, 7, 8, 9]), ("from=200", [*range(200, 251)]), ("before=20", [*range(20)]), ("", [*range(150, 251)])):
+        assert seen(query)[0] == window, query
+        assert "failed once; it is tried again" in desk.ann.get(f"{path}?{query}").text, "the banner is of the run, whatever part one looks at"
+    assert seen("from=9000")[0] == [250], "what it waits for is after all that there is"
+    began = desk.database.one("select extract(epoch from s.started_at - r.created_at)::float8 from supervisor.runs r join supervisor.steps s on s.run_id = r.run_id and s.seq = 50 where r.run_id = %s", run.id)
+    assert 250 not in seen(f"during=-1,{began:.6f}")[0], "it had not begun then"
+
+
 def test_a_fork_says_what_it_differs_in(desk: Desk) -> None:
     """From which run, before which result; another input, and the first entries that are others."""
     origin = desk.client.start(dashed.dashed_counts, 6)

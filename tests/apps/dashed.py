@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor import CompleteLater, Retry, Signal, Update, publish, sleep, step, workflow
+from supervisor import CompleteLater, Retry, Signal, Update, current, publish, sleep, step, workflow
 
 DASHED_GO = Signal("dashed_go", str)
 DASHED_ASKED = Update("dashed_asked", int, int)
@@ -37,6 +37,22 @@ async def dashed_counts(steps: int) -> int:
         await dashed_said.aio(str(n))
     await sleep(0.001)
     return steps
+
+
+@step(retry=Retry(max_attempts=2, initial=0.001, maximum=0.001))
+def dashed_second(n: int) -> int:
+    """Fails once."""
+    if current().attempt == 1:
+        raise ConnectionError("once")
+    return n
+
+
+@workflow(queue="dashed")
+async def dashed_stumbles(steps: int, ends: bool) -> str:
+    """Every tenth step fails once; then all is over, or the last one fails for weeks."""
+    for n in range(steps):
+        await (dashed_said.aio(str(n)) if n % 10 else dashed_second.aio(n))
+    return "over" if ends else await dashed_failing.aio("it")
 
 
 @step
