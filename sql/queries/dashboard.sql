@@ -119,6 +119,12 @@ FROM {schema}.steps AS s WHERE s.run_id = $1 AND s.seq = $2::pg_catalog.int4;
 SELECT g.n, g.name, g.id, pg_catalog.octet_length(g.payload::pg_catalog.text) AS bytes, pg_catalog.left(g.payload::pg_catalog.text, $3::pg_catalog.int4) AS payload, g.sent_at, g.seq
 FROM {schema}.signals AS g WHERE g.run_id = $1 ORDER BY g.n DESC LIMIT $2::pg_catalog.int4;
 
+-- name: page_updates :many
+-- The updates that were sent to one run, newest first.
+-- Locks:  none.     Index:  as show_updates
+-- $1 uuid run    $2 int4 limit
+SELECT u.n, u.name, u.id, u.stage, u.sent_at, u.accepted_at, u.ended_at, u.seq, u.payload, u.result, u.error FROM {schema}.updates AS u WHERE u.run_id = $1 ORDER BY u.n DESC LIMIT $2::pg_catalog.int4;
+
 -- name: page_tokens :many
 -- Tries of one run that were handed over to a token.
 -- Locks:  none.     Index:  attempt, completion, beat primary keys, pruned
@@ -126,10 +132,10 @@ FROM {schema}.signals AS g WHERE g.run_id = $1 ORDER BY g.n DESC LIMIT $2::pg_ca
 SELECT t.seq, t.attempt, t.step, t.state, t.since, t.due_at, t.beat_at, t.details, t.closed_at FROM {schema}.tokens AS t WHERE t.run_id = $1 ORDER BY t.seq DESC, t.attempt DESC LIMIT $2::pg_catalog.int4;
 
 -- name: page_compensations :many
--- What one run undoes.
+-- What one run undoes, the first ones.
 -- Locks:  none.     Index:  step primary key, pruned
 -- $1 uuid run    $2 int4 limit
-SELECT c.seq, c.name, c.of_seq, c.status, c.ended_at, c.because FROM {schema}.compensations AS c WHERE c.run_id = $1 LIMIT $2::pg_catalog.int4;
+SELECT c.seq, c.name, c.of_seq, c.status, c.ended_at, c.because FROM {schema}.compensations AS c WHERE c.run_id = $1 ORDER BY c.seq LIMIT $2::pg_catalog.int4;
 
 -- name: page_children :many
 -- How the runs that one run has started stand; of at most so many.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,6 +21,7 @@ from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Failure, 
 from supervisor.dashboard.why import why
 from supervisor.db.history import one_of
 from supervisor.db.pages import Asking, Look
+from supervisor.db.statements import identifier
 from supervisor.host import log_files, log_lines
 
 Row = dict[str, Any]
@@ -30,8 +31,12 @@ BEFORE_ALL = -1  # where stands what befell the code itself
 SPAN_COUNTED = 10_000  # entries of a span of time that are counted
 ATTEMPTS_MAX = 1000
 PAYLOAD_CHARS = 2000  # of a payload in the window; its own page has all of it
-LISTED = 50  # signals, updates, tokens
-CHILDREN = 100
+LISTED, CHILDREN, DEEDS = 50, 100, 100
+# what is listed beside the history: so many, which ones, and the view that has all
+PARTS = {
+    "children": (CHILDREN, "last", "children"), "signals": (LISTED, "newest", "signals"), "updates": (LISTED, "newest", "updates"), "tokens": (LISTED, "last", "tokens"),
+    "compensations": (LISTED, "first", "compensations"), "audit": (DEEDS, "newest", "audits"),
+}  # fmt: skip
 ABOVE = 32  # generations
 USUAL_S, USUAL_RUNS, USUAL_KEPT = 60.0, 20, 500  # the median of so many stays so for that long; of so many workflows and versions
 USUAL_OF = 2_000  # newest runs among which those of its workflow and version are looked for
@@ -59,14 +64,15 @@ class Window:
 
 @dataclass(frozen=True)
 class Part:
-    """What of a window is there: entries in their order, tries of theirs and of what has no entry yet between `low` and `high` (None: or later). `complete`: all that was asked for; `there`: how much that is of a span of time."""
+    """What of a window is there: entries in their order, tries of theirs and of what has no entry yet between `low` and `high` (None: or later). `complete`: all entries that were asked for; `there`: how many those of a span of time are; `all_tries`: not the last ones alone."""
 
     steps: list[Row]
     attempts: list[Row]
     low: int
     high: int | None
     complete: bool
-    there: int = 0
+    there: int
+    all_tries: bool
 
     def has(self, seq: int | None) -> bool:
         """Whether a position is in it."""
@@ -86,6 +92,7 @@ class Journal:
     begin_s: float  # of what is drawn, after the run's start
     end_s: float
     part: Part
+    note: str  # on its tries
 
     @property
     def says(self) -> str:
@@ -143,17 +150,19 @@ def page(look: Look, asked: Asked) -> Page:
     wait = next(iter(facts.get("wait", ())), None)
     pause = next(iter(facts["pause"]), None) if wait else None
     usual = usual if wait else None
+    cut = {name for name, (most, _, _) in PARTS.items() if len(facts[name]) > most}
+    facts |= {name: facts[name][: PARTS[name][0]] for name in cut}
     kinds, beats, backoffs = facts["kinds"], facts["beats"], facts["backoffs"][0]
     part, attempts = _part(look, run_id, window, kinds, facts["steps"], wait)
     place = place_of(sum(each["entries"] for each in kinds), usual, run["progress"]) if wait else None
-    journal = _journal(run, wait, part, kinds, now, window)
-    data, panels = _around(look, run, asked, facts)
+    journal = _journal(run, wait, part, kinds, now, window, f"tries: {_all_in(look, run_id, ATTEMPTS_MAX, 'last', 'attempts')}")
+    data, panels = _around(look, run, asked, facts, cut)
     by = next(iter(facts["schedule"]), None)
     return Page(
         title=f"{run['workflow']} {run['key'] or str(run_id)[-12:]}",
         nav="runs",
         template="detail",
-        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": part.steps, "attempts": attempts, "complete": {"history": part.complete}, "next": journal.later and journal.later.replace("?", ".json?"), "schedule": by, **data},
+        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": part.steps, "attempts": attempts, "complete": {"history": part.complete, "attempts": part.all_tries, **{name: name not in cut for name in PARTS}}, "next": journal.later and journal.later.replace("?", ".json?"), "schedule": by, **data},
         lead=run["workflow"],
         crumbs=[*_facts(run), *([("schedule", Link(by["schedule"], url("/schedule", name=by["schedule"]))), (f"its {by['kind']}", by["tick_at"].isoformat())] if by else [])],
         why=why(run, wait, attempts, pause, beats, place, data["cancellations"]),
@@ -189,9 +198,9 @@ def _asked_of(run: Row, window: Window, now: datetime, usual: Row | None) -> dic
         steps = ("page_steps_before", run_id, window.before, WINDOW, PAYLOAD_CHARS)
     asked: dict[str, Asking] = {
         "kinds": ("page_kinds", run_id), "steps": steps, "beats": ("show_heartbeats", run_id),
-        "backoffs": ("page_backoffs", run_id, run["ended_at"] or now), "children": ("page_children", run_id, CHILDREN), "signals": ("page_signals", run_id, LISTED, PAYLOAD_CHARS),
-        "updates": ("show_updates", run_id, LISTED), "tokens": ("page_tokens", run_id, LISTED), "published": ("show_published", run_id), "compensations": ("page_compensations", run_id, LISTED),
-        "cancellations": ("show_cancellations", run_id), "audit": ("show_audit", run_id, None, None, 100), "schedule": ("show_schedule", run_id),
+        "backoffs": ("page_backoffs", run_id, run["ended_at"] or now), "children": ("page_children", run_id, CHILDREN + 1), "signals": ("page_signals", run_id, LISTED + 1, PAYLOAD_CHARS),
+        "updates": ("page_updates", run_id, LISTED + 1), "tokens": ("page_tokens", run_id, LISTED + 1), "published": ("show_published", run_id), "compensations": ("page_compensations", run_id, LISTED + 1),
+        "cancellations": ("show_cancellations", run_id), "audit": ("show_audit", run_id, None, None, DEEDS + 1), "schedule": ("show_schedule", run_id),
     }  # fmt: skip
     if run["ended_at"] is None:
         asked |= {"wait": ("show_wait", run_id), "pause": ("show_pause", run_id)}
@@ -266,10 +275,15 @@ def _part(look: Look, run_id: UUID, window: Window, kinds: Sequence[Row], rows: 
     steps = [_with_payload({name: value for name, value in row.items() if name != "there"}) for row in rows]
     shown = {row["seq"] for row in rows}
     asked = [*shown, *([wait["seq"]] if wait is not None and wait["seq"] is not None else [])]
-    attempts = look.rows("page_attempts", run_id, asked, low, high, window.span[1] if window.span else None, ATTEMPTS_MAX)[::-1]
-    part = Part(steps, [], low, high, complete, there)
+    attempts, all_tries = _last(look.rows("page_attempts", run_id, asked, low, high, window.span[1] if window.span else None, ATTEMPTS_MAX + 1))
+    part = Part(steps, [], low, high, complete, there, all_tries)
     part.attempts.extend(each for each in attempts if each["seq"] in shown or part.has(each["seq"]))
     return part, attempts
+
+
+def _last(attempts: list[Row]) -> tuple[list[Row], bool]:
+    """The last tries in their order, and whether they are all."""
+    return attempts[ATTEMPTS_MAX - 1 :: -1], len(attempts) <= ATTEMPTS_MAX
 
 
 def _position(text: str) -> int | None:
@@ -295,7 +309,7 @@ def _with_payload(row: Row) -> Row:
         return {**row, "payload": text, "cut": size}
 
 
-def _journal(run: Row, wait: Row | None, part: Part, kinds: Sequence[Row], now: datetime, window: Window) -> Journal:
+def _journal(run: Row, wait: Row | None, part: Part, kinds: Sequence[Row], now: datetime, window: Window, note: str) -> Journal:
     entries, first, last = sum(each["entries"] for each in kinds), min((each["first"] for each in kinds), default=0), max((each["last"] for each in kinds), default=-1)
     steps = part.steps
     drawn = timeline.drawn(steps, part.attempts, wait if wait is not None and part.has(wait["seq"]) else None, run["created_at"], now, window.span)
@@ -305,7 +319,7 @@ def _journal(run: Row, wait: Row | None, part: Part, kinds: Sequence[Row], now: 
         later = url(path, **({"during": window.during} if window.span else {}), **{"from": steps[-1]["seq"] + 1})
     earlier = url(path, before=steps[0]["seq"]) if steps and steps[0]["seq"] > first and not window.span else None
     begin_s, end_s = ((at - run["created_at"]).total_seconds() for at in (drawn.began_at, drawn.until))
-    return Journal(drawn, entries, earlier, later, run["run_id"], window, begin_s, end_s, part)
+    return Journal(drawn, entries, earlier, later, run["run_id"], window, begin_s, end_s, part, "" if part.all_tries else note)
 
 
 def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, now: datetime) -> Facts:
@@ -334,8 +348,14 @@ def _journey(run: Row, wait: Row | None, kinds: Sequence[Row], backoffs: Row, no
 # ── beside the history ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _around(look: Look, run: Row, asked: Asked, facts: dict[str, list[Row]]) -> tuple[dict[str, Any], list[Any]]:
+def _all_in(look: Look, run_id: UUID, most: int, which: str, view: str) -> str:
+    """What is said where not all is listed, for whoever wants the rest."""
+    return f"the {which} {most:,}; all: SELECT * FROM {identifier(look.schema)}.{view} WHERE run_id = '{run_id}'"
+
+
+def _around(look: Look, run: Row, asked: Asked, facts: dict[str, list[Row]], cut: Set[str]) -> tuple[dict[str, Any], list[Any]]:
     run_id = run["run_id"]
+    notes = {name: _all_in(look, run_id, *PARTS[name]) if name in cut else "" for name in PARTS}
     children, updates, tokens, published, undo, ends, audit = (facts[name] for name in ("children", "updates", "tokens", "published", "compensations", "cancellations", "audit"))
     signals, above = [_with_payload(row) for row in facts["signals"]], facts.get("above", [])
     data: dict[str, Any] = {"above": above, "children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
@@ -350,11 +370,11 @@ def _around(look: Look, run: Row, asked: Asked, facts: dict[str, list[Row]]) -> 
     if above:
         rows = [("its parent" if each["level"] == -1 else f"{-each['level']} up", Pip(each["status"], each["wait"] if each["wait"] != "queued" else None), run_link(each["run_id"]), each["workflow"], each["key"], each["step"]) for each in above]
         panels.append(Table("Above it", ("", "status", "run", "workflow", "key", "step"), rows, note="the root first"))
-    panels += [_children(run, children)] if children else []
-    panels += _messages(signals, updates, tokens)
+    panels += [_children(run, children, f"the last {CHILDREN}" if "children" in cut else "")] if children else []
+    panels += _messages(signals, updates, tokens, notes)
     if undo:
-        panels.append(Table("Undone before it ends", ("seq", "step", "of", "status", "ended"), [(each["seq"], each["name"], each["of_seq"], each["status"], When(each["ended_at"])) for each in undo]))
-    panels.append(_deeds(audit))
+        panels.append(Table("Undone before it ends", ("seq", "step", "of", "status", "ended"), [(each["seq"], each["name"], each["of_seq"], each["status"], When(each["ended_at"])) for each in undo], note=notes["compensations"]))
+    panels.append(_deeds(audit, notes["audit"]))
     if asked.log_dir is not None:
         data["log"], text = _log(asked.log_dir, run_id)
         panels.append(text)
@@ -411,34 +431,34 @@ def _log_line(line: log_lines.Line) -> str:
     return log_lines.as_text(msgspec.structs.replace(line, run=None, message=message)).decode()
 
 
-def _children(run: Row, children: Sequence[Row]) -> Table:
+def _children(run: Row, children: Sequence[Row], note: str) -> Table:
     rows = [
         (each["seq"], Pip(each["status"], each["wait"] if each["wait"] != "queued" else None), run_link(each["run_id"]), each["workflow"], each["key"], each["step"], When(each["created_at"]),
          Took((each["ended_at"] - each["created_at"]).total_seconds() if each["ended_at"] else None))
         for each in children
     ]  # fmt: skip
-    return Table("Children", ("seq", "status", "run", "workflow", "key", "step", "started", "took"), rows, note=f"the last {CHILDREN}" if len(children) == CHILDREN else "",
+    return Table("Children", ("seq", "status", "run", "workflow", "key", "step", "started", "took"), rows, note=note,
                  more=Link("all of them as a list", runs_where(parent=run["run_id"])))  # fmt: skip
 
 
-def _messages(signals: Sequence[Row], updates: Sequence[Row], tokens: Sequence[Row]) -> list[Table]:
+def _messages(signals: Sequence[Row], updates: Sequence[Row], tokens: Sequence[Row], notes: Mapping[str, str]) -> list[Table]:
     made: list[Table] = []
     rows: list[tuple[Cell, ...]]
     if signals:
         rows = [(each["name"], When(each["sent_at"]), f"seq {each['seq']}" if each["seq"] is not None else "not yet", each["id"], Json(each["payload"], each["cut"])) for each in signals]
-        made.append(Table("Signals", ("signal", "sent", "given to", "id", "payload"), rows))
+        made.append(Table("Signals", ("signal", "sent", "given to", "id", "payload"), rows, note=notes["signals"]))
     if updates:
         rows = [(each["name"], each["stage"], When(each["sent_at"]), each["id"], Json(each["payload"]), Failure(each["error"]) if each["error"] is not None else Json(each["result"])) for each in updates]
-        made.append(Table("Updates", ("update", "stage", "sent", "id", "argument", "answer"), rows))
+        made.append(Table("Updates", ("update", "stage", "sent", "id", "argument", "answer"), rows, note=notes["updates"]))
     if tokens:
         rows = [(each["seq"], each["step"], each["attempt"], each["state"], When(each["since"]), When(each["due_at"]), When(each["beat_at"])) for each in tokens]
-        made.append(Table("Tokens", ("seq", "step", "try", "state", "since", "due", "heartbeat"), rows))
+        made.append(Table("Tokens", ("seq", "step", "try", "state", "since", "due", "heartbeat"), rows, note=notes["tokens"]))
     return made
 
 
-def _deeds(audit: Sequence[Row]) -> Table:
+def _deeds(audit: Sequence[Row], note: str) -> Table:
     rows: list[list[Cell]] = [[When(each["at"]), each["verb"], each["actor"] or each["login"], each["reason"], Json(each["details"]) if each["details"] is not None else None] for each in audit]
-    return Table("Done by people", ("when", "verb", "who", "why", "what"), rows, empty="nobody has done anything to this run")
+    return Table("Done by people", ("when", "verb", "who", "why", "what"), rows, empty="nobody has done anything to this run", note=note)
 
 
 # ── one entry, whole ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -451,7 +471,7 @@ def step(look: Look, asked: Asked) -> Page:
     if seq is None:
         raise RunUnknown(f"{asked.params['run']} with a step at {asked.params['seq']}")
     entry = look.first("page_step", run["run_id"], seq)
-    attempts = look.rows("page_attempts", run["run_id"], [seq], seq, seq, None, ATTEMPTS_MAX)[::-1]
+    attempts, complete = _last(look.rows("page_attempts", run["run_id"], [seq], seq, seq, None, ATTEMPTS_MAX + 1))
     beats = [each for each in look.rows("show_heartbeats", run["run_id"]) if each["seq"] == seq]
     if entry is None and not attempts:
         raise RunUnknown(f"{run['run_id']} with anything recorded at {seq}")
@@ -463,6 +483,7 @@ def step(look: Look, asked: Asked) -> Page:
         items.append(("error", Failure(entry["error"])) if entry["error"] is not None else ("result", Json(entry["result"])))
     items += [("last heartbeat", When(each["at"])) for each in beats]
     rows = [(each["n"], each["kind"], When(each["started_at"]), When(each["ended_at"]), When(each["next_retry_at"]), each["worker"], each["fingerprint"], Failure(each["error"])) for each in attempts]
-    tries = Table("Tries and what else is recorded", ("n", "what", "began", "ended", "next", "worker", "fingerprint", "error"), rows, empty="only its result is recorded: the first try succeeded")
-    data = {"run_id": run["run_id"], "step": entry, "attempts": attempts, "heartbeats": beats}
+    tries = Table("Tries and what else is recorded", ("n", "what", "began", "ended", "next", "worker", "fingerprint", "error"), rows, empty="only its result is recorded: the first try succeeded",
+                  note="" if complete else f"{_all_in(look, run['run_id'], ATTEMPTS_MAX, 'last', 'attempts')} AND seq = {seq}")  # fmt: skip
+    data = {"run_id": run["run_id"], "step": entry, "attempts": attempts, "complete": complete, "heartbeats": beats}
     return Page(f"{seq} {name}", "runs", data, template="detail", lead=f"{name}", crumbs=[("workflow", run["workflow"]), ("position", seq)], panels=[Facts("This entry", items), tries], said=look.said)

@@ -112,6 +112,37 @@ def test_what_is_not_shown_of_a_history_is_not_taken_for_unfinished(desk: Desk) 
     assert 250 not in seen(f"during=-1,{began:.6f}")[0], "it had not begun then"
 
 
+def test_what_is_cut_short_says_so_and_where_all_of_it_is(desk: Desk) -> None:
+    """Fifty of a thousand signals without a word are taken for all."""
+    asked, outside, failing = desk.waiting(dashed.dashed_answers, "signal"), desk.waiting(dashed.dashed_many_outside, "token", 60), desk.waiting(dashed.dashed_fails, "step_backoff", "cut")
+    before = {name: desk.page(f"/runs/{run.id}")["complete"] for name, run in (("asked", asked), ("failing", failing))}
+    assert all(all(each.values()) for each in before.values())
+    for n in range(60):
+        desk.client.signal(outside.id, dashed.DASHED_GO, str(n))
+        desk.client.update(asked.id, dashed.DASHED_ASKED, n)
+    desk.database.sql("insert into supervisor.audit (run_id, verb, login, details) select %s, 'pause', 'x', '{}' from generate_series(1, 101)", failing.id)
+    desk.database.sql(
+        "insert into supervisor.attempt (run_id, seq, n, kind, started_at, ended_at, worker, name, error, fingerprint)"
+        " select run_id, seq, g, kind, started_at + g * interval '1 us', ended_at + g * interval '1 us', worker, name, error, fingerprint from supervisor.attempt, generate_series(2, 1001) g where run_id = %s", failing.id,
+    )  # fmt: skip
+
+    def seen(run: Run[Any], *parts: str) -> tuple[Any, str]:
+        data, text = desk.page(f"/runs/{run.id}"), Read.of(desk.ann.get(f"/runs/{run.id}").text).text
+        assert {name for name, complete in data["complete"].items() if not complete} == set(parts)
+        return data, text
+
+    data, text = seen(outside, "signals", "tokens")
+    assert [each["payload"] for each in data["signals"]] == [str(n) for n in range(59, 9, -1)] and len(data["tokens"]) == 50
+    assert f"the newest 50; all: SELECT * FROM \"supervisor\".signals WHERE run_id = '{outside.id}'" in text and f"the last 50; all: SELECT * FROM \"supervisor\".tokens WHERE run_id = '{outside.id}'" in text
+    data, text = seen(asked, "updates")
+    assert [each["payload"] for each in data["updates"]] == [*range(59, 9, -1)] and "the newest 50; all: SELECT * FROM \"supervisor\".updates" in text
+    data, text = seen(failing, "attempts", "audit")
+    assert [each["n"] for each in data["attempts"]] == [*range(2, 1002)] and len(data["audit"]) == 100
+    assert "tries: the last 1,000; all: SELECT * FROM \"supervisor\".attempts" in text and "the newest 100; all: SELECT * FROM \"supervisor\".audits" in text
+    assert desk.page(f"/runs/{failing.id}/steps/0")["complete"] is False and "the last 1,000; all: SELECT" in Read.of(desk.ann.get(f"/runs/{failing.id}/steps/0").text).text
+    assert len(desk.database.sql(f"SELECT * FROM \"supervisor\".attempts WHERE run_id = '{failing.id}' AND seq = 0")) == 1001
+
+
 def test_a_fork_says_what_it_differs_in(desk: Desk) -> None:
     """From which run, before which result; another input, and the first entries that are others."""
     origin = desk.client.start(dashed.dashed_counts, 6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor import CompleteLater, Retry, Signal, Update, current, publish, sleep, step, workflow
+from supervisor import CompleteLater, Retry, Signal, Update, current, gather, publish, sleep, step, workflow
 
 DASHED_GO = Signal("dashed_go", str)
 DASHED_ASKED = Update("dashed_asked", int, int)
@@ -63,6 +63,11 @@ def dashed_ask() -> str:
 @workflow(queue="dashed")
 async def dashed_outside() -> str:
     return await dashed_ask.aio()
+
+
+@workflow(queue="dashed")
+async def dashed_many_outside(tokens: int) -> None:
+    await gather(*(dashed_ask.aio() for _ in range(tokens)))
 
 
 @workflow(queue="dashed")
