@@ -104,6 +104,13 @@ SELECT f.schedule, f.tick_at, f.kind FROM {schema}.schedule_fires AS f WHERE f.i
 -- $1 uuid run    $2 int4 limit
 SELECT n, name, id, payload, sent_at, seq FROM {schema}.signals WHERE run_id = $1 ORDER BY n LIMIT $2;
 
+-- name: show_goes_on :many
+-- The runs that go on with one run and that it goes on from: a continuation, a retry of what had ended.
+-- Locks:  none.     Index:  outcome_continued_idx; outcome, retried, run, task primary keys; three runs at most
+-- $1 uuid run     Returns how (continued as, retried as, goes on from), and how that run stands
+SELECT g.how, r.run_id, r.workflow, r.key, r.status
+FROM {schema}.goes_on($1) AS g CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = g.run_id OFFSET 0) AS r;
+
 -- name: show_above :many
 -- The runs above one run, the root first.
 -- Locks:  none.     Index:  run, outcome, task primary keys, a look for each

@@ -1,4 +1,4 @@
-"""The tree that a run is in: the runs above it, itself, and those below it."""
+"""The family of a run: the runs that go on with it and that it goes on from; the tree that it is in, the runs above it, itself, and those below it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 SHOWN = 40
+
+
+def beside(found: History) -> list[str]:
+    """What goes on with it and what it goes on from, one run per line."""
+    return [f"{each['how']} {each['run_id']} ({each['status']})" for each in found.goes_on]
 
 
 def tree(found: History) -> list[str]:

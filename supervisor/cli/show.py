@@ -99,7 +99,7 @@ def _executing(found: History) -> list[dict[str, Any]]:
 def _as_object(seen: Seen) -> dict[str, Any]:
     found, executing = seen
     facts = {"why": found.wait, "executing": executing, "published": found.published, "updates": found.updates, "history": found.steps}
-    more = {"signals": found.signals, "tree": found.tree, "cancellations": found.cancellations, "place": found.place, "usual": found.usual, "schedule": found.schedule, "alike": found.alike, "time_in": _time_in(found)}
+    more = {"signals": found.signals, "tree": found.tree, "cancellations": found.cancellations, "place": found.place, "usual": found.usual, "schedule": found.schedule, "goes_on": found.goes_on, "alike": found.alike, "time_in": _time_in(found)}
     return {
         **found.run, **facts, "attempts": found.attempts, "children": found.children, "pause": found.pause, "audit": found.audit, "heartbeats": found.heartbeats, **more,
     }  # fmt: skip
@@ -123,6 +123,7 @@ def _text(seen: Seen, steps: int) -> str:
         lines.append(f"forked from {run['forked_from']}" + (f", before the result of seq {run['forked_seq']}" if run["forked_seq"] is not None else ", all of its history"))
     if found.schedule:
         lines.append(f"started by schedule {plain(found.schedule['schedule'])}, for its {found.schedule['kind']} of {found.schedule['tick_at'].isoformat()}")
+    lines += family.beside(found)
     lines += [", ".join(facts), f"input {short_json(run['input'])}"]
     if run["attributes"]:
         lines.append(f"attributes {short_json(run['attributes'])}")

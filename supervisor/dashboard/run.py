@@ -162,9 +162,9 @@ def page(look: Look, asked: Asked) -> Page:
         title=f"{run['workflow']} {run['key'] or str(run_id)[-12:]}",
         nav="runs",
         template="detail",
-        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": part.steps, "attempts": attempts, "complete": {"history": part.complete, "attempts": part.all_tries, **{name: name not in cut for name in PARTS}}, "next": journal.later and journal.later.replace("?", ".json?"), "schedule": by, **data},
+        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": part.steps, "attempts": attempts, "complete": {"history": part.complete, "attempts": part.all_tries, **{name: name not in cut for name in PARTS}}, "next": journal.later and journal.later.replace("?", ".json?"), "schedule": by, "goes_on": facts["goes_on"], **data},
         lead=run["workflow"],
-        crumbs=[*_facts(run), *([("schedule", Link(by["schedule"], url("/schedule", name=by["schedule"]))), (f"its {by['kind']}", by["tick_at"].isoformat())] if by else [])],
+        crumbs=[*_facts(run), *_goes_on(facts["goes_on"]), *([("schedule", Link(by["schedule"], url("/schedule", name=by["schedule"]))), (f"its {by['kind']}", by["tick_at"].isoformat())] if by else [])],
         why=why(run, wait, attempts, pause, beats, place, data["cancellations"]),
         actions=verbs.offered(run, wait, attempts, data["tokens"], asked),
         journal=journal,
@@ -200,7 +200,7 @@ def _asked_of(run: Row, window: Window, now: datetime, usual: Row | None) -> dic
         "kinds": ("page_kinds", run_id), "steps": steps, "beats": ("show_heartbeats", run_id),
         "backoffs": ("page_backoffs", run_id, run["ended_at"] or now), "children": ("page_children", run_id, CHILDREN + 1), "signals": ("page_signals", run_id, LISTED + 1, PAYLOAD_CHARS),
         "updates": ("page_updates", run_id, LISTED + 1), "tokens": ("page_tokens", run_id, LISTED + 1), "published": ("show_published", run_id), "compensations": ("page_compensations", run_id, LISTED + 1),
-        "cancellations": ("show_cancellations", run_id), "audit": ("show_audit", run_id, None, None, DEEDS + 1), "schedule": ("show_schedule", run_id),
+        "cancellations": ("show_cancellations", run_id), "audit": ("show_audit", run_id, None, None, DEEDS + 1), "schedule": ("show_schedule", run_id), "goes_on": ("show_goes_on", run_id),
     }  # fmt: skip
     if run["ended_at"] is None:
         asked |= {"wait": ("show_wait", run_id), "pause": ("show_pause", run_id)}
@@ -241,6 +241,10 @@ def _several(look: Look, key: str, named: Sequence[Row]) -> Page:
     shown: list[list[Cell]] = [[each["workflow"], run_link(each["run_id"])] for each in named]
     table = Table("Runs", ("workflow", "run"), shown, note="a key names one run of each workflow")
     return Page(f"Key {key}", "runs", {"key": key, "runs": [*named]}, status=300, panels=[table], said=look.said)
+
+
+def _goes_on(runs: Sequence[Row]) -> list[tuple[str, Cell]]:
+    return [(each["how"], run_link(each["run_id"], f"{short_id(each['run_id'])} {each['status'].replace('_', ' ')}")) for each in runs]
 
 
 def _facts(run: Row) -> list[tuple[str, Cell]]:

@@ -39,6 +39,7 @@ class History:
     the newest first, at most 100. `heartbeats`: the last sign of life of each step that gave any. `signals` that were sent to it, at most 1,000.
     `tree`: runs above it (level < 0, the root first) and below it (level > 0), at most 200. `cancellations`: who asked that it be ended. While it lives, `usual` is
     how many entries the histories of runs of its workflow and version that completed had, and of how many that is the median; `alike` how many other runs met its last error within the hour. `schedule`: which one started it, for which tick.
+    `goes_on`: the runs that go on with it and that it goes on from (`how`).
     """
 
     run: Row
@@ -57,6 +58,7 @@ class History:
     usual: Row | None = None
     alike: Row | None = None
     schedule: Row | None = None
+    goes_on: Sequence[Row] = ()
 
     @property
     def place(self) -> Row | None:
@@ -108,7 +110,7 @@ def _read(conn: psycopg.Connection, sql: Sql, run: Row) -> History:
         rows("show_updates", UPDATES_MAX), next(iter(rows("show_pause") if wait else ()), None), rows("show_audit", None, None, AUDIT_MAX), rows("show_heartbeats"),
         rows("show_signals", SIGNALS_MAX), [*(rows("show_above", LEVELS_MAX) if run["parent_id"] else ()), *below], rows("show_cancellations"),
         _rows(conn, sql, "show_usual", run["workflow"], USUAL_OF, run["version"])[0] if wait else None, _alike(conn, sql, run_id, wait, attempts),
-        next(iter(rows("show_schedule")), None),
+        next(iter(rows("show_schedule")), None), rows("show_goes_on"),
     )  # fmt: skip
 
 

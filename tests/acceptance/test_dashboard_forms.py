@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import unescape
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -160,6 +163,34 @@ def test_a_fork_says_what_it_differs_in(desk: Desk) -> None:
     assert same.result(timeout=30) == 6
     text = Read.of(desk.ann.get(f"/runs/{same.id}").text).text
     assert "with all of its history" in text and "nothing differs" in text
+
+
+def test_a_run_leads_to_the_one_that_goes_on_with_it_and_back(desk: Desk) -> None:
+    """A continuation, and what was made of a failed run: on the page, in its JSON, in `show`."""
+    run = desk.client.start(dashed.dashed_chain.options(key="chain"), 2)
+    eventually(lambda: desk.database.one("select status from supervisor.runs where run_id = supervisor.newest(%s)", run.id) == "waiting", 30)
+    chain = [run.id]
+    while (following := desk.database.one("select result #>> '{}' from supervisor.runs where run_id = %s", chain[-1])) is not None:
+        chain.append(UUID(following))
+    failed = desk.client.start(dashed.dashed_ends_badly)
+    eventually(lambda: desk.client.status(failed.id).status == "failed", 30)
+    made = desk.client.retry(failed.id)
+    eventually(lambda: desk.client.status(made.id).status == "failed", 30)
+
+    def beside(run_id: UUID) -> list[tuple[str, str]]:
+        data = desk.page(f"/runs/{run_id}")["goes_on"]
+        html = desk.ann.get(f"/runs/{run_id}").text
+        shown = subprocess.run([sys.executable, "-m", "supervisor", "show", str(run_id), "--dsn", desk.database.dsn], capture_output=True, text=True, check=True, timeout=60).stdout
+        for each in data:
+            assert re.search(rf"<dt>{each['how']}</dt><dd><a href=\"/runs/{each['run_id']}\">.*{each['status']}", html)
+            assert f"{each['how']} {each['run_id']} ({each['status']})" in shown.splitlines()
+        return [(each["how"], each["run_id"]) for each in data]
+
+    first, second, third = map(str, chain)
+    assert beside(chain[0]) == [("continued as", second)]
+    assert beside(chain[1]) == [("continued as", third), ("goes on from", first)]
+    assert beside(chain[2]) == [("goes on from", second)]
+    assert beside(failed.id) == [("retried as", str(made.id))] and beside(made.id) == [("goes on from", str(failed.id))]
 
 
 # ── messages, tokens, terms ──────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor import CompleteLater, Retry, Signal, Update, current, gather, publish, sleep, step, workflow
+from supervisor import CompleteLater, Retry, Signal, Update, continue_as_new, current, gather, publish, sleep, step, workflow
 
 DASHED_GO = Signal("dashed_go", str)
 DASHED_ASKED = Update("dashed_asked", int, int)
@@ -53,6 +53,24 @@ async def dashed_stumbles(steps: int, ends: bool) -> str:
     for n in range(steps):
         await (dashed_said.aio(str(n)) if n % 10 else dashed_second.aio(n))
     return "over" if ends else await dashed_failing.aio("it")
+
+
+@workflow(queue="dashed")
+async def dashed_chain(left: int) -> int:
+    if left:
+        continue_as_new(left - 1)
+    await sleep(3e6)
+    return left
+
+
+@step(retry=Retry(max_attempts=1))
+def dashed_refused() -> None:
+    raise ValueError("refused")
+
+
+@workflow(queue="dashed")
+async def dashed_ends_badly() -> None:
+    await dashed_refused.aio()
 
 
 @step

@@ -35,7 +35,7 @@ _FILL = (
 OF_A_RUN: dict[str, tuple[Any, ...]] = {
     "show_run": (), "show_wait": (), "page_steps_before": (None, 100, 2000), "page_steps_from": (0, 100, 2000), "page_attempts": ([0, 1, 2], 0, None, None, 1000), "page_steps_during": (datetime(2026, 1, 1, tzinfo=timezone.utc), datetime(2100, 1, 1, tzinfo=timezone.utc), 0, 100, 2000, 10_000), "page_kinds": (), "page_backoffs": (datetime.now(timezone.utc),),
     "page_step": (1,), "page_signals": (50, 2000), "page_tokens": (50,), "page_compensations": (50,), "page_children": (100,), "show_above": (32,), "show_published": (), "page_updates": (50,),
-    "show_heartbeats": (), "show_pause": (), "show_cancellations": (), "show_schedule": (),
+    "show_heartbeats": (), "show_pause": (), "show_cancellations": (), "show_schedule": (), "show_goes_on": (),
 }  # fmt: skip
 OF_LISTS: dict[str, tuple[Any, ...]] = {"show_audit": (None, None, None, 100), "page_schedules": ("s5", 100), "page_schedule_fires": ("s1", datetime(2100, 1, 1, tzinfo=timezone.utc), 100), "show_schedule_audit": ("s1", None, None, 100)}
 BY_KEY = {name: values for name, values in OF_LISTS.items() if "schedule" in name}
@@ -86,6 +86,22 @@ def test_a_page_that_goes_on_by_key_reads_its_rows_alone(filled: psycopg.Connect
         filled.execute("set local role supervisor_viewer")
         rows = psycopg.RawCursor(filled).execute(f"explain (analyze, format json) {SQL.get(name)}".encode(), BY_KEY[name]).fetchall()
     assert read(rows[0][0][0]["Plan"]) < 1500, json.dumps(rows[0][0], indent=1)[:6000]
+
+
+def test_what_goes_on_with_a_run_is_found_by_an_index_from_either_end(filled: psycopg.Connection[Any]) -> None:
+    """Of two thousand that continued the one that named it, and no other."""
+    with filled.transaction(force_rollback=True):
+        filled.execute(
+            "insert into supervisor.outcome (run_id, ended_at, worker, steps, status, result)"
+            " select id, now(), 1, 1, 6, convert_to(to_json(lead(id, 1, id) over (order by n))::text, 'UTF8') from made where n % 10 = 0"
+        )
+        filled.execute("analyze supervisor.outcome")
+        before, run, after = (row[0] for row in filled.execute("select id from made where n in (9990, 10000, 10010) order by n").fetchall())
+        filled.execute("set local role supervisor_viewer")
+        filled.execute("select supervisor.goes_on(%s)", (run,)).fetchall()  # the catalogue is in its caches
+        plan = filled.execute("explain (analyze, buffers, format json) select * from supervisor.goes_on(%s)", (run,)).fetchall()[0][0][0]["Plan"]
+        assert dict(filled.execute("select how, run_id from supervisor.goes_on(%s)", (run,)).fetchall()) == {"continued as": after, "goes on from": before}
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 60
 
 
 def test_two_histories_are_compared_by_their_index(filled: psycopg.Connection[Any]) -> None:
