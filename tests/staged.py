@@ -16,12 +16,13 @@ from tests.harness import Database, Effects, eventually
 APP = "tests.apps.staged"
 GATE = "staged-gate"  # opens what executes
 WHOLE_ORDERS = 3  # that completed: how many steps an order usually has
-WRITTEN = ("concurrency", "rate_limited", "fairness", "update", "debounce", "batch", "schedule_overlap")
+WRITTEN = ("concurrency", "rate_limited", "fairness", "update", "debounce", "batch")
 ENGINE = (
     "queued", "queue_paused", "run_paused", "step_running", "step_backoff", "timer", "signal", "token", "child", "any_of", "nondeterminism", "code_missing",
-    "attempts_exhausted", "crash_loop", "commit_rejected",
+    "attempts_exhausted", "crash_loop", "commit_rejected", "schedule_overlap",
 )  # fmt: skip
 NOBODY = "no_worker"
+SCHEDULE = "staged_schedule"  # which has one run that sleeps, and one behind that
 CODES = (*ENGINE, *WRITTEN, NOBODY)
 
 _LATER = {"delay": 86_400}
@@ -35,7 +36,7 @@ def stage(database: Database, client: Client, effects: Effects) -> dict[str, UUI
     eventually(lambda: code_of(database, runs["attempts_exhausted"].id) == "attempts_exhausted", 120, "parked after three crashes")
     runs |= _as_they_come(client)
     client.pause(runs["run_paused"], reason="the warehouse is shut", actor="ann")
-    ids = {code: run.id for code, run in runs.items()} | _brought_about(database, client)
+    ids = {code: run.id for code, run in runs.items()} | _brought_about(database, client) | {"schedule_overlap": _behind(client)}
     eventually(lambda: effects.count("staged_slow"), 60)
     database.sql("update supervisor.worker set queues = queues || (select id from supervisor.queue where name = 'staged_elsewhere') where dead_at is null")  # as one that has no room
     for code, run in ids.items():
@@ -59,6 +60,21 @@ def _as_they_come(client: Client) -> dict[str, Any]:
     client.pause_queue("staged_shut", "the shelves are counted", actor="ann")
     runs["queued"] = client.start(staged.staged_sleep.options(key="queued", queue="staged_elsewhere"), 0.0)  # which the worker will say that it serves
     return runs
+
+
+def _behind(client: Client) -> UUID:
+    """A run of a schedule whose previous one lives."""
+    client.create_schedule(SCHEDULE, staged.staged_sleep, every=86_400.0, input={"seconds": 86_400.0})
+    assert client.trigger_schedule(SCHEDULE) is not None
+    held = client.trigger_schedule(SCHEDULE, overlap="buffer_one")
+    assert held is not None
+    return held
+
+
+def in_front(database: Database) -> UUID:
+    """The run that the other one of the schedule is behind."""
+    found: UUID = database.one("select l.run_id from supervisor.schedule_live l where l.schedule = %s and not l.held", SCHEDULE)
+    return found
 
 
 def _brought_about(database: Database, client: Client) -> dict[str, UUID]:

@@ -1,6 +1,6 @@
 -- deploy: pre            older code does not call what is new
 -- lock:   SHARE on outcome: ends of runs wait, a second per million of them
--- undo:   DROP FUNCTION {schema}.goes_on(uuid); DROP INDEX {schema}.outcome_continued_idx
+-- undo:   DROP FUNCTION {schema}.goes_on(uuid); DROP INDEX {schema}.outcome_continued_idx; wait_kind.who of schedule_overlap as in 0034
 --
 -- From a run to the one that goes on with it and back: a successor was found from its predecessor alone, what a retry made in the audit alone.
 
@@ -27,6 +27,9 @@ BEGIN
     WHERE t.run_id = (SELECT r.forked_from FROM {schema}.run r WHERE r.run_id = goes_on.run) AND t.made_id = goes_on.run;
 END $$;
 COMMENT ON FUNCTION {schema}.goes_on(uuid) IS 'Runs that a run goes on from or that go on with it: continued as, retried as, goes on from; one of each at most, the next of a chain alone';
+
+-- It said who, and not what one does. Which run that is stands in the detail.
+UPDATE {schema}.wait_kind k SET who = 'nobody has to; operators can cancel or terminate the run that it is behind' WHERE k.code = 'schedule_overlap';
 
 DO $$
 DECLARE one record;

@@ -63,7 +63,9 @@ def _place(found: History) -> list[str]:
 def _detail(wait: Row) -> list[str]:
     if wait["code"] == "attempts_exhausted" and "crashes" in (crash := detail_of(wait["detail"])[0] or {}):
         return _poison(crash)
-    return [f"  {line}" for line in detail_words(wait["detail"])]
+    lines = [f"  {line}" for line in detail_words(wait["detail"])]
+    behind = (detail_of(wait["detail"])[0] or {}).get("behind") if wait["code"] == "schedule_overlap" else None
+    return lines + ([f"  to end that one: python -m supervisor cancel {plain(behind)}"] if behind else [])
 
 
 def detail_words(detail: str | None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from supervisor.core.filters import LIVE
 from supervisor.core.shown import asked_by, by_whom, detail_of, duration, ended_by, place_words
-from supervisor.dashboard.page import Cell, Failure, Json, Link, Why, url
+from supervisor.dashboard.page import Cell, Failure, Json, Link, Why, run_link, url
 from supervisor.db.history import failed_tries
 
 Row = dict[str, Any]
@@ -109,6 +109,8 @@ def _particular(code: str | None, detail: dict[str, Any]) -> list[tuple[str, Cel
         return [("waits for", ", ".join(map(str, detail["waits_for"])))]
     if code == "queue_paused":
         return [("its queue", Link(str(detail.get("queue")), "/queues"))]
+    if code == "schedule_overlap" and detail.get("behind"):
+        return [("its schedule", Link(str(detail.get("schedule")), url("/schedule", name=detail.get("schedule")))), ("behind", run_link(detail["behind"]))]
     if code in ("signal", "run_paused", "timer", "child", "token", "step_backoff"):
         return []
     return [(str(name).replace("_", " "), value if isinstance(value, str) else Json(value)) for name, value in detail.items()]

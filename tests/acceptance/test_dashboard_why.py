@@ -35,7 +35,8 @@ EXPECTED: dict[str, tuple[str, str | None, set[str]]] = {
     "child": ("child", None, set()), "any_of": ("several", "signal", set()), "nondeterminism": ("parked until somebody acts", "retry", set()),
     "code_missing": ("parked until somebody acts", "retry", set()), "attempts_exhausted": ("ended its worker 3 times, the last one by SIGKILL", "retry", {"skip"}),
     "crash_loop": ("parked until somebody acts", "retry", set()), "commit_rejected": ("parked until somebody acts", "retry", set()),
-    "update": ("update", "update", set()), **dict.fromkeys(("concurrency", "rate_limited", "fairness", "debounce", "batch", "schedule_overlap"), ("", None, set())),
+    "update": ("update", "update", set()), **dict.fromkeys(("concurrency", "rate_limited", "fairness", "debounce", "batch"), ("", None, set())),
+    "schedule_overlap": ("The previous run of its schedule has not ended", None, set()),
 }  # fmt: skip
 # what of the banner one sees without scrolling: its sentence, and by its terms what stands there
 BANNER = """
@@ -134,6 +135,18 @@ def test_the_banner_says_what_since_when_what_frees_it_and_who_can_act(scene: Sc
     scene.window.find(".why")
     answers(scene, code, scene.runs[code], *EXPECTED[code])
     photographed(scene.window, artefacts / code)
+
+
+def test_a_run_behind_another_one_of_its_schedule_leads_to_that(scene: Scene) -> None:
+    """Where whoever may end it finds the button."""
+    front = staged.in_front(scene.database)
+    scene.open(scene.runs["schedule_overlap"])
+    terms = scene.window.run(BANNER)["terms"]
+    assert terms["its schedule"] == staged.SCHEDULE and terms["who can act"] == "nobody has to; operators can cancel or terminate the run that it is behind"
+    assert str(front)[-12:-3] in terms["behind"]
+    scene.window.click(f".why a[href='/runs/{front}']")
+    scene.window.until(".why .sentence", "It sleeps")
+    assert {"cancel", "terminate"} <= {verb for verb, _ in scene.window.run(BANNER)["buttons"]}
 
 
 def test_every_reason_there_is_was_looked_at(scene: Scene) -> None:

@@ -84,6 +84,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "attempts_exhausted": ("step staged_fatal (seq 0) has ended its worker 3 times, the last one by SIGKILL", "  the worker's last log lines:", "skip RUN --seq 0", "0 + 3 crashes"),
     "crash_loop": ("  claims: 12", "python -m supervisor retry RUN"),
     "commit_rejected": ("  sqlstate: 23514", "  statement: insert_steps", "who wrote the step, or runs the database"),
+    "schedule_overlap": (f"  schedule: {staged.SCHEDULE}", "  behind: FRONT", "  to end that one: python -m supervisor cancel FRONT", "operators can cancel or terminate the run that it is behind"),
     **dict.fromkeys(staged.WRITTEN, ("  who can act: ",)),
 }  # fmt: skip
 
@@ -101,7 +102,7 @@ def test_a_run_says_why_it_waits_what_frees_it_and_who_can_act(stage: Stage, cod
     assert freed_by.split(":")[0].replace("RUN", run).split(",")[0] in frees or code in ("signal", "any_of")
     assert acts.startswith(re.split("RUN|QUEUE", who)[0]) and not re.search("SEQ|RUN|QUEUE", acts)
     for words in SAID[code]:
-        assert words.replace("RUN", run) in page, f"{words!r} is not said:\n{page}"
+        assert words.replace("RUN", run).replace("FRONT", str(staged.in_front(stage.database))) in page, f"{words!r} is not said:\n{page}"
     why = stage.json("show", run)["why"]
     assert (why["code"], why["meaning"]) == (code, meaning) and why["who"] in acts and why["since"].endswith("Z")
 
