@@ -155,7 +155,8 @@ def page(look: Look, asked: Asked) -> Page:
     kinds, beats, backoffs = facts["kinds"], facts["beats"], facts["backoffs"][0]
     part, attempts = _part(look, run_id, window, kinds, facts["steps"], wait)
     place = place_of(sum(each["entries"] for each in kinds), usual, run["progress"]) if wait else None
-    journal = _journal(run, wait, part, kinds, now, window, f"tries: {_all_in(look, run_id, ATTEMPTS_MAX, 'last', 'attempts')}")
+    children = {each["seq"]: each for each in facts["children"]}
+    journal = _journal(run, wait, part, kinds, now, window, children, f"tries: {_all_in(look, run_id, ATTEMPTS_MAX, 'last', 'attempts')}")
     data, panels = _around(look, run, asked, facts, cut)
     by = next(iter(facts["schedule"]), None)
     return Page(
@@ -313,10 +314,10 @@ def _with_payload(row: Row) -> Row:
         return {**row, "payload": text, "cut": size}
 
 
-def _journal(run: Row, wait: Row | None, part: Part, kinds: Sequence[Row], now: datetime, window: Window, note: str) -> Journal:
+def _journal(run: Row, wait: Row | None, part: Part, kinds: Sequence[Row], now: datetime, window: Window, children: dict[int, Row], note: str) -> Journal:
     entries, first, last = sum(each["entries"] for each in kinds), min((each["first"] for each in kinds), default=0), max((each["last"] for each in kinds), default=-1)
     steps = part.steps
-    drawn = timeline.drawn(steps, part.attempts, wait if wait is not None and part.has(wait["seq"]) else None, run["created_at"], now, window.span)
+    drawn = timeline.drawn(steps, part.attempts, wait if wait is not None and part.has(wait["seq"]) else None, run["created_at"], now, window.span, children, part.has)
     path = f"/runs/{run['run_id']}"
     later = None
     if steps and (not part.complete if window.span else steps[-1]["seq"] < last):

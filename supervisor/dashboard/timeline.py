@@ -5,13 +5,14 @@ Units are thousandths of the width. Nothing here knows of HTML; a lane is a row 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from supervisor.core.shown import duration
+from supervisor.core.shown import detail_of, duration
 from supervisor.core.spans import Stretch, rests
 
 Row = dict[str, Any]
@@ -29,6 +30,8 @@ HEIGHTS = {"failed": 16, "crashed": 16, "backoff": 4, "timer": 6, "tick": 16}
 # and what a run waits for now, where that is no step's next try
 WAITS = {"timer": "timer", "child": "child", "concurrency": "timer", "rate_limited": "timer", "fairness": "timer", "debounce": "timer", "batch": "timer", "queued": "timer", "no_worker": "timer"}
 LEGEND = {"work": "executes", "failed": "failed", "crashed": "ended its worker", "backoff": "between tries", "timer": "waits for a time", "signal": "waits for somebody", "child": "child runs", "now": "now", "tick": "noted"}
+OPEN = {"timer": "timer", "signal": "signal", "child run": "child"}  # as the detail of a wait has them
+_OPEN = re.compile(rf"({'|'.join(OPEN)}) (.*) at seq (\d+)", re.DOTALL)
 KINDS = {"step": "work", "timer": "timer", "signal": "signal", "update": "signal", "child": "child", "child_start": "tick", "patch": "tick", "cancellation": "tick"}
 
 
@@ -153,8 +156,9 @@ class Drawn:
         return [(kind, words) for kind, words in LEGEND.items() if kind in there]
 
 
-def drawn(steps: Sequence[Row], attempts: Sequence[Row], wait: Row | None, began_at: datetime, now: datetime, span: Stretch | None = None) -> Drawn:
-    """The rows of a window: finished entries, those that are not yet, and what the run waits for now. *span*: the time that is looked at, else all of theirs."""
+def drawn(steps: Sequence[Row], attempts: Sequence[Row], wait: Row | None, began_at: datetime, now: datetime, span: Stretch | None = None, children: Mapping[int, Row] | None = None, has: Callable[[int], bool] = lambda _: True) -> Drawn:
+    """The rows of a window: finished entries, those that are not yet, and what the run waits for now, each of several. *span*: the time that is looked at, else all of theirs; *children*: by position; *has*: which positions are in the window."""
+    beside = {seq: (name, kind) for seq, name, kind in _beside(wait)}
     lanes = {each["seq"]: Lane(each["seq"], each["name"], each["kind"], each["status"], each["started_at"], each["ended_at"], each) for each in steps}
     for each in attempts:
         lane = lanes.setdefault(each["seq"], Lane(each["seq"], each["name"], "step", "not yet", each["started_at"], None))
@@ -162,10 +166,15 @@ def drawn(steps: Sequence[Row], attempts: Sequence[Row], wait: Row | None, began
         if lane.step is not None and each["kind"] == "skipped":
             lane.status = "skipped"
     if wait is not None and wait["seq"] is not None and wait["step"]:
-        kind = {"timer": "timer", "signal": "signal", "child": "child", "update": "signal"}.get(wait["code"] or "", "step")
+        kind = beside[wait["seq"]][1] if wait["seq"] in beside else {"timer": "timer", "signal": "signal", "child": "child", "update": "signal"}.get(wait["code"] or "", "step")
         lane = lanes.setdefault(wait["seq"], Lane(wait["seq"], wait["step"], kind, wait["status"], wait["since"], None))
         if lane.step is None:
             lane.status = wait["status"]
+    for seq, (name, kind) in beside.items():
+        if not has(seq):
+            continue
+        child = (children or {}).get(seq, {"created_at": None, "ended_at": None})
+        lanes.setdefault(seq, Lane(seq, name, kind, "waiting", child["created_at"], child["ended_at"]))
     ordered = [lanes[seq] for seq in sorted(lanes)]
     if not ordered:
         return Drawn([], [], [], began_at, now, [])
@@ -181,6 +190,13 @@ def drawn(steps: Sequence[Row], attempts: Sequence[Row], wait: Row | None, began
     if span:
         ordered = [lane for lane in ordered if lane.bars]
     return Drawn(ordered, made.ticks(began_at), made.gaps, first, until, made.pieces)
+
+
+def _beside(wait: Row | None) -> list[tuple[int, str, str]]:
+    """Position, name and kind of what else a run waits for at the same time, as far as its detail names it."""
+    found = (detail_of(wait["detail"])[0] or {}).get("waits_for") if wait is not None and wait["status"] == "waiting" else None
+    matches = [match for each in (found if isinstance(found, list) else []) if (match := _OPEN.fullmatch(str(each)))]
+    return [(int(match[3]), match[2], OPEN[match[1]]) for match in matches]
 
 
 def _busy(lanes: Sequence[Lane], wait: Row | None, now: datetime) -> list[tuple[datetime, datetime]]:
@@ -212,6 +228,11 @@ def _spans(lane: Lane, wait: Row | None, since: datetime | None, now: datetime) 
     elif wait is not None and since and wait["code"] not in ("step_backoff", "token"):  # whose tries have a bar already
         kind = "now" if wait["status"] == "running" else WAITS.get(wait["code"], "signal")
         spans.append((since, now, kind, f"{wait['meaning']}, for {_length(since, now)}"))
+    elif wait is None and lane.status == "waiting":
+        begun = lane.began_at or now  # when a timer or a signal beside the first one began is nowhere until it ends
+        until = lane.ended_at or now
+        says = f"the {lane.kind} has ended" if lane.ended_at else f"waits for the {lane.kind}"
+        spans.append((begun, until, KINDS[lane.kind], says + (f", after {_length(begun, until)}" if lane.ended_at else f", for {_length(begun, until)}" if lane.began_at else "")))
     return spans
 
 

@@ -137,6 +137,14 @@ def test_the_banner_says_what_since_when_what_frees_it_and_who_can_act(scene: Sc
     photographed(scene.window, artefacts / code)
 
 
+def test_each_thing_that_is_waited_for_has_its_lane(scene: Scene) -> None:
+    """Of the first of a signal and a timer both are seen; of two children that are gathered each."""
+    for code, says in (("any_of", ["it waits for the first of several things, for ", "waits for the timer"]), ("child", ["it waits for child runs, for ", "waits for the child, for "])):
+        scene.open(scene.runs[code])
+        shown = scene.window.run("return [...document.querySelectorAll('.entries li svg')].map(e => e.getAttribute('aria-label'))")
+        assert len(shown) == 2 and all(label.startswith(words) for label, words in zip(shown, says, strict=True)), shown
+
+
 def test_a_run_behind_another_one_of_its_schedule_leads_to_that(scene: Scene) -> None:
     """Where whoever may end it finds the button."""
     front = staged.in_front(scene.database)

@@ -161,6 +161,19 @@ def test_a_lane_shows_tries_backoff_and_what_is_now() -> None:
     assert timeline.drawn([], [], None, at(0), at(1)).lanes == []
 
 
+def test_each_of_several_things_that_are_waited_for_has_a_lane() -> None:
+    """A signal, a timer, a child side by side: only the first one's beginning is in the wait, a child has its own; no other is made up."""
+    detail = '{"waits_for": ["signal go at seq 1", "timer sleep at seq 2", "child run a at seq 7 at seq 3", "token of s at seq 4", 7], "of": 9}; 0 of 1 ended'
+    made = timeline.drawn([], [], wait("any_of", detail, seq=1, step="go", since=at(5)), at(0), at(20), children={3: {"created_at": at(10), "ended_at": None}})
+    assert [(lane.seq, lane.name, lane.kind, lane.status) for lane in made.lanes] == [(1, "go", "signal", "waiting"), (2, "sleep", "timer", "waiting"), (3, "a at seq 7", "child", "waiting")]
+    assert [(lane.bars[0].kind, lane.bars[0].x, lane.bars[0].width) for lane in made.lanes] == [("signal", 0, 1000), ("timer", 997, 3), ("child", pytest.approx(333.3), pytest.approx(666.7))]
+    ended = timeline.drawn([], [], wait("any_of", detail, seq=1, step="go", since=at(5)), at(0), at(20), children={3: {"created_at": at(10), "ended_at": at(11)}})
+    assert ended.lanes[2].bars[0].says == "the child has ended, after 1.0 s"
+    part = timeline.drawn([], [], wait("any_of", detail, seq=1, step="go", since=at(5)), at(0), at(20), has=lambda seq: seq < 3)
+    assert [lane.seq for lane in part.lanes] == [1, 2], "the third is on another page"
+    assert made.lanes[2].bars[0].says == "waits for the child, for 10 s"
+
+
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
