@@ -176,6 +176,15 @@ FROM {schema}.workers AS w WHERE w.state <> 'dead' OR w.dead_at > pg_catalog.now
 -- $1 int4 live runs that are looked at
 SELECT w.worker, w.runs, w.complete FROM {schema}.worker_sizes($1::pg_catalog.int4) AS w;
 
+-- name: page_worker_steps :many
+-- Steps that have been executing for more than a second, by what their workers have published: what the database knows of what workers do. Of the newest runs.
+-- Locks:  none.     Index:  task_wait_idx read backwards, $1 entries at most; run, task primary keys for those
+-- $1 int4 limit
+SELECT w.worker, w.run_id, w.workflow, w.seq, w.step, w.since
+FROM (SELECT l.run_id FROM {schema}.live AS l WHERE l.parked = 8 AND l.status = 'running' ORDER BY l.run_id DESC LIMIT $1::pg_catalog.int4) AS l
+CROSS JOIN LATERAL (SELECT * FROM {schema}.waits AS w WHERE w.run_id = l.run_id OFFSET 0) AS w
+WHERE w.worker IS NOT NULL ORDER BY w.since;
+
 -- name: page_leader :many
 -- Which supervisor leads at this moment.
 -- Locks:  none.     Index:  none: a row per term

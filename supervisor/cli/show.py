@@ -85,8 +85,8 @@ def _executing(found: History) -> list[dict[str, Any]]:
     """What of it executes at this moment, where its worker is one of this host: the black boxes know, the database learns it later."""
     if found.run["status"] != "running":
         return []
-    from supervisor.cli.workers import executing_row
     from supervisor.host import boxes
+    from supervisor.host.workers import executing_row
 
     pages = [process.page for box in boxes.look()[0] for process in box.workers]
     return [

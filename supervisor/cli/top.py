@@ -17,7 +17,8 @@ import click
 from supervisor.cli import options
 from supervisor.cli.output import ago, duration, plain, print_json, say
 from supervisor.cli.screen import live, until_interrupted
-from supervisor.cli.workers import code_words, crash_row, crash_words, elsewhere_words, executing_row, local_boxes, of_database, queues_by_worker, size
+from supervisor.cli.workers import code_words, crash_words, elsewhere_words, local_boxes, size
+from supervisor.host.workers import crash_row, executing_row, of_database, queues_by_worker
 
 if TYPE_CHECKING:
     from rich.console import Group

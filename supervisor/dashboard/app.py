@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from supervisor.api.client import Client
 from supervisor.core.errors import DatabaseUnavailable, InputInvalid, PermissionMissing, RunUnknown, ScheduleUnknown, SupervisorError
-from supervisor.dashboard import draw, health, lists, run, runs, schedule_form, schedules, verbs
+from supervisor.dashboard import draw, health, lists, run, runs, schedule_form, schedules, verbs, workers
 from supervisor.dashboard.gate import BODY_MAX, Gate
 from supervisor.dashboard.keys import Keys, Visitor, same
 from supervisor.dashboard.live import Live
@@ -39,7 +39,7 @@ log = logging.getLogger("pgsupervisor.dashboard")
 Maker = Callable[[Look, Asked], Page]
 NAV = (("health", "Health"), ("runs", "Runs"), ("queues", "Queues"), ("schedules", "Schedules"), ("workers", "Workers"), ("batches", "Batches"), ("errors", "Errors"), ("versions", "Versions"), ("audit", "Audit"), ("storage", "Storage"))
 PAGES: dict[str, Maker] = {
-    "health": health.page, "runs": runs.page, "queues": lists.queues, "schedules": schedules.page, "schedule": schedules.one, "schedules/new": schedule_form.new, "schedule/change": schedule_form.change, "workers": lists.workers, "batches": lists.batches, "batch": lists.batch, "errors": lists.errors,
+    "health": health.page, "runs": runs.page, "queues": lists.queues, "schedules": schedules.page, "schedule": schedules.one, "schedules/new": schedule_form.new, "schedule/change": schedule_form.change, "workers": workers.page, "batches": lists.batches, "batch": lists.batch, "errors": lists.errors,
     "versions": lists.versions, "audit": lists.audit, "storage": lists.storage, "runs/{run}": run.page, "runs/{run}/steps/{seq}": run.step,
 }  # fmt: skip
 STATUS = {"run_unknown": 404, "batch_unknown": 404, "queue_unknown": 404, "schedule_unknown": 404, "filter_invalid": 400, "input_invalid": 400, "permission_missing": 403, "payload_refused": 400, "read_timeout": 503,

@@ -1,4 +1,4 @@
-"""The short pages: queues, workers, batches, errors, versions, audit, storage. One query each, drawn by the list template."""
+"""The short pages: queues, batches, errors, versions, audit, storage. One query each, drawn by the list template."""
 
 from __future__ import annotations
 
@@ -23,18 +23,6 @@ LIVE = ("ready", "running", "waiting", "paused")
 def queues(look: Look, asked: Asked) -> Page:
     rows = look.rows("page_queues", health.LIVE_RUNS, health.QUEUES_MAX)
     return Page("Queues", "queues", {"queues": rows}, panels=[health.queues(rows, [verbs.of_queue(row, asked) for row in rows])], said=look.said)
-
-
-def workers(look: Look, asked: Asked) -> Page:
-    held = {row["worker"]: row for row in look.rows("page_worker_sizes", health.LIVE_RUNS)}
-    rows = [{**row, **held.get(row["worker"], {"runs": None, "complete": True})} for row in look.rows("page_workers", health.WORKERS_MAX)]
-    order = {"alive": 0, "lost": 1, "dead": 2}
-    shown: list[list[Cell]] = [
-        [Pip(row["state"]), row["worker"], row["host"], row["pid"], ", ".join(row["queues"]) or None, Count(row["runs"], runs_where(worker=row["worker"]) if row["runs"] else None, not row["complete"]), When(row["started_at"]), When(row["dead_at"]), row["death"]]
-        for row in sorted(rows, key=lambda row: (order.get(row["state"], 3), -row["worker"]))
-    ]
-    table = Table("Workers", ("state", "worker", "host", "process", "queues", "runs", "since", "died", "how"), shown, empty="no worker has been here within the hour", note="those that live, and those that died within the hour")
-    return Page("Workers", "workers", {"workers": rows}, panels=[table], said=look.said)
 
 
 def batches(look: Look, asked: Asked) -> Page:

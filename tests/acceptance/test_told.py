@@ -45,7 +45,7 @@ def test_a_queue_that_nobody_serves_is_said_by_name_with_what_to_run(hosts: Host
     assert rows == {"default": 1, "no body": 0}
     with served(tmp_path / "pages", database.dsn) as dashboard:
         ann = dashboard.visitor()
-        assert ann.get("/workers.json").json()["workers"][0]["queues"] == ["default"]
+        assert ann.get("/workers.json").json()["hosts"][0]["supervisors"][0]["workers"][0]["queues"] == ["default"]
         assert {row["queue"]: row["workers"] for row in ann.get("/queues.json").json()["queues"]} == rows
         assert "no live worker serves queue no body" in Read.of(ann.get(f"/runs/{run}").text).text
     hosts.start("tests.apps.deaf", procs=1, args=("--queues", "no body,other")).wait_up(1)

@@ -199,3 +199,28 @@ class _Parser(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self._read.text += data
+
+
+@dataclass
+class Shown:
+    """A table of a page: its columns, and of each row's cells the text and where their links lead."""
+
+    columns: list[str] = field(default_factory=list)
+    rows: list[dict[str, tuple[str, str | None]]] = field(default_factory=list)
+
+
+def tables(html: str) -> dict[str, Shown]:
+    """The tables of a page by their titles; cells by their columns, where two are called alike the first one."""
+    found: dict[str, Shown] = {}
+    for title, body in re.findall(r'role="region" aria-label="([^"]*)">(.*?)</table>', html, re.DOTALL):
+        columns = [unescape(re.sub(r"<[^>]*>", "", each)).strip() for each in re.findall(r"<th [^>]*>(.*?)</th>", body, re.DOTALL)]
+        made = found[unescape(title)] = Shown(columns)
+        for row in re.findall(r"<tr>(.*?)</tr>", body.partition("<tbody>")[2], re.DOTALL):
+            cells = [_cell(each) for each in re.findall(r"<td [^>]*>(.*?)</td>", row, re.DOTALL)]
+            made.rows.append(dict(reversed(list(zip(columns, cells, strict=True)))))
+    return found
+
+
+def _cell(html: str) -> tuple[str, str | None]:
+    link = re.search(r' href="([^"]*)"', html)
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split()), unescape(link[1]) if link else None

@@ -37,7 +37,7 @@ OF_A_RUN: dict[str, tuple[Any, ...]] = {
     "page_step": (1,), "page_signals": (50, 2000), "page_tokens": (50,), "page_compensations": (50,), "page_children": (100,), "show_above": (32,), "show_published": (), "page_updates": (50,),
     "show_heartbeats": (), "show_pause": (), "show_cancellations": (), "show_schedule": (), "show_goes_on": (),
 }  # fmt: skip
-OF_LISTS: dict[str, tuple[Any, ...]] = {"show_audit": (None, None, None, 100), "page_schedules": ("s5", 100), "page_schedule_fires": ("s1", datetime(2100, 1, 1, tzinfo=timezone.utc), 100), "show_schedule_audit": ("s1", None, None, 100)}
+OF_LISTS: dict[str, tuple[Any, ...]] = {"show_audit": (None, None, None, 100), "page_worker_steps": (500,), "page_schedules": ("s5", 100), "page_schedule_fires": ("s1", datetime(2100, 1, 1, tzinfo=timezone.utc), 100), "show_schedule_audit": ("s1", None, None, 100)}
 BY_KEY = {name: values for name, values in OF_LISTS.items() if "schedule" in name}
 HISTORY = ("schedule", "audit_2", "run_2", "step_2", "outcome_2", "attempt_2", "message_2", "publication_2", "child_2")
 # what reads more by its nature, and is bounded by live runs, workers or the catalogue
