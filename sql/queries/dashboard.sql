@@ -262,9 +262,12 @@ ORDER BY f.tick_at DESC;
 
 -- name: page_errors :many
 -- What failed lately, by what it is and where, the newest first.
--- Locks:  none.     Index:  attempt_failed_at_idx, outcome_unsuccessful_idx; $2 rows of each at most
--- $1 interval since    $2 int4 rows
-SELECT e.fingerprint, e.source, e.workflow, e.step, e.type, pg_catalog.left(e.message, 200) AS message, e.failures, e.runs, e.live, e.first_at, e.last_at, e.run_id, e.seq, e.counted_from
+-- Locks:  none.     Index:  attempt_failed_at_idx, outcome_unsuccessful_idx; $2 rows of each at most; run, outcome primary keys for the newest run of each group
+-- $1 interval since    $2 int4 rows     Returns of runs that ended without a failed try also `place`, as the filter's error.place; complete: false where not all were counted
+SELECT e.fingerprint, e.source, e.workflow, e.step, e.type, pg_catalog.left(e.message, 200) AS message, e.failures, e.runs, e.live, e.ended, e.first_at, e.last_at, e.run_id, e.seq, e.counted_from,
+       CASE WHEN e.source = 'run' THEN (SELECT pg_catalog.substring(pg_catalog.right(r.error ->> 'traceback', 10000), '.*(File "[^"]+", line [0-9]+)') FROM {schema}.runs AS r WHERE r.run_id = e.run_id) END AS place,
+       CASE WHEN e.source = 'step' THEN e.counted_from <= pg_catalog.now() - $1::pg_catalog.interval
+            ELSE (SELECT count(*) FROM (SELECT FROM {schema}.failures AS f WHERE f.run_id >= {schema}.id_floor(pg_catalog.now() - $1::pg_catalog.interval) LIMIT $2::pg_catalog.int4) AS f) < $2::pg_catalog.int4 END AS complete
 FROM {schema}.error_groups($1::pg_catalog.interval, $2::pg_catalog.int4) AS e ORDER BY e.last_at DESC;
 
 -- name: page_storage :many

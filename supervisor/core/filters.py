@@ -50,7 +50,7 @@ Value: TypeAlias = str | int | float | bool | UUID | datetime
 class Compare:
     """One test. `op` is one of = != < <= > >= ^= ~ in null; `values` has one value, for `in` any number, for `null` none.
 
-    `path` leads into the JSON of attribute, input, result and error. Spans are seconds. A text that was quoted is a str; bare
+    `path` leads into the JSON of attribute, input, result and error; of a fingerprint it is the step. Spans are seconds. A text that was quoted is a str; bare
     words of JSON fields are int, float or bool where they read so.
     """
 
@@ -182,6 +182,7 @@ FIELDS: dict[str, Field] = {
     "step": _TEXT,
     "version": _TEXT,
     "error": _JSON,
+    "fingerprint": Field(str, "an error's fingerprint", (*EQUAL, *NULL), paths=True),
     "attribute": _ATTRIBUTE,
     "input": _JSON,
     "result": _JSON,
@@ -395,7 +396,9 @@ class _Parser:
             near = get_close_matches(name, [*FIELDS, *_ALSO], 1)
             raise self._wrong(f"there is no field {first!r}", f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(FIELDS)}")
         if rest and not FIELDS[name].paths:
-            raise self._wrong(f"{name} has no parts", f"write {name} alone: only attribute, input, result and error have parts")
+            raise self._wrong(f"{name} has no parts", f"write {name} alone: only attribute, input, result, error and fingerprint have parts")
+        if name == "fingerprint" and len(rest) > 1:
+            raise self._wrong("a fingerprint has one part, its step", "write fingerprint alone, or a step's name in quotes: fingerprint.\"a.b\"")
         self._take()
         return name, tuple(rest)
 
@@ -419,7 +422,7 @@ class _Parser:
     def _check_op(self, name: str, path: tuple[str, ...], op: str, token: Token) -> None:
         field = FIELDS[name]
         ops = field.ops
-        if field.paths and not path and name != "error":
+        if field.paths and not path and name not in ("error", "fingerprint"):
             ops = (*TEXT, *NULL)
             if op not in ops:
                 raise self._wrong(f"{op} needs a part of {name}", f"name it, {name}.name {op} …: {name} alone takes {_listed(ops)}", token)

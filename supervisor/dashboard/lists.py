@@ -50,20 +50,60 @@ def batch(look: Look, asked: Asked) -> Page:
 
 def errors(look: Look, asked: Asked) -> Page:
     """What failed within a day, by what it is and where: tries and crashes of steps, and runs that failed without any."""
-    rows = look.rows("page_errors", ERRORS_SINCE, ERRORS_LOOKED)
-    shown: list[list[Cell]] = [
-        [Count(row["failures"]), Count(row["runs"]), Count(row["live"], _living(row) if row["live"] else None), row["workflow"], row["step"], (row["type"] or "").rpartition(".")[2] or None, row["message"],
-         When(row["first_at"]), When(row["last_at"]), run_link(row["run_id"]), Code(row["fingerprint"])]
-        for row in rows[:LISTED]
-    ]  # fmt: skip
-    columns = ("failures", "runs", "live", "workflow", "step", "error", "message", "first", "last", "newest", "fingerprint")
-    return Page("Errors", "errors", {"errors": rows}, panels=[Table("Errors", columns, shown, empty="nothing has failed within a day", note="of the last day")], said=look.said)
+    found = look.rows("page_errors", ERRORS_SINCE, ERRORS_LOOKED)
+    rows = [{**row, "filter": _same_error(row)} for row in found]
+    rows = [{**row, "retry_filter": _to_retry(row)} for row in rows]
+    shown = [_error(row, asked.may_operate) for row in rows[:LISTED]]
+    columns = ("failures", "runs", "live", "ended", "workflow", "step", "error", "message", "first", "last", "newest", "fingerprint", *["verb"] * asked.may_operate)
+    table = Table("Errors", columns, shown, empty="nothing has failed within a day", note=_looked(rows))
+    return Page("Errors", "errors", {"errors": rows, "listed": min(len(rows), LISTED), "complete": all(row["complete"] for row in rows)}, panels=[table], said=look.said)
 
 
-def _living(row: Row) -> str:
-    """Live runs at that step."""
-    tests = [f"workflow = {quoted(row['workflow'])}", f"status in ({', '.join(LIVE)})", *([f"step = {quoted(row['step'])}"] if row["step"] else [])]
-    return url("/runs", q=" AND ".join(tests))
+def _error(row: Row, may_retry: bool) -> list[Cell]:
+    least = not row["complete"]
+    same = {which: url("/runs", q=f"{row['filter']}{more}") if row["filter"] and row[which] else None for which, more in (("runs", ""), ("live", f" AND {_IS_LIVE}"), ("ended", f" AND NOT {_IS_LIVE}"))}
+    if row["source"] == "run":
+        same["ended"] = same["runs"]
+    retry = [Link("retry…", url("/runs", q=row["retry_filter"])) if row["retry_filter"] else None] if may_retry else []
+    return [Count(row["failures"], least=least), *(Count(row[which], same[which], least) for which in ("runs", "live", "ended")), row["workflow"], row["step"], (row["type"] or "").rpartition(".")[2] or None, row["message"],
+            When(row["first_at"]), When(row["last_at"]), run_link(row["run_id"]), Code(row["fingerprint"]), *retry]  # fmt: skip
+
+
+_IS_LIVE = f"status in ({', '.join(LIVE)})"
+_IS_RETRIED = "status in (failed, timed_out)"
+
+
+def _same_error(row: Row) -> str | None:
+    """The filter that fits the runs of a group and no others; None where nothing stored tells them apart."""
+    if row["source"] == "step":
+        return f'fingerprint."{_escaped(row["step"])}" = {quoted(row["fingerprint"])}' if row["fingerprint"] else None
+    tests = [f"workflow = {quoted(row['workflow'])}", _IS_RETRIED, _equals("error.type", row["type"]), _equals("error.place", row["place"]), "fingerprint is null"]
+    return " AND ".join(tests) if row["workflow"] is not None else None
+
+
+def _to_retry(row: Row) -> str | None:
+    """Those of them that a retry can do anything for: they failed, or are at that step still."""
+    same: str | None = row["filter"]
+    if row["source"] == "run" or same is None:
+        return same
+    return f"{same} AND (step = {quoted(row['step'])} OR {_IS_RETRIED})"
+
+
+def _equals(field: str, value: str | None) -> str:
+    return f"{field} is null" if value is None else f'{field} = "{_escaped(value)}"'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _looked(rows: Sequence[Row]) -> str:
+    notes = ["of the last day"]
+    if not all(row["complete"] for row in rows):
+        notes.append(f"the newest {ERRORS_LOOKED:,} failed tries and as many ended runs were looked at")
+    if len(rows) > LISTED:
+        notes.append(f"the {LISTED} newest of {len(rows):,} kinds are listed")
+    return "; ".join(notes)
 
 
 def versions(look: Look, asked: Asked) -> Page:

@@ -4,7 +4,7 @@ Owns which column a field reads and which view leads to the few runs that can fi
 gets into the text of a statement; its text is made of the constants of this file and of parameter numbers alone.
 
 A statement goes through the ids of one source, newest first, and looks at each (sql/queries/list.sql). Which source: keys where one must be
-named, children for a parent's, failures and live where only unsuccessful or only live runs can fit, else started, which is every
+named, children for a parent's, errors for a fingerprint, failures and live where only unsuccessful or only live runs can fit, else started, which is every
 run. What a schedule has started stands together, newest first. Whatever of the filter that source knows is asked of it first: `run_id` carries the time of the start, so age and started
 are ranges of it. It only has to give all that can fit: the whole filter is asked of every run that it gives.
 
@@ -36,6 +36,8 @@ _COLUMNS = {
 _TYPES = {str: "text", int: "int8", float: "float8"}
 _NUMBERS = ("priority", "attempt", "seq", "steps", "worker")
 _ERROR = "CASE WHEN r.error IS NOT NULL THEN pg_catalog.concat_ws(': ', r.error ->> 'type', r.error ->> 'message') END"
+# the last line of its traceback, as error_groups has it
+_PLACE = """pg_catalog.substring(pg_catalog.right(r.error ->> 'traceback', 10000), '.*(File "[^"]+", line [0-9]+)')"""
 _POSITIVE = ("=", "in", "^=", "~", "<", "<=", ">", ">=")
 
 # a source of ids, and what else it knows: field → column
@@ -67,11 +69,12 @@ _PLACES: dict[tuple[str, str], tuple[str | int, ...]] = {
     ("wait", "timer"): (WAITS.index("timer") + 1, _LATER),
 }
 
-# few runs by name: field, source, what is asked of it, the values' type. A batch's runs have an index, but not in the order of the page
+# few runs by name: field, source, what is asked of it, the values' type. A batch's runs, and those that met an error, have an index, but not in the order of the page
 _NAMED = (
     ("run", "(SELECT DISTINCT u.run_id FROM pg_catalog.unnest($) AS u (run_id))", "", "uuid"),
     ("key", "{schema}.keys", "d.key = ANY ($)", "text"),
     ("parent", "{schema}.children", "d.parent_id = ANY ($)", "uuid"),
+    ("fingerprint", "(SELECT DISTINCT e.run_id FROM {schema}.errors AS e WHERE e.source = 'attempt' AND e.fingerprint = ANY ($) OFFSET 0)", "", "text"),
     ("batch", "(SELECT s.run_id FROM {schema}.started AS s WHERE s.batch = ANY ($) OFFSET 0)", "", "text"),
 )
 
@@ -238,6 +241,8 @@ def _compare(asked: Compare, parameter: Parameters) -> str:
         return _waited("(SELECT w.since FROM {schema}.waits AS w WHERE w.run_id = r.run_id)", asked, parameter)
     if name == "key" and asked.op in ("=", "in"):
         return f"r.run_id IN (SELECT k.run_id FROM {{schema}}.keys AS k WHERE k.key = ANY ({parameter(list(asked.values))}::pg_catalog.text[]))"
+    if name == "fingerprint":
+        return _met(asked, parameter)
     if name == "parent":
         if asked.op == "null":
             return "r.parent_id IS NULL"
@@ -246,6 +251,15 @@ def _compare(asked: Compare, parameter: Parameters) -> str:
         return _json(asked, parameter)
     column = _ERROR if name == "error" else _COLUMNS[name]
     return f"{column} IS NULL" if asked.op == "null" else _plain(column, asked, parameter)
+
+
+def _met(asked: Compare, parameter: Parameters) -> str:
+    """Whether a try failed so, or crashed its worker so; of any step or of one. Fenced, so that what a run has tried is looked up by the run."""
+    tries = "SELECT FROM (SELECT e.fingerprint, e.step FROM {schema}.errors AS e WHERE e.run_id = r.run_id AND e.source = 'attempt' OFFSET 0) AS e"
+    tests = [f"e.step = {parameter(asked.path[0])}::pg_catalog.text"] if asked.path else []
+    if asked.op == "null":
+        return f"NOT EXISTS ({tries} WHERE {' AND '.join(tests) or 'true'})"
+    return f"EXISTS ({tries} WHERE {' AND '.join([*tests, f'e.fingerprint = ANY ({parameter([str(value) for value in asked.values])}::pg_catalog.text[])'])})"
 
 
 def _plain(column: str, asked: Compare, parameter: Parameters) -> str:
@@ -301,6 +315,8 @@ def _json(asked: Compare, parameter: Parameters) -> str:
         return f"{column} IS NULL" if asked.op == "null" else _simple(f"({column})::pg_catalog.text", asked.op, list(asked.values), "text", parameter)
     if asked.op == "in":
         return " OR ".join(f"({_json(Compare(asked.field, '=', (value,), asked.path), parameter)})" for value in asked.values)
+    if asked.field == "error" and asked.path == ("place",):
+        return f"{_PLACE} IS NULL" if asked.op == "null" else _simple(_PLACE, asked.op, [str(value) for value in asked.values], "text", parameter)
     path = f"{parameter(list(asked.path))}::pg_catalog.text[]"
     text = f"({column} #>> {path})"
     if asked.field == "attribute" and len(asked.path) == 1 and asked.op == "=" and type(asked.values[0]) is str:

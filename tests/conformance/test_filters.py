@@ -76,6 +76,14 @@ class Plan:
         return {table for table in scanned if table.split("_")[0] in ("run", "outcome", "step", "child", "attempt")}
 
 
+# of two steps: an error that 100 runs met at the one and 100 at the other, and one that 10,000 met
+_TRIES = tuple(
+    f"""insert into supervisor.attempt (run_id, seq, n, kind, started_at, ended_at, worker, name, error, fingerprint)
+        select run_id, 2, 1, 1, at, at + interval '0.1 s', 1, '{step}', convert_to(json_build_object('type', 'shop.Declined', 'message', 'card ' || n)::text, 'UTF8'), '{fingerprint}' from numbered where n % {each} = {rest}"""
+    for step, fingerprint, each, rest in (("charge", "rare", 1000, 500), ("book", "rare", 1000, 600), ("charge", "often", 10, 1))
+)
+
+
 @pytest.fixture(scope="module", params=["with statistics", "without statistics"])
 def filled(server: Server, request: pytest.FixtureRequest) -> Iterator[Filled]:
     database = server.database()
@@ -85,10 +93,10 @@ def filled(server: Server, request: pytest.FixtureRequest) -> Iterator[Filled]:
         database.sql(f"alter table {table} set (autovacuum_enabled = off)")
     database.sql(NUMBERED.format(runs=RUNS))
     database.sql("create unique index on numbered (n)")
-    for statement in FILL:
+    for statement in (*FILL, *_TRIES):
         database.sql(statement)
     if request.param == "with statistics":
-        for table in ("run", "outcome", "task", "run_key", "child", "workflow", "queue", "batch", "schedule_fire"):
+        for table in ("run", "outcome", "task", "run_key", "child", "workflow", "queue", "batch", "schedule_fire", "attempt"):
             database.sql(f"analyze supervisor.{table}")
     index_of = dict(database.sql(
         "select child.relname, parent.relname from pg_inherits"
@@ -112,6 +120,11 @@ QUICK = [
     ("status = timed_out", "outcome_unsuccessful_idx", 2_000),  # all that did not complete, until 20 of this kind are found
     ("error ~ declined", "outcome_unsuccessful_idx", 20 * LIMIT),
     ("error.type = shop.CardDeclined AND age > 1h", "outcome_unsuccessful_idx", 20 * LIMIT),
+    ("fingerprint = rare", "attempt_fingerprint_idx", 2_000),  # all that met it, 200, are put in order
+    ("fingerprint.charge = rare AND status = failed", "attempt_fingerprint_idx", 3_000),
+    ("fingerprint.charge = often AND age < 1h", "", 25_000),  # by that index, or where nearly all errors are these by the one of their times
+    ("fingerprint = nobody", "attempt_fingerprint_idx", 0),
+    ("status = failed AND fingerprint is null", "outcome_unsuccessful_idx", 40 * LIMIT),
     ("status = completed", "run_pkey", 2_000 * 4),  # the newest 2,000 are live here
     ("status = waiting", "task_pkey", LIVE),
     ("wait = signal AND age > 1h", "task_pkey", LIVE),
@@ -254,6 +267,12 @@ FOUND: list[tuple[str, Callable[[Row], bool]]] = [
     ("error !~ CardDeclined", lambda row: "CardDeclined" not in _error(row)),
     ("error ^= shop.", lambda row: _error(row).startswith("shop.")),
     ("error.type = builtins.ValueError", lambda row: _has(row, "error", "type") == "builtins.ValueError"),
+    ("fingerprint = rare", lambda row: row["input"]["order"] % 1000 in (500, 600)),
+    ("fingerprint.charge in (rare, nobody)", lambda row: row["input"]["order"] % 1000 == 500),
+    ("fingerprint.book != rare", lambda row: row["input"]["order"] % 1000 != 600),
+    ("fingerprint is null AND workflow = checkout", lambda row: row["input"]["order"] % 10 != 1 and row["input"]["order"] % 1000 not in (500, 600) and row["workflow"] == "checkout"),
+    ("fingerprint.charge is not null AND status = failed", lambda row: (row["input"]["order"] % 10 == 1 or row["input"]["order"] % 1000 == 500) and row["status"] == "failed"),
+    ("error.place is null", lambda row: True),
     ("priority >= 7 AND priority != 8", lambda row: row["priority"] in (7, 9)),
     ("priority in (1, 2)", lambda row: row["priority"] in (1, 2)),
     ("steps = 3", lambda row: row["steps"] == 3),

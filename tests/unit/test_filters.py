@@ -33,6 +33,10 @@ READ: list[tuple[str, Filter]] = [
     ("error ~ declined", Compare("error", "~", ("declined",))),
     ("error !~ declined", Not(Compare("error", "~", ("declined",)))),
     ("error.type = shop.CardDeclined", Compare("error", "=", ("shop.CardDeclined",), ("type",))),
+    ("fingerprint = 12ab34cd56ef", Compare("fingerprint", "=", ("12ab34cd56ef",))),
+    ('fingerprint."a step" in (123456789012, b)', Compare("fingerprint", "in", ("123456789012", "b"), ("a step",))),
+    ("fingerprint.charge != b", Compare("fingerprint", "!=", ("b",), ("charge",))),
+    ("fingerprint is null", Compare("fingerprint", "null")),
     ("status in (failed, timed_out)", Compare("status", "in", ("failed", "timed_out"))),
     ("status NOT IN (failed)", Not(Compare("status", "in", ("failed",)))),
     ("Status = FAILED", Compare("status", "=", ("failed",))),
@@ -93,6 +97,8 @@ WRONG = [
     ("status failed", 7, "'failed' is no operator", "= != or in"),
     ("status ~ fail", 7, "does not take ~", "= != or in"),
     ("age = 1h", 4, "does not take =", "< <= > or >="),
+    ("fingerprint ~ a", 12, "does not take ~", "= != in or is null"),
+    ("fingerprint.a.b = c", 0, "has one part", "in quotes"),
     ("age > soon", 6, "'soon' is not a span", "1h30m"),
     ("age > 99999999d", 6, "is not a span", "1h30m"),
     ("started > yesterday", 10, "is not a date", "2026-11-22"),
@@ -162,7 +168,7 @@ HOSTILE = ["'; drop table run; --", "$1", "{schema}", "%s", '"', "\\", "/*joins*
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-@pytest.mark.parametrize("shape", ["key = {}", "key != {}", "key in (x, {})", "key ^= {}", "workflow ~ {}", "error !~ {}", "input.{} = 5", "attribute.x = {}", "input ~ {}", "error.{} ^= {}", "NOT queue < {}"])
+@pytest.mark.parametrize("shape", ["key = {}", "key != {}", "key in (x, {})", "key ^= {}", "workflow ~ {}", "error !~ {}", "input.{} = 5", "attribute.x = {}", "input ~ {}", "error.{} ^= {}", "NOT queue < {}", "fingerprint = {}", "fingerprint.{} != a", "error.place = {}"])
 def test_no_character_of_a_value_gets_into_the_statement(shape: str, value: str) -> None:
     """Values and names within JSON are parameters: the text is the same whatever they are."""
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -236,6 +242,12 @@ def test_keys_that_begin_so_lead_to_runs_where_they_are_few(text: str, runs: int
     where = compiled(parse(text), 1, Sizes(keys=runs))
     assert ("s.key OPERATOR(pg_catalog.~>=~)" in where.source) is by_keys
     assert "starts_with" in where.condition, "the whole filter is asked of every run all the same"
+
+
+@pytest.mark.parametrize(("text", "by_errors"), [("fingerprint = a", True), ("fingerprint.charge in (a, b) AND status = failed", True), ("fingerprint = a OR key = b", False), ("fingerprint != a", False), ("fingerprint is null", False)])
+def test_an_error_leads_to_the_runs_that_met_it(text: str, by_errors: bool) -> None:
+    """By the index of its fingerprint; of those that did not meet it, it leads to none."""
+    assert ("{schema}.errors AS e" in compiled(parse(text), 1).source) == by_errors
 
 
 def test_a_run_is_asked_for_by_its_id() -> None:
