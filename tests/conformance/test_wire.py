@@ -167,9 +167,9 @@ def register(hosts: HostFactory, app: str) -> None:
 
 
 def worked(session: Session) -> list[Batch]:
-    """The batches from the loop's first on; before, each statement of the worker's birth stands alone. What only asks has no fence."""
+    """The batches from the loop's first on; before, each statement of the worker's birth stands alone. What only asks, or listens, has no fence."""
     first = next(at for at, batch in enumerate(session.batches) if "fence" in batch.names)
-    return [batch for batch in session.batches[first:] if not all(name.startswith(("read_", "look_at_", "plan_")) for name in batch.names)]
+    return [batch for batch in session.batches[first:] if not all(name.startswith(("read_", "look_at_", "plan_", "hear")) for name in batch.names)]
 
 
 @pytest.mark.parametrize("app", [apps_plain, apps_queues], ids=["one queue", "one queue of three is busy"])
