@@ -221,7 +221,7 @@ ARGUMENTS = {
     "told_cancel": lambda p: [p.owned, WORKER],
     "no_deadline": lambda p: [p.owned, WORKER],
     "close_children": lambda p: [p.owned],
-    "lose_children": lambda p: [p.owned, [0] * len(p.owned)],
+    "lose_children": lambda p: [p.owned, [4] * len(p.owned)],
 }  # fmt: skip
 
 
