@@ -14,7 +14,7 @@ __all__ = ["order", "tasked", "threaded", "transacted"]
 
 
 @step(run="thread")
-def in_the_way(word: str, gate: str) -> int:
+def stopped_in_the_way(word: str, gate: str) -> int:
     """The first time nothing of its process can go on, not even what would end it: a C function that keeps the interpreter's lock."""
     note("standing", word, os.getpid(), int(current().redelivered))
     time = times_begun(word)
@@ -25,14 +25,14 @@ def in_the_way(word: str, gate: str) -> int:
 
 
 @workflow
-async def blocking(word: str, gate: str) -> int:
-    time = await in_the_way.aio(word, gate)
+async def stopped_blocking(word: str, gate: str) -> int:
+    time = await stopped_in_the_way.aio(word, gate)
     await afterwards.aio(word)
     return time
 
 
 @workflow
-async def both(first: str, second: str) -> list[int]:
+async def stopped_beside(first: str, second: str) -> list[int]:
     """Two steps at once, each at a gate of its own name."""
     times = await gather(in_task(first, first), in_task(second, second))
     await afterwards.aio(first)

@@ -42,7 +42,7 @@ def test_a_run_of_which_something_executes_is_given_back_when_that_has_ended(dat
     database.sql("create table kept (word text not null)")
     old = hosts.start(APP, build=build).wait_up(1)
     with Client(database.dsn) as client:
-        run = client.start(stops.both, "a", "b")
+        run = client.start(stops.stopped_beside, "a", "b")
         standing(effects, 1, "a", "b")
         old.process.terminate()
         eventually(lambda: "stopping" in old.log(), 10, "the host to be told")
@@ -59,7 +59,7 @@ def test_a_run_of_which_something_executes_is_given_back_when_that_has_ended(dat
     assert [effects.count(word, "a") for word in ("standing", "afterwards")] == [1, 1]
 
 
-@pytest.mark.parametrize("kinds", [("threaded", "tasked", "transacted"), ("threaded", "blocking")], ids=["the worker ends", "the worker is killed"])
+@pytest.mark.parametrize("kinds", [("threaded", "tasked", "transacted"), ("threaded", "stopped_blocking")], ids=["the worker ends", "the worker is killed"])
 def test_what_does_not_end_in_time_goes_on_elsewhere_and_is_charged_to_nobody(
     database: Database, hosts: HostFactory, effects: Effects, build: str, kinds: tuple[str, ...]
 ) -> None:
@@ -75,7 +75,7 @@ def test_what_does_not_end_in_time_goes_on_elsewhere_and_is_charged_to_nobody(
             told_at = time.monotonic()
             assert old.stop(within_s=10 * DRAIN_S) == 0, old.log()
             assert time.monotonic() - told_at >= DRAIN_S, "it did not wait for its steps"
-            assert ("killed by SIGKILL" in old.log()) == ("blocking" in kinds), old.log()
+            assert ("killed by SIGKILL" in old.log()) == ("stopped_blocking" in kinds), old.log()
             # then the other host executes them, and neither a crash nor a claim counts against them
             standing(effects, 2, *kinds)
             assert database.sql("select distinct claims from supervisor.task") == [(1,)]
