@@ -116,7 +116,9 @@ def test_runs_are_moved_in_memory_as_on_a_database(in_memory: TestEnvironment, o
     """Which versions there are, what waits for its code, what a move comes to, there and back, and what is refused."""
     here = played(in_memory)
     assert here == played(on_database)
-    assert [["waiting", "code_missing"], ["waiting", "code_missing"], ["waiting", "timer"]] in here and [["waiting", "nondeterminism"], ["waiting", "nondeterminism"]] in here
+    # the second one is claimed by the new code only where it had not left memory yet
+    assert any([["waiting", "code_missing"], ["waiting", wait], ["waiting", "timer"]] in here for wait in ("code_missing", "signal"))
+    assert [["waiting", "nondeterminism"], ["waiting", "nondeterminism"]] in here
 
 
 def test_a_move_is_taken_up_where_the_worker_died(in_memory: TestEnvironment) -> None:
