@@ -361,8 +361,6 @@ class Worker:
             if batch is None:
                 break
             self._send(batch)
-            if self._nothing_more():
-                break
         if self.reading.waiting and not self.held:
             self.reading.next()
         if not self.held:
@@ -375,13 +373,6 @@ class Worker:
             self._schedule()
         elif self._draining and not loop.live and not self.pipeline.waiting and not self.executors.active:
             self._stop()
-
-    def _nothing_more(self) -> bool:
-        """Whether another batch would be empty: what can be seen at a glance, for the server waits for this processor, perhaps."""
-        loop = self.loop
-        return not (
-            loop.ready or loop.runs or loop.completions or self.repairs or self._parents or self._parked or self.cancels.pending or not self.commands.batch.empty()
-        ) and self.rest.empty and (self._claims_in_flight > 0 or self._time.time() < self.rest.look_at)  # fmt: skip
 
     def guarded(self, run: Run, act: Callable[..., Any], *args: Any) -> None:
         """Do something for one run; if the engine fails at it, that run is put aside."""
