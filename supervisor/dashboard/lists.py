@@ -7,7 +7,7 @@ from typing import Any
 
 from supervisor.core.errors import BatchUnknown
 from supervisor.dashboard import health, verbs
-from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Json, Link, Page, Pip, Size, Table, When, quoted, run_link, runs_where, url
+from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Json, Link, Page, Pip, Size, Table, When, in_quotes, quoted, run_link, runs_where, url
 from supervisor.db.pages import Look
 
 Row = dict[str, Any]
@@ -76,7 +76,7 @@ _IS_RETRIED = "status in (failed, timed_out)"
 def _same_error(row: Row) -> str | None:
     """The filter that fits the runs of a group and no others; None where nothing stored tells them apart."""
     if row["source"] == "step":
-        return f'fingerprint."{_escaped(row["step"])}" = {quoted(row["fingerprint"])}' if row["fingerprint"] else None
+        return f'fingerprint.{in_quotes(row["step"])} = {quoted(row["fingerprint"])}' if row["fingerprint"] else None
     tests = [f"workflow = {quoted(row['workflow'])}", _IS_RETRIED, _equals("error.type", row["type"]), _equals("error.place", row["place"]), "fingerprint is null"]
     return " AND ".join(tests) if row["workflow"] is not None else None
 
@@ -90,11 +90,7 @@ def _to_retry(row: Row) -> str | None:
 
 
 def _equals(field: str, value: str | None) -> str:
-    return f"{field} is null" if value is None else f'{field} = "{_escaped(value)}"'
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
+    return f"{field} is null" if value is None else f"{field} = {in_quotes(value)}"
 
 
 def _looked(rows: Sequence[Row]) -> str:

@@ -280,7 +280,12 @@ def quoted(value: object) -> str:
     """A value as the filter's grammar reads it back."""
     text = str(value)
     bare = text.replace("_", "").isalnum() and text.isascii() and text.lower() not in WORDS
-    return text if bare else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text if bare else in_quotes(text)
+
+
+def in_quotes(text: str) -> str:
+    """Likewise, whatever it is."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def run_link(run_id: object, text: object = None) -> Link:
