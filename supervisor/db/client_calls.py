@@ -46,10 +46,10 @@ from supervisor.core.version import VERSION
 from supervisor.db import connect as _connect
 from supervisor.db import migrations, refusals
 from supervisor.db.packed import add_dumpers, pack_byteas, pack_texts, pack_uuids
+from supervisor.db.prepared import Prepared
 from supervisor.db.statements import Sql, ended_channel, migration_files, query_channel, signal_channel, wake_channel
 
 OFFSET_FRESH_S = 60.0  # a clock of 500 ppm drifts 30 ms in that time; ids may be 60 s off
-PREPARE_AFTER = 2  # times that a session has asked the same: parsing and planning are 0.15 ms of a start's 0.9
 RETRY_S = 10.0  # how long a lost database is tried for before the caller is told
 PAUSE_MAX_S = 1.0
 What = Literal["signal", "update"]
@@ -203,9 +203,9 @@ class Questions:
         """Whom a refusal is about."""
         self._user, self._dbname = conn.info.user, conn.info.dbname
 
-    def prepares(self, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-        """Statements of this session, just measured, are prepared: where no pooler, which gives each transaction another backend, is in between."""
-        conn.prepare_threshold = PREPARE_AFTER if conn.info.backend_pid == self._backend_pid else None
+    def prepared(self, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Prepared | None:
+        """For statements of this session, just measured: where no pooler, which gives each transaction another backend, is in between."""
+        return Prepared(conn) if conn.info.backend_pid == self._backend_pid else None
 
     def run_ids(self, n: int) -> Verb[list[bytes]]:
         """*n* fresh run ids of 16 bytes; measures the clock's offset first when the last measure is a minute old."""
@@ -636,6 +636,7 @@ class ClientCalls:
         self.schema = self.questions.schema
         self.connected = False  # whether it ever had a session
         self._conn: psycopg.Connection | None = None
+        self._prepared: Prepared | None = None
 
     def close(self) -> None:
         if self._conn is not None:
@@ -691,17 +692,19 @@ class ClientCalls:
 
     def _rows(self, conn: psycopg.Connection, question: Question) -> Rows:
         name, values = question
+        if self._prepared is not None and self._prepared.takes(name):
+            return conn.wait(self._prepared.talk(name, self.questions.text(name), values))
         cursor = psycopg.RawCursor(conn).execute(self.questions.text(name), values, binary=True)
         return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
 
     def _session(self) -> psycopg.Connection:
         if self._conn is None or self._conn.closed:
-            conn = _connect.connect(self.dsn, purpose=self.purpose, schema=self.questions.schema, profile="client")
+            conn, self._prepared = _connect.connect(self.dsn, purpose=self.purpose, schema=self.questions.schema, profile="client"), None
             try:
                 self.questions.met(conn)
                 add_dumpers(conn.adapters)
                 carry(self.questions.measure().talk(1), partial(self._rows, conn))
-                self.questions.prepares(conn)
+                self._prepared = self.questions.prepared(conn)
             except BaseException:
                 conn.close()
                 raise

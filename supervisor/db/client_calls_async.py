@@ -17,6 +17,7 @@ from supervisor.core.errors import DatabaseUnavailable
 from supervisor.db import connect as _connect
 from supervisor.db.client_calls import Ask, Patience, Question, Questions, Rows, Verb, is_lost
 from supervisor.db.packed import add_dumpers
+from supervisor.db.prepared import Prepared
 
 T = TypeVar("T")
 
@@ -44,6 +45,7 @@ class AsyncClientCalls:
         self.dsn, self.questions, self.purpose = dsn, questions, purpose
         self.connected = False  # whether it ever had a session
         self._conn: psycopg.AsyncConnection | None = None
+        self._prepared: Prepared | None = None
 
     async def close(self) -> None:
         if self._conn is not None:
@@ -85,17 +87,19 @@ class AsyncClientCalls:
 
     async def _rows(self, conn: psycopg.AsyncConnection, question: Question) -> Rows:
         name, values = question
+        if self._prepared is not None and self._prepared.takes(name):
+            return await conn.wait(self._prepared.talk(name, self.questions.text(name), values))
         cursor = await psycopg.AsyncRawCursor(conn).execute(self.questions.text(name), values, binary=True)
         return await cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
 
     async def _session(self) -> psycopg.AsyncConnection:
         if self._conn is None or self._conn.closed:
-            conn = await _connect.connect_async(self.dsn, purpose=self.purpose)
+            conn, self._prepared = await _connect.connect_async(self.dsn, purpose=self.purpose), None
             try:
                 self.questions.met(conn)
                 add_dumpers(conn.adapters)
                 await carry_async(self.questions.measure().talk(1), partial(self._rows, conn))
-                self.questions.prepares(conn)
+                self._prepared = self.questions.prepared(conn)
             except BaseException:
                 await conn.close()
                 raise

@@ -127,16 +127,6 @@ def test_a_start_that_is_seen_before_it_is_on_the_disk_is_there_when_its_caller_
         assert client.get(run.id).status().status == "ready"
 
 
-def test_a_session_that_goes_straight_to_its_server_prepares_what_it_asks_often(database: Database) -> None:
-    register(database, "asked_sleeper")
-    with Client(database.dsn) as client:
-        for n in range(5):
-            client.start(asked_sleeper, n)
-        assert client._opened is not None and client._opened._conn is not None
-        prepared = client._opened._conn.execute("select count(*) from pg_prepared_statements where statement like '%%start_and_tell%%'").fetchone()
-    assert prepared == (1,)
-
-
 @pytest.mark.parametrize("many", [False, True])
 def test_a_clock_that_was_set_is_measured_again(database: Database, monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
     """A client's ids have the database's time, by an offset that is a minute old at most: when the machine's clock was set meanwhile, the start is made again."""

@@ -17,7 +17,7 @@ from supervisor.testing.statements import Statements
 from supervisor.testing.tables import Tables
 
 # what a client asks that has no meaning without a database; NotInMemory says so
-WITHOUT = {"announcement", "announcement_of_signals", "announcement_of_ends", "refusal", "text", "met", "prepares", "measure"}
+WITHOUT = {"announcement", "announcement_of_signals", "announcement_of_ends", "refusal", "text", "met", "prepared", "measure"}
 
 
 @pytest.mark.parametrize("name", HOT)
