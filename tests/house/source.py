@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -44,14 +45,11 @@ class Import:
 @cache
 def files() -> tuple[Path, ...]:
     """Every text file of the project, links not followed."""
-    found = []
-    for path in sorted(ROOT.rglob("*")):
-        inside = path.relative_to(ROOT)
-        if NOT_OURS & set(inside.parts) or inside.suffix in GENERATED or any(part.endswith(".egg-info") for part in inside.parts):
-            continue
-        if path.is_file() and not any((ROOT / parent).is_symlink() for parent in [inside, *inside.parents]):
-            found.append(path)
-    return tuple(found)
+    found: list[Path] = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in NOT_OURS and not name.endswith(".egg-info")]
+        found += [Path(folder, name) for name in names if name not in NOT_OURS and Path(name).suffix not in GENERATED]
+    return tuple(sorted(path for path in found if path.is_file() and not path.is_symlink()))
 
 
 def shown(path: Path) -> str:

@@ -41,7 +41,8 @@ def test_many(n):
 
 def suite(folder: Path, text: str) -> tuple[int, str]:
     (folder / "test_counted.py").write_text(COUNTED + text)
-    words = [sys.executable, "-m", "tests", str(folder), "--rootdir", str(folder), "-c", "/dev/null", "-p", "no:supervisor"]
+    plain = ["-p", "no:supervisor", "-p", "no:hypothesispytest"]  # which takes a second of each process
+    words = [sys.executable, "-m", "tests", str(folder), "--rootdir", str(folder), "-c", "/dev/null", *plain]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout
 
