@@ -10,13 +10,12 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness import BUILDS, Database, Effects, HostFactory, Server
+from tests.harness import BUILDS, Database, Effects, HostFactory, Server, server_folder
 
 
 def pytest_configure() -> None:
@@ -42,7 +41,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """One private PostgreSQL for the session; the faults suite starts its own."""
-    made = Server.start(Path(tempfile.mkdtemp(prefix="pgs-test-", dir="/tmp")))
+    made = Server.start(server_folder("pgs-test-"))
     try:
         yield made
     finally:
@@ -53,7 +52,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def stopped_server() -> Iterator[Path]:
     """The folder of a PostgreSQL that was started and stopped: what `own_server` is copied from."""
-    made = Server.start(Path(tempfile.mkdtemp(prefix="pgs-stopped-", dir="/tmp")))
+    made = Server.start(server_folder("pgs-stopped-"))
     made.embedded.stop()
     yield made.folder
     shutil.rmtree(made.folder, ignore_errors=True)
@@ -62,7 +61,7 @@ def stopped_server() -> Iterator[Path]:
 @pytest.fixture
 def own_server(stopped_server: Path) -> Iterator[Server]:
     """A PostgreSQL of this test's own, to be stopped, killed or restarted; fsync on."""
-    made = Server.start(Path(tempfile.mkdtemp(prefix="pgs-own-", dir="/tmp")), {"fsync": "on"}, like=stopped_server)
+    made = Server.start(server_folder("pgs-own-"), {"fsync": "on"}, like=stopped_server)
     try:
         yield made
     finally:

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 
 from supervisor import Client
 from tests.faults.load import age_s, dice
-from tests.harness import Database, Effects, Host, HostFactory, Server, eventually
+from tests.harness import Database, Effects, Host, HostFactory, Server, eventually, server_folder
 from tests.house.test_start_up import run_program
 
 HEAD = """
@@ -492,7 +491,7 @@ def test_exit_codes_of_run(database: Database, server: Server, hosts: HostFactor
 @pytest.fixture
 def small() -> Iterator[Database]:
     """A database on a server with room for 20 sessions."""
-    made = Server.start(Path(tempfile.mkdtemp(prefix="pgs-small-", dir="/tmp")), {"max_connections": "20"})
+    made = Server.start(server_folder("pgs-small-"), {"max_connections": "20"})
     try:
         yield made.database()
     finally:
