@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import uuid
 from pathlib import Path
 
 import pytest
-from psycopg.conninfo import make_conninfo
 
-from tests.harness import ROOT, Database, Server
+from tests.harness import ROOT, Database
 from tests.pages import RUN, Pages, blocks
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -19,25 +17,11 @@ SHORT = {"timestamp with time zone": "timestamptz", "double precision": "float8"
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the tests run apart from the clone")
 
 
-@pytest.fixture
-def pages(server: Server) -> Pages:
-    return Pages(empty_database(server))
-
-
-def empty_database(server: Server) -> str:
-    """The DSN of a database without our schema."""
-    name = f"page_{uuid.uuid4().hex[:12]}"
-    with server.connect() as conn:
-        conn.execute(f"create database {name}")
-    return make_conninfo(server.dsn, dbname=name)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_examples_of_a_page_do_what_it_shows(page: Path, pages: Pages) -> None:
+def test_examples_of_a_page_do_what_it_shows(page: Path, database: Database) -> None:
     """A reader types what stands there, from top to bottom, and sees what stands there."""
-    if not any(block.language in RUN for block in blocks(page)):
-        return
-    pages.run(page)
+    if any(block.language in RUN for block in blocks(page)):
+        Pages(database.dsn).run(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
