@@ -187,11 +187,11 @@ def test_many_keys_that_begin_so_are_looked_through_by_slices(filled: Filled, mo
     monkeypatch.setattr(filters, "FEW", 100)
     sliced = look.runs(filled.conn, "supervisor", asked, limit=10_000, order=order)
     assert [row["run_id"] for row in sliced] == whole and sliced.reached is None
-    monkeypatch.setattr(look, "SLICE_RUNS", 300)
-    monkeypatch.setattr(look, "SLICE_RUNS_MAX", 300)
+    monkeypatch.setattr(look, "SLICE_RUNS", 600)
+    monkeypatch.setattr(look, "SLICE_RUNS_MAX", 600)
     found, after, pages = list[uuid.UUID](), None, 0
     while pages == 0 or after is not None:
-        page = look.runs(filled.conn, "supervisor", asked, after=after, limit=10_000, patience_s=1, order=order)
+        page = look.runs(filled.conn, "supervisor", asked, after=after, limit=10_000, patience_s=0.5, order=order)
         found, after, pages = [*found, *(row["run_id"] for row in page)], page.reached, pages + 1
     assert found == whole and pages > 1
     assert [row["run_id"] for row in look.runs(filled.conn, "supervisor", asked, limit=3, order=order)] == whole[:3]
