@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import tomllib
@@ -25,7 +24,7 @@ from typing import Any
 
 import psycopg
 
-from tests.harness import ROOT
+from tests.harness import ROOT, server_folder
 
 RUN = ("python", "sql", "console", "sh", "toml")
 ASK_AGAIN = re.compile(r"^(cat|grep|tail|head|python -m supervisor (show|list|queues$))\b")
@@ -199,7 +198,7 @@ class Pages:
 
     def run(self, page: Path) -> None:
         """Do what *page* says, in a folder of its own. Raises AssertionError that names the line."""
-        home = Path(tempfile.mkdtemp(prefix="pgs-page-", dir="/tmp"))
+        home = server_folder("pgs-page-")
         os.chmod(home, 0o755)  # as root the embedded server runs as another account, which must be able to enter
         folder = home / "work"
         folder.mkdir()

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from supervisor import Client
 from supervisor.host import log_lines
 from tests.acceptance.test_dashboard_beside import gone
 from tests.collector import collector
-from tests.harness import ROOT, Database, eventually
+from tests.harness import ROOT, Database, eventually, server_folder
 
 SERVED_S = 20.0  # ten times what a save takes until its code serves: a second or two
 ENDED_S = 30.0
@@ -104,7 +103,7 @@ class Desk:
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    folder = Path(tempfile.mkdtemp(prefix="pgs-dev-", dir="/tmp"))
+    folder = server_folder("pgs-dev-")
     folder.chmod(0o711)
     (folder / "runtime").mkdir(mode=0o700)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PG") and name != "DATABASE_URL"}

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -25,6 +24,7 @@ import pytest
 
 from supervisor.db.embedded import Binaries, EmbeddedServer, EmbeddedServerError, find_binaries
 from supervisor.db.server_binaries import Account, runnable_by, server_account
+from tests.harness import server_folder
 
 QUIET = {"shared_buffers": "16MB", "max_wal_size": "64MB", "min_wal_size": "32MB"}
 WAIT_S = 60
@@ -34,8 +34,8 @@ fork = multiprocessing.get_context("fork")
 
 @pytest.fixture
 def folder():
-    """A new folder directly below /tmp: short enough for a socket, and open to the account that root's server runs as."""
-    path = Path(tempfile.mkdtemp(prefix="pgs-", dir="/tmp"))
+    """A new folder with a short path, for a socket, and open to the account that root's server runs as."""
+    path = server_folder("pgs-")
     path.chmod(0o711)
     yield path
     for data in path.rglob("postmaster.pid"):
@@ -46,7 +46,7 @@ def folder():
 @pytest.fixture(scope="module")
 def initialised():
     """A data directory that was started once and stopped: a copy of it spares a test its initdb."""
-    path = Path(tempfile.mkdtemp(prefix="pgs-", dir="/tmp"))
+    path = server_folder("pgs-")
     with EmbeddedServer(path, settings=QUIET):
         pass
     yield path
