@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     from supervisor.db.operator_calls import Deed
 
 T = TypeVar("T")
-BulkVerb = Literal["pause", "resume", "retry", "fork", "skip", "edit_retry"]
-TAKES = {"pause": (), "resume": (), "retry": (), "fork": ("seq", "input", "workflow"), "skip": ("seq", "result"), "edit_retry": ("seq", "policy")}
+BulkVerb = Literal["cancel", "terminate", "pause", "resume", "retry", "fork", "skip", "edit_retry"]
+TAKES = {
+    "cancel": (), "terminate": (), "pause": (), "resume": (), "retry": (), "fork": ("seq", "input", "workflow"), "skip": ("seq", "result"),
+    "edit_retry": ("seq", "policy"),
+}  # fmt: skip
 COUNT_RUNS = 10_000
 MISSING: Any = object()
 
 
 class Each(msgspec.Struct, frozen=True):
-    """What came of a verb for one run. `state`: what it is now, or ended, unknown, refused, locked; `why`: of a refusal; `made`: the run that goes on."""
+    """What came of a verb for one run. `state`: what it is now, or ended, passed, unknown, refused, locked; `why`: of a refusal; `made`: the run that goes on."""
 
     run_id: uuid.UUID
     did: bool
@@ -68,11 +71,10 @@ def wanted(verb: str, **given: Any) -> Deed:
 def operate_all(
     verbs: Verbs, what: Deed, filter: str, dry_run: bool, timeout_s: float, each: Callable[[Each], object] | None, reason: str | None, actor: str | None
 ) -> Verb[Bulk]:
-    from supervisor.core.filters import LIVE, UNSUCCESSFUL, Compare, both, parse
+    from supervisor.core.filters import open_to, parse
     from supervisor.db import operator_calls
 
-    statuses = None if what.verb == "fork" else (*LIVE, *UNSUCCESSFUL) if what.verb == "retry" else LIVE
-    asked = both(parse(filter), Compare("status", "in", tuple(statuses)) if statuses is not None else None)
+    asked = open_to(what.verb, parse(filter))
     found = done = refused = 0
     locked: list[uuid.UUID] = []
     before: uuid.UUID | None = None
@@ -82,7 +84,7 @@ def operate_all(
         if dry_run:
             continue
         came = yield from operator_calls.operate_many(what, [one.run_id for one in page], reason, actor)
-        verbs.tell_slice([one.owner for one in came if one.did])
+        verbs.tell_slice([one for one in came if one.did])
         for one in came:
             done += one.did
             if one.state == "locked":
@@ -116,7 +118,7 @@ class BulkVerbs:
         dry_run   only count: `found` says how many runs would be asked
         each      called with what came of it for each run, slice by slice: progress
         timeout   seconds that looking for a slice may take (ReadTimeout)
-        Needs an operator's right. Raises FilterInvalid, InputInvalid, PermissionMissing.
+        Needs an operator's right, for `cancel` and `terminate` a client's and a viewer's. Raises FilterInvalid, InputInvalid, PermissionMissing.
         """
         what = wanted(verb, seq=seq, input=input, workflow=workflow, result=result, policy=_policy(policy))
         return self._carry(lambda verbs: operate_all(verbs, what, filter, dry_run, timeout, each, reason, actor))

@@ -17,6 +17,7 @@ from supervisor.core import awaited
 
 if TYPE_CHECKING:
     from supervisor.db.client_calls import Question, Questions, Told
+    from supervisor.db.operator_calls import Done
 
 PER_S, BURST = 100.0, 10.0
 DELAY_MAX_S = 1.0  # what becomes due later is seen by the hosts' own look
@@ -103,13 +104,13 @@ class Hints:
             ids, self._ended = self._ended[: awaited.IDS_MAX], self._ended[awaited.IDS_MAX :]
         return awaited.texts(ids)[0] if ids else None
 
-    def cancelled(self, told: Sequence[Told]) -> None:
-        """These were cancelled, durably: what has ended, who has the others, and what was woken to be told."""
+    def operated(self, told: Sequence[Told | Done]) -> None:
+        """This was done to them, durably: what has ended, who has the others, and what was woken to look."""
         self.ended([each.run_id.bytes for each in told if each.ended])
         for each in told:
             if each.owner is not None:
                 self.signalled(each.owner)
-            elif not each.ended:
+            elif not each.ended and each.workflow is not None:
                 self.add(each.workflow, each.queue, 1, 0.0)
 
     def signalled(self, owner: int) -> None:

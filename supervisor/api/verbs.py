@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from supervisor.api.updates import UpdateMessage
     from supervisor.core.traces import Trace
     from supervisor.db.client_calls import Conflict, Outcome, QueryStanding, Questions, Sent, UpdateStanding, Verb, What
-    from supervisor.db.operator_calls import Operated
+    from supervisor.db.operator_calls import Done, Operated
 
 T = TypeVar("T")
 
@@ -125,11 +125,10 @@ class Verbs:
             if done.workflow is not None:
                 self._hints.add(done.workflow, done.queue, 1, 0.0)
 
-    def tell_slice(self, owners: Sequence[int | None]) -> None:
-        """Likewise, of many runs: the workers that have some of them."""
+    def tell_slice(self, done: Sequence[Done]) -> None:
+        """Likewise, of many runs: who waits for those that have ended, the workers that have some of them, all of what was woken."""
         if self._hints is not None:
-            for owner in {each for each in owners if each is not None}:
-                self._hints.signalled(owner)
+            self._hints.operated(done)
 
     def start_record(self, asked: Asked, record: Any) -> Verb[Started]:
         encode = yield from self.encoder(asked)
@@ -301,8 +300,11 @@ class Verbs:
 
         return [VersionInfo(*each) for each in (yield from version_calls.versions(workflow))]
 
-    def move(self, workflow: str, from_version: str | None, to_version: str, dry_run: bool, reason: str | None, actor: str | None) -> Verb[Moved]:
-        """Slice by slice; what was moved stays so, whatever becomes of the next."""
+    def move(
+        self, workflow: str, from_version: str | None, to_version: str, dry_run: bool, reason: str | None, actor: str | None,
+        tell: Callable[[Moved], object] | None = None,
+    ) -> Verb[Moved]:  # fmt: skip
+        """Slice by slice; what was moved stays so, whatever becomes of the next. *tell* is called with how far it came."""
         from supervisor.db import version_calls
 
         moved = claimed = 0
@@ -310,6 +312,8 @@ class Verbs:
         while True:
             part = yield from version_calls.move_runs(workflow, from_version, to_version, last, dry_run, reason, actor)
             moved, claimed, last = moved + part.moved, claimed + part.claimed, part.last
+            if tell is not None:
+                tell(Moved(moved, claimed))
             if last is None:
                 return Moved(moved, claimed)
 
@@ -317,7 +321,7 @@ class Verbs:
         """Whether it was live and not cancelled before."""
         told = yield from self.questions.cancel(run_id, reason, actor)
         if self._hints is not None:
-            self._hints.cancelled(told)
+            self._hints.operated(told)
         return bool(told)
 
     def terminate(self, run_id: uuid.UUID, reason: str | None, actor: str | None) -> Verb[bool]:

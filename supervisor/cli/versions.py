@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from supervisor.cli import options
+from supervisor.cli.many import confirmed, dry_run_option, examples, may_ask, runs_of, show_examples, yes_option
 from supervisor.cli.ordered import Order, ordered
 from supervisor.cli.output import ago, plain, print_json, say, table
+from supervisor.cli.progress import Progress
+from supervisor.core.filters import Compare, both, open_to
+
+if TYPE_CHECKING:
+    from supervisor.api.handles import Moved
 
 Row = dict[str, Any]
 NONE = "no worker has registered a workflow yet: python -m supervisor run --app …"
 NO_VERSION = "none"
+EXAMPLES_S = 5.0  # that looking for examples may take
 
 
 @click.group("versions", invoke_without_command=True)
@@ -69,7 +76,7 @@ def _explain(found: list[Row]) -> None:
             continue
         name, wanted = plain(each["workflow"]), plain(each["version"])
         there = next((other["version"] for other in found if other["workflow"] == each["workflow"] and other["workers"]), None)
-        say(f"{_runs(each['code_missing'])} of {name} wait for code of version {wanted}, since {ago(each['missing_since'])}: start a worker that has it, or,")
+        say(f"{runs_of(each['code_missing'])} of {name} wait for code of version {wanted}, since {ago(each['missing_since'])}: start a worker that has it, or,")
         if there:
             say(f"  if version {plain(there)} does the same so far: python -m supervisor versions move --workflow {name} --from {wanted} --to {plain(there)}")
         else:
@@ -80,25 +87,62 @@ def _explain(found: list[Row]) -> None:
 @click.option("--workflow", metavar="NAME", required=True, help="Of this workflow.")
 @click.option("--from", "from_version", metavar="VERSION", required=True, help="Runs of this version; none: those that began before there were versions.")
 @click.option("--to", "to_version", metavar="VERSION", required=True, help="A version that a worker has, or has had.")
-@click.option("--dry-run", is_flag=True, help="Only count them.")
+@dry_run_option
+@yes_option
 @ordered
-def move(order: Order, workflow: str, from_version: str, to_version: str, dry_run: bool) -> int | None:
-    """Let live runs of one version go on with the code of another, in slices of 500.
+def move(order: Order, workflow: str, from_version: str, to_version: str, dry_run: bool, yes: bool) -> int | None:
+    """Let live runs of one version go on with the code of another, in slices of 500; without --yes they are counted first.
 
     A run whose history that code does not repeat is parked again (nondeterminism) before anything new is done, and can be moved back:
     python -m supervisor replay --workflow W --version VERSION --app … says beforehand which would be. Runs that workers have are left, and counted; when those workers have
     ended, type it again. The role wants to be operator. Exit code 1 where runs were left.
     """
+    if dry_run and yes:
+        raise click.UsageError("--dry-run counts, and does nothing; leave it out, or --yes")
+    version = None if from_version == NO_VERSION else from_version
     with options.client(order.dsn, order.schema) as client:
-        done = client.move(workflow, None if from_version == NO_VERSION else from_version, to_version, dry_run=dry_run, reason=order.reason, actor=order.actor)
+        found = client.move(workflow, version, to_version, dry_run=True)
+        if not yes:
+            _say_moved(order, workflow, from_version, to_version, found, _examples(order, workflow, version))
+            if not found.moved:
+                return None
+            if dry_run or not may_ask(order.as_json):
+                say("nothing was done; to do it: --yes")
+                return None
+            if not confirmed(f"move {runs_of(found.moved)}?"):
+                return 1
+        total = found.moved + found.claimed
+        progress = Progress(f"of {total:,} runs", total)
+
+        def tell(so_far: Moved) -> None:
+            progress.show(so_far.moved + so_far.claimed, so_far.moved + so_far.claimed, f"{so_far.claimed:,} left" if so_far.claimed else "")
+
+        try:
+            done = client._carry(lambda verbs: verbs.move(workflow, version, to_version, False, order.reason, order.actor, tell))
+        finally:
+            progress.close()
+    _say_moved(order, workflow, from_version, to_version, done)
+    return 1 if done.claimed else None
+
+
+def _examples(order: Order, workflow: str, version: str | None) -> list[Row]:
+    """Some of the version's live runs. Of those that have none nothing tells which have begun, so none is shown."""
+    if version is None:
+        return []
+    asked = open_to("move", both(Compare("workflow", "=", (workflow,)), Compare("version", "=", (version,))))
+    name = options.resolve_schema(order.schema)
+    with options.connect(order.dsn, name, purpose="versions") as conn:
+        return examples(conn, name, asked, EXAMPLES_S)
+
+
+def _say_moved(order: Order, workflow: str, from_version: str, to_version: str, done: Moved, some: list[Row] | None = None) -> None:
+    """What was moved; with *some* of them: what would be."""
+    dry_run = some is not None
     if order.as_json:
-        print_json({"workflow": workflow, "from": from_version, "to": to_version, "dry_run": dry_run, "moved": done.moved, "claimed": done.claimed})
-    else:
-        click.echo(f"{'would move' if dry_run else 'moved'} {_runs(done.moved)} of {plain(workflow)} from {plain(from_version)} to {plain(to_version)}")
-        if done.claimed:
-            say(f"left because workers have them: {_runs(done.claimed)}; type it again when those workers have ended")
-    return 1 if done.claimed and not dry_run else None
-
-
-def _runs(n: int) -> str:
-    return f"{n:,} run" + ("" if n == 1 else "s")
+        facts = {"workflow": workflow, "from": from_version, "to": to_version, "dry_run": dry_run, "moved": done.moved, "claimed": done.claimed}
+        print_json({**facts, "examples": some} if dry_run else facts)
+        return
+    click.echo(f"{'would move' if dry_run else 'moved'} {runs_of(done.moved)} of {plain(workflow)} from {plain(from_version)} to {plain(to_version)}")
+    show_examples(some or [])
+    if done.claimed:
+        say(f"{'would be ' if dry_run else ''}left because workers have them: {runs_of(done.claimed)}; type it again when those workers have ended")

@@ -91,6 +91,12 @@ def both(*filters: Filter | None) -> Filter | None:
     return And(there) if len(there) > 1 else there[0] if there else None
 
 
+def open_to(verb: str, asked: Filter | None) -> Filter | None:
+    """Of the runs that *asked* finds those that operators' *verb* may do something to."""
+    statuses = None if verb == "fork" else (*LIVE, *UNSUCCESSFUL) if verb == "retry" else LIVE
+    return both(asked, None if statuses is None else Compare("status", "in", statuses))
+
+
 # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 ORDER = ("<", "<=", ">", ">=")

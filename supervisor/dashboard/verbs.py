@@ -364,18 +364,13 @@ def do_many(conn: psycopg.Connection[Any], schema: str, many: Many, reason: str,
     locked: list[UUID] = []
     after = many.after
     while page := look.ids(conn, schema, many.asked, after=after, limit=bulk.SLICE_RUNS, patience_s=patience_s):
-        if many.verb in ("cancel", "terminate"):
-            ended, busy = getattr(bulk, many.verb)(conn, schema, page, reason, actor)
-            done, left = done + len(ended), left + len(page) - len(ended) - len(busy)
-            locked += busy
-        else:
-            for each in bulk.operate(conn, schema, Deed(many.verb), page, reason, actor):
-                done += each.did
-                if each.state == "locked":
-                    locked.append(each.run_id)
-                elif not each.did:
-                    left += 1
-                    refused.append((each.run_id, each.state + (f" ({each.why})" if each.why else "")))
+        for each in bulk.operate(conn, schema, Deed(many.verb), page, reason, actor):
+            done += each.did
+            if each.state == "locked":
+                locked.append(each.run_id)
+            elif not each.did:
+                left += 1
+                refused.append((each.run_id, each.state + (f" ({each.why})" if each.why else "")))
         after = page[-1]
         if time.monotonic() > until:
             return Came(done, left, refused, locked, after)

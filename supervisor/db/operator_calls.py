@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from supervisor.db.client_calls import Ask, Sent, Talk
+from supervisor.db.client_calls import Ask, Question, Rows, Sent, Talk
 
 REFUSED = "SV030"
 COMPLETED, FAILED = 1, 2  # completion.kind
@@ -20,6 +20,7 @@ SLICE_RUNS = 500  # of one transaction
 WAY_TRIES = 5  # a deadlock, or a lock that is not had in time, has changed nothing and is tried again
 IN_THE_WAY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable)
 INTERVENE = ("skip", "edit_retry")  # what an operator's role may alone
+ENDING = ("cancel", "terminate")  # many at once have functions of their own, which a client's role may call
 
 
 class Operated(NamedTuple):
@@ -33,6 +34,23 @@ class Operated(NamedTuple):
     queue: str | None
 
 
+class Done(NamedTuple):
+    """What has come of it for one run. `state`: also ended, unknown, refused, locked; `why`: of a refusal, or how it ended.
+
+    Whom to tell: `owner`, the worker that is to look; `ended`: all who wait for it; else `workflow` and `queue` of a run that was woken.
+    """
+
+    run_id: uuid.UUID
+    did: bool
+    state: str
+    why: str | None = None
+    made: uuid.UUID | None = None
+    owner: int | None = None
+    ended: bool = False
+    workflow: str | None = None
+    queue: str | None = None
+
+
 class Deed(NamedTuple):
     """A verb with what it takes."""
 
@@ -41,20 +59,36 @@ class Deed(NamedTuple):
     payload: bytes | None = None
     options: dict[str, Any] | None = None
 
-    def values(self, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> tuple[object, ...]:
-        """The parameters of client_operate_many."""
-        return (self.verb, list(runs), self.seq, self.payload, json.dumps(self.options or {}), reason, actor)
+    @property
+    def role(self) -> str:
+        """Which a session needs that does it to many."""
+        return "client" if self.verb in ENDING else "operator"
+
+    def question(self, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> Question:
+        """What does it to many."""
+        if self.verb in ENDING:
+            return f"client_{self.verb}_many", (list(runs), reason, actor)
+        return "client_operate_many", (self.verb, list(runs), self.seq, self.payload, json.dumps(self.options or {}), reason, actor)
+
+    def read(self, runs: Sequence[uuid.UUID], rows: Rows) -> list[Done]:
+        """What the answer says of each of *runs*."""
+        if self.verb not in ENDING:
+            return [Done(*row) for row in rows]
+        done = [_cancelled(*row) if self.verb == "cancel" else _terminated(*row) for row in rows]
+        passed = set(runs) - {each.run_id for each in done}
+        return done + [Done(run_id, False, "passed", BEFORE[self.verb]) for run_id in sorted(passed)]
 
 
-class Done(NamedTuple):
-    """What has come of it for one run. `state`: also ended, unknown, refused, locked; `why`: of a refusal, or how it ended."""
+BEFORE = {"cancel": "it had ended, or was asked to end before", "terminate": "it had ended before"}
 
-    run_id: uuid.UUID
-    did: bool
-    state: str
-    why: str | None
-    made: uuid.UUID | None
-    owner: int | None
+
+def _cancelled(run_id: uuid.UUID, did: bool, ended: bool, owner: int | None, workflow: str | None, queue: str | None) -> Done:
+    state = "locked" if not did else "cancelled" if ended else "asked"
+    return Done(run_id, did, state, owner=owner, ended=ended, workflow=None if ended or owner is not None else workflow, queue=queue)
+
+
+def _terminated(run_id: uuid.UUID, did: bool) -> Done:
+    return Done(run_id, did, "terminated" if did else "locked", ended=did)
 
 
 def operate_many(deed: Deed, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> Ask[list[Done]]:
@@ -62,20 +96,20 @@ def operate_many(deed: Deed, runs: Sequence[uuid.UUID], reason: str | None, acto
 
     Repeated when the session was lost in between: what the first try did is then told as it is found.
     """
-    values = deed.values(runs, reason, actor)
+    question = deed.question(runs, reason, actor)
 
     def talk(tries: int) -> Talk[list[Done]]:
         in_the_way: psycopg.Error | None = None
         for _ in range(WAY_TRIES):
             try:
-                return [Done(*row) for row in (yield "client_operate_many", values)]
+                return deed.read(runs, (yield question))
             except IN_THE_WAY as error:
                 in_the_way = error
             except psycopg.errors.InFailedSqlTransaction as error:
                 raise in_the_way or error from None  # the transaction is a caller's, and nothing can be tried again in it
-        return [Done(run_id, False, "locked", None, None, None) for run_id in runs]
+        return [Done(run_id, False, "locked") for run_id in runs]
 
-    return Ask(talk, f"{deed.verb} of {len(runs)} runs", writes=True, role="operator")
+    return Ask(talk, f"{deed.verb} of {len(runs)} runs", writes=True, role=deed.role)
 
 
 def operate(

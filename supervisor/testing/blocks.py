@@ -13,10 +13,11 @@ from typing import Any
 
 from supervisor.core import tokens
 from supervisor.core.errors import TokenClosed, TokenUnknown
+from supervisor.testing.ending import request_cancel, terminate_runs
 from supervisor.testing.errors import NotInMemory
 from supervisor.testing.operators import Operators
 from supervisor.testing.queues import Queues
-from supervisor.testing.tables import OUTCOMES, Completion, Tables
+from supervisor.testing.tables import ACTOR, OUTCOMES, Completion, Tables
 from supervisor.testing.versions import Versions
 
 WHY = {1: "it was completed already", 2: "it was failed already", 3: "its time was over", 4: "its holder gave no sign of life in time"}
@@ -31,6 +32,7 @@ class Blocks:
         self._operators, self._queues, self._versions = Operators(tables, new_id), Queues(tables), Versions(tables)
         self._known: dict[str, Callable[..., Rows]] = {
             "client_operate": self._operate, "client_intervene": self._operate, "client_operate_many": self._operate_many, "client_step_of": self._step_of,
+            "client_cancel_many": self._cancel_many, "client_terminate_many": self._terminate_many,
             "client_pause_queue": lambda *given: [(self._queues.pause(*given),)], "client_resume_queue": lambda *given: [(self._queues.resume(*given),)],
             "client_versions": self._versions.rows, "client_move_runs": lambda *given: [self._versions.move(*given)],
             "client_finish_token": self._finish, "client_beat_token": self._beat,
@@ -51,6 +53,14 @@ class Blocks:
     def _operate_many(self, verb: str, runs: Sequence[uuid.UUID], seq: int | None, payload: bytes | None, options: str, reason: str | None, actor: str | None) -> Rows:
         came = self._operators.many(verb, runs, seq, payload, options, reason, actor)
         return [(run_id, each.did, each.state, each.why, _uuid(each.made), each.owner) for run_id, each in came]
+
+    def _cancel_many(self, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> Rows:
+        given = {run.bytes for run in runs}
+        asked = [run for run in request_cancel(self._t, given, reason, actor or ACTOR) if run in given]
+        return [(uuid.UUID(bytes=run), True, run not in self._t.tasks, None, None, None) for run in asked]
+
+    def _terminate_many(self, runs: Sequence[uuid.UUID], reason: str | None, actor: str | None) -> Rows:
+        return [(uuid.UUID(bytes=run), True) for run in terminate_runs(self._t, {run.bytes for run in runs}, reason, actor or ACTOR)]
 
     def _step_of(self, run_id: uuid.UUID, seq: int) -> Rows:
         return [(self._t.skippable(run_id.bytes, seq),)]

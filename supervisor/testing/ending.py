@@ -36,6 +36,14 @@ def end_runs(tables: Tables, runs: Iterable[bytes], status: int, error: bytes) -
     return ended
 
 
+def terminate_runs(tables: Tables, runs: Iterable[bytes], reason: str | None, actor: str) -> list[bytes]:
+    """End those that live, as somebody asked for."""
+    ended = end_runs(tables, runs, TERMINATED, error_json("RunTerminated", reason or "it was terminated"))
+    for run in ended:
+        tables.cancellations[run].setdefault(TERMINATED, (reason, actor))
+    return ended
+
+
 def request_cancel(tables: Tables, runs: Iterable[bytes], reason: str | None, actor: str) -> list[bytes]:
     """Ask that runs, and all below them, be cancelled; those that live and were not asked before."""
     asked: list[bytes] = []

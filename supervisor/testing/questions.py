@@ -20,7 +20,7 @@ from supervisor.core.ids import RunIds
 from supervisor.core.traces import Trace
 from supervisor.db.client_calls import BatchResult, Conflict, Found, Outcome, QueryStanding, Sent, Told, UpdateStanding
 from supervisor.testing import tables as rows
-from supervisor.testing.ending import end_runs, error_json, request_cancel
+from supervisor.testing.ending import end_runs, error_json, request_cancel, terminate_runs
 from supervisor.testing.errors import NotInMemory
 from supervisor.testing.filtering import Facts, fits, page
 from supervisor.testing.statements import wake_updated
@@ -259,11 +259,7 @@ class MemoryQuestions:
 
     @at_once
     def terminate(self, run_id: uuid.UUID, reason: str | None, actor: str | None) -> bool:
-        run = self._t.newest(self._known(run_id.bytes).id)
-        if not end_runs(self._t, [run], TERMINATED, error_json("RunTerminated", reason or "it was terminated")):
-            return False
-        self._t.cancellations[run].setdefault(TERMINATED, (reason, actor or ACTOR))
-        return True
+        return bool(terminate_runs(self._t, [self._t.newest(self._known(run_id.bytes).id)], reason, actor or ACTOR))
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 

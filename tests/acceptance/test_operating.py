@@ -76,8 +76,8 @@ def test_by_filter_it_counts_first_and_goes_by_slices(live: Live, tmp_path: Path
     paused = "select count(*), count(distinct a.run_id), count(distinct a.at) from supervisor.audits a where verb = 'pause' and a.run_id = any(%s)"
     assert live.database.sql(paused, ids)[0][:2] == (1100, 1100)
     assert live.database.one("select count(distinct xmin::text) from supervisor.audit where verb = 'pause' and run_id = any(%s)", ids) == 4
-    told = typed(live, tmp_path, "resume", *words, "--yes")
-    assert len({row["run_id"] for row in told if row["done"]}) == 1100
+    *told, summary = typed(live, tmp_path, "resume", *words, "--yes")
+    assert len({row["run_id"] for row in told if row["done"]}) == summary["done"] == 1100
     live.database.sql("select run_id from supervisor.cancel_many(%s)", ids[:500])
     live.database.sql("select run_id from supervisor.cancel_many(%s)", ids[500:1000])
     live.database.sql("select run_id from supervisor.cancel_many(%s)", ids[1000:])
@@ -108,7 +108,8 @@ def test_failed_runs_are_retried_by_filter_once(live: Live, tmp_path: Path) -> N
     live.until(lambda: all(live.client.status(run).status == "failed" for run in runs))
     live.effects.open("w-open")
     words = ("retry", "--filter", "batch = wrong AND status = failed", "--yes")
-    told = typed(live, tmp_path, *words, "--reason", "mended")
+    *told, summary = typed(live, tmp_path, *words, "--reason", "mended")
+    assert (summary["found"], summary["done"]) == (3, 3)
     assert all(row["done"] and row["state"] == "forked" for row in told) and len(told) == 3
     for row in told:
         assert str(live.client.get(row["made"]).result(timeout=20)).startswith("after w-")

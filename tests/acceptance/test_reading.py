@@ -521,8 +521,12 @@ def test_cancel_by_filter_counts_first(database: Database, tmp_path: Path) -> No
     live = "select count(*) from supervisor.task"
     words = ("cancel", "--filter", "workflow = checkout AND attribute.n >= 10")
     dry = command(database, *words, folder=tmp_path)
-    assert dry.returncode == 0 and dry.stdout.split() == ["20", "ready", "checkout"] and "20 runs that would be asked to end, nothing was done" in dry.stderr
-    assert json.loads(command(database, *words, "--json", folder=tmp_path).stdout)["would_cancel"] == 20
+    assert dry.returncode == 0 and dry.stdout.splitlines()[0].split() == ["20", "ready", "checkout"] and "20 runs that would be asked to end, nothing was done" in dry.stderr
+    for more in ((), ("--dry-run",)):
+        counted = json.loads(command(database, *words, *more, "--json", folder=tmp_path).stdout)
+        assert (counted["verb"], counted["would_do"], counted["counts"]) == ("cancel", 20, [{"workflow": "checkout", "status": "ready", "runs": 20}])
+        newest = [row["run_id"] for row in listed(database, words[2], "--limit", "3", folder=tmp_path)]
+        assert [row["run_id"] for row in counted["examples"]] == newest and all(each in dry.stdout for each in newest), "some are shown, the newest"
     assert database.one(live) == 31
     done = command(database, *words, "--yes", "--reason", "a test", folder=tmp_path)
     assert (done.returncode, done.stdout) == (0, "asked 20 runs to end\n") and database.one(live) == 11
@@ -538,8 +542,9 @@ def test_cancel_by_filter_goes_by_slices(database: Database, tmp_path: Path) -> 
     database.sql(f"alter database {database.name} set track_functions = 'all'")
     made = command(database, "cancel", "--filter", "workflow = checkout", "--yes", "--json", folder=tmp_path)
     assert made.returncode == 0, made.stderr
-    told = [json.loads(line) for line in made.stdout.splitlines()]
-    assert len({row["run_id"] for row in told}) == len(told) == 1200 and all(row["cancelled"] for row in told)
+    *told, summary = [json.loads(line) for line in made.stdout.splitlines()]
+    assert len({row["run_id"] for row in told}) == len(told) == 1200 and all((row["done"], row["state"]) == (True, "cancelled") for row in told)
+    assert {**summary, "seconds": 0} == {"verb": "cancel", "found": 1200, "done": 1200, "refused": 0, "locked": 0, "interrupted": False, "seconds": 0}
     assert database.one("select count(*) from supervisor.outcome where status = 3") == 1200 and database.one("select count(*) from supervisor.task") == 0
     calls = "select funcname, calls from pg_stat_user_functions where schemaname = 'supervisor' and funcname = 'cancel_many'"
     eventually(lambda: database.sql(calls) == [("cancel_many", 3)], 20)
@@ -556,7 +561,9 @@ def test_what_others_have_locked_is_said_and_the_rest_cancelled(database: Databa
         assert (made.returncode, made.stdout) == (1, "asked 29 runs to end\n")
         assert "locked" in made.stderr and "1 run;" in made.stderr and len(made.stderr.splitlines()) <= 3
         told = command(database, *words, "--json", folder=tmp_path)
-        assert (told.returncode, json.loads(told.stdout)) == (1, {"run_id": runs[7], "cancelled": False})
+        locked, summary = map(json.loads, told.stdout.splitlines())
+        assert (told.returncode, locked["run_id"], locked["done"], locked["state"]) == (1, runs[7], False, "locked")
+        assert (summary["found"], summary["done"], summary["locked"]) == (1, 0, 1)
     assert command(database, *words, folder=tmp_path).stdout == "asked 1 run to end\n"
 
 

@@ -124,6 +124,10 @@ def operated_all(stage: Stage) -> list[Run[Any]]:
     )  # fmt: skip
     stage.notes.open("kit-o-open")
     stage.ask(lambda: all_of("retry", "batch = kit-o AND status = failed"), lambda: all_of("retry", "batch = kit-o AND status = failed")[:3])
+    stage.ask(
+        lambda: all_of("terminate", "batch = kit-o AND wait = timer", reason="no more", actor="ann"), lambda: all_of("terminate", "batch = kit-o AND wait = timer"),
+        lambda: all_of("cancel", "batch = kit-o AND status = ready", dry_run=True), lambda: all_of("cancel", "batch = kit-o AND status = ready", reason="enough", actor="ann"), lambda: all_of("cancel", "batch = kit-o AND status = ready"),
+    )  # fmt: skip
     return finish(stage, runs)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from supervisor import AsyncClient, Bulk, Client, FilterInvalid, InputInvalid, OperationRefused, ResultInvalid, RunEnded, RunUnknown
+from supervisor import AsyncClient, Bulk, Client, FilterInvalid, InputInvalid, OperationRefused, ResultInvalid, RunCancelled, RunEnded, RunUnknown
 from supervisor.api.bulk import Each
 from supervisor.db import bulk
 from supervisor.db.operator_calls import Deed
@@ -266,7 +266,30 @@ def test_all_that_a_filter_finds_are_asked_slice_by_slice(live: Live) -> None:
     assert live.database.sql(audited, runs) == [("pause", "ann", "year end", 519), ("resume", None, None, 519)]
     live.database.sql("select supervisor.terminate_many(%s)", runs[:500])
     assert live.client.operate_all("pause", mine) == Bulk(20, 20, 0)
-    live.database.sql("select supervisor.terminate_many(%s)", runs[500:])
+    told.clear()
+    assert live.client.operate_all("terminate", mine, each=told.append, reason="over", actor="ann") == Bulk(20, 20, 0)
+    assert {(each.run_id, each.did, each.state) for each in told} == {(run_id, True, "terminated") for run_id in runs[500:]}
+    assert live.database.sql(audited, runs[500:])[-1] == ("terminate", "ann", "over", 20)
+
+
+def test_all_that_a_filter_finds_are_cancelled_and_whoever_waits_hears_of_it(live: Live) -> None:
+    """Some have begun and are told, some have not and end at once; asked again none is asked twice, and within a transaction what is rolled back was not done."""
+    asleep = [live.start(operated.operated_asleep.options(batch="cancelled"), 3000.0) for _ in range(3)]
+    later = [live.start(operated.operated_asleep.options(batch="cancelled", delay=3000.0), 3000.0) for _ in range(2)]
+    live.until(lambda: all(status(live, run) == ("waiting", "timer") for run in asleep))
+    told: list[Each] = []
+    with psycopg.connect(live.database.dsn) as conn:
+        assert live.client.within(conn).operate_all("cancel", "batch = cancelled") == Bulk(5, 5, 0)
+        conn.rollback()
+    assert live.client.operate_all("cancel", "batch = cancelled", dry_run=True) == Bulk(5, 0, 0)
+    assert live.client.operate_all("cancel", "batch = cancelled", each=told.append, reason="not wanted", actor="ann") == Bulk(5, 5, 0)
+    assert {each.run_id: each.state for each in told} == {**{run.id: "asked" for run in asleep}, **{run.id: "cancelled" for run in later}}
+    for run in (*asleep, *later):
+        with pytest.raises(RunCancelled, match="not wanted"):
+            run.result(timeout=20)
+    assert live.client.operate_all("cancel", "batch = cancelled").found == 0
+    audited = "select verb, actor, reason, count(*) from supervisor.audits where run_id = any(%s) group by 1, 2, 3"
+    assert live.database.sql(audited, [run.id for run in (*asleep, *later)]) == [("cancel", "ann", "not wanted", 5)]
 
 
 async def _resume_all(live: Live, filter: str) -> Bulk:
@@ -304,7 +327,7 @@ def test_a_slice_that_somebody_is_in_the_way_of_is_tried_again_and_then_left(dat
 
 def test_what_a_verb_takes_is_checked_before_a_run_is_asked(live: Live) -> None:
     for words, text in (
-        (("stop", "workflow = x"), "there is no verb 'stop'; it is one of pause"), (("skip", "workflow = x"), "skip wants seq="),
+        (("stop", "workflow = x"), "there is no verb 'stop'; it is one of cancel"), (("skip", "workflow = x"), "skip wants seq="),
     ):  # fmt: skip
         with pytest.raises(InputInvalid, match=text):
             live.client.operate_all(*words)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from supervisor import RunTerminated
 from supervisor.core.errors import PermissionMissing
-from supervisor.db import bulk
+from supervisor.db import bulk, operator_calls
+from supervisor.db.operator_calls import Deed
 from tests.apps import cut_short
 from tests.conformance.conftest import Live
 from tests.conformance.test_terminate import epoch, left, standing, stands, terminate
@@ -20,6 +22,11 @@ from tests.harness import Database, eventually
 
 APP = "tests.apps.cut_short"
 SETUP = ("create table kept (word text not null)",)
+
+
+def by_the_slice(conn: psycopg.Connection, runs: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """As the command does it: what came of each."""
+    return {each.run_id: each.state for each in bulk.operate(conn, "supervisor", Deed("terminate"), runs, "in slices", None)}
 
 
 def terminate_many(where: Database | Any, runs: list[Any], reason: str | None = None) -> dict[uuid.UUID, bool]:
@@ -106,9 +113,9 @@ def test_who_holds_a_worker_for_long_holds_up_no_bulk_verb_for_ever(live: Live) 
         with other.transaction():
             other.execute("select supervisor.terminate(%s)", (theirs.id,))
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(bulk, "WAY_TRIES", 1)
-                assert bulk.terminate(conn, "supervisor", [mine.id], None) == ([], [mine.id])
-        assert bulk.terminate(conn, "supervisor", [mine.id], None) == ([mine.id], [])
+                patch.setattr(operator_calls, "WAY_TRIES", 1)
+                assert by_the_slice(conn, [mine.id]) == {mine.id: "locked"}
+        assert by_the_slice(conn, [mine.id]) == {mine.id: "terminated"}
     live.effects.open(gate)
 
 
@@ -116,7 +123,7 @@ def test_a_role_without_the_right_is_told_which_grant_is_missing(live: Live) -> 
     with live.database.connect() as conn, conn.transaction(force_rollback=True):
         conn.execute("set local role supervisor_viewer")
         with pytest.raises(PermissionMissing, match='GRANT "supervisor_client"'):
-            bulk.terminate(conn, "supervisor", [uuid.uuid4()], None)
+            by_the_slice(conn, [uuid.uuid4()])
 
 
 def test_slices_under_load_end_every_run_once(live: Live) -> None:
@@ -131,8 +138,7 @@ def test_slices_under_load_end_every_run_once(live: Live) -> None:
         told: set[uuid.UUID] = set()
         with live.database.connect() as conn:
             while not stop.wait(0.02):
-                ended, _ = bulk.terminate(conn, "supervisor", runs[-100:], "in slices")
-                told.update(ended)
+                told.update(run_id for run_id, state in by_the_slice(conn, runs[-100:]).items() if state == "terminated")
         return told
 
     with ThreadPoolExecutor(2) as pool:

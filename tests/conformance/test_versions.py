@@ -268,10 +268,12 @@ def test_one_command_moves_the_runs_of_a_version(database: Database, hosts: Host
         assert f"--workflow versioned_waits --from {version('versioned_waits', 0)} --to {version('versioned_waits', 1)}" in shown.stderr
         move = ("versions", "move", "--workflow", "versioned_waits", "--from", version("versioned_waits", 0), "--to", version("versioned_waits", 1), "--json")
         assert json.loads(command(database, *move, "--dry-run").stdout)["moved"] == 3 and parked(database, good[0])
-        done = command(database, *move)
+        counted = command(database, *move)
+        assert (counted.returncode, json.loads(counted.stdout)["moved"], len(json.loads(counted.stdout)["examples"])) == (0, 3, 3) and parked(database, good[0])
+        done = command(database, *move, "--yes")
         assert (done.returncode, json.loads(done.stdout)["moved"], json.loads(done.stdout)["claimed"]) == (0, 3, 0)
         assert [run.result(timeout=20) for run in good] == ["new"] * 3
-        assert json.loads(command(database, *move).stdout)["moved"] == 0
+        assert json.loads(command(database, *move, "--yes").stdout)["moved"] == 0
         # the other one's history is not that of the new code
         client.move("versioned_waits_sync", version("versioned_waits_sync", 0), version("versioned_waits_sync", 1))
         waits_for(database, bad, "nondeterminism")
@@ -292,7 +294,7 @@ def test_a_run_that_a_worker_has_is_not_moved(database: Database, hosts: HostFac
     ask = ("versioned_slow", version("versioned_slow", 0), version("versioned_slow", 1))
     done = client.move(*ask)
     assert (done.moved, done.claimed) == (0, 1) and pin(database, run) is None
-    assert command(database, "versions", "move", "--workflow", ask[0], "--from", ask[1], "--to", ask[2]).returncode == 1
+    assert command(database, "versions", "move", "--workflow", ask[0], "--from", ask[1], "--to", ask[2], "--yes").returncode == 1
     host.kill_all()
     with hosts("tests.apps.basic"):
         eventually(lambda: parked(database, run), 30)
@@ -312,7 +314,7 @@ def test_a_move_that_is_killed_in_the_middle_is_finished_by_the_next(database: D
         runs[0].id,
     )
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn}
-    words = [sys.executable, "-m", "supervisor", "versions", "move", "--workflow", "versioned_waits", "--from", old, "--to", new]
+    words = [sys.executable, "-m", "supervisor", "versions", "move", "--workflow", "versioned_waits", "--from", old, "--to", new, "--yes"]
     with database.connect() as blocker:
         blocker.execute("select pg_advisory_lock(4711)")
         last = database.one("select run_id from supervisor.task order by run_id offset 1200 limit 1")
@@ -327,12 +329,15 @@ def test_a_move_that_is_killed_in_the_middle_is_finished_by_the_next(database: D
         mover.send_signal(signal.SIGKILL)
         mover.wait()
         moved = "select count(*) from supervisor.task where version = %s"
+        audited = "select count(*), count(distinct run_id) from supervisor.audits where verb = 'move'"
         assert database.one(moved, new) == 1000, "two slices, and nothing of the third"
+        assert database.sql(audited) == [(1000, 1000)]
     database.sql("drop trigger hold on supervisor.task")
     eventually(lambda: database.one(waiting) == 0, 20)
     assert client.move("versioned_waits", old, new).moved >= 3001 - 500
     client.move("versioned_waits", old, new)
     assert database.one(moved, new) == 4001 and database.one(moved, old) == 0
+    assert database.sql(audited) == [(4001, 4001)], "a row for each, and none twice"
 
 
 def test_a_move_says_what_it_can_not_do(database: Database, hosts: HostFactory, client: Client) -> None:
@@ -381,7 +386,7 @@ def test_a_move_leaves_who_and_why_in_the_audit(database: Database, hosts: HostF
         assert client.within(conn).move(*ask, reason="not yet").moved == 2
         conn.rollback()
     assert [pin(database, run) for run in runs] == [old, old] and database.one("select count(*) from supervisor.audits") == 0
-    words = ("versions", "move", "--workflow", ask[0], "--from", old, "--to", new)
+    words = ("versions", "move", "--workflow", ask[0], "--from", old, "--to", new, "--yes")
     assert command(database, *words, "--reason", "it does the same", "--actor", "ann").returncode == 0
     for run in runs:
         assert database.sql(rows, run.id) == [("move", None, "versioned_waits", "ann", "it does the same", {"from": old, "to": new})]
@@ -397,7 +402,7 @@ def test_a_move_leaves_who_and_why_in_the_audit(database: Database, hosts: HostF
             return (await there.move(*ask, reason="again", actor="bob")).moved
 
     assert asyncio.run(moves()) == 2 and database.sql(rows, runs[1].id)[2][3:5] == ("bob", "again")
-    assert command(database, *words[:4], "--from", new, "--to", old).returncode == 0
+    assert command(database, *words[:4], "--from", new, "--to", old, "--yes").returncode == 0
     assert "@" in database.sql(rows, runs[1].id)[3][3], "who it was is the account's name unless something else was said"
 
 
