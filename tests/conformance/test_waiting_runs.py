@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import statistics
 from pathlib import Path
 
+import pytest
+
 from supervisor import Client
+from supervisor.engine import rest
 from tests.apps import waiters
 from tests.harness import Database, Effects, Host, HostFactory, eventually
 
@@ -88,3 +92,20 @@ def test_a_short_wait_stays_in_memory(hosts: HostFactory, build: str, database: 
         assert (brief.result(timeout=20), long.result(timeout=20)) == (0, 0)
         assert effects.count("brief", 0.4) == 1
         assert effects.count("brief", 1.6) == 2, "it left memory and was replayed"
+
+
+@pytest.mark.alone
+def test_an_idle_host_finds_within_half_a_second_a_signal_that_nobody_announced(hosts: HostFactory, database: Database) -> None:
+    """A trigger of somebody else's table sends it, in the night, to a run that has left memory: by the database's times, from sending to the next step."""
+    parked = "select count(*) from supervisor.task where run_id = %s and owner is null and wait_kind = 11 and clock_timestamp() - wait_since > %s * interval '1 s'"
+    took = "select extract(epoch from s.started_at - m.sent_at)::float8 from supervisor.step s join supervisor.message m using (run_id) where s.run_id = %s and s.kind = 1"
+    late_s: list[float] = []
+    with hosts(APP), Client(database.dsn) as client:
+        for n in range(3):
+            run = client.start(waiters.waiters_listen, n)
+            eventually(lambda run=run: database.one(parked, run.id, rest.BUSY_FOR_S + 1.0), 120, "it has left memory, and its host looks no more as often as after work")
+            database.sql("select supervisor.signal(%s, 'waiters_go', '1')", run.id)
+            late_s += [late for (late,) in eventually(lambda run=run: database.sql(took, run.id), 10 * rest.POLL_IDLE_S)]
+    print({"signal_to_step_s": late_s})
+    assert len(late_s) == 3 and all(0 < each < 10 * rest.POLL_IDLE_S for each in late_s)
+    assert statistics.median(late_s) < 1.2 * rest.POLL_IDLE_S, "the pause of a look, and the replay"
