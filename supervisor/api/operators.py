@@ -155,9 +155,9 @@ class OperatorVerbs(BulkVerbs):
         reason: str | None = None,
         actor: str | None = None,
     ) -> None:
-        """Change the retry policy of one step that failed and has no result yet, for this run alone; *next_in*: when its next try is due, from now.
+        """Change the retry policy of one step that has no result yet, for this run alone; *next_in*: when the next try of one that failed is due, from now.
 
-        Raises OperationRefused, RunEnded, RunUnknown, InputInvalid.
+        The step failed, crashed, or has been executing for a second: before that nobody knows of it. Raises OperationRefused, RunEnded, RunUnknown, InputInvalid.
         """
         changed = terms({"max_attempts": max_attempts, "initial": initial, "factor": factor, "maximum": maximum}, next_in)
         self._carry(lambda verbs: operate(verbs, "edit_retry", id_of(run), None, seq, None, changed, reason, actor))
@@ -220,7 +220,7 @@ class AsyncOperatorVerbs(AsyncBulkVerbs):
         reason: str | None = None,
         actor: str | None = None,
     ) -> None:
-        """Change the retry policy of one step that failed, for this run alone; see `Client.edit_retry`."""
+        """Change the retry policy of one step that has no result yet, for this run alone; see `Client.edit_retry`."""
         changed = terms({"max_attempts": max_attempts, "initial": initial, "factor": factor, "maximum": maximum}, next_in)
         await self._carry(lambda verbs: operate(verbs, "edit_retry", id_of(run), None, seq, None, changed, reason, actor))
 

@@ -44,7 +44,7 @@ COMMANDS = {
     "resume": Command("supervisor.cli.operate", "resume", "Let paused runs go on where they were."),
     "retry": Command("supervisor.cli.operate", "retry", "Try again now: parked runs, steps that wait for a retry, runs that failed."),
     "skip": Command("supervisor.cli.operate", "skip", "Give a step that failed, crashed or hangs a result."),
-    "edit-retry": Command("supervisor.cli.operate", "edit_retry", "Change the retry policy of a step that failed, for this run alone."),
+    "edit-retry": Command("supervisor.cli.operate", "edit_retry", "Change the retry policy of a step that has no result yet, for this run alone."),
     "fork": Command("supervisor.cli.operate", "fork", "Start a new run with the history of another one, up to a step."),
     "complete": Command("supervisor.cli.tokens", "complete", "Give a step that handed out a token its result."),
     "fail": Command("supervisor.cli.tokens", "fail", "Fail the try of a step that handed out a token."),

@@ -67,8 +67,7 @@ def operating(function: Callable[..., int | None]) -> Callable[..., int | None]:
     for option in (
         options.as_json, options.schema, options.dsn,
         click.option("--timeout", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, help="Seconds that looking for runs may take."),
-        click.option("--actor", metavar="TEXT", help="Who does it, for the audit  [default: account@host]."),
-        click.option("--reason", metavar="TEXT", help="Why; kept in the audit."),
+        options.said_by, options.reason,
         dry_run_option, yes_option,
         click.option("--filter", "asked", metavar="FILTER", type=parse, help="All runs that fit; without --yes they are counted first."),
         click.argument("runs", metavar="[RUN|KEY]...", nargs=-1),

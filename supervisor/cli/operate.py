@@ -113,7 +113,7 @@ def skip(order: Order, seq: int, value: str, app: str | None) -> int | None:
 @click.option("--next-in", type=float, metavar="S", help="Seconds from now to the next try.")
 @operating
 def edit_retry(order: Order, seq: int, next_in: float | None, **policy: Any) -> int | None:
-    """Change the retry policy of step N, which failed and has no result yet, for these runs alone."""
+    """Change the retry policy of step N, which failed or has been executing for a second, and has no result yet, for these runs alone."""
     changed = {name: value for name, value in policy.items() if value is not None}
     if not changed and next_in is None:
         raise click.UsageError("nothing to change: give --max-attempts, --initial, --factor, --maximum or --next-in")

@@ -21,6 +21,19 @@ traces = click.option("--traces", is_flag=True, default=None, help="Send spans o
 metrics = click.option("--metrics", metavar="[HOST:]PORT", help="Serve metrics for Prometheus, /livez and /readyz there, HOST 127.0.0.1 unless given; port 0: a free one.")
 
 
+def _text(_ctx: click.Context, _param: click.Parameter, given: str | None) -> str | None:
+    """Bytes that are no UTF-8 come as surrogates, which no database keeps."""
+    try:
+        (given or "").encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not UTF-8") from None
+    return given
+
+
+said_by = click.option("--actor", metavar="TEXT", callback=_text, help="Who does it, for the audit  [default: account@host].")
+reason = click.option("--reason", metavar="TEXT", callback=_text, help="Why; kept in the audit.")
+
+
 def actor() -> str:
     """Who types this, for the audit: account@host."""
     import getpass

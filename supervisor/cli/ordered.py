@@ -39,8 +39,7 @@ def ordered(function: Callable[..., int | None]) -> Callable[..., int | None]:
     told.__doc__ = function.__doc__
     for option in (
         options.as_json, options.schema, options.dsn,
-        click.option("--actor", metavar="TEXT", help="Who does it, for the audit  [default: account@host]."),
-        click.option("--reason", metavar="TEXT", help="Why; kept in the audit."),
+        options.said_by, options.reason,
     ):  # fmt: skip
         told = option(told)
     return told

@@ -1,6 +1,6 @@
 """What operators do to runs, on tables in memory: pause, resume, retry, fork, skip a step, change its retry policy.
 
-As the functions of the database do it (sql/migrations/0026, 0027, 0028, 0032): who may, what it comes to, and in which words it is refused. What leaves
+As the functions of the database do it (sql/migrations/0026, 0027, 0028, 0032, 0052): who may, what it comes to, and in which words it is refused. What leaves
 rows in audit there leaves none here, for no client reads them.
 """
 
@@ -229,10 +229,26 @@ class Operators:
             return self._absent(run)
         step = next((each for each in self._pending(run) if each.seq == seq), None)
         if step is None:
-            return Came(False, "refused", f"step {seq} has not failed, or has its result: there is no retry whose terms could be changed", None, task.owner)
+            step, why = self._unfailed(run, seq, next_in_s is not None)
+            if step is None:
+                return Came(False, "refused", why, None, task.owner)
         check_said(reason, actor)
         self._edit_step(run, step, step.policy | terms, step.next_at if next_in_s is None else self._t.now() + round(next_in_s * 1e6))
         return Came(True, "edited", None, None, task.owner)
+
+    def _unfailed(self, run: bytes, seq: int | None, due: bool) -> tuple[Pending | None, str]:
+        """A step that was called and has not failed; or why nothing of it can be changed. *due*: its next try was to be."""
+        name = self._t.skippable(run, seq)
+        if name is None and any(step.seq == seq for step in self._t.steps[run]):
+            return None, f"step {seq} has its result: it is not tried again; a fork from there is"
+        if name is None or seq is None:
+            return None, f"step {seq} has not begun, or less than a second ago: its policy can be changed when it has failed, or has been executing for a second"
+        if due:
+            return None, f"step {seq} has not failed: no next try is due that could be put off or hurried; its policy alone can be changed"
+        edits = [each for each in self._t.attempts[run] if each.seq == seq and each.kind == EDITED]
+        last = max(edits, key=lambda each: each.n, default=None)
+        policy = msgspec.json.decode(last.error or b"{}")["policy"] if last is not None else {}
+        return Pending(seq, name, 0, None, policy, last.n if last is not None else 0), ""
 
     # ── a result in place of a step ──────────────────────────────────────────────────────────────────────────────
 

@@ -19,7 +19,7 @@ import pytest
 
 from tests.acceptance.test_reading import registered
 from tests.acceptance.test_workers import command
-from tests.harness import ROOT, Database, eventually
+from tests.harness import ROOT, Database, Server, eventually
 
 RUNS, HELD_AT = 2600, 1200  # six slices; in the third one stands still whoever works through them
 MINE = "workflow = checkout"
@@ -47,6 +47,10 @@ CASES = {
 
 @pytest.fixture
 def many(database: Database) -> Database:
+    return filled(database)
+
+
+def filled(database: Database) -> Database:
     registered(database, "checkout")
     for _ in range(2):
         database.sql("select supervisor.start_many('checkout', array(select '{}'::jsonb from generate_series(1, %s)))", RUNS // 2)
@@ -208,3 +212,70 @@ def test_every_verb_counts_alike_and_takes_a_filter_that_finds_nothing(many: Dat
         none = command(many, verb, *own, "--filter", "workflow = nobody", *more, folder=tmp_path)
         assert none.returncode == 0 and ("0 runs" in none.stdout if more == ("--yes",) else "run fits" in none.stderr), none
     assert many.one("select count(*) from supervisor.audits") == 0 and many.one("select count(*) from supervisor.runs") == RUNS
+
+
+# ── what is wrong ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("verb", ["cancel", "terminate", "pause"])
+def test_what_can_not_be_kept_in_the_audit_is_refused_before_anything_is_done(many: Database, verb: str, tmp_path: Path) -> None:
+    """A reason of a book's length would stand in two thousand rows; bytes that are no text can't be stored at all."""
+    for words, code, said in (
+        (("--reason", "x" * 5000), 2, "characters"), (("--actor", "x" * 201), 2, "characters"), (("--reason", b"\xff\xfe"), 2, "UTF-8"), (("--actor", b"\xff"), 2, "UTF-8"),
+    ):  # fmt: skip
+        made = command(many, verb, "--filter", MINE, "--yes", *words, folder=tmp_path)  # type: ignore[arg-type]
+        assert made.returncode == code and said in made.stderr and "Traceback" not in made.stderr, made
+    assert many.sql("select count(*), count(*) filter (where status = 'ready') from supervisor.runs") == [(RUNS, RUNS)]
+    assert many.one("select count(*) from supervisor.audits") == 0
+
+
+def test_two_bulk_verbs_over_the_same_runs_at_once_do_each_run_once(many: Database, tmp_path: Path) -> None:
+    """Two operators have the same idea: what one has, the other leaves and asks again; each run has one row."""
+    words = ("terminate", "--filter", MINE, "--yes", "--json")
+    both = [begun(many, tmp_path, *words, "--actor", who, stderr=subprocess.PIPE) for who in ("ann", "bob")]
+    done = {}
+    for who, process in zip(("ann", "bob"), both, strict=True):
+        out, told = process.communicate(timeout=120)
+        assert process.returncode in (0, 1), told
+        done[who] = json.loads(out.splitlines()[-1])["done"]
+    assert sum(done.values()) == RUNS == many.one("select count(*) from supervisor.audits where verb = 'terminate'")
+    assert {who: many.one("select count(*) from supervisor.audits where actor = %s", who) for who in done} == done
+
+
+def test_a_server_that_is_restarted_in_the_middle_leaves_whole_slices_and_the_command_says_how_many(own_server: Server, tmp_path: Path) -> None:
+    """Exit code 69; typed again when the server is back the rest is done."""
+    database = filled(own_server.database())
+    words = ("pause", "--filter", MINE, "--yes", "--actor", "ann")
+    with holding(database, "audit", HELD_AT):
+        process = begun(database, tmp_path, *words, stderr=subprocess.PIPE)
+        eventually(lambda: database.sql(HELD), 60)
+        own_server.embedded.restart("immediate")
+        out, told = process.communicate(timeout=60)
+    assert (process.returncode, out) == (69, "pause: 1,000 runs\n") and "Traceback" not in told and len(told.splitlines()) <= 4, told
+    rows = "select count(*), count(distinct run_id) from supervisor.audits where actor = 'ann'"
+    assert database.sql(rows) == [(1000, 1000)] and database.one(f"select count(*) from ({CASES['pause'].done}) as paused") == 1000
+    made = command(database, *words, folder=tmp_path)
+    assert (made.returncode, made.stdout) == (0, f"pause: {RUNS - 1000:,} runs, 1,000 as they were\n"), made.stderr
+    assert database.sql(rows) == [(RUNS, RUNS)]
+
+
+def test_a_role_that_may_not_is_told_and_words_of_others_act_on_no_terminal(many: Database, tmp_path: Path) -> None:
+    """A viewer counts and changes nothing: exit code 77. What a reason holds is shown without its control characters."""
+    many.sql("create role viewing login in role supervisor_viewer")
+    try:
+        viewing = Database(many.server, many.name, psycopg.conninfo.make_conninfo(many.dsn, user="viewing"))
+        assert f"{RUNS:,} runs" in command(viewing, "pause", "--filter", MINE, "--dry-run", folder=tmp_path).stderr
+        for verb in ("pause", "cancel", "terminate", "retry"):
+            made = command(viewing, verb, "--filter", MINE, "--yes", folder=tmp_path)
+            assert made.returncode == 77 and "GRANT" in made.stderr and len(made.stderr.splitlines()) <= 3, made
+        for filter in ("workflow is checkout", "colour = red", "status = gone", "(", "x" * 30_000, "key = \x1b[2J"):
+            made = command(many, "cancel", "--filter", filter, "--yes", folder=tmp_path)
+            assert made.returncode in (0, 2) and "\x1b" not in made.stdout + made.stderr and "Traceback" not in made.stderr, made
+        assert many.one("select count(*) from supervisor.audits") == 0
+        run = str(many.one("select run_id from supervisor.task limit 1"))
+        command(many, "pause", "--filter", f"run = {run}", "--yes", "--reason", "red \x1b[31m\x07 and\nmore", folder=tmp_path)
+        for words in (("audit", run), ("show", run)):
+            shown = command(many, *words, folder=tmp_path).stdout
+            assert "red " in shown and "\x1b" not in shown and "\x07" not in shown
+    finally:
+        many.sql("drop role viewing")

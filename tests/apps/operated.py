@@ -44,6 +44,23 @@ def operated_failing(word: str, until: str) -> int:
     return attempt
 
 
+@step
+def operated_third_time(word: str) -> int:
+    """Declared without a retry; every try waits for a file, and the third one does it."""
+    note("try", word, current().attempt)
+    wait_for_file(f"{word}-open")
+    if current().attempt < 3:
+        raise ValueError(f"try {current().attempt} of {word}")
+    return current().attempt
+
+
+@workflow
+async def operated_unfailed(word: str) -> int:
+    found = await operated_third_time.aio(word)
+    await sleep(3000.0 if word.endswith("asleep") else 0.0)
+    return found
+
+
 @step(retry=Retry(max_attempts=3, initial=3e6, maximum=3e6))
 def operated_always_failing(word: str) -> int:
     note("try", word, current().attempt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from supervisor import AsyncClient, Bulk, Client, FilterInvalid, InputInvalid, O
 from supervisor.api.bulk import Each
 from supervisor.db import bulk
 from supervisor.db.operator_calls import Deed
+from tests.acceptance.test_workers import command
 from tests.apps import operated
 from tests.conformance.client_host import register
 from tests.conformance.conftest import Live
@@ -143,6 +145,65 @@ def test_a_later_due_time_is_honoured(live: Live) -> None:
     run.cancel()
 
 
+SOON = {"max_attempts": 3, "initial": 0.001, "maximum": 0.01}
+
+
+@pytest.mark.parametrize("way", ["client", "command", "sql"])
+def test_a_step_that_executes_its_first_try_is_given_other_terms(live: Live, way: str, tmp_path: Path) -> None:
+    """Somebody sees it hang and knows that it will fail: declared to be tried once, it is tried three times."""
+    run = live.start(operated.operated_unfailed, f"first-{way}")
+    live.until(lambda: live.database.one("select wait from supervisor.runs where run_id = %s", run.id) == "step_running")
+    if way == "client":
+        with pytest.raises(OperationRefused, match="step 0 has not failed: no next try is due"):
+            live.client.edit_retry(run, 0, max_attempts=3, next_in=0.0)
+        with pytest.raises(OperationRefused, match="step 1 has not begun, or less than a second ago: its policy can be changed when it has failed, or has been executing for a second"):
+            live.client.edit_retry(run, 1, max_attempts=3)
+        live.client.edit_retry(run, 0, max_attempts=2, reason="it will fail", actor="ann")
+        live.client.edit_retry(run, 0, **SOON, reason="twice, even", actor="ann")
+    elif way == "command":
+        made = command(live.database, "edit-retry", str(run.id), "--seq", "0", "--next-in", "5", folder=tmp_path)
+        assert made.returncode == 1 and "its policy alone can be changed" in made.stderr
+        words = [word for name, value in SOON.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        made = command(live.database, "edit-retry", str(run.id), "--seq", "0", *words, "--reason", "it will fail", "--actor", "ann", folder=tmp_path)
+        assert (made.returncode, made.stdout) == (0, f"edited {run.id}\n"), made.stderr
+    else:
+        with pytest.raises(psycopg.DatabaseError, match="step 7 has not begun") as refused:
+            live.database.sql("select supervisor.edit_retry(%s, 7, 3)", run.id)
+        assert refused.value.sqlstate == "SV030"
+        live.database.sql("select supervisor.edit_retry(%s, 0, 3, 0.001, maximum => 0.01, reason => 'it will fail', actor => 'ann')", run.id)
+    live.until(lambda: live.database.one("select count(*) from supervisor.changed where run_id = %s", run.id) == 0)  # its worker has read them
+    live.effects.open(f"first-{way}-open")
+    assert run.result(timeout=20) == 3 and live.effects.count("try", f"first-{way}") == 3
+    audited = live.database.sql("select actor, reason from supervisor.audits where run_id = %s and verb = 'edit_retry' order by n", run.id)
+    assert audited == [("ann", "it will fail"), ("ann", "twice, even")][: 2 if way == "client" else 1]
+
+
+def test_terms_given_before_a_step_failed_survive_kill_9(live: Live) -> None:
+    """The step is executed again, as the same try, and its failures count as it was told."""
+    run = live.start(operated.operated_unfailed, "first-killed")
+    live.until(lambda: live.database.one("select wait from supervisor.runs where run_id = %s", run.id) == "step_running")
+    live.client.edit_retry(run, 0, **SOON)
+    live.kill()
+    live.effects.open("first-killed-open")
+    assert run.result(timeout=40) == 3
+
+
+def test_a_step_that_has_its_result_is_not_given_other_terms(live: Live) -> None:
+    run = live.start(operated.operated_asleep, 0.0)
+    run.result(timeout=20)
+    with pytest.raises(RunEnded):
+        live.client.edit_retry(run, 0, max_attempts=3)
+    run = live.start(operated.operated_unfailed, "first-asleep")
+    live.until(lambda: live.database.one("select wait from supervisor.runs where run_id = %s", run.id) == "step_running")
+    live.client.edit_retry(run, 0, **SOON)
+    live.until(lambda: live.database.one("select count(*) from supervisor.changed where run_id = %s", run.id) == 0)
+    live.effects.open("first-asleep-open")
+    live.until(lambda: status(live, run) == ("waiting", "timer"))
+    with pytest.raises(OperationRefused, match="step 0 has its result: it is not tried again; a fork from there is"):
+        live.client.edit_retry(run, 0, max_attempts=3)
+    run.cancel()
+
+
 def test_terms_that_mean_nothing_are_refused(live: Live) -> None:
     run = live.start(operated.operated_retrying, "bad", "bad-open")
     in_backoff(live, run, "bad")
@@ -153,7 +214,7 @@ def test_terms_that_mean_nothing_are_refused(live: Live) -> None:
     with pytest.raises(psycopg.DatabaseError, match="factor does not fit"):
         live.database.sql("select supervisor.edit_retry(%s, 0, factor => 0.5)", run.id)
     for seq in (1, -1, 99):
-        with pytest.raises(OperationRefused, match=f"step {seq} has not failed"):
+        with pytest.raises(OperationRefused, match=f"step {seq} has not begun, or less than a second ago"):
             live.client.edit_retry(run, seq, max_attempts=3)
     assert audits(live, run) == []
     run.terminate()
