@@ -217,11 +217,11 @@ WHERE i.inhparent = '{schema}.run'::pg_catalog.regclass;
 
 -- name: page_batches :many
 -- Batches and what became of their runs, newest first; where complete is false, of the newest ones.
--- Locks:  none.     Index:  batch_created_at_idx, run_batch_idx, outcome, task primary keys; $3 runs of each at most
--- $1 timestamptz before (null: from now on)    $2 int4 limit    $3 int4 runs of each
+-- Locks:  none.     Index:  batch_created_at_idx, run_batch_idx, outcome, task primary keys; $4 runs of each at most
+-- $1 timestamptz before (null: from now on)    $2 text before that name, of those made at that moment (null: none of them)    $3 int4 limit    $4 int4 runs of each
 SELECT b.batch, b.runs, b.complete, b.ready, b.running, b.waiting, b.paused, b.completed, b.failed, b.cancelled, b.terminated, b.timed_out, b.continued,
        b.created_at, b.last_started_at, b.last_ended_at
-FROM {schema}.batch_sizes(NULL, $1::pg_catalog.timestamptz, $2::pg_catalog.int4, $3::pg_catalog.int4) AS b;
+FROM {schema}.batch_sizes(NULL, $1::pg_catalog.timestamptz, $3::pg_catalog.int4, $4::pg_catalog.int4, $2::pg_catalog.text) AS b;
 
 -- name: page_batch :many
 -- What became of the runs of one batch; where complete is false, of the newest ones.

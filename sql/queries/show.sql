@@ -76,21 +76,25 @@ SELECT c.how, c.asked_at, c.actor, c.reason FROM {schema}.cancellations AS c WHE
 -- name: show_audit :many
 -- What operators did, newest first: to one run, or to all.
 -- Locks:  none.     Index:  audit primary key, pruned; of all runs audit_at_idx and cancellation_at_idx, one scan backwards per partition
--- $1 uuid run (null: all)    $2 text verb (null: all)    $3 timestamptz before (null: from now on)    $4 int4 limit
+-- $1 uuid run (null: all)    $2 text verb (null: all)    $3 timestamptz before (null: from now on)    $4 int8, $5 uuid, $6 text before that n (0 where it has none), run
+-- and verb, of what was done at that moment (null: none of it)    $7 int4 limit
 SELECT a.n, a.at, a.verb, a.run_id, a.workflow, a.key, a.login, a.actor, a.reason, a.details, a.schedule, a.queue
 FROM {schema}.audits AS a
-WHERE ($1::pg_catalog.uuid IS NULL OR a.run_id = $1) AND ($2::pg_catalog.text IS NULL OR a.verb = $2) AND ($3::pg_catalog.timestamptz IS NULL OR a.at < $3)
-ORDER BY a.at DESC, a.n DESC LIMIT $4;
+WHERE ($1::pg_catalog.uuid IS NULL OR a.run_id = $1) AND ($2::pg_catalog.text IS NULL OR a.verb = $2)
+  AND a.at <= coalesce($3::pg_catalog.timestamptz, 'infinity')
+  AND ($3 IS NULL OR a.at < $3 OR (coalesce(a.n, 0), a.run_id, a.verb) < ($4::pg_catalog.int8, $5::pg_catalog.uuid, $6::pg_catalog.text))
+ORDER BY a.at DESC, coalesce(a.n, 0) DESC, a.run_id DESC, a.verb DESC LIMIT $7;
 
 -- name: show_schedule_audit :many
 -- What was done to one schedule, newest first. No run is named, so none is looked for.
 -- Locks:  none.     Index:  audit_schedule_idx, all deeds on that schedule before then
--- $1 text schedule    $2 text verb (null: all)    $3 timestamptz before (null: from now on)    $4 int4 limit
+-- $1 text schedule    $2 … $7 as show_audit
 SELECT a.n, a.at, a.verb, a.run_id, NULL::pg_catalog.text AS workflow, NULL::pg_catalog.text AS key, a.login, a.actor, a.reason, a.details, a.schedule, a.queue
 FROM (SELECT a.* FROM {schema}.audits AS a
-      WHERE a.schedule = $1 AND ($2::pg_catalog.text IS NULL OR a.verb = $2) AND a.at < coalesce($3::pg_catalog.timestamptz, 'infinity')
-      ORDER BY a.at DESC LIMIT $4) AS a
-ORDER BY a.at DESC, a.n DESC;
+      WHERE a.schedule = $1 AND ($2::pg_catalog.text IS NULL OR a.verb = $2) AND a.at <= coalesce($3::pg_catalog.timestamptz, 'infinity')
+        AND ($3 IS NULL OR a.at < $3 OR (coalesce(a.n, 0), a.run_id, a.verb) < ($4::pg_catalog.int8, $5::pg_catalog.uuid, $6::pg_catalog.text))
+      ORDER BY a.at DESC, coalesce(a.n, 0) DESC, a.run_id DESC, a.verb DESC LIMIT $7) AS a
+ORDER BY a.at DESC, coalesce(a.n, 0) DESC, a.run_id DESC, a.verb DESC;
 
 -- name: show_schedule :many
 -- The schedule that started one run, and for which tick.

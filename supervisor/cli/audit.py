@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from supervisor.cli import options
 from supervisor.cli.output import ago, plain, print_json, say, short_json, table
 
+if TYPE_CHECKING:
+    from supervisor.db.history import Place
+
 VERBS = ("cancel", "terminate", "pause", "resume", "retry", "fork", "move", "skip", "edit_retry", "signal", "update", "complete", "fail", "queue_pause", "queue_resume", "schedule_create", "schedule_change", "schedule_declare", "schedule_pause", "schedule_resume", "schedule_trigger",
          "schedule_backfill", "schedule_delete")  # fmt: skip
 
 
-def _moment(_ctx: click.Context, _param: click.Parameter, given: datetime | None) -> datetime | None:
-    return given.replace(tzinfo=UTC) if given is not None and given.tzinfo is None else given
+def _place(_ctx: click.Context, _param: click.Parameter, given: str | None) -> Place:
+    from supervisor.db.history import FROM_NOW_ON, Place
+
+    try:
+        return Place.of(given) if given is not None else FROM_NOW_ON
+    except ValueError:
+        raise click.BadParameter(f"{given!r} is no time, such as 2026-11-22 or 2026-11-22T08:30:05.5, nor what stands behind the last page") from None
 
 
 @click.command("audit")
 @click.argument("run", metavar="[RUN|KEY]", required=False)
 @click.option("--schedule", metavar="NAME", help="What was done to that schedule, in place of a run.")
 @click.option("--verb", metavar="VERB", type=click.Choice(VERBS), help=f"Only such deeds: {', '.join(VERBS)}.")
-@click.option("--before", metavar="TIME", type=click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")), callback=_moment, help="Only older ones; UTC.")
+@click.option("--before", metavar="TIME", callback=_place, help="Only older ones; UTC. Or as the page before says how to go on.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
 @options.dsn
 @options.schema
 @options.as_json
-def audit(run: str | None, schedule: str | None, verb: str | None, before: datetime | None, limit: int, dsn: str | None, schema: str | None, as_json: bool) -> None:
+def audit(run: str | None, schedule: str | None, verb: str | None, before: Place, limit: int, dsn: str | None, schema: str | None, as_json: bool) -> None:
     """List what operators did to one run, to one schedule, or to all and to queues, newest first.
 
     Kept as long as the runs' history. With --json one object per line. The role wants to be viewer or operator.
@@ -47,6 +54,8 @@ def audit(run: str | None, schedule: str | None, verb: str | None, before: datet
         click.echo(table(("when", "verb", "run", "workflow", "who", "why", "what"), rows(found)))
     else:
         say("no operator has done anything of that kind")
+    if len(found) == limit:
+        say(f"older ones: --before {plain(history.Place.after(found[-1]))}")
 
 
 def rows(found: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from supervisor.core.errors import BatchUnknown
 from supervisor.dashboard import health, verbs
-from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Json, Link, Page, Pip, Size, Table, When, in_quotes, quoted, run_link, runs_where, url
+from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Json, Link, Page, Pip, Size, Table, When, in_quotes, json_of, quoted, run_link, runs_where, url
+from supervisor.db.history import FROM_NOW_ON, Place
 from supervisor.db.pages import Look
 
 Row = dict[str, Any]
@@ -26,16 +27,18 @@ def queues(look: Look, asked: Asked) -> Page:
 
 
 def batches(look: Look, asked: Asked) -> Page:
-    rows = look.rows("page_batches", asked.moment("before"), LISTED, BATCH_RUNS)
+    before = asked.moment("before")
+    found = look.rows("page_batches", before, asked.get("name") or None, LISTED + 1, BATCH_RUNS)
+    rows = found[:LISTED]
     shown: list[list[Cell]] = [
         [Link(row["batch"], url("/batch", name=row["batch"])), Count(row["runs"], runs_where(batch=row["batch"]), not row["complete"]), sum(row[status] for status in LIVE), row["completed"], row["failed"], row["cancelled"],
          When(row["created_at"]), When(row["last_ended_at"])]
         for row in rows
     ]  # fmt: skip
-    older = url("/batches", before=rows[-1]["created_at"].isoformat()) if len(rows) == LISTED else None
+    older = url("/batches", before=rows[-1]["created_at"].isoformat(), name=rows[-1]["batch"]) if len(found) > LISTED else None
     note = "" if all(row["complete"] for row in rows) else f"of each its newest {BATCH_RUNS:,} runs are counted; its own page counts {ONE_BATCH_RUNS:,}"
     table = Table("Batches", ("batch", "runs", "live", "completed", "failed", "cancelled", "made", "last end"), shown, empty="no start has named a batch", note=note)
-    return Page("Batches", "batches", {"batches": rows}, panels=[table], older=older, said=look.said)
+    return Page("Batches", "batches", {"batches": rows, "next": json_of(older)}, panels=[table], older=older, newest="/batches" if before else None, said=look.said)
 
 
 def batch(look: Look, asked: Asked) -> Page:
@@ -113,11 +116,20 @@ def versions(look: Look, asked: Asked) -> Page:
 
 
 def audit(look: Look, asked: Asked) -> Page:
-    before = asked.moment("before")
-    rows = look.rows("show_audit", None, asked.get("verb") or None, before, LISTED)
+    verb, before = asked.get("verb") or None, _place(asked)
+    found = look.rows("show_audit", None, verb, *before, LISTED + 1)
+    rows = found[:LISTED]
     table = Table("Audit", ("when", "verb", "done to", "workflow", "who", "role", "why", "what"), _deeds(rows), empty="no operator has done anything")
-    older = url("/audit", before=rows[-1]["at"].isoformat(), verb=asked.get("verb")) if len(rows) == LISTED else None
-    return Page("Audit", "audit", {"audit": rows}, panels=[table], older=older, newest="/audit" if before else None, said=look.said)
+    older = url("/audit", before=Place.after(rows[-1]), verb=verb) if len(found) > LISTED else None
+    newest = url("/audit", verb=verb) if before.at else None
+    return Page("Audit", "audit", {"audit": rows, "next": json_of(older)}, panels=[table], older=older, newest=newest, said=look.said)
+
+
+def _place(asked: Asked) -> Place:
+    try:
+        return Place.of(asked.get("before"))
+    except ValueError:
+        return FROM_NOW_ON
 
 
 def _deeds(rows: Sequence[Row]) -> list[list[Cell]]:

@@ -271,6 +271,12 @@ def url(path: str, **query: object) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
+def json_of(link: str | None) -> str | None:
+    """The same page for programs."""
+    path, mark, query = (link or "").partition("?")
+    return f"{path}.json{mark}{query}" if link else None
+
+
 def runs_where(**tests: object) -> str:
     """The list of runs by these tests, in the words of the filter."""
     return url("/runs", q=" AND ".join(f"{name} = {quoted(value)}" for name, value in tests.items() if value is not None))

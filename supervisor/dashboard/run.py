@@ -17,9 +17,9 @@ from supervisor.core.errors import ConfigInvalid, RunUnknown
 from supervisor.core.shown import duration, place_of, progress_words
 from supervisor.core.spans import Stretch
 from supervisor.dashboard import timeline, verbs
-from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Failure, Json, Link, Page, Pip, Refused, Table, Text, Took, When, run_link, runs_where, short_id, url
+from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Failure, Json, Link, Page, Pip, Refused, Table, Text, Took, When, json_of, run_link, runs_where, short_id, url
 from supervisor.dashboard.why import why
-from supervisor.db.history import one_of
+from supervisor.db.history import FROM_NOW_ON, one_of
 from supervisor.db.pages import Asking, Look
 from supervisor.db.statements import identifier
 from supervisor.host import log_files, log_lines
@@ -163,7 +163,7 @@ def page(look: Look, asked: Asked) -> Page:
         title=f"{run['workflow']} {run['key'] or str(run_id)[-12:]}",
         nav="runs",
         template="detail",
-        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": part.steps, "attempts": attempts, "complete": {"history": part.complete, "attempts": part.all_tries, **{name: name not in cut for name in PARTS}}, "next": journal.later and journal.later.replace("?", ".json?"), "schedule": by, "goes_on": facts["goes_on"], **data},
+        data={**run, "why": wait, "place": place, "usual": usual, "pause": pause, "heartbeats": beats, "kinds": kinds, "history": part.steps, "attempts": attempts, "complete": {"history": part.complete, "attempts": part.all_tries, **{name: name not in cut for name in PARTS}}, "next": json_of(journal.later), "schedule": by, "goes_on": facts["goes_on"], **data},
         lead=run["workflow"],
         crumbs=[*_facts(run), *_goes_on(facts["goes_on"]), *([("schedule", Link(by["schedule"], url("/schedule", name=by["schedule"]))), (f"its {by['kind']}", by["tick_at"].isoformat())] if by else [])],
         why=why(run, wait, attempts, pause, beats, place, data["cancellations"]),
@@ -201,7 +201,7 @@ def _asked_of(run: Row, window: Window, now: datetime, usual: Row | None) -> dic
         "kinds": ("page_kinds", run_id), "steps": steps, "beats": ("show_heartbeats", run_id),
         "backoffs": ("page_backoffs", run_id, run["ended_at"] or now), "children": ("page_children", run_id, CHILDREN + 1), "signals": ("page_signals", run_id, LISTED + 1, PAYLOAD_CHARS),
         "updates": ("page_updates", run_id, LISTED + 1), "tokens": ("page_tokens", run_id, LISTED + 1), "published": ("show_published", run_id), "compensations": ("page_compensations", run_id, LISTED + 1),
-        "cancellations": ("show_cancellations", run_id), "audit": ("show_audit", run_id, None, None, DEEDS + 1), "schedule": ("show_schedule", run_id), "goes_on": ("show_goes_on", run_id),
+        "cancellations": ("show_cancellations", run_id), "audit": ("show_audit", run_id, None, *FROM_NOW_ON, DEEDS + 1), "schedule": ("show_schedule", run_id), "goes_on": ("show_goes_on", run_id),
     }  # fmt: skip
     if run["ended_at"] is None:
         asked |= {"wait": ("show_wait", run_id), "pause": ("show_pause", run_id)}

@@ -11,7 +11,7 @@ from supervisor.core.filters import Filter, Order, parse_list
 from supervisor.core.ids import id_time
 from supervisor.core.shown import progress_words, run_as_json
 from supervisor.dashboard import verbs
-from supervisor.dashboard.page import Asked, Cell, Count, Link, Page, Pick, Pip, Refused, Search, Table, Took, When, run_link, runs_where, url
+from supervisor.dashboard.page import Asked, Cell, Count, Link, Page, Pick, Pip, Refused, Search, Table, Took, When, json_of, run_link, runs_where, url
 from supervisor.dashboard.why import PARKED
 from supervisor.db.look import Found
 from supervisor.db.pages import Look
@@ -57,7 +57,7 @@ def _listed(rows: Found, text: str, search: Search, after: UUID | None, look: Lo
     columns = (*["choose"] * picks, "status", "run", "workflow", "key", "step", "started", "took", "in particular")
     table = Table("Runs", columns, [_cells(row, picks) for row in rows], empty="none as far as was looked" if reached else "no runs that fit" if fits or after else "no runs yet", note=_so_far(reached))
     bulk = [(verb, label) for verb, label in verbs.BULK if verb in ("cancel", "terminate") or asked.may_operate] if picks and order is None else []
-    data = {"runs": [run_as_json(row) for row in rows], "complete": reached is None, "saved": search.kept, "next": older and older.replace("/runs?", "/runs.json?")}
+    data = {"runs": [run_as_json(row) for row in rows], "complete": reached is None, "saved": search.kept, "next": json_of(older)}
     return Page("Runs", "runs", data, search=search, panels=[table], older=older, newest=url("/runs", q=text) if after else None, bulk=bulk, said=look.said)
 
 

@@ -11,7 +11,8 @@ from supervisor.api.schedules import ScheduleInfo
 from supervisor.core.errors import ScheduleInvalid, ScheduleUnknown
 from supervisor.core.shown import by_whom
 from supervisor.dashboard import verbs
-from supervisor.dashboard.page import Asked, Cell, Count, Facts, Json, Link, Page, Pip, Table, When, Why, run_link, runs_where, url
+from supervisor.dashboard.page import Asked, Cell, Count, Facts, Json, Link, Page, Pip, Table, When, Why, json_of, run_link, runs_where, url
+from supervisor.db.history import FROM_NOW_ON
 from supervisor.db.pages import Look
 
 Row = dict[str, Any]
@@ -22,7 +23,8 @@ NEXT = 5  # ticks that are said ahead
 
 def page(look: Look, asked: Asked) -> Page:
     after = asked.get("after") or None
-    rows = look.rows("page_schedules", after, LISTED)
+    found = look.rows("page_schedules", after, LISTED + 1)
+    rows = found[:LISTED]
     shown: list[list[Cell]] = [
         [Link(row["name"], url("/schedule", name=row["name"])), Pip(row["state"]), Link(row["workflow"], runs_where(workflow=row["workflow"])), _when(row), row["timezone"], When(row["next_at"]), When(row["last_at"]),
          run_link(row["last_run"]) if row["last_run"] else None, Count(row["live"]), Count(row["held"]), Count(row["fired"], runs_where(schedule=row["name"])), Count(row["skipped"]), Count(row["missed"]), row["paused_by"], row["paused_reason"]]
@@ -31,8 +33,8 @@ def page(look: Look, asked: Asked) -> Page:
     columns = ("schedule", "state", "workflow", "when", "zone", "next tick", "last tick", "its run", "live", "held", "fired", "skipped", "missed", "paused by", "why")
     table = Table("Schedules", columns, shown, empty="there are no schedules; declare one in the app, or make one here or by: python -m supervisor schedules create --help")
     links = [Link("New schedule", "/schedules/new")] if asked.may_operate else []
-    more = url("/schedules", after=rows[-1]["name"]) if len(rows) == LISTED else None
-    return Page("Schedules", "schedules", {"schedules": rows}, panels=[table], older=more, newest="/schedules" if after else None, by_name=True, links=links, said=look.said)
+    more = url("/schedules", after=rows[-1]["name"]) if len(found) > LISTED else None
+    return Page("Schedules", "schedules", {"schedules": rows, "next": json_of(more)}, panels=[table], older=more, newest="/schedules" if after else None, by_name=True, links=links, said=look.said)
 
 
 def one(look: Look, asked: Asked) -> Page:
@@ -44,9 +46,9 @@ def one(look: Look, asked: Asked) -> Page:
     fires = found[:LISTED]
     fires += [each for each in found[LISTED:] if each["tick_at"] == fires[-1]["tick_at"]]  # one tick may be missed, and fired by a backfill
     older = url("/schedule", name=name, before=fires[-1]["tick_at"].isoformat()) if len(found) > len(fires) or len(fires) > LISTED else None
-    deeds = look.rows("show_schedule_audit", name, None, None, LISTED)
+    deeds = look.rows("show_schedule_audit", name, None, *FROM_NOW_ON, LISTED)
     ticks = _next(row)
-    data = {**row, "next": ticks, "fires": fires, "audit": deeds}
+    data = {**row, "next": ticks, "fires": fires, "older": json_of(older), "audit": deeds}
     panels = [_terms(row), ticks_table(ticks, "Next ticks", _no_ticks(row)), _fires(fires), _deeds(deeds)]
     links = [Link("Its runs", runs_where(schedule=name)), *([Link("Change", url("/schedule/change", name=name))] if asked.may_operate else [])]
     return Page(f"Schedule {name}", "schedules", data, template="detail", lead=f"Schedule {name}", crumbs=[("workflow", Link(row["workflow"], runs_where(workflow=row["workflow"]))), ("when", _when(row)), ("zone", row["timezone"])],

@@ -8,8 +8,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -28,6 +28,41 @@ USUAL_OF = 2_000  # newest runs among which those of its workflow are looked for
 LOOK_S = 30.0
 
 Row = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Where one deed stands among all, the newest first: no two have the same. Of a moment alone: where all that was done before it begins."""
+
+    at: datetime | None = None
+    n: int | None = None
+    run_id: uuid.UUID | None = None
+    verb: str | None = None
+
+    @classmethod
+    def of(cls, text: str) -> Place:
+        """As `str` has it; or a moment, in UTC where it names no zone. Raises ValueError."""
+        moment, *of_deed = text.split("/")
+        at = datetime.fromisoformat(moment)
+        at = at.replace(tzinfo=timezone.utc) if at.tzinfo is None else at
+        if not of_deed:
+            return cls(at)
+        n, run_id, verb = of_deed
+        if len(n) > 18:
+            raise ValueError(f"{n!r} is no number of a deed")
+        return cls(at, int(n), uuid.UUID(run_id), verb)
+
+    @classmethod
+    def after(cls, deed: Row) -> Place:
+        """Where what comes behind *deed* in the list begins."""
+        return cls(deed["at"], deed["n"] or 0, deed["run_id"], deed["verb"])
+
+    def __str__(self) -> str:
+        """For a command line or a link."""
+        at = self.at.astimezone(timezone.utc).replace(tzinfo=None).isoformat() if self.at else ""
+        return at if self.verb is None else f"{at}/{self.n}/{self.run_id}/{self.verb}"
+
+
+FROM_NOW_ON = Place()
 
 
 @dataclass(frozen=True)
@@ -66,14 +101,14 @@ class History:
         return place_of(len(self.steps), self.usual, self.run["progress"]) if self.wait else None
 
 
-def audit(conn: psycopg.Connection, schema: str, which: str | None, verb: str | None, before: datetime | None, limit: int, schedule: str | None = None) -> list[Row]:
+def audit(conn: psycopg.Connection, schema: str, which: str | None, verb: str | None, before: Place, limit: int, schedule: str | None = None) -> list[Row]:
     """What operators did, newest first: to the run that *which* names, to a schedule, or to all."""
     sql = Sql(schema)
     with refusals.told(conn, schema):
         if schedule is not None:
-            return _rows(conn, sql, "show_schedule_audit", schedule, verb, before, limit)
+            return _rows(conn, sql, "show_schedule_audit", schedule, verb, *before, limit)
         run_id = _run(conn, sql, which)["run_id"] if which is not None else None
-        return _rows(conn, sql, "show_audit", run_id, verb, before, limit)
+        return _rows(conn, sql, "show_audit", run_id, verb, *before, limit)
 
 
 def read(conn: psycopg.Connection, schema: str, which: str) -> History:
@@ -107,7 +142,7 @@ def _read(conn: psycopg.Connection, sql: Sql, run: Row) -> History:
     below = rows("show_below", TREE_MAX, LEVELS_MAX)
     return History(
         run, wait[0] if wait else None, rows("show_steps", ROWS_MAX), attempts, rows("show_children", CHILDREN_MAX), rows("show_published"),
-        rows("show_updates", UPDATES_MAX), next(iter(rows("show_pause") if wait else ()), None), rows("show_audit", None, None, AUDIT_MAX), rows("show_heartbeats"),
+        rows("show_updates", UPDATES_MAX), next(iter(rows("show_pause") if wait else ()), None), rows("show_audit", None, *FROM_NOW_ON, AUDIT_MAX), rows("show_heartbeats"),
         rows("show_signals", SIGNALS_MAX), [*(rows("show_above", LEVELS_MAX) if run["parent_id"] else ()), *below], rows("show_cancellations"),
         _rows(conn, sql, "show_usual", run["workflow"], USUAL_OF, run["version"])[0] if wait else None, _alike(conn, sql, run_id, wait, attempts),
         next(iter(rows("show_schedule")), None), rows("show_goes_on"),

@@ -113,6 +113,22 @@ def test_a_batch_costs_what_may_be_looked_at(filled: Filled) -> None:
     assert few < 1500 < all_of_it
 
 
+def test_a_page_of_batches_reads_those_that_are_on_it(filled: Filled) -> None:
+    """Some of a moment, and of what was made before; whatever there is else."""
+    before, name = "2026-11-30 10:00:00+00", "n 150"
+    with filled.conn.transaction(force_rollback=True):
+        filled.conn.execute("set local role none")
+        filled.conn.execute("insert into supervisor.batch (name, created_at) select 'n ' || n, timestamptz '2026-11-30 10:00:00+00' - n / 400 * interval '1 s' from generate_series(0, 29999) as n")
+        filled.conn.execute("analyze supervisor.batch")
+        filled.conn.execute("set local role supervisor_viewer")
+        page = "select batch from supervisor.batch_sizes(before => %s, before_name => %s, batches_max => 500)"
+        names = [row["batch"] for row in filled.rows(page, before, name)]
+        of_it = sorted((f"n {n}" for n in range(400) if f"n {n}" < name), reverse=True)
+        assert names[: len(of_it)] == of_it and names[len(of_it)] == "n 799" and len(names) == 500
+        few = "select batch from supervisor.batch_sizes(before => '2026-11-30 10:00:00+00', before_name => 'n 150', batches_max => 10, rows_max => 1)"
+        assert filled.blocks(few) < 150, "all of them are more than 300"
+
+
 # ── minutes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 BY_MINUTE = "select minute, sum(started)::int8 as started, sum(ended)::int8 as ended, sum(completed)::int8 as completed, (sum(failed) + sum(timed_out))::int8 as failed from supervisor.rates('1 hour') group by 1 order by 1"

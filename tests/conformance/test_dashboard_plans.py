@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 
+from supervisor.db.history import Place
 from supervisor.db.statements import Sql, blocks
 from tests.conformance.filling import MADE
 from tests.harness import Database, Server
@@ -37,8 +39,9 @@ OF_A_RUN: dict[str, tuple[Any, ...]] = {
     "page_step": (1,), "page_signals": (50, 2000), "page_tokens": (50,), "page_compensations": (50,), "page_children": (100,), "show_above": (32,), "show_published": (), "page_updates": (50,),
     "show_heartbeats": (), "show_pause": (), "show_cancellations": (), "show_schedule": (), "show_goes_on": (),
 }  # fmt: skip
-OF_LISTS: dict[str, tuple[Any, ...]] = {"show_audit": (None, None, None, 100), "page_worker_steps": (500,), "page_schedules": ("s5", 100), "page_schedule_fires": ("s1", datetime(2100, 1, 1, tzinfo=timezone.utc), 100), "show_schedule_audit": ("s1", None, None, 100)}
-BY_KEY = {name: values for name, values in OF_LISTS.items() if "schedule" in name}
+AMONG = Place(datetime.now(timezone.utc), 10_000, UUID(int=0), "pause")  # deeds, all of them of about one moment
+OF_LISTS: dict[str, tuple[Any, ...]] = {"show_audit": (None, None, *AMONG, 100), "page_worker_steps": (500,), "page_schedules": ("s5", 100), "page_schedule_fires": ("s1", datetime(2100, 1, 1, tzinfo=timezone.utc), 100), "show_schedule_audit": ("s1", None, *AMONG, 100)}
+BY_KEY = {name: values for name, values in OF_LISTS.items() if "schedule" in name or "audit" in name}
 HISTORY = ("schedule", "audit_2", "run_2", "step_2", "outcome_2", "attempt_2", "message_2", "publication_2", "child_2")
 # what reads more by its nature, and is bounded by live runs, workers or the catalogue
 OTHERS = {"page_settings", "page_rights", "page_pulse", "page_rates", "page_errors", "page_leader", "page_database", "page_horizon", "page_batches", "page_batch", "page_storage", "page_saved", "page_differences", "page_queues", "page_workers", "page_worker_sizes", "page_versions", "page_workflows"}

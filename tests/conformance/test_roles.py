@@ -51,7 +51,7 @@ CALLS = (  # of applications and of people; in the caller's transaction
 )  # fmt: skip
 SEES = ("as_word(text)",)  # whoever reads the views
 HISTORIES = ("history_run(uuid)", "history_steps(uuid, integer, integer)", "history_pending(uuid)", "history_sample(text, timestamp with time zone, integer, text)")
-SEEN = ("goes_on(uuid)", "newest_errors(text, timestamp with time zone, integer)", "error_groups(interval, integer)", "wait_groups(integer)", "rates(interval, integer)", "paces(interval, integer)", "queue_sizes(integer)", "worker_sizes(integer)", "version_sizes(integer)", "batch_sizes(text, timestamp with time zone, integer, integer)")
+SEEN = ("goes_on(uuid)", "newest_errors(text, timestamp with time zone, integer)", "error_groups(interval, integer)", "wait_groups(integer)", "rates(interval, integer)", "paces(interval, integer)", "queue_sizes(integer)", "worker_sizes(integer)", "version_sizes(integer)", "batch_sizes(text, timestamp with time zone, integer, integer, text)")
 INTERVENE = (  # of operators alone: what a step comes to, and many runs at once
     "intervene(text, uuid, uuid, integer, bytea, jsonb, text, text)", "operate_many(text, uuid[], integer, bytea, jsonb, text, text)",
     "finish_because(uuid, integer, smallint, bytea, boolean, text, text)", "save_view(text, text, text)", "forget_view(text)",
