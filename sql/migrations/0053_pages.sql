@@ -1,8 +1,9 @@
--- deploy: pre            older code asks batch_sizes for what it had
--- lock:   nothing that anybody waits for
--- undo:   DROP FUNCTION {schema}.batch_sizes(text, timestamptz, int4, int4, text); batch_sizes as in 0044
+-- deploy: pre            older code asks batch_sizes and children for what they had
+-- lock:   ACCESS EXCLUSIVE on the view children, brief
+-- undo:   DROP FUNCTION {schema}.batch_sizes(text, timestamptz, int4, int4, text); batch_sizes as in 0044, children as in 0011 (DROP VIEW first)
 --
--- A page of batches went on by a moment alone: of those that were made at the moment of its last one, some were on no page.
+-- A page of batches went on by a moment alone: of those that were made at the moment of its last one, some were on no page. And what a child went on as
+-- could be found from the child alone, one run after the other.
 
 DROP FUNCTION {schema}.batch_sizes(text, timestamptz, int4, int4);
 
@@ -45,3 +46,10 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION {schema}.batch_sizes(text, timestamptz, int4, int4, text) TO %I', one.rolname);
     END LOOP;
 END $$;
+
+-- child_continued_pkey, read backwards; nothing where the column is not asked for.
+CREATE OR REPLACE VIEW {schema}.children AS
+SELECT c.parent_id, c.seq, c.run_id,
+       coalesce((SELECT x.run_id FROM {schema}.child_continued x WHERE x.parent_id = c.parent_id AND x.seq = c.seq ORDER BY x.n DESC LIMIT 1), c.run_id) AS newest_id
+FROM {schema}.child c;
+COMMENT ON COLUMN {schema}.children.newest_id IS 'The run that it went on as at last; itself where it did not';

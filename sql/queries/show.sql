@@ -118,27 +118,30 @@ FROM {schema}.goes_on($1) AS g CROSS JOIN LATERAL (SELECT * FROM {schema}.runs A
 -- name: show_above :many
 -- The runs above one run, the root first.
 -- Locks:  none.     Index:  run, outcome, task primary keys, a look for each
--- $1 uuid run    $2 int4 levels
+-- $1 uuid run    $2 int4 levels     Returns as show_below
 WITH RECURSIVE up AS (
     SELECT s.parent_id, 1 AS level FROM {schema}.started AS s WHERE s.run_id = $1
     UNION ALL
     SELECT s.parent_id, u.level + 1 FROM up AS u CROSS JOIN LATERAL (SELECT s.parent_id FROM {schema}.started AS s WHERE s.run_id = u.parent_id OFFSET 0) AS s
-    WHERE u.level < $2)
-SELECT -u.level AS level, r.run_id, r.parent_id, r.parent_seq AS seq, r.workflow, r.key, r.status, r.wait, r.step
+    WHERE u.level < $2::pg_catalog.int4)
+SELECT -u.level AS level, r.run_id, r.run_id AS started_id, r.parent_id, r.parent_seq AS seq, r.workflow, r.key, r.status, r.wait, r.step, r.created_at, r.ended_at, NULL::pg_catalog.int8 AS children
 FROM up AS u CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = u.parent_id OFFSET 0) AS r ORDER BY u.level DESC;
 
 -- name: show_below :many
--- The runs below one run, level by level.
--- Locks:  none.     Index:  child, run, outcome, task primary keys, a look for each
--- $1 uuid run    $2 int4 limit    $3 int4 levels
+-- One run and those below it, level by level, of each the last ones that it started; and how many it started in all.
+-- Locks:  none.     Index:  child, child_continued, run, outcome, task primary keys, a look for each; $5 entries of child for each at most
+-- $1 uuid run    $2 int4 runs    $3 int4 levels    $4 int4 children of each    $5 int4 children that are counted
+-- Returns level (0 the run itself), run, the one that was started (another where that went on as this one), its parent, the position there, …, how many children it has, of $5 at most
 WITH RECURSIVE down AS (
-    SELECT c.run_id, c.parent_id, c.seq, 1 AS level FROM {schema}.children AS c WHERE c.parent_id = $1
+    SELECT $1::pg_catalog.uuid AS run_id, $1::pg_catalog.uuid AS started_id, NULL::pg_catalog.uuid AS parent_id, NULL::pg_catalog.int4 AS seq, 0 AS level
     UNION ALL
-    SELECT c.run_id, c.parent_id, c.seq, d.level + 1
-    FROM down AS d CROSS JOIN LATERAL (SELECT c.run_id, c.parent_id, c.seq FROM {schema}.children AS c WHERE c.parent_id = d.run_id OFFSET 0) AS c
-    WHERE d.level < $3),
-page AS MATERIALIZED (SELECT d.run_id, d.parent_id, d.seq, d.level FROM down AS d LIMIT $2)
-SELECT p.level, p.run_id, p.parent_id, p.seq, r.workflow, r.key, r.status, r.wait, r.step
+    SELECT c.newest_id, c.run_id, d.run_id, c.seq, d.level + 1
+    FROM down AS d
+    CROSS JOIN LATERAL (SELECT c.newest_id, c.run_id, c.seq FROM {schema}.children AS c WHERE c.parent_id = d.run_id ORDER BY c.seq DESC LIMIT $4::pg_catalog.int4) AS c
+    WHERE d.level < $3::pg_catalog.int4),
+page AS MATERIALIZED (SELECT d.* FROM down AS d LIMIT $2::pg_catalog.int4)
+SELECT p.level, p.run_id, p.started_id, coalesce(p.parent_id, r.parent_id) AS parent_id, coalesce(p.seq, r.parent_seq) AS seq, r.workflow, r.key, r.status, r.wait, r.step, r.created_at, r.ended_at,
+       (SELECT count(*) FROM (SELECT FROM {schema}.children AS c WHERE c.parent_id = p.run_id LIMIT $5::pg_catalog.int4) AS c) AS children
 FROM page AS p CROSS JOIN LATERAL (SELECT * FROM {schema}.runs AS r WHERE r.run_id = p.run_id OFFSET 0) AS r ORDER BY p.level, p.parent_id, p.seq;
 
 -- name: show_usual :one

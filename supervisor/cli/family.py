@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from supervisor.cli.output import plain
+from supervisor.core.families import branches, is_deep, unseen_above
 
 if TYPE_CHECKING:
     from supervisor.db.history import History
@@ -21,28 +21,22 @@ def beside(found: History) -> list[str]:
 
 def tree(found: History) -> list[str]:
     """Indented, one run per line; nothing where its children, which are listed anyway, are all there is."""
-    if all(each["level"] == 1 for each in found.tree):
+    if not is_deep(found.tree):
         return []
-    below: dict[object, list[Row]] = defaultdict(list)
-    for each in found.tree:
-        below[each["parent_id"]].append(each)
-    above = [each for each in found.tree if each["level"] < 0]
-    lines = [_line(depth, each) for depth, each in enumerate(above)]
-    lines.append(f"{_line(len(above), found.run)}  <- this run")
-    lines += _below(found.run["run_id"], len(above) + 1, below)
-    more = [f"and more: python -m supervisor list 'parent = {found.run['run_id']}'"] if len(lines) > SHOWN else []
+    further = unseen_above(found.tree)
+    lines = [f"above it: run {further}"] if further is not None else []
+    for branch in branches(found.tree):
+        lines.append(_indent(branch.depth) + (f"{branch.words}: python -m supervisor list 'parent = {branch.row['run_id']}'" if branch.more else _line(branch.row)))
+    more = [f"and {len(lines) - SHOWN:,} lines more: --json"] if len(lines) > SHOWN else []
     return ["", "tree", *lines[:SHOWN], *more]
 
 
-def _below(parent: object, depth: int, below: dict[object, list[Row]]) -> list[str]:
-    lines = []
-    for each in below[parent]:
-        if each["level"] > 0:
-            lines += [_line(depth, each), *_below(each["run_id"], depth + 1, below)]
-    return lines
+def _indent(depth: int) -> str:
+    return f"{'   ' * (depth - 1)}└─ " if depth else ""
 
 
-def _line(depth: int, row: Row) -> str:
+def _line(row: Row) -> str:
     status = row["status"] + (f" ({row['wait']})" if row["wait"] and row["wait"] != "queued" else "")
     key = f" {plain(row['key'])}" if row["key"] else ""
-    return f"{'   ' * (depth - 1) + '└─ ' if depth else ''}{plain(row['workflow'])}{key}  {row['run_id']}  {status}" + (f" at {plain(row['step'])}" if row["step"] else "")
+    went_on = f", continued from {row['started_id']}" if row["started_id"] != row["run_id"] else ""
+    return f"{plain(row['workflow'])}{key}  {row['run_id']}  {status}" + (f" at {plain(row['step'])}" if row["step"] else "") + went_on + ("  <- this run" if row["level"] == 0 else "")

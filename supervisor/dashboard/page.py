@@ -103,7 +103,17 @@ class Do:
     action: Action
 
 
-Cell = Do | Link | Pip | When | Took | Count | Size | Json | Failure | Code | Pick | str | int | None
+@dataclass(frozen=True)
+class Twig:
+    """A cell so many levels down a tree, and what is said of it beside."""
+
+    kind: ClassVar[str] = "twig"
+    depth: int
+    cell: Cell
+    more: str = ""
+
+
+Cell = Do | Link | Pip | When | Took | Count | Size | Json | Failure | Code | Pick | Twig | str | int | None
 
 
 # ── panels ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,12 +14,13 @@ from uuid import UUID
 import msgspec
 
 from supervisor.core.errors import ConfigInvalid, RunUnknown
+from supervisor.core.families import Branch, branches, is_deep, unseen_above
 from supervisor.core.shown import duration, place_of, progress_words
 from supervisor.core.spans import Stretch
 from supervisor.dashboard import timeline, verbs
-from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Failure, Json, Link, Page, Pip, Refused, Table, Text, Took, When, json_of, run_link, runs_where, short_id, url
+from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Failure, Json, Link, Page, Pip, Refused, Table, Text, Took, Twig, When, json_of, run_link, runs_where, short_id, url
 from supervisor.dashboard.why import why
-from supervisor.db.history import FROM_NOW_ON, one_of
+from supervisor.db.history import FROM_NOW_ON, TREE, one_of
 from supervisor.db.pages import Asking, Look
 from supervisor.db.statements import identifier
 from supervisor.host import log_files, log_lines
@@ -37,7 +38,6 @@ PARTS = {
     "children": (CHILDREN, "last", "children"), "signals": (LISTED, "newest", "signals"), "updates": (LISTED, "newest", "updates"), "tokens": (LISTED, "last", "tokens"),
     "compensations": (LISTED, "first", "compensations"), "audit": (DEEDS, "newest", "audits"),
 }  # fmt: skip
-ABOVE = 32  # generations
 USUAL_S, USUAL_RUNS, USUAL_KEPT = 60.0, 20, 500  # the median of so many stays so for that long; of so many workflows and versions
 USUAL_OF = 2_000  # newest runs among which those of its workflow and version are looked for
 COMPARED, DIFFERENCES = 1_000, 20  # entries of a fork that are compared with the other run's, and differences that are shown
@@ -199,7 +199,7 @@ def _asked_of(run: Row, window: Window, now: datetime, usual: Row | None) -> dic
         steps = ("page_steps_before", run_id, window.before, WINDOW, PAYLOAD_CHARS)
     asked: dict[str, Asking] = {
         "kinds": ("page_kinds", run_id), "steps": steps, "beats": ("show_heartbeats", run_id),
-        "backoffs": ("page_backoffs", run_id, run["ended_at"] or now), "children": ("page_children", run_id, CHILDREN + 1), "signals": ("page_signals", run_id, LISTED + 1, PAYLOAD_CHARS),
+        "backoffs": ("page_backoffs", run_id, run["ended_at"] or now), "tree": ("show_below", run_id, *TREE), "children": ("page_children", run_id, CHILDREN + 1), "signals": ("page_signals", run_id, LISTED + 1, PAYLOAD_CHARS),
         "updates": ("page_updates", run_id, LISTED + 1), "tokens": ("page_tokens", run_id, LISTED + 1), "published": ("show_published", run_id), "compensations": ("page_compensations", run_id, LISTED + 1),
         "cancellations": ("show_cancellations", run_id), "audit": ("show_audit", run_id, None, *FROM_NOW_ON, DEEDS + 1), "schedule": ("show_schedule", run_id), "goes_on": ("show_goes_on", run_id),
     }  # fmt: skip
@@ -208,7 +208,7 @@ def _asked_of(run: Row, window: Window, now: datetime, usual: Row | None) -> dic
         if usual is None:
             asked["usual"] = ("show_usual", run["workflow"], USUAL_OF, run["version"])
     if run["parent_id"]:
-        asked["above"] = ("show_above", run_id, ABOVE)
+        asked["above"] = ("show_above", run_id, TREE[1])
     return asked
 
 
@@ -362,8 +362,8 @@ def _around(look: Look, run: Row, asked: Asked, facts: dict[str, list[Row]], cut
     run_id = run["run_id"]
     notes = {name: _all_in(look, run_id, *PARTS[name]) if name in cut else "" for name in PARTS}
     children, updates, tokens, published, undo, ends, audit = (facts[name] for name in ("children", "updates", "tokens", "published", "compensations", "cancellations", "audit"))
-    signals, above = [_with_payload(row) for row in facts["signals"]], facts.get("above", [])
-    data: dict[str, Any] = {"above": above, "children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
+    signals, tree = [_with_payload(row) for row in facts["signals"]], [*facts.get("above", []), *facts["tree"]]
+    data: dict[str, Any] = {"tree": tree, "children": children, "signals": signals, "updates": updates, "tokens": tokens, "published": published, "compensations": undo, "cancellations": ends, "audit": audit}
     panels: list[Any] = [Facts("Input and state", [
         ("input", Json(run["input"])),
         *([("attributes", Json(run["attributes"]))] if run["attributes"] else []),
@@ -372,9 +372,8 @@ def _around(look: Look, run: Row, asked: Asked, facts: dict[str, list[Row]], cut
     if run["forked_from"]:
         data["fork"], table = _fork(look, run)
         panels.append(table)
-    if above:
-        rows = [("its parent" if each["level"] == -1 else f"{-each['level']} up", Pip(each["status"], each["wait"] if each["wait"] != "queued" else None), run_link(each["run_id"]), each["workflow"], each["key"], each["step"]) for each in above]
-        panels.append(Table("Above it", ("", "status", "run", "workflow", "key", "step"), rows, note="the root first"))
+    if is_deep(tree):
+        panels.append(_tree(tree))
     panels += [_children(run, children, f"the last {CHILDREN}" if "children" in cut else "")] if children else []
     panels += _messages(signals, updates, tokens, notes)
     if undo:
@@ -434,6 +433,20 @@ def _log_line(line: log_lines.Line) -> str:
     """As `logs` prints it, without the run, which is the page's."""
     message = line.message if line.step is None else f"{line.message} [{line.step}, seq {line.seq}]"
     return log_lines.as_text(msgspec.structs.replace(line, run=None, message=message)).decode()
+
+
+def _tree(tree: Sequence[Row]) -> Table:
+    rows: list[list[Cell]] = []
+    for depth, row, more, least in branches(tree):
+        if more:
+            rows.append([Twig(depth, Link(Branch(depth, row, more, least).words, runs_where(parent=row["run_id"]))), *[""] * 6])
+            continue
+        took = Took((row["ended_at"] - row["created_at"]).total_seconds()) if row["ended_at"] else None
+        run = Twig(depth, run_link(row["run_id"]) if row["level"] else "this run", "" if row["started_id"] == row["run_id"] else "continued")
+        rows.append([run, Pip(row["status"], row["wait"] if row["wait"] != "queued" else None), row["workflow"], row["key"], row["step"], When(row["created_at"]), took])
+    further = unseen_above(tree)
+    more_above = Link("the run above the first one", f"/runs/{further}") if further is not None else None
+    return Table("Tree", ("run", "status", "workflow", "key", "step", "started", "took"), rows, note="from the root down; of each run the last ones that it started", more=more_above)
 
 
 def _children(run: Row, children: Sequence[Row], note: str) -> Table:

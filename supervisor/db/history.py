@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from supervisor.core.errors import ReadTimeout, RunUnknown, SupervisorError
+from supervisor.core.families import COUNTED
 from supervisor.core.shown import place_of
 from supervisor.db import look, refusals
 from supervisor.db.connect import unavailable
@@ -23,7 +24,7 @@ ROWS_MAX = 10_000
 CHILDREN_MAX = UPDATES_MAX = 1_000
 SIGNALS_MAX = TRIES_MAX = 1_000
 AUDIT_MAX = 100
-TREE_MAX, LEVELS_MAX = 200, 20  # runs below, levels above and below
+TREE = (200, 32, 20, COUNTED)  # runs of a tree from one on, levels above and below it, children of each, of so many that are counted
 USUAL_OF = 2_000  # newest runs among which those of its workflow are looked for
 LOOK_S = 30.0
 
@@ -72,7 +73,7 @@ class History:
     `children` are the runs that it started, at most 1,000. `published` is what it published, the last value of each key. `updates` are the
     updates that were sent to it, at most 1,000. `pause`: who paused it; `audit`: what operators did to it,
     the newest first, at most 100. `heartbeats`: the last sign of life of each step that gave any. `signals` that were sent to it, at most 1,000.
-    `tree`: runs above it (level < 0, the root first) and below it (level > 0), at most 200. `cancellations`: who asked that it be ended. While it lives, `usual` is
+    `tree`: runs above it (level < 0, the root first), itself (0) and those below it, at most 200, with how many `children` each has. `cancellations`: who asked that it be ended. While it lives, `usual` is
     how many entries the histories of runs of its workflow and version that completed had, and of how many that is the median; `alike` how many other runs met its last error within the hour. `schedule`: which one started it, for which tick.
     `goes_on`: the runs that go on with it and that it goes on from (`how`).
     """
@@ -139,11 +140,11 @@ def _read(conn: psycopg.Connection, sql: Sql, run: Row) -> History:
 
     wait = rows("show_wait")
     attempts = rows("show_attempts", ROWS_MAX)
-    below = rows("show_below", TREE_MAX, LEVELS_MAX)
+    below = rows("show_below", *TREE)
     return History(
         run, wait[0] if wait else None, rows("show_steps", ROWS_MAX), attempts, rows("show_children", CHILDREN_MAX), rows("show_published"),
         rows("show_updates", UPDATES_MAX), next(iter(rows("show_pause") if wait else ()), None), rows("show_audit", None, *FROM_NOW_ON, AUDIT_MAX), rows("show_heartbeats"),
-        rows("show_signals", SIGNALS_MAX), [*(rows("show_above", LEVELS_MAX) if run["parent_id"] else ()), *below], rows("show_cancellations"),
+        rows("show_signals", SIGNALS_MAX), [*(rows("show_above", TREE[1]) if run["parent_id"] else ()), *below], rows("show_cancellations"),
         _rows(conn, sql, "show_usual", run["workflow"], USUAL_OF, run["version"])[0] if wait else None, _alike(conn, sql, run_id, wait, attempts),
         next(iter(rows("show_schedule")), None), rows("show_goes_on"),
     )  # fmt: skip

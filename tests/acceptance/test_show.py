@@ -203,7 +203,7 @@ def test_the_family_of_a_run_is_a_tree(stage: Stage) -> None:
     page = stage.say("show", str(leaf))
     assert re.search(r"^staged_parent child .*\n└─ staged_middle .*\n   └─ staged_sleep .*<- this run$", page, re.MULTILINE)
     levels = [each["level"] for each in stage.json("show", str(leaf))["tree"]]
-    assert levels == [-2, -1]
+    assert levels == [-2, -1, 0]
 
 
 def test_signals_are_shown_until_somebody_waits_for_them(stage: Stage) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from supervisor.db.history import Place
+from supervisor.db.history import TREE, Place
 from supervisor.db.statements import Sql, blocks
 from tests.conformance.filling import MADE
 from tests.harness import Database, Server
@@ -36,7 +36,7 @@ _FILL = (
 # of one run, of a page of a list
 OF_A_RUN: dict[str, tuple[Any, ...]] = {
     "show_run": (), "show_wait": (), "page_steps_before": (None, 100, 2000), "page_steps_from": (0, 100, 2000), "page_attempts": ([0, 1, 2], 0, None, None, 1000), "page_steps_during": (datetime(2026, 1, 1, tzinfo=timezone.utc), datetime(2100, 1, 1, tzinfo=timezone.utc), 0, 100, 2000, 10_000), "page_kinds": (), "page_backoffs": (datetime.now(timezone.utc),),
-    "page_step": (1,), "page_signals": (50, 2000), "page_tokens": (50,), "page_compensations": (50,), "page_children": (100,), "show_above": (32,), "show_published": (), "page_updates": (50,),
+    "page_step": (1,), "page_signals": (50, 2000), "page_tokens": (50,), "page_compensations": (50,), "page_children": (100,), "show_above": (32,), "show_below": TREE, "show_published": (), "page_updates": (50,),
     "show_heartbeats": (), "show_pause": (), "show_cancellations": (), "show_schedule": (), "show_goes_on": (),
 }  # fmt: skip
 AMONG = Place(datetime.now(timezone.utc), 10_000, UUID(int=0), "pause")  # deeds, all of them of about one moment

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from supervisor.db.history import TREE
 from supervisor.db.statements import Sql
 from tests.conformance.filling import FILL, NUMBERED, OLD_PARTITIONS, Filled, Row, read_by_a_viewer
 from tests.harness import Server
@@ -185,7 +186,7 @@ def test_errors_of_a_time_are_found_by_an_index(filled: Filled, condition: str, 
 
 SHOWN: dict[str, tuple[Any, ...]] = {  # block → its parameters; "parent": a run with five children, "child": one of them
     "show_run": ("parent",), "show_wait": ("live",), "show_steps": ("parent", 1000), "show_attempts": ("parent", 1000), "show_children": ("parent", 1000),
-    "show_signals": ("parent", 1000), "show_above": ("child", 20), "show_below": ("parent", 200, 20), "show_usual": ("rare", 2000, None), "show_alike": ("f1", "parent", 100),
+    "show_signals": ("parent", 1000), "show_above": ("child", 20), "show_below": ("parent", *TREE), "show_usual": ("rare", 2000, None), "show_alike": ("f1", "parent", 100),
 }  # fmt: skip
 
 

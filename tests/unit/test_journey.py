@@ -125,10 +125,20 @@ def test_details_are_words() -> None:
     assert detail_words('{"a\x1b": "\x1b[2J"}'.replace("\x1b", "\\u001b")) == ["a\\x1b: \\x1b[2J"]
 
 
+def run_row(level: int, run_id: str, parent: str | None, seq: int | None = None, children: int = 0, **more: object) -> dict[str, object]:
+    return {"level": level, "run_id": run_id, "started_id": run_id, "parent_id": parent, "seq": seq, "workflow": "w", "key": None, "status": "running", "wait": None, "step": None, "children": children, **more}
+
+
 def test_the_tree_says_where_more_is() -> None:
-    rows = [{"level": 1, "run_id": f"c{n}", "parent_id": "r", "workflow": "w", "key": None, "status": "completed", "wait": None, "step": None} for n in range(60)]
-    found = History({"run_id": "r", "parent_id": None, "workflow": "w", "key": "k", "status": "running", "wait": None, "step": None}, None, [], [], tree=rows)
-    assert family.tree(found) == []
-    below = {**rows[0], "level": 2, "run_id": "g", "parent_id": "c59"}
-    lines = family.tree(History(found.run, None, [], [], tree=[*rows, below]))
-    assert lines[2] == "w k  r  running  <- this run" and len(lines) == 2 + family.SHOWN + 1 and lines[-1].startswith("and more: ")
+    """Below a run with more children than are read, at the level where reading ends, above the first one, and where the terminal's lines end."""
+    itself, children = run_row(0, "r", None, children=60, key="k"), [run_row(1, f"c{n}", "r", n) for n in range(40, 60)]
+    found = History(itself, None, [], [], tree=[itself, *children])
+    assert family.tree(found) == [], "its children are listed anyway"
+    below = run_row(2, "g", "c59", 1, children=1000, started_id="f")
+    lines = family.tree(History(itself, None, [], [], tree=[itself, *children[:-1], {**children[-1], "children": 1}, below]))
+    assert lines[2:4] == ["w k  r  running  <- this run", "└─ w  c40  running"]
+    assert lines[-4:] == ["└─ w  c59  running", "   └─ w  g  running, continued from f", "      └─ and at least 1,000 more: python -m supervisor list 'parent = g'", "└─ and 40 more: python -m supervisor list 'parent = r'"]
+    above = [run_row(-2, "a", "further", 3), run_row(-1, "b", "a", 4)]
+    lines = family.tree(History(itself, None, [], [], tree=[*above, run_row(0, "r", "b", 2, children=50), *(run_row(1, f"c{n}", "r", n) for n in range(50))]))
+    assert lines[2:6] == ["above it: run further", "w  a  running", "└─ w  b  running", "   └─ w  r  running  <- this run"]
+    assert len(lines) == 2 + family.SHOWN + 1 and lines[-1] == "and 14 lines more: --json"
