@@ -251,15 +251,6 @@ def test_a_long_history_is_shown_in_windows(scene: Scene, ann: Visitor) -> None:
     assert len([tag for tag, _ in forward.tags if tag == "svg"]) == 100
 
 
-def test_every_page_shows_its_sql_which_gives_the_same(scene: Scene, ann: Visitor) -> None:
-    html = ann.get(f"/runs?q={'workflow+%3D+dashed_fails'}").text
-    text = Read.of(html).text
-    assert "-- list_runs" in text and "dashed_fails" in text
-    queues = Read.of(ann.get("/queues").text).text
-    statement = queues[queues.index("SELECT q.queue, q.ready") :].partition(" LIMIT ")[0].replace(":'p1'", "10000")
-    assert ("dashed", 0, 0, 11, 0) in [row[:5] for row in scene.database.sql(statement)]
-
-
 def test_a_large_payload_is_shown_by_its_beginning(scene: Scene, ann: Visitor) -> None:
     """Two megabytes in each of a hundred rows would be nobody's page."""
     run, text = scene.waits[1].id, "word " * 300_000
