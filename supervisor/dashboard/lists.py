@@ -133,7 +133,7 @@ def _place(asked: Asked) -> Place:
 
 
 def _deeds(rows: Sequence[Row]) -> list[list[Cell]]:
-    return [[When(row["at"]), row["verb"], _done_to(row), row["workflow"], row["actor"], row["login"], row["reason"], Json(row["details"]) if row["details"] is not None else None] for row in rows]
+    return [[When(row["at"]), row["verb"], _done_to(row), row["workflow"], row["actor"], row["login"], row["reason"], Json(row["details"]) if row["details"] else None] for row in rows]
 
 
 def _done_to(row: Row) -> Cell:

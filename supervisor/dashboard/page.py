@@ -105,11 +105,11 @@ class Do:
 
 @dataclass(frozen=True)
 class Twig:
-    """A cell so many levels down a tree, and what is said of it beside."""
+    """A cell so many levels down a tree, and what is said of it beside; without one the place where the page itself stands."""
 
     kind: ClassVar[str] = "twig"
     depth: int
-    cell: Cell
+    cell: Link | None
     more: str = ""
 
 

@@ -442,7 +442,7 @@ def _tree(tree: Sequence[Row]) -> Table:
             rows.append([Twig(depth, Link(Branch(depth, row, more, least).words, runs_where(parent=row["run_id"]))), *[""] * 6])
             continue
         took = Took((row["ended_at"] - row["created_at"]).total_seconds()) if row["ended_at"] else None
-        run = Twig(depth, run_link(row["run_id"]) if row["level"] else "this run", "" if row["started_id"] == row["run_id"] else "continued")
+        run = Twig(depth, run_link(row["run_id"]) if row["level"] else None, "" if row["started_id"] == row["run_id"] else "continued")
         rows.append([run, Pip(row["status"], row["wait"] if row["wait"] != "queued" else None), row["workflow"], row["key"], row["step"], When(row["created_at"]), took])
     further = unseen_above(tree)
     more_above = Link("the run above the first one", f"/runs/{further}") if further is not None else None
@@ -475,7 +475,7 @@ def _messages(signals: Sequence[Row], updates: Sequence[Row], tokens: Sequence[R
 
 
 def _deeds(audit: Sequence[Row], note: str) -> Table:
-    rows: list[list[Cell]] = [[When(each["at"]), each["verb"], each["actor"] or each["login"], each["reason"], Json(each["details"]) if each["details"] is not None else None] for each in audit]
+    rows: list[list[Cell]] = [[When(each["at"]), each["verb"], each["actor"] or each["login"], each["reason"], Json(each["details"]) if each["details"] else None] for each in audit]
     return Table("Done by people", ("when", "verb", "who", "why", "what"), rows, empty="nobody has done anything to this run", note=note)
 
 
