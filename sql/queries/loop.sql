@@ -569,12 +569,15 @@ UNION ALL
 SELECT b.run_id, b.seq, b.n, 0::int2, true, b.details, b.at FROM {schema}.beat b WHERE b.run_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND b.run_id BETWEEN $2::uuid AND $3::uuid;
 
 -- name: read_children :many
--- Children that the commands of resumed runs have started; of one that went on as other runs the newest.
--- Locks:  none.     Index:  child primary key, child_continued primary key, pruned.
--- $1 uuid[] parent    $2 uuid the smallest of them    $3 uuid the largest     Returns parent, seq, child, the one that was started
+-- Children that the commands of resumed runs have started; of one that went on as other runs the newest. And one row for each run that inherited children.
+-- Locks:  none.     Index:  child primary key, child_continued primary key, child_kept primary key, pruned.
+-- $1 uuid[] parent    $2 uuid the smallest of them    $3 uuid the largest     Returns parent, seq (null: it has inherited some), child, the one that was started
 SELECT c.parent_id, c.seq, coalesce((SELECT k.run_id FROM {schema}.child_continued k WHERE k.parent_id = c.parent_id AND k.parent_id BETWEEN $2::uuid AND $3::uuid AND k.seq = c.seq
                                      ORDER BY k.n DESC LIMIT 1), c.run_id), c.run_id
-FROM {schema}.child c WHERE c.parent_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND c.parent_id BETWEEN $2::uuid AND $3::uuid;
+FROM {schema}.child c WHERE c.parent_id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND c.parent_id BETWEEN $2::uuid AND $3::uuid
+UNION ALL
+SELECT u.id, NULL, NULL, NULL FROM unnest($1::uuid[]) AS u (id)
+WHERE EXISTS (SELECT FROM {schema}.child_kept k WHERE k.heir_id = u.id AND k.heir_id BETWEEN $2::uuid AND $3::uuid OFFSET 0);
 
 -- name: read_outcomes :many
 -- How children ended, those that have.

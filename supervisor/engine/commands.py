@@ -526,7 +526,7 @@ class Commands:
         if run.timers:
             self.batch.add("drop_timers", run.id, (run.id, None))
         past = run.past
-        lives = run.resumed != 0 if past is None else any(kid.status is None for kid in past.kids.values())  # or: its history was never read
+        lives = run.resumed != 0 if past is None else past.is_heir or any(kid.status is None for kid in past.kids.values())  # or: its history was never read
         if lives and status != core.CONTINUED:
             self.batch.add("close_children", run.id, (run.id,))
         if run.parent is not None and status != core.CONTINUED:  # its successor will have ended

@@ -105,6 +105,7 @@ class Past:
     details: dict[int, bytes] = field(default_factory=dict)  # seq → what was said last with a heartbeat
     timers_us: dict[int, int] = field(default_factory=dict)
     kids: dict[int, Kid] = field(default_factory=dict)
+    is_heir: bool = False  # earlier runs of its chain had started children that its end is to reach
     given: int = 0  # in the replay: records that the workflow was given
     reached: int = -1  # the largest seq of which anything is known
     said: dict[tuple[str, str], Any] = field(default_factory=dict)  # in the replay, after the last delivery so far: statement and key → row
@@ -124,7 +125,7 @@ class Past:
 def is_used_up(past: Past) -> bool:
     """After a replay: whether nothing is left that a run in memory would need of its past."""
     unread = past.attempts or past.retry_in_us or past.entrusted or past.settled or past.terms or past.begun or past.closes or past.details or past.timers_us
-    kept = past.kids or past.said or past.attributes or past.boxes or past.undo
+    kept = past.kids or past.is_heir or past.said or past.attributes or past.boxes or past.undo
     state = past.handling is not None or past.request is not None or past.cancelled is not None or past.compensating or past.timed_out
     return not (unread or kept or state)
 
@@ -184,7 +185,10 @@ def read_past(results: dict[str, Any]) -> dict[bytes, Past]:
     for (run_id, at), details in read_details(results.get("read_completions")).items():
         pasts[run_id].details[at] = details
     for run_id, seq, kid, first in _rows(results.get("read_children")):
-        pasts[run_id].kids[_i4(seq)[0]] = Kid(kid, first=first)
+        if seq is None:
+            pasts[run_id].is_heir = True
+        else:
+            pasts[run_id].kids[_i4(seq)[0]] = Kid(kid, first=first)
     for run_id, request in read_requests(results.get("read_cancellations")).items():
         pasts[run_id].request = request
     return pasts

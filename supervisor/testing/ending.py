@@ -1,4 +1,4 @@
-"""Ending runs from outside: cancel, terminate, what becomes of the children. As the functions of the database do it (sql/migrations/0019, 0023, 0032, 0049)."""
+"""Ending runs from outside: cancel, terminate, what becomes of the children. As the functions of the database do it (sql/migrations/0019, 0023, 0032, 0049, 0052)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable
 
 from supervisor.engine.batch import INFINITY
-from supervisor.testing.tables import CANCELLED, FRESH, PARKED_FROM, PAUSED, TERMINATE, TERMINATED, Outcome, Tables, Task
+from supervisor.testing.tables import CANCELLED, FRESH, HEIR, PARKED_FROM, PAUSED, TERMINATE, TERMINATED, Outcome, Tables, Task
 
 
 def error_json(kind: str, message: str) -> bytes:
@@ -74,7 +74,7 @@ def _mark(tables: Tables, task: Task, reason: str | None, actor: str) -> bool:
         task.ready_at, task.wait_kind, task.detail = INFINITY, pause.wait_kind, pause.wait_detail
     elif not task.put_aside:
         task.wake(tables.now())
-    return task.resumed == FRESH or tables.is_wedged(task)
+    return task.resumed in (FRESH, HEIR) or tables.is_wedged(task)
 
 
 def close_children(tables: Tables, parents: Iterable[bytes]) -> None:

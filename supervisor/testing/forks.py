@@ -58,7 +58,7 @@ class Forks:
             t.keys[was.workflow, key] = (made, t.keys[was.workflow, key][1])
         now, same = t.now(), plan.workflow == was.workflow
         queue = was.queue if same else t.catalogue.facts[plan.workflow][0]
-        row = RunRow(made, plan.workflow, queue, was.prio, plan.input, now, key, attributes=was.attributes, drawn_from=was.drawn_from or was.id)
+        row = RunRow(made, plan.workflow, queue, was.prio, plan.input, now, key, attributes=was.attributes, drawn_from=was.drawn_from or was.id, chain=was.chain if keeps_key else None)
         task = t.add_run(row, ready_at=now, cancel_at=t.deadline(plan.workflow, now))
         task.resumed = RESUMED if plan.pos > 0 else FRESH
         if plan.pos == 0:

@@ -141,27 +141,26 @@ class MemoryQuestions:
         """All or none."""
         for run_id, name, _, message_id in messages:
             run = self._t.newest(run_id.bytes)
-            if run not in self._t.tasks and not any(each.id == message_id for of in (run, run_id.bytes) for each in self._t.messages[of, name]):
+            if run not in self._t.tasks and not self._was_sent(run_id.bytes, run, name, message_id):
                 raise self._closed(run, signal=name)
         return [self._signal(run_id.bytes, name, payload, message_id) for run_id, name, payload, message_id in messages]
 
     def _signal(self, asked: bytes, name: str, payload: bytes, message_id: str) -> Sent:
         run = self._t.newest(asked)
-        there = self._t.messages[run, name]
-        known = any(each.id == message_id for each in there)
         task = self._t.tasks.get(run)
-        if task is None:
-            if known or any(each.id == message_id for each in self._t.messages[asked, name]):
-                return self._sent(run, False, False)
-            raise self._closed(run, signal=name)
-        if known:
+        if self._was_sent(asked, run, name, message_id):
             return self._sent(run, False, False)
-        there.append(Message(self._t.number(), message_id, payload))
+        if task is None:
+            raise self._closed(run, signal=name)
+        self._t.messages[run, name].append(Message(self._t.number(), message_id, payload))
         woken = task.owner is None and name in (task.signals or ())
         if woken:
             task.wake(self._t.now())
         self._t.wake()
         return self._sent(run, True, woken)
+
+    def _was_sent(self, asked: bytes, run: bytes, name: str, message_id: str) -> bool:
+        return any(of in self._t.runs and self._t.was_sent(of, name, message_id) for of in {asked, run})
 
     def _closed(self, run: bytes, **what: str) -> Exception:
         outcome = self._t.outcomes.get(run)

@@ -22,7 +22,7 @@ from supervisor.engine.tokens import ENTRUSTED
 from supervisor.testing.ending import close_children, error_json, lose_children
 from supervisor.testing.errors import NotInMemory
 from supervisor.testing.tables import (
-    CANCELLED, CODE_MISSING, COMPLETED, EDITED, FRESH, NONDETERMINISM, PARKED_FROM, PAUSED, QUEUED, RESUMED, SKIPPED, UPDATED, AttemptRow, Completion, Message,
+    CANCELLED, CODE_MISSING, COMPLETED, EDITED, FRESH, HEIR, NONDETERMINISM, PARKED_FROM, PAUSED, QUEUED, RESUMED, SKIPPED, UPDATED, AttemptRow, Completion, Message,
     Outcome, RunRow, StepRow, Tables, Task,
 )  # fmt: skip
 
@@ -189,14 +189,17 @@ class Statements:
         facts = t.merged_attributes(task.id)
         row = RunRow(
             made, number, place, task.prio if prio is None else prio, payload, now, was.key, was.parent, was.parent_seq, None,
-            msgspec.json.encode(facts) if facts else None,
+            msgspec.json.encode(facts) if facts else None, chain=was.chain or task.id,
         )  # fmt: skip
         deadline = t.deadline(number, now + delay_us)
         fresh = t.add_run(row, ready_at=now + delay_us, parent_close=task.parent_close, cancel_at=deadline)
         if was.parent is not None and was.parent_seq is not None:
             t.continued[was.parent, was.parent_seq].append(made)
+        t.kept[made] = [kid.id for kid in t.live_children(task.id)]
+        if t.kept[made]:
+            fresh.resumed = HEIR
         if task.cancel_to:
-            t.cancellations[made][CANCELLED] = t.cancellations[task.id][CANCELLED]
+            t.cancellations[made] = dict(t.cancellations[task.id])
             fresh.cancel_to, fresh.resumed = 0, RESUMED
         if task.id in t.pauses:
             t.pauses[made] = t.pauses.pop(task.id)
@@ -490,7 +493,8 @@ class Statements:
         return [(run, i4(seq), i8(due - now)) for run in _ids(params) for seq, due in self.t.timers.get(run, {}).items()]
 
     def _read_children(self, params: Params) -> list[Cells]:
-        return [(run, i4(seq), self.t.child_now(run, seq), first) for run in _ids(params) for seq, first in self.t.children.get(run, {}).items()]
+        started: list[Cells] = [(run, i4(seq), self.t.child_now(run, seq), first) for run in _ids(params) for seq, first in self.t.children.get(run, {}).items()]
+        return started + [(run, None, None, None) for run in _ids(params) if self.t.kept.get(run)]
 
     def _read_outcomes(self, params: Params) -> list[Cells]:
         found: Iterable[tuple[bytes, Outcome | None]] = ((run, self.t.outcomes.get(run)) for run in _ids(params))

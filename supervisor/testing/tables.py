@@ -23,7 +23,7 @@ WAITS = (
     "queued", "no_worker", "concurrency", "rate_limited", "fairness", "queue_paused", "run_paused", "step_running", "step_backoff", "timer", "signal", "update",
     "token", "child", "any_of", "debounce", "batch", "schedule_overlap", "nondeterminism", "code_missing", "attempts_exhausted", "crash_loop", "commit_rejected",
 )  # fmt: skip
-FRESH, RESUMED, CRASHED, UPDATED = 0, 1, 2, 3  # task.resumed
+FRESH, RESUMED, CRASHED, UPDATED, HEIR = 0, 1, 2, 3, 5  # task.resumed
 ACTOR = "test"  # of who does not say who he is: on every machine the same
 REQUEST_CANCEL, ABANDON, TERMINATE = 0, 1, 2  # task.parent_close
 
@@ -44,6 +44,7 @@ class RunRow:
     batch: str | None = None
     attributes: bytes | None = None
     drawn_from: bytes | None = None  # of a fork: whose random numbers it draws
+    chain: bytes | None = None  # of a run that goes on with another one: the first of them
 
 
 @dataclass
@@ -217,6 +218,7 @@ class Tables:
         self.outcomes: dict[bytes, Outcome] = {}
         self.children: dict[bytes, dict[int, bytes]] = defaultdict(dict)
         self.continued: dict[tuple[bytes, int], list[bytes]] = defaultdict(list)
+        self.kept: dict[bytes, list[bytes]] = defaultdict(list)  # children that earlier runs of its chain had started
         self.ended_children: dict[bytes, list[int]] = defaultdict(lambda: [0, 0])
         self.messages: dict[tuple[bytes, str], list[Message]] = defaultdict(list)
         self.consumed: dict[tuple[bytes, str], dict[int, int]] = defaultdict(dict)  # number of the message → seq of the wait
@@ -252,6 +254,12 @@ class Tables:
             run = _successor(outcome)
         return run
 
+    def was_sent(self, run: bytes, name: str, message_id: str) -> bool:
+        """Whether *run*, or one of the chain that it goes on with, has a signal of that name and id."""
+        chain = self.runs[run].chain
+        runs = [run] if chain is None else [each for each in self.runs if each == chain or self.runs[each].chain == chain]
+        return any(each.id == message_id for of in runs for each in self.messages[of, name])
+
     def outcome(self, run: bytes) -> Outcome | None:
         """How the newest of its chain ended."""
         return self.outcomes.get(self.newest(run))
@@ -261,7 +269,7 @@ class Tables:
         return went_on[-1] if went_on else self.children[parent][seq]
 
     def live_children(self, parent: bytes) -> list[Task]:
-        kids = [self.child_now(parent, seq) for seq in self.children.get(parent, ())]
+        kids = [self.child_now(parent, seq) for seq in self.children.get(parent, ())] + [self.newest(kid) for kid in self.kept.get(parent, ())]
         return [self.tasks[kid] for kid in kids if kid in self.tasks and self.tasks[kid].parent_close != ABANDON]
 
     def is_reached(self, run: bytes, children: int | None, failed: int | None) -> bool:

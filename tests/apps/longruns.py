@@ -96,6 +96,47 @@ async def longruns_waits(times: int) -> str:
 
 
 @workflow
+async def longruns_below() -> None:
+    await sleep(3600)
+
+
+@workflow
+async def longruns_kid(times: int) -> str:
+    """It goes on when it is told to; its successor has a child of its own."""
+    if times:
+        await longruns_more.wait()
+        continue_as_new(times - 1)
+    await start(longruns_below)
+    return await longruns_end.wait()
+
+
+@workflow
+async def longruns_bears(times: int, delay: float = 0) -> str:
+    """Starts a child of each kind in its first run; later ones have none of their own."""
+    if times == 2:
+        await start(longruns_kid, 1)
+        await start(longruns_kid.options(parent_close="abandon"), 1)
+        await start(longruns_kid.options(parent_close="terminate"), 1)
+    if times:
+        await longruns_more.wait()
+        continue_as_new(longruns_bears.options(delay=delay), times - 1)
+    return await longruns_end.wait()
+
+
+@workflow
+async def longruns_parts(first_of_all: bool) -> str:
+    """One branch waits for a child when the other goes on."""
+
+    async def goes_on() -> None:
+        await longruns_more.wait()
+        continue_as_new(False)
+
+    if first_of_all:
+        await gather(longruns_below(), start(longruns_below), goes_on())
+    return await longruns_end.wait()
+
+
+@workflow
 async def longruns_tells(gate: str) -> str:
     progress(0, 3)
     set_attributes(stage="begun", amount=12.5, count=3, paid=False, tags=["a", "b"], due=datetime(2026, 12, 1, 8, 30, tzinfo=UTC))

@@ -30,6 +30,11 @@ def chain(live: Live, run_id: uuid.UUID) -> list[tuple[Any, ...]]:
         run_id = uuid.UUID(row[4])
 
 
+def kids_of(live: Live, run_id: uuid.UUID) -> list[uuid.UUID]:
+    """Children that this very run has started, in the order of their starts."""
+    return [kid for kid, in live.database.sql("select run_id from supervisor.child where parent_id = %s order by seq", run_id)]
+
+
 # ── continue_as_new ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -131,6 +136,37 @@ def test_no_signal_is_lost_or_given_twice_over_the_chain(live: Live) -> None:
         run.signal(app.longruns_more, 1)
 
 
+def test_a_signal_that_is_repeated_to_a_run_that_went_on_is_not_stored_again(live: Live) -> None:
+    """Its answer was lost, and meanwhile the run that was given it has gone on: by any id of the chain, by its key, from SQL and beside others it is known."""
+    gate, key = uuid.uuid4().hex, uuid.uuid4().hex
+    live.effects.open(f"{gate}.begun")
+    run = live.start(app.longruns_hears.options(key=key), gate, [], 3)
+    for n in range(3):
+        assert run.signal(app.longruns_more, n, id=f"{gate} {n}")
+    live.until(lambda: len(chain(live, run.id)) == 2, 20)
+    newest = run.status().run_id
+    assert live.database.one("select count(*) from supervisor.consumed where run_id = %s", newest) <= 1
+    for of in (run.id, newest):
+        assert not live.client.signal(of, app.longruns_more, 0, id=f"{gate} 0")
+        assert not live.database.one("select supervisor.signal(%s, 'longruns_more', '1', %s)", of, f"{gate} 1")
+    live.client.signal_with_start(app.longruns_more.message(2, id=f"{gate} 2"), app.longruns_hears.options(key=key), gate, [], 3)
+    together = "select array_agg(stored order by at) from supervisor.send_signals(%s, %s, %s, %s)"
+    ids = [f"{gate} {n}" for n in (1, 3, 3, 2)]
+    assert live.database.one(together, [newest] * 4, ["longruns_more"] * 4, [b"1", b"3", b"3", b"2"], ids) == [False, True, False, False]
+    live.until(lambda: len(chain(live, run.id)) == 3, 20)
+    last = run.status().run_id
+    assert not live.client.signal(last, app.longruns_more, 1, id=f"{gate} 1") and not live.client.signal(last, app.longruns_more, 3, id=f"{gate} 3")
+    assert live.client.signal(last, app.longruns_end, "another name", id=f"{gate} 1")
+    for n in (4, 5):
+        assert run.signal(app.longruns_more, n, id=f"{gate} {n}")
+    assert run.result(timeout=20) == list(range(6))
+    for of in (run.id, newest, last):                  # the same answer when all have ended
+        assert not live.client.signal(of, app.longruns_more, 1, id=f"{gate} 1")
+    with pytest.raises(RunClosed):
+        run.signal(app.longruns_more, 7, id=f"{gate} 7")
+    assert live.database.one("select count(*) from supervisor.message where name = 'longruns_more' and id = %s", f"{gate} 1") == 1
+
+
 def test_cancel_reaches_the_newest(live: Live) -> None:
     run = live.start(app.longruns_waits, 1)
     run.signal(app.longruns_more, 1)
@@ -139,6 +175,80 @@ def test_cancel_reaches_the_newest(live: Live) -> None:
     with pytest.raises(RunCancelled):
         run.result(timeout=20)
     assert run.cancel() is False
+
+
+@pytest.mark.parametrize("end", ["cancel", "terminate", "result"])
+def test_children_of_earlier_runs_are_reached_by_the_end_of_the_chain(live: Live, end: str) -> None:
+    """Their parent went on twice, and one of them itself: they are cancelled, terminated or left as they were started, and not before the chain ends."""
+    run = live.start(app.longruns_bears, 2)
+    live.until(lambda: len(kids_of(live, run.id)) == 3, 20)
+    gone, stays, cut = kids_of(live, run.id)
+    live.client.signal(gone, app.longruns_more, 1)
+    live.until(lambda: live.client.status(gone).run_id != gone, 20)
+    run.signal(app.longruns_more, 1)
+    live.until(lambda: len(chain(live, run.id)) == 2, 20)
+    live.kill()
+    run.signal(app.longruns_more, 2)
+    live.until(lambda: len(chain(live, run.id)) == 3 and run.status().status == "waiting", 20)
+    assert [live.client.status(kid).status for kid in (gone, stays, cut)] == ["waiting"] * 3
+    below = live.until(lambda: kids_of(live, live.client.status(gone).run_id), 20)
+    if end == "cancel":
+        assert live.client.cancel(run.id, "enough") is True
+    elif end == "terminate":
+        assert run.terminate("enough")
+    else:
+        run.signal(app.longruns_end, "the end")
+    ended = {"cancel": ("cancelled", "cancelled"), "terminate": ("cancelled", "terminated"), "result": ("cancelled", "terminated")}[end]
+    live.until(lambda: [live.client.status(kid).status for kid in (gone, stays, cut)] == [ended[0], "waiting", ended[1]], 20)
+    live.until(lambda: [live.client.status(kid).status for kid in below] == ["cancelled"], 20)
+    reason = "enough" if end == "cancel" else "its parent ended"
+    newest = live.client.status(gone).run_id
+    assert live.database.one("select reason from supervisor.cancellations where run_id = %s", newest) == reason
+    live.client.cancel(stays)
+
+
+def test_a_child_of_an_earlier_run_is_reached_while_the_newest_has_not_begun(live: Live) -> None:
+    """None of its code runs: it has ended when the call returns, and its children as its end says."""
+    run = live.start(app.longruns_bears, 2, 3600)
+    live.until(lambda: len(kids_of(live, run.id)) == 3, 20)
+    run.signal(app.longruns_more, 1)
+    live.until(lambda: len(chain(live, run.id)) == 2, 20)
+    assert run.cancel() and run.status().status == "cancelled"
+    assert live.database.one("select steps from supervisor.outcome where run_id = %s", run.status().run_id) == 0
+    gone, stays, cut = kids_of(live, run.id)
+    live.until(lambda: [live.client.status(kid).status for kid in (gone, stays, cut)] == ["cancelled", "waiting", "terminated"], 20)
+    live.client.cancel(stays)
+
+
+def test_a_child_that_a_branch_had_called_is_cancelled_when_another_goes_on(live: Live) -> None:
+    """Nobody waits for it any more; one that was started by itself is the successor's."""
+    run = live.start(app.longruns_parts, True)
+    live.until(lambda: len(kids_of(live, run.id)) == 2, 20)
+    run.signal(app.longruns_more, 1)
+    called, started = kids_of(live, run.id)
+    live.until(lambda: [live.client.status(kid).status for kid in (called, started)] == ["cancelled", "waiting"], 20)
+    run.signal(app.longruns_end, "the end")
+    live.until(lambda: live.client.status(started).status == "cancelled", 20)
+
+
+def test_a_child_that_is_to_be_terminated_is_so_though_it_goes_on_meanwhile(live: Live) -> None:
+    """Its worker is told once it has made the successor: that one is whom it is about."""
+    run = live.start(app.longruns_bears, 2)
+    live.until(lambda: len(kids_of(live, run.id)) == 3, 20)
+    cut = kids_of(live, run.id)[2]
+    live.client.signal(cut, app.longruns_more, 1)
+    live.until(lambda: live.client.status(cut).run_id != cut, 20)
+    newest = live.client.status(cut).run_id
+    live.until(lambda: live.client.status(newest).status == "waiting", 20)
+    with live.database.connect() as conn, conn.transaction():   # as a worker that has it and is marked, at the moment at which it goes on
+        other = conn.execute("select supervisor.new_id()").fetchone()[0]  # type: ignore[index]
+        conn.execute("update supervisor.task set cancel_to = 1 where run_id = %s", (newest,))
+        conn.execute("insert into supervisor.cancellation (run_id, how, actor, reason) values (%s, 4, 'run', 'its parent ended')", (newest,))
+        conn.execute("select supervisor.continue_run(%s, %s, null, null, null, '{\"times\": 0}', '0', null)", (newest, other))
+        conn.execute("delete from supervisor.task where run_id = %s", (newest,))
+        conn.execute("insert into supervisor.outcome (run_id, ended_at, steps, status, result) values (%s, now(), 0, 6, convert_to(to_json(%s::text)::text, 'UTF8'))", (newest, str(other)))
+    live.until(lambda: live.client.status(other).status == "terminated", 20)
+    run.cancel()
 
 
 def test_a_run_that_never_stops_going_on_can_be_cancelled(live: Live) -> None:

@@ -378,3 +378,17 @@ def test_a_claim_of_a_run_that_waited_changes_no_index(prepared: Prepared, kind:
     assert before is not None and after is not None and claimed == (BATCH,)
     assert after[0] - before[0] == BATCH
     assert after[1] - before[1] > 0.9 * BATCH, "there is room for a new version on nearly every page"
+
+
+def test_what_a_chain_was_sent_is_looked_up_one_by_one(prepared: Prepared) -> None:
+    """Each signal to a run that goes on with others asks, while it holds the run's row: a few rows of what may be very many."""
+    read = "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0) from pg_stat_xact_user_tables where schemaname = 'supervisor' and relname like 'message%'"
+    with prepared.conn.transaction(force_rollback=True):
+        first, later = prepared.owned[0], prepared.owned[1:]
+        prepared.conn.execute("update supervisor.message set id = n::text, chain = %s where run_id = any(%s)", (first, later))
+        ids = [str(n) for n, in prepared.conn.execute("select n from supervisor.message where chain = %s order by n limit 300", (first,)).fetchall()]
+        before = prepared.conn.execute(read).fetchone()[0]  # type: ignore[index]
+        given = ([first] * 300 + [None] * 200, ["go"] * 500, ids + ["unknown"] * 100 + ids[:100])
+        known = prepared.conn.execute("select supervisor.sent_before(%s::uuid[], %s, %s)", given).fetchone()[0]  # type: ignore[index]
+        assert known == [True] * 300 + [False] * 200
+        assert prepared.conn.execute(read).fetchone()[0] - before <= 4 * 300  # type: ignore[index]

@@ -76,7 +76,7 @@ WRITTEN = {
     "DELETE": "task timer leader retired query update_request pause changed",
 }
 READ = (
-    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued update_request update_accepted update_done completion beat trace trace_sender task timer worker workflow workflow_version served missing queue leader retired query pause changed schedule schedule_backfill queue_pause worker_now task_now "
+    "batch cell migration wait_kind run run_key step attempt outcome child child_done cancellation message consumed publication progress_note child_continued child_kept update_request update_accepted update_done completion beat trace trace_sender task timer worker workflow workflow_version served missing queue leader retired query pause changed schedule schedule_backfill queue_pause worker_now task_now "
     + " ".join(f"run_key_{n}" for n in range(8))
 )
 Right = tuple[str, str]  # object, privilege
