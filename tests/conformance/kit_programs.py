@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,6 +110,50 @@ def paused(stage: Stage, run: Run[Any]) -> None:
     assert stage.client.resume(run)
 
 
+def goes_on(stage: Stage, run: Run[Any], *args: Any, **kwargs: Any) -> None:
+    """Send what has it go on, and wait until its successor waits."""
+    was = stage.client.status(run).run_id
+    stage.ask(lambda: run.signal(*args, **kwargs))
+    stage.wait(lambda: stage.client.status(run).run_id != was)
+    stage.rest(run)
+
+
+def repeats(stage: Stage) -> list[Run[Any]]:
+    """What earlier runs of a chain were given is known to the later ones, and when all have ended."""
+    run, more, end = stage.client.start(longruns.longruns_waits, 2), longruns.longruns_more, longruns.longruns_end
+    stage.rest(run)
+    for n in (1, 2):
+        goes_on(stage, run, more, n, id=f"m{n}")
+        stage.ask(*(lambda n=n: run.signal(more, n, id=f"m{n}") for n in range(1, n + 1)))  # type: ignore[misc]
+    newest = stage.client.status(run).run_id
+    stage.ask(lambda: stage.client.signal(newest, more, 1, id="m1"), lambda: run.signal(end, "other", id="m1"))
+    assert run.result(timeout=60) == "other"
+    stage.ask(lambda: stage.client.signal(newest, more, 1, id="m1"), lambda: run.signal(more, 2, id="m2"), lambda: run.signal(more, 3, id="m3"))
+    return [run]
+
+
+def bears(end: Callable[[Stage, Run[Any]], None]) -> Callable[[Stage], list[Run[Any]]]:
+    """A run that goes on twice leaves its children to the end of its chain."""
+
+    def play(stage: Stage) -> list[Run[Any]]:
+        run = stage.client.start(longruns.longruns_bears, 2)
+        stage.rest(run)
+        kids = [stage.client.get(UUID(json.loads(bytes(each.result)))) for each in stage.history(run.id).records if each.kind == "child_start"]
+        for kid in kids:
+            stage.rest(kid)
+        goes_on(stage, kids[0], longruns.longruns_more, 0)
+        for n in (1, 2):
+            goes_on(stage, run, longruns.longruns_more, n)
+        stage.ask(*(lambda kid=kid: stage.client.status(kid).status for kid in kids))  # type: ignore[misc]
+        end(stage, run)
+        stage.wait(lambda: all(stage.client.status(kid).status in ("cancelled", "terminated") for kid in (kids[0], kids[2])))
+        stage.ask(*(lambda kid=kid: stage.client.status(kid).status for kid in kids))  # type: ignore[misc]
+        kids[1].cancel("left", actor="me")
+        return [run, *kids]
+
+    return play
+
+
 words = told((kitted.kitted_word, "a"), (kitted.kitted_word, "b"))
 PROGRAMS: dict[str, Callable[[Stage], list[Run[Any]]]] = {
     "mixed": and_then(run_and_end(kitted.kitted_mixed, 3), words),
@@ -142,6 +187,10 @@ PROGRAMS: dict[str, Callable[[Stage], list[Run[Any]]]] = {
     "closing_catches": run_and_end(closing.closing_catches, 2),
     "counts": run_and_end(longruns.longruns_count, 3),
     "becomes": run_and_end(longruns.longruns_becomes, 4),
+    "repeats": repeats,
+    "bears_cancelled": bears(cancelled),
+    "bears_terminated": bears(terminated),
+    "bears_ends": bears(told((longruns.longruns_end, "the end"))),
     "keeps": run_and_end(longruns.longruns_keeps, True),
     "limited": run_and_end(longruns.longruns_limited, 60),
     "hears": and_then(run_and_end(letters.collects_with_steps, 3), told(*((letters.numbers, n) for n in (3, 1, 2)))),
