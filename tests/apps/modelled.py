@@ -252,7 +252,7 @@ class Play:
         """The awaitable of one command, not awaited."""
         if word == "step":
             return self.words.command(*self.args(at, *more))
-        if word == "child":
+        if word in ("child", "loses"):
             return self.words.child(*self.kid(at, *more))
         if word == "signal":
             self.wanted(at, *more)

@@ -18,6 +18,8 @@ NAMES = {
 }  # fmt: skip
 WORKFLOWS = {"async": "modelled", "def": "modelled_def"}
 CANCELLED_BY = "model"
+LOST = "its parent does not wait for it any more"
+LOSERS = ("never", "cleans", "loses")  # members that wait for what never comes
 EITHER = " or "  # between the names of a record, of which it has one
 
 
@@ -61,6 +63,7 @@ class Expected:
     children: list[Expected] = field(default_factory=list)
     certain: bool = True
     exists: bool = True  # for certain
+    lost: bool = False  # that it is cancelled is certain, and why
     parallel: bool = False
     given: int = 0  # rows of its history that were another run's
 
@@ -74,7 +77,7 @@ class Expected:
     def doubt(self) -> None:
         """It may be cancelled anywhere, it and what is below it; or may never have been started."""
         for run in self.all():
-            run.certain = run.exists = False
+            run.certain = run.exists = run.lost = False
 
 
 def before(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
@@ -300,7 +303,9 @@ class Reader:
     def member(self, at: str, word: str, *more: Any) -> Any:
         if word == "branch":
             return self.block(more[0], at)
-        if word in ("never", "cleans"):
+        if word == "loses":
+            return self.unwanted(at, self.take(), *more)
+        if word in LOSERS:
             return self.lost(at, word, *more)
         said = getattr(self, word)(at, *more)
         return None if word == "sleep" else said
@@ -309,9 +314,9 @@ class Reader:
         return self.branches([lambda n=n, member=member: self.member(f"{at}.{n}", *member) for n, member in enumerate(members)])  # type: ignore[misc]
 
     def first(self, at: str, members: list[Any]) -> Any:
-        winner = next(n for n, member in enumerate(members) if member[0] not in ("never", "cleans"))
+        winner = next(n for n, member in enumerate(members) if member[0] not in LOSERS)
         if at_once(members[winner]):  # then what comes after it has no time to begin
-            members = members[: winner + 1] + [member for member in members[winner + 1 :] if member[0] == "never"]
+            members = members[: winner + 1] + [member for member in members[winner + 1 :] if member[0] in ("never", "loses")]
         said = self.gather(at, members)
         return [f"m{winner}", said[winner]]
 
@@ -321,12 +326,19 @@ class Reader:
         if cleanup is not None:
             self.block(cleanup, f"{at}.f")
 
+    def unwanted(self, at: str, seq: int, style: str, body: list[Any]) -> None:
+        """A child that nobody waits for any more: it is cancelled, wherever it was."""
+        child = self.kid(at, style, body)
+        child.doubt()
+        child.lost, child.result = True, ["RunCancelled", LOST]
+        self.record("child", child.workflow, seq, "cancelled")
+
     def forgotten(self, how: str, seq: int) -> None:
         self.record(*(("timer", "sleep") if how == "sleep" else ("signal", "never")), seq, "cancelled")
 
     def shield(self, at: str, timeout: float | None, inside: list[Any]) -> Any:
         """What is shielded, and the timer that limits it."""
-        late = inside[0] == "never"
+        late = inside[0] in LOSERS
         try:
             if late:
                 lost = self.take()
@@ -336,7 +348,10 @@ class Reader:
         finally:
             if late:
                 self.record("timer", "shield", self.take())
-                self.forgotten(inside[1], lost)
+                if inside[0] == "loses":
+                    self.unwanted(at, lost, *inside[1:])
+                else:
+                    self.forgotten(inside[1], lost)
             elif timeout is not None:
                 self.record("timer", "shield", self.take(), "cancelled")
 

@@ -141,9 +141,17 @@ class Drawn:
     def losers(self, place: Place, least: int = 0) -> list[Any]:
         return [self.loser(place) for _ in range(self.draw(st.integers(least, 2)))]
 
+    def loses(self, place: Place) -> list[Any]:
+        """A child that is cancelled when nobody waits for it any more."""
+        style, body = self.kid(place, replace(place, fails=False, cancels=False))
+        return ["loses", style, [*body, self.never()]]
+
     def among(self, place: Place, one: list[Any]) -> list[Any]:
         """It, and losers."""
         others = self.losers(place)
+        if place.generation < GENERATIONS - 1 and self.left > 1 and self.draw(st.booleans()):
+            self.left -= 1
+            others.append(self.loses(place))
         at = self.draw(st.integers(0, len(others)))
         return [*others[:at], one, *others[at:]]
 
@@ -164,7 +172,8 @@ class Drawn:
         return ["shield", self.draw(st.sampled_from([60.0, None])), getattr(self, word)(place)]
 
     def late_shield(self, place: Place) -> list[Any]:
-        return ["shield", self.draw(st.integers(0, 25)) / 1000, ["never", "signal"]]
+        child = place.generation < GENERATIONS - 1 and self.draw(st.booleans())
+        return ["shield", self.draw(st.integers(0, 25)) / 1000, self.loses(place) if child else ["never", "signal"]]
 
     # ── what is said without waiting, and blocks ─────────────────────────────────────────────────────────────────
 
@@ -219,7 +228,7 @@ def size(value: Any) -> int:
 
 
 WORDS = {
-    "step", "sleep", "signal", "late", "child", "start", "join", "leave", "never", "cleans", "gather", "first", "shield", "publish", "compensate", "patched",
+    "step", "sleep", "signal", "late", "child", "loses", "start", "join", "leave", "never", "cleans", "gather", "first", "shield", "publish", "compensate", "patched",
     "drawn", "attempt", "finish", "guard", "cancelled",
 }  # fmt: skip
 # `{"style": …, "body": [command, …], "then": None, ["retry"] or ["fork", row]}`

@@ -28,7 +28,8 @@ AT_ONCE = 64
 KILLS_IN = 2  # every so many batches
 TOLD_MAX = 10
 SHRINK_WITHIN_S = 20.0  # a program alone
-# programs that had failed once
+_UNWANTED = ["loses", "async", [["start", "request_cancel", "def", [["never", "sleep"]]], ["never", "signal"]]]
+# programs that had failed once, and some that are rarely drawn
 REGRESSIONS: list[dict[str, Any]] = [
     {"style": "async", "body": [["first", [["never", "sleep"], ["branch", [["step", "tx task", 0, "", [None]]]]]]]},
     {"style": "async", "body": [["first", [["never", "signal"], ["branch", []], ["cleans", "sleep", [["step", "tx", 1, "after", 1]]]]]]},
@@ -38,6 +39,10 @@ REGRESSIONS: list[dict[str, Any]] = [
     *({"style": style, "body": [["patched"], ["patched"], ["patched"]], "then": ["fork", row]} for style in ("async", "def") for row in range(3)),
     *({"style": style, "body": [["drawn"], ["sleep", 1], ["drawn"]], "then": ["fork", row]} for style in ("async", "def") for row in range(4)),
     {"style": "async", "body": [["drawn"], ["step", "gated", 0, "", None], ["drawn"]], "then": ["retry"]},
+    *({"style": style, "body": [["attempt", [["shield", 0.02, _UNWANTED]], []], ["sleep", 20]]} for style in ("async", "def")),
+    *({"style": style, "body": [["attempt", [["gather", [_UNWANTED, ["step", "plain", 1, "for good", None]]]], []]]} for style in ("async", "def")),
+    *({"style": style, "body": [["first", [_UNWANTED, ["child", "def", [["sleep", 20]]], _UNWANTED]], ["sleep", 1]]} for style in ("async", "def")),
+    {"style": "async", "body": [["first", [_UNWANTED, ["branch", []], _UNWANTED]]]},
 ]
 
 

@@ -38,13 +38,15 @@ def _run(played: Played, run: Expected) -> list[str]:
         return []
     one = found[0]
     said = _whole(one)
-    if one.status != run.status and not (not run.certain and one.status in ("cancelled", "terminated")):
+    if one.status != run.status and not (not run.certain and not run.lost and one.status in ("cancelled", "terminated")):
         shown = _told(one.result, one.status) if one.status else one.wait
         return [*said, f"it is {one.status or 'alive'} ({shown!r}), not {run.status} ({run.result!r})"]
-    if not run.certain:
+    if not run.certain and not run.lost:
         return said
     if _same(result := _told(one.result, one.status)) != _same(run.result):
         said.append(f"its result is {result!r}, not {run.result!r}")
+    if not run.certain:
+        return said
     if _same(one.published) != _same(run.published):
         said.append(f"it has published {one.published!r}, not {run.published!r}")
     return said + _history(played, run, one)
