@@ -1,4 +1,4 @@
-"""Ending runs from outside: cancel, terminate, what becomes of the children. As the functions of the database do it (sql/migrations/0019, 0023, 0032, 0049, 0052)."""
+"""Ending runs from outside: cancel, terminate, what becomes of the children. As the functions of the database do it (sql/migrations/0019, 0023, 0032, 0049, 0052, 0055)."""
 
 from __future__ import annotations
 

@@ -1,19 +1,13 @@
 -- deploy: pre            older workers do not know of children that earlier runs of a chain started: those go on when it ends, as before
--- lock:   ACCESS EXCLUSIVE on task, run and message, brief: columns without a default; SHARE on message: signals wait, a second per million of them
+-- lock:   SHARE on message: signals wait, a second per million of them
 -- undo:   was_sent as in 0015, children_now and close_children as in 0023, fork_run as in 0031, request_cancel as in 0032, continue_run as in 0026,
 --         send as in 0023, send_signals as in 0036; DROP FUNCTION {schema}.sent_before(uuid[], text[], text[]); DROP TABLE {schema}.child_kept;
---         ALTER TABLE … DROP COLUMN chain of task, run and message
+--         DROP INDEX {schema}.message_chain_idx
 --
 -- What a run that goes on as a new one has to leave to its successor: the ids of signals that it was given, so that none is given twice to a chain, and the
 -- children that it started, so that who cancels or ends the chain ends them. Chains that are there already begin with their next run.
 
 -- ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────
-ALTER TABLE {schema}.task ADD COLUMN chain uuid;
-COMMENT ON COLUMN {schema}.task.chain IS 'As run.chain; here, so that nobody else has to ask';
-ALTER TABLE {schema}.run ADD COLUMN chain uuid;
-COMMENT ON COLUMN {schema}.run.chain IS 'Of a run that goes on with another one: the first of them. Null in all others, also in that first one';
-ALTER TABLE {schema}.message ADD COLUMN chain uuid;
-COMMENT ON COLUMN {schema}.message.chain IS 'As run.chain: by it and its id a message is known to the runs after its own';
 CREATE INDEX message_chain_idx ON {schema}.message (chain, name, id) WHERE chain IS NOT NULL AND id IS NOT NULL;
 
 -- The first run of a chain has no mark, nor have its messages; all later ones have, in whichever partition since. Custom plan: prunes the partitions before.
