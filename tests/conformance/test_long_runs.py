@@ -35,6 +35,16 @@ def kids_of(live: Live, run_id: uuid.UUID) -> list[uuid.UUID]:
     return [kid for kid, in live.database.sql("select run_id from supervisor.child where parent_id = %s order by seq", run_id)]
 
 
+def continued(conn: Any, run_id: uuid.UUID) -> uuid.UUID:
+    """End a parked run of `longruns_kid` as its worker does when it goes on, in the transaction of *conn*; its successor."""
+    made: uuid.UUID = conn.execute("select supervisor.new_id()").fetchone()[0]
+    conn.execute("select supervisor.continue_run(%s, %s, null, null, null, '{\"times\": 0}', '0', null)", (run_id, made))
+    conn.execute("delete from supervisor.task where run_id = %s", (run_id,))
+    ended = "insert into supervisor.outcome (run_id, ended_at, steps, status, result) values (%s, now(), 0, 6, convert_to(to_json(%s::text)::text, 'UTF8'))"
+    conn.execute(ended, (run_id, str(made)))
+    return made
+
+
 # ── continue_as_new ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -241,14 +251,28 @@ def test_a_child_that_is_to_be_terminated_is_so_though_it_goes_on_meanwhile(live
     newest = live.client.status(cut).run_id
     live.until(lambda: live.client.status(newest).status == "waiting", 20)
     with live.database.connect() as conn, conn.transaction():   # as a worker that has it and is marked, at the moment at which it goes on
-        other = conn.execute("select supervisor.new_id()").fetchone()[0]  # type: ignore[index]
         conn.execute("update supervisor.task set cancel_to = 1 where run_id = %s", (newest,))
         conn.execute("insert into supervisor.cancellation (run_id, how, actor, reason) values (%s, 4, 'run', 'its parent ended')", (newest,))
-        conn.execute("select supervisor.continue_run(%s, %s, null, null, null, '{\"times\": 0}', '0', null)", (newest, other))
-        conn.execute("delete from supervisor.task where run_id = %s", (newest,))
-        conn.execute("insert into supervisor.outcome (run_id, ended_at, steps, status, result) values (%s, now(), 0, 6, convert_to(to_json(%s::text)::text, 'UTF8'))", (newest, str(other)))
+        other = continued(conn, newest)
     live.until(lambda: live.client.status(other).status == "terminated", 20)
     run.cancel()
+
+
+def test_a_child_that_goes_on_while_its_parent_is_cancelled_is_cancelled_with_it(live: Live) -> None:
+    """The cancellation waits for the child's row, and finds that it went on: the successor is whom it is about."""
+    run = live.start(app.longruns_bears, 2)
+    live.until(lambda: len(kids_of(live, run.id)) == 3, 20)
+    kid = kids_of(live, run.id)[0]
+    live.until(lambda: run.status().status == "waiting" == live.client.status(kid).status, 20)
+    with live.database.connect() as conn:
+        with conn.transaction():
+            other = continued(conn, kid)
+            asks = threading.Thread(target=lambda: run.cancel("enough"))
+            asks.start()
+            live.until(lambda: live.database.one("select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"), 20)
+        asks.join(20)
+    live.until(lambda: live.client.status(other).status == "cancelled", 20)
+    assert live.database.one("select reason from supervisor.cancellations where run_id = %s", other) == "enough"
 
 
 def test_a_run_that_never_stops_going_on_can_be_cancelled(live: Live) -> None:
