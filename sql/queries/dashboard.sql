@@ -164,7 +164,7 @@ LEFT JOIN (SELECT u.queue, pg_catalog.count(*) AS workers FROM {schema}.workers 
 ORDER BY q.queue LIMIT $2::pg_catalog.int4;
 
 -- name: page_workers :many
--- Workers that live or died within the hour, without what they do.
+-- Workers that live or ended within the hour, also as they were told to, without what they do.
 -- Locks:  none.     Index:  none: one row per worker's life
 -- $1 int4 limit
 SELECT w.worker, w.state, w.host, w.pid, w.supervisor, w.boot, w.started_at, w.dead_at, w.death, w.queues

@@ -1,7 +1,7 @@
 -- What `workers`, `queues` and `top` ask, through the views alone; a viewer's role is enough.
 
 -- name: look_at_workers :many
--- Workers that live or died within the hour. What the workers of the asking host do stands in their black boxes, so
+-- Workers that live or ended within the hour, also as they were told to. What the workers of the asking host do stands in their black boxes, so
 -- runs are told of the others alone.
 -- Locks:  none.     Index:  none: one row per worker's life, and a scan of the live runs
 -- $1 text host     Returns worker, state, host, pid, supervisor, boot, started_at, dead_at, death, queues, runs

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from supervisor.core import ends
 from supervisor.core.shown import ago, by_whom
 from supervisor.dashboard.page import Action, Asked, Cell, Chart, Count, Do, Facts, Findings, Link, Page, Pip, Refused, Size, Table, When, quoted, runs_where, url
 from supervisor.dashboard.why import PARKED
@@ -210,9 +211,9 @@ def queues(rows: Sequence[Row], actions: Sequence[Action | None] = ()) -> Table:
 
 
 def _workers(rows: Sequence[Row], leader: Any) -> Facts:
-    states = {state: sum(row["state"] == state for row in rows) for state in ("alive", "lost", "dead")}
-    items: list[tuple[str, Cell]] = [("alive", Count(states["alive"], "/workers")), ("lost", Count(states["lost"], "/workers")), ("died within the hour", Count(states["dead"], "/workers")),
-                                     ("hosts", len({row["host"] for row in rows if row["state"] == "alive"}))]  # fmt: skip
+    states, died = Counter[str](row["state"] for row in rows), len(ends.deaths(rows))
+    items: list[tuple[str, Cell]] = [("alive", Count(states["alive"], "/workers")), ("lost", Count(states["lost"], "/workers")), ("died within the hour", Count(died, "/workers")),
+                                     ("ended as told within the hour", Count(states["dead"] - died)), ("hosts", len({row["host"] for row in rows if row["state"] == "alive"}))]  # fmt: skip
     if isinstance(leader, Exception) or not leader:
         items.append(("leader", "nobody"))
     else:

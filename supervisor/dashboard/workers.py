@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from supervisor.core import ends
 from supervisor.core.shown import duration
 from supervisor.dashboard import health
 from supervisor.dashboard.page import Asked, Cell, Code, Count, Facts, Page, Pip, Size, Table, When, run_link, runs_where
@@ -38,12 +39,13 @@ def page(look: Look, asked: Asked) -> Page:
     hosts = working.tree(own, rows, socket.gethostname())
     _add(hosts, rows, leader, _rates(look, own))
     notes = [note for note in (_published(look, hosts), *map(str, refused)) if note]
-    died = [row for row in rows if row["state"] == "dead"]
+    died = ends.deaths(rows)
+    ended = sum(row["state"] == "dead" for row in rows) - len(died)
     panels: list[Any] = [panel for host in hosts for supervisor in host["supervisors"] for panel in (_supervisor(host, supervisor), _processes(supervisor))]
     if not panels:
         panels.append(Table("Processes", OTHER, [], empty="no worker is alive: python -m supervisor run --app …"))
-    panels.append(_dead(died))
-    data = {"hosts": hosts, "died": died, "other_supervisors": elsewhere, "notes": notes}
+    panels.append(_dead(died, ended))
+    data = {"hosts": hosts, "died": died, "ended_as_told": ended, "other_supervisors": elsewhere, "notes": notes}
     if notes:
         panels[0].note = "; ".join(notes)
     return Page("Workers", "workers", data, template="detail", lead="Workers", panels=panels, said=look.said)
@@ -53,12 +55,11 @@ def page(look: Look, asked: Asked) -> Page:
 
 
 def _add(hosts: Sequence[Row], rows: Sequence[Row], leader: Row | None, rates: dict[tuple[int, int], figures.Rates]) -> None:
-    """What the tree has not of itself: who leads, which boot, whether a count is all, rates."""
-    boots = {str(row["supervisor"]): row["boot"] for row in rows}
+    """What the tree has not of itself: who leads, whether a count is all, rates."""
     complete = {row["worker"]: row["complete"] for row in rows}
     for supervisor in (each for host in hosts for each in host["supervisors"]):
         leads = leader is not None and str(leader["supervisor"]) == supervisor["supervisor"]
-        supervisor |= {"boot": boots.get(supervisor["supervisor"]), "leads": leads, "term": leader["term"] if leader and leads else None, "leads_since": leader["began_at"] if leader and leads else None}
+        supervisor |= {"leads": leads, "term": leader["term"] if leader and leads else None, "leads_since": leader["began_at"] if leader and leads else None}
         for worker in supervisor["workers"]:
             seen = rates.get((supervisor["pid"], worker.get("number", -1)))
             worker |= {"complete": complete.get(worker["worker"], True), "rates": asdict(seen) if seen is not None else None}
@@ -96,7 +97,6 @@ def _is_here(supervisor: Row) -> bool:
 def _supervisor(host: Row, supervisor: Row) -> Facts:
     items: list[tuple[str, Cell]] = [("supervisor", Code(supervisor["supervisor"])), ("leads", When(supervisor["leads_since"]) if supervisor["leads"] else "no"), ("term", supervisor["term"])]
     items += [("process", supervisor["pid"]), ("since", When(supervisor["started_at"]))] if _is_here(supervisor) else []
-    items.append(("boot of the host", Code(str(supervisor["boot"])) if supervisor["boot"] is not None else None))
     if supervisor.get("last_death"):
         death = supervisor["last_death"]
         items += [("last death", When(death["at"])), ("of worker", death["worker"]), ("how", death["how"])]
@@ -151,6 +151,6 @@ def _crash(worker: Row) -> list[Cell]:
     return [Size(worker.get("memory_bytes")), *moved, When(crash["at"]), how, step, run_link(crash["run_id"]) if crash["run_id"] else None]
 
 
-def _dead(rows: Sequence[Row]) -> Table:
+def _dead(rows: Sequence[Row], ended: int) -> Table:
     shown: list[list[Cell]] = [[row["worker"], row["host"], Code(str(row["supervisor"])[:8]), row["pid"], When(row["started_at"]), When(row["dead_at"]), row["death"]] for row in rows]
-    return Table("Died within the hour", ("worker", "host", "supervisor", "process", "since", "died", "how"), shown, empty="none")
+    return Table("Died within the hour", ("worker", "host", "supervisor", "process", "since", "died", "how"), shown, empty="none", note=f"{ended:,} more ended as they were told to, or go on under another number" if ended else "")

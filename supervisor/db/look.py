@@ -44,7 +44,7 @@ def _json(stored: str | bytes) -> Any:
 
 
 def workers(conn: psycopg.Connection, schema: str, host: str) -> list[Row]:
-    """Rows of the view workers: those that live, and those that died within the hour. `runs` is None for workers of *host*."""
+    """Rows of the view workers: those that live, and those that ended within the hour. `runs` is None for workers of *host*."""
     return _rows(conn, schema, "look_at_workers", host)
 
 

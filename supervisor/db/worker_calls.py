@@ -18,6 +18,7 @@ from uuid import UUID
 import psycopg
 
 from supervisor._fastpath.wire import clock_us
+from supervisor.core import ends
 from supervisor.core.errors import DatabaseUnavailable, Fenced
 from supervisor.core.ids import clock_offset_us
 from supervisor.db.connect import connect
@@ -193,7 +194,7 @@ class WorkerCalls:
     def _adopt(self, origin: Origin, earlier: list[int], server: tuple[int, int], known: Sequence[bytes] | None) -> tuple[Identity, set[bytes], list[int]]:
         new = self._incarnation(origin, server)
         self._rows("inherit_versions", (earlier, new.id))
-        self._rows("bury_earlier", (f"session lost, adopted by {new.id}", earlier))
+        self._rows("bury_earlier", (ends.adopted_by(new.id), earlier))
         if known is None:
             self._rows("give_back_tasks", (earlier,))
             return new, set(), earlier

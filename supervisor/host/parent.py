@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from supervisor.core import ends
 from supervisor.core.errors import DefinitionError
 from supervisor.engine.main import EXIT_DATABASE, EXIT_UNFIT
 from supervisor.engine.responder import forget
@@ -357,7 +358,7 @@ class Parent:
         if not (child.leaving and code in (0, -signal.SIGTERM)) and child.not_loaded is None:
             _say_death(child, code, executing)
         if child.born is not None:
-            self._free(child.born, died_at, f"exit code {code}" if code >= 0 else f"signal {-code}", executing)
+            self._free(child.born, died_at, ends.of_code(code), executing)
         for hear in self.on_death:
             hear(child, code, executing)
         self._plan_successor(child, died_at, code, any(entry.crash for entry in executing))

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from supervisor.core.ends import deaths
+
 if TYPE_CHECKING:
     from supervisor.host.boxes import Box, Process
     from supervisor.host.layout import Executing, LastCrash
@@ -33,7 +35,7 @@ def tree(boxes: Iterable[Box], rows: Iterable[Row], this_host: str) -> list[Row]
     hosts: dict[str, dict[str, Row]] = {}
     told: set[str] = set()
     rows = list(rows)
-    serves = queues_by_worker(rows)
+    serves, died = queues_by_worker(rows), {row["worker"] for row in deaths(rows)}
     for box in boxes:
         told.add(str(box.supervisor))
         entry = hosts.setdefault(this_host, {})[str(box.supervisor)] = _local(box)
@@ -46,7 +48,7 @@ def tree(boxes: Iterable[Box], rows: Iterable[Row], this_host: str) -> list[Row]
         entry = hosts.setdefault(row["host"], {}).setdefault(name, {"supervisor": name, "pid": None, "schema": None, "started_at": None, "workers": []})
         if row["state"] != "dead":
             entry["workers"].append({name: row[name] for name in ("worker", "pid", "state", "queues", "runs", "started_at")})
-        else:
+        elif row["worker"] in died:
             entry["last_death"] = {"worker": row["worker"], "at": row["dead_at"], "how": row["death"]}
     return [
         {"host": host, "supervisors": living}

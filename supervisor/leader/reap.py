@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection
 from uuid import UUID
 
+from supervisor.core import ends
 from supervisor.core.errors import DatabaseUnavailable
 from supervisor.leader.burial import Burials, Dead, release
 from supervisor.leader.talk import Ask, Talk
@@ -60,7 +61,7 @@ class Reap:
         for boot, pid, host in (yield Ask("lost_worker", (worker_id,))):
             # its loop's session is gone; a younger one may be the same process, come back under a new number
             self._burials.bury(
-                Dead(worker_id, f"pgsupervisor: worker {boot.hex[:8]}", "its session is gone", older_s=LOCK_FREE_S, first=self._fence),
+                Dead(worker_id, f"pgsupervisor: worker {boot.hex[:8]}", ends.SESSION_GONE, older_s=LOCK_FREE_S, first=self._fence),
                 lambda freed, took_s: log.warning("worker %d (pid %d on %s) has lost its session: %d claims given back", worker_id, pid, host, freed),
             )
 

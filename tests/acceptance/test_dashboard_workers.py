@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,7 @@ def test_workers_of_this_host_are_shown_with_what_they_execute_and_how_the_last_
         host.wait_up(2)
 
         supervisor = eventually(lambda: measured(supervisor_of(ann, host.pid)), 60, "rates, which need two looks")
-        assert supervisor["leads"] is True and supervisor["term"] >= 1 and supervisor["boot"]
+        assert supervisor["leads"] is True and supervisor["term"] >= 1
         assert len(supervisor["workers"]) == 2 and {worker["pid"] for worker in supervisor["workers"]} == set(host.worker_pids())
         (busy,) = [worker for worker in supervisor["workers"] if worker["executing"]]
         (executing,) = busy["executing"]
@@ -70,6 +73,14 @@ def test_workers_of_this_host_are_shown_with_what_they_execute_and_how_the_last_
         assert died["process"][0] == str(crash["pid"]) and died["how"][0] == "signal 9"
         effects.open("enough")
         assert held.result(timeout=60) == 1
+
+        os.kill(host.pid, signal.SIGTTOU)  # a worker fewer: it ends as it is told to
+        found = eventually(lambda: made if (made := ann.get("/workers.json").json())["ended_as_told"] else None, 60)
+        assert found["ended_as_told"] == 1 and [row["pid"] for row in found["died"]] == [crash["pid"]]
+        died_then = tables(ann.get("/workers").text)["Died within the hour"]
+        assert [row["process"][0] for row in died_then.rows] == [str(crash["pid"])]
+        health = Read.of(ann.get("/health").text).text
+        assert re.search(r"died within the hour\s*1\s*ended as told within the hour\s*1(?!\d)", health)
 
 
 def test_workers_of_another_host_are_shown_by_what_they_have_published(hosts: HostFactory, database: Database, effects: Effects, tmp_path: Path) -> None:
