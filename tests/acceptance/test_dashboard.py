@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from supervisor import Client
+from supervisor.core.version import VERSION
 from tests.acceptance.visits import Read, Served, Visitor, filled, served
 from tests.apps import dashed
 from tests.harness import ROOT, Database, Effects, HostFactory, Server, eventually
@@ -86,6 +87,16 @@ def test_a_token_is_exchanged_once_for_a_cookie_that_scripts_cannot_read(dashboa
     assert signed_in.get("/whoami").status == 204
     for wrong in ("", "x", token[:-1], dashboard.token() + "x"):
         assert stranger.post("/login", {"token": wrong}).status == 403
+
+
+def test_whoever_has_no_token_is_told_nothing(dashboard: Served, scene: Scene, ann: Visitor) -> None:
+    """The page that asks for it is everybody's: it names no database, user, host or schema, and no version."""
+    stranger = Visitor(dashboard.port)
+    database, signed_in = scene.database.one("select current_database()"), Read.of(ann.get("/queues").text).text
+    assert database in signed_in and f"pgsupervisor {VERSION}" in signed_in
+    for answer in (stranger.get("/login"), stranger.post("/login", {"token": "x"}), stranger.get("/login", **{"HX-Request": "true"})):
+        assert "Your name, for the audit" in answer.text
+        assert not [word for word in (database, VERSION, "schema", "postgres", "role ") if word in answer.text] and "/tmp/" not in answer.text
 
 
 def test_signing_out_ends_the_session(dashboard: Served) -> None:
