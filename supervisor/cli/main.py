@@ -279,6 +279,11 @@ def namesakes(home: str, folder: str) -> list[str]:
         )
     for name in ("supervisor.py", os.path.join("supervisor", "__init__.py")):
         path = os.path.join(folder, name)
-        if os.path.exists(path) and os.path.dirname(os.path.realpath(path)) != os.path.realpath(home):
+        if os.path.exists(path) and os.path.dirname(os.path.realpath(path)) != os.path.realpath(home) and not _is_clone(folder):
             found.append(f"{path} hides pgsupervisor from every Python program that is started in this folder; rename it")
     return found
+
+
+def _is_clone(folder: str) -> bool:
+    """Whether *folder* is a clone of this project, whose package is ours: Python takes that one there, which is no fault and nothing to rename."""
+    return os.path.exists(os.path.join(folder, "supervisor", "cli", "main.py")) and os.path.exists(os.path.join(folder, "_fastpath", "loop.pxd"))

@@ -123,6 +123,7 @@ def test_a_file_named_supervisor_in_the_folder_is_named_and_not_run(how, clone, 
         done = run(*command, "--version", cwd=mine, env=paths)
         assert f"{mine}/supervisor.py hides pgsupervisor" in done.stderr
         said[command[0].name] = done.stdout
+        assert "hides" not in run(*command, "--version", cwd=clone, env=paths).stderr  # whoever has just installed it is there, and has nothing to rename
     assert said["python"] == said["pgsupervisor"] and "pgsupervisor" in said["python"]
     assert "the file in the folder ran\n" == run(venv / "bin" / "python", "supervisor.py", cwd=mine, env=paths).stdout
 
