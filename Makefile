@@ -20,7 +20,7 @@ inputs += anew
 endif
 endif
 
-demo: .venv/.ready-demo     ## durable workflows over every .py file of this machine, killed and finished
+demo: .venv/.ready-demo     ## durable workflows over the .py files of Python's library and packages, killed and finished
 	@$(venv) -m supervisor demo $(ARGS)
 
 test: .venv/.ready-test     ## the whole suite, on a private PostgreSQL

@@ -1,4 +1,4 @@
-"""`pgsupervisor db`: the embedded server by hand.
+"""`db`: the embedded server by hand.
 
 Acts on the server in PGSUPERVISOR_DATA_DIR or --data-dir, never on another database. Data go to stdout, talk to
 stderr.
@@ -61,7 +61,7 @@ def stop(embedded: MakeServer, mode: str, unused: bool, as_json: bool) -> None:
         if as_json:
             print_json({"stopped": False, "pid": pid, "data_dir": str(server.data_dir)})
         else:
-            say(f"PostgreSQL (pid {pid}) goes on: others are connected to it; to stop it all the same: pgsupervisor db stop")
+            say(f"PostgreSQL (pid {pid}) goes on: others are connected to it; to stop it all the same: python -m supervisor db stop")
         return
     stopped = server.stop(mode)
     if as_json:
@@ -93,7 +93,7 @@ def url(embedded: MakeServer, as_json: bool) -> None:
     host = urllib.parse.quote(str(server.socket_dir), safe="")
     text = f"postgresql://{SUPERUSER}@/{DATABASE}?host={host}&port={PORT}"
     if server.pid is None:
-        say("it is not running; start it with: pgsupervisor db start")
+        say("it is not running; start it with: python -m supervisor db start")
     if as_json:
         print_json({"url": text, "dsn": server.dsn, "running": server.pid is not None})
     else:
@@ -107,7 +107,7 @@ def psql(embedded: MakeServer, arguments: tuple[str, ...]) -> None:
     """Open psql on it; further ARGUMENTS go to psql."""
     server = embedded()
     if server.pid is None:
-        raise EmbeddedServerError(f"no server runs on {server.data_dir}; start it with: pgsupervisor db start")
+        raise EmbeddedServerError(f"no server runs on {server.data_dir}; start it with: python -m supervisor db start")
     program = _psql_program(server)
     sys.stdout.flush()
     os.execv(program, [program, "-d", server.dsn, *arguments])
@@ -122,7 +122,7 @@ def logs(embedded: MakeServer, lines: int, follow: bool, as_json: bool) -> None:
     """Print the end of its log."""
     server = embedded()
     if not server.log_path.exists():
-        raise EmbeddedServerError(f"there is no log yet at {server.log_path}; start the server with: pgsupervisor db start")
+        raise EmbeddedServerError(f"there is no log yet at {server.log_path}; start the server with: python -m supervisor db start")
     command = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(server.log_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as tail:
         for line in tail.stdout or ():

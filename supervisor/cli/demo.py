@@ -94,7 +94,7 @@ def _report(figures: Figures, kills: list[Kill]) -> list[str]:
     rate = figures.files / figures.seconds if figures.seconds else 0.0
     verdict = "equal" if figures.equal else "NOT EQUAL"
     return [
-        f"{figures.runs:,} runs and {figures.steps:,} steps in {figures.seconds:.1f} s ({rate:,.0f} files/s), "
+        f"{figures.runs:,} runs (one per file, and the one that started them) and {figures.steps:,} steps in {figures.seconds:.1f} s ({rate:,.0f} files/s), "
         f"{figures.retries:,} failed tries retried; "
         f"{figures.killed_in_step} of {len(kills)} kills hit a step that another process finished",
         "exactly once",

@@ -35,6 +35,7 @@ def migrate(dsn: str | None, schema: str | None, dry_run: bool, show_sql: bool, 
             click.echo(f"-- {each.number:04d}_{each.name}\n{each.sql}")
     if not applied:
         say(f"schema {name!r} is up to date at migration {at}; nothing to do")
+    elif dry_run:
+        say(f"would apply to schema {name!r}: {', '.join(f'{each.number:04d}_{each.name}' for each in applied)}")
     else:
-        names = ", ".join(f"{each.number:04d}_{each.name}" for each in applied)
-        say(f"{'would apply' if dry_run else 'applied'} to schema {name!r}: {names}")
+        say(f"schema {name!r} is at migration {at}, {len(applied)} of them applied just now")

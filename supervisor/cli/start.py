@@ -54,9 +54,9 @@ def start(workflow: str, pairs: tuple[str, ...], path: str | None, dsn: str | No
     be an object {"text": …}, and text is the parameter's name, it is by name then, too. What surely does not fit is refused and not started.
 
     \b
-      pgsupervisor start checkout --input-json '{"id": 42, "total": 999}' --key order-42
-      pgsupervisor start resize path=/data/a.png width=640 --wait
-      pgsupervisor start checkout --input orders.jsonl --key-field id --batch monday --rejects bad.jsonl --wait
+      python -m supervisor start checkout --input-json '{"id": 42, "total": 999}' --key order-42
+      python -m supervisor start resize path=/data/a.png width=640 --wait
+      python -m supervisor start checkout --input orders.jsonl --key-field id --batch monday --rejects bad.jsonl --wait
     """
     from supervisor.api.asked import encode_attributes
     from supervisor.core import traces

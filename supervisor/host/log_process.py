@@ -302,7 +302,7 @@ _OF_ERRORS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 def _complain(text: str) -> None:
     try:
-        os.write(2, f"{datetime.now(UTC).isoformat(' ', 'milliseconds')} E {log.name}: {text}\n".encode("utf-8", "backslashreplace"))
+        os.write(2, f"{datetime.now(UTC).isoformat(' ', 'milliseconds').replace('+00:00', 'Z')} E {log.name}: {text}\n".encode("utf-8", "backslashreplace"))
     except OSError:
         pass
 
