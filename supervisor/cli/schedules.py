@@ -138,7 +138,8 @@ def show_schedule(name: str, limit: int, dsn: str | None, schema: str | None, as
         return
     for field, value in _row(found).items():
         if value is not None and value != [] and value != {}:
-            click.echo(f"{field:14}{plain(short_json(value) if isinstance(value, dict) else str(value))}")
+            shown = short_json(value) if isinstance(value, dict) else value.isoformat() if isinstance(value, datetime) else str(value)
+            click.echo(f"{field:14}{plain(shown)}")
     _say_next(found, ticks)
     if fires:
         rows = [(each.tick_at.isoformat(), each.kind, each.state, each.ticks, each.run_id, each.status) for each in fires]
