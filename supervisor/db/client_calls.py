@@ -566,7 +566,7 @@ class Questions:
         if state == "SV008":
             return BatchUnknown(_between_quotes(text))
         if state in ("3F000", "42883", "42P01"):
-            return refusals.no_schema(self.schema)
+            return refusals.no_schema(self.schema, self._dbname)
         if state == "42501":
             return refusals.no_right(self.schema, self._user, role, text, self.doing or what)
         if state == "22023":

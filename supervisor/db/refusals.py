@@ -26,8 +26,8 @@ from supervisor.db import migrations
 from supervisor.db.statements import Sql
 
 
-def no_schema(schema: str) -> SchemaMissing:
-    return SchemaMissing(f"schema {schema!r} of the database has no tables of pgsupervisor, or older ones; make them: {migrations.command(schema)}")
+def no_schema(schema: str, dbname: str) -> SchemaMissing:
+    return SchemaMissing(f"schema {schema!r} of database {dbname!r} has no tables of pgsupervisor, or older ones; make them: {migrations.command(schema)}")
 
 
 def no_right(schema: str, user: str, role: str, text: str, what: str = "this") -> PermissionMissing:
@@ -70,6 +70,6 @@ def told(conn: psycopg.Connection, schema: str, role: str = "viewer") -> Iterato
     try:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName):
-        raise no_schema(schema) from None
+        raise no_schema(schema, conn.info.dbname) from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise no_right(schema, conn.info.user, role, str(error).splitlines()[0]) from None
