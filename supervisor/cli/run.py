@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from supervisor.db.connect import Dsn
 
 EXAMPLE = "supervisor.example"
+EMBEDDED = "the embedded server"  # where its connection string comes from
 START_EXAMPLE = "python -m supervisor start checkout order=42 --wait --dsn '{dsn}'"
 
 
@@ -112,7 +113,10 @@ def run(drain_timeout: float, dashboard: int | None, dsn: str | None, schema: st
     if told.metrics is not None:
         service.parent.add(beside(told.metrics, told.sources["metrics"], found, schema))
     with dashboard_beside(found, schema, dashboard, told.log_dir):
-        return service.run()
+        code = service.run()
+    if found.source == EMBEDDED:
+        say("the embedded server goes on, with what was started; to stop it: python -m supervisor db stop")
+    return code
 
 
 def banner(dsn: Any, server: str, app: str) -> list[str]:
@@ -132,7 +136,7 @@ def embedded_database(schema: str) -> Dsn:
     from supervisor.db.embedded import EmbeddedServer
 
     conninfo = EmbeddedServer(progress=say).start()
-    found = db.Dsn(conninfo, "the embedded server", conninfo)
+    found = db.Dsn(conninfo, EMBEDDED, conninfo)
     with db.connect(found, purpose="migrate", schema=schema, profile="host") as conn:
         migrations.migrate(conn, schema)
     return found

@@ -24,7 +24,7 @@ import pytest
 
 from supervisor.db.embedded import Binaries, EmbeddedServer, EmbeddedServerError, find_binaries
 from supervisor.db.server_binaries import Account, runnable_by, server_account
-from tests.harness import server_folder
+from tests.harness import ROOT, server_folder
 
 QUIET = {"shared_buffers": "16MB", "max_wal_size": "64MB", "min_wal_size": "32MB"}
 WAIT_S = 60
@@ -441,3 +441,14 @@ def test_db_commands(server):
     assert "ready to accept connections" in command(*where, "logs").stdout
     assert json.loads(command(*where, "stop", "--json").stdout)["stopped"]
     assert server.pid is None
+
+
+def test_run_with_nothing_configured_says_that_the_server_goes_on(folder, server):
+    """Whoever only tries it out is told what is left behind, and how it ends."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PG") and name != "DATABASE_URL"}
+    kept = {name: os.environ[name] for name in ("PGSUPERVISOR_PG_BIN",) if name in os.environ}
+    environ |= {**kept, "PGSUPERVISOR_DATA_DIR": str(server.data_dir), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", "supervisor", "--procs", "1", "--until-empty"], cwd=folder, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and server.pid is not None, done.stderr
+    assert "nothing is configured: the example app on the embedded server" in done.stderr
+    assert done.stderr.splitlines()[-1] == "the embedded server goes on, with what was started; to stop it: python -m supervisor db stop"
