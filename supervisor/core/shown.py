@@ -46,6 +46,11 @@ def short_json(value: object, shown_max: int = JSON_SHOWN_MAX) -> str:
     return plain(text if len(text) <= shown_max else text[: shown_max - 1] + "…")
 
 
+def count(number: int, noun: str) -> str:
+    """ "1 run", "3 runs", "no run"."""
+    return f"{number or 'no'} {noun}{'s' if number > 1 else ''}"
+
+
 def duration(seconds: float | None) -> str:
     """A length of time in two figures: 17 µs, 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 d 4 h."""
     if seconds is None:

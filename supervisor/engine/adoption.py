@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor._fastpath.loop import Run
 from supervisor.core.errors import DatabaseUnavailable, Fenced
+from supervisor.core.shown import count
 from supervisor.db.arrays import elements, encode_rows
 from supervisor.db.pipeline import Pipeline, Refused
 from supervisor.db.worker_calls import Durable, Identity, Wanted, WorkerCalls
@@ -173,10 +174,26 @@ class Adoption:
         executing = worker.executors.active
         if worker.options.page is not None:
             worker.options.page.lost()
-        log.warning("worker %d has lost its session, it keeps %d runs and %d executing steps and reconnects: %s", worker.id, len(known), executing, error)
+        log.warning("worker %d has lost its session, it keeps %s and %s and reconnects: %s", worker.id, count(len(known), "run"), count(executing, "executing step"), error)
         self.losses += 1
         arguments = (worker.identity, known, wanted(self._unknown), self.losses - 1)
         threading.Thread(target=self._reconnect, args=arguments, name="reconnect", daemon=True).start()
+        worker.commands.pump()  # one that drains may have nothing left
+
+    def idle(self) -> bool:
+        """Whether there is no session and nothing that waits for one: no run, nothing that executes or is to be written. A claim that was in flight is its reaper's."""
+        worker = self._worker
+        if not self.away or self.known() or worker.executors.active or worker.loop.completions:
+            return False
+        return not any(batch.writes for batch in (*self._unknown, *worker.repairs, worker.commands.batch))
+
+    def drain(self, within_s: float) -> None:
+        """Its worker is to end: say what that waits for, where there is no session."""
+        if self.away and not self.idle():
+            log.warning(
+                "worker %d can't give back its runs (%d), nor store what its executing steps (%d) bring: it waits for the database, for %g s at most",
+                self._worker.id, len(self.known()), self._worker.executors.active, within_s,
+            )  # fmt: skip
 
     def _reconnect(self, old: Identity, known: list[bytes], asked: Wanted, before: int) -> None:
         """In a thread of its own: until there is a session that has taken over, or the worker stops."""

@@ -99,6 +99,11 @@ class Batch:
     def add(self, statement: str, run_id: bytes, row: Row) -> None:
         self.rare.setdefault(statement, []).append((run_id, row))
 
+    @property
+    def writes(self) -> bool:
+        """Whether something would be lost with it."""
+        return bool(self.runs or self.rare or self.said or self.steps or self.outcomes)
+
     def empty(self) -> bool:
         return not (self.runs or self.rare or self.steps or self.outcomes or self.claim)
 

@@ -32,6 +32,7 @@ class Birth:
 
     number    its place under its parent: its slots of the black box; a successor has the same
     born      told (worker id, application name, ready) once registered and once ready
+    left      told what it leaves behind when it ends in peace: runs given back, runs in the middle, steps cut off
     nudge_fd  an eventfd that the parent writes to say "there may be work"
     fds       this one and all others that are between parent and worker: what the worker forks keeps none of them
     """
@@ -40,6 +41,7 @@ class Birth:
     generation: int
     blackbox: Any
     born: Callable[[int, str, bool], None]
+    left: Callable[[int, int, int], None]
     nudge_fd: int
     supervisor_id: UUID
     fds: tuple[int, ...] = ()
@@ -57,10 +59,10 @@ def work(options: WorkerOptions, birth: Birth) -> int:
         page.born(worker_id)
         birth.born(worker_id, application_name, ready)
 
+    options.left = birth.left
     options.number, options.born, options.supervisor_id, options.nudge_fd = birth.number, told, birth.supervisor_id, birth.nudge_fd
     options.loop_slot, options.thread_slots, options.task_slots = page.loop_slot, page.thread_slots, page.task_slots
     options.look_behind = birth.blackbox.look_behind
-    options.leave = partial(_leave, birth.number, page, options)
     sys.setswitchinterval(SWITCH_S)
     gc.freeze()  # what the parent made is never garbage here, and touching it would copy its pages
     # Runs in memory form no cycles on the common path; fewer, larger collections cost less.
@@ -68,25 +70,26 @@ def work(options: WorkerOptions, birth: Birth) -> int:
     if options.begin_traces is not None:
         options.traces = options.begin_traces(birth.number)  # with a thread of its own, so not before the last fork
     worker = Worker(options)
+    options.leave = partial(_leave, worker, page)
     Responder(birth.number, lambda everything: stacks.dump(worker, everything, birth.blackbox.executing(birth.number))).start()
     try:
         asyncio.run(worker.run())
     except (DatabaseUnavailable, Fenced) as error:
-        return _exit_code(birth.number, error, worker.unfit)
+        return _exit_code(worker.id, error, worker.unfit)
     finally:
         page.ends()  # by itself: no step is to blame
         if options.traces is not None:
             options.traces.flush()
-    return _exit_code(birth.number, None, worker.unfit)
+    return _exit_code(worker.id, None, worker.unfit)
 
 
 def nursery_fds(made: Any) -> tuple[int, ...]:
     return (made.control.fileno(),) if made is not None else ()
 
 
-def _exit_code(number: int, error: BaseException | None, unfit: bool) -> int:
+def _exit_code(worker_id: int, error: BaseException | None, unfit: bool) -> int:
     if error is not None:
-        log.error("worker %d ends: %s", number, error)
+        log.error("%s ends: %s", f"worker {worker_id}" if worker_id else "a worker that was not born yet", error)
     if isinstance(error, DatabaseUnavailable):
         return EXIT_DATABASE
     if isinstance(error, Fenced):
@@ -94,9 +97,9 @@ def _exit_code(number: int, error: BaseException | None, unfit: bool) -> int:
     return EXIT_FAILED if error is not None else EXIT_UNFIT if unfit else EXIT_OK
 
 
-def _leave(number: int, page: Any, options: WorkerOptions, error: BaseException | None, unfit: bool) -> None:
+def _leave(worker: Worker, page: Any, error: BaseException | None, unfit: bool) -> None:
     """End the process from another thread than the main one, which is stuck in a step."""
     page.ends()  # by itself: no step is to blame
-    if options.traces is not None:
-        options.traces.flush()
-    leave(_exit_code(number, error, unfit))
+    if worker.options.traces is not None:
+        worker.options.traces.flush()
+    leave(_exit_code(worker.id, error, unfit))

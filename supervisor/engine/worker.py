@@ -28,7 +28,7 @@ from supervisor.core.errors import DatabaseUnavailable, Fenced
 from supervisor.core.ids import RunIds
 from supervisor.db.pipeline import Refused
 from supervisor.db.worker_calls import Identity, Origin, WorkerCalls
-from supervisor.engine import replay
+from supervisor.engine import leaving, replay
 from supervisor.engine.adoption import ASKED, Adoption, Own
 from supervisor.engine.batch import HOT, INFINITY, Batch
 from supervisor.engine.beats import Beats
@@ -91,6 +91,7 @@ class WorkerOptions:
     page: Any = None  # this worker's page of the black box
     look_behind: Callable[[float], bool] | None = None
     born: Callable[[int, str, bool], None] | None = None  # told (worker id, application name, ready) once registered and once ready
+    left: Callable[[int, int, int], None] | None = None  # told at the end how many runs were given back while it drained, how many are left, how many steps cut off
     nursery: Any = None  # makes processes for steps; None where no step needs one
     begin_traces: Callable[[int], Any] | None = None  # (number of the worker) → what is told of claims and of what is durable; None: nothing is traced
     traces: Any = None
@@ -122,6 +123,7 @@ class Worker:
         self._claims_in_flight = self._asked_in_flight = 0
         self._steps_before = self._calls_before = 0
         self.totals = Totals()
+        self._given_back = 0  # runs, while draining
         self._in_threads = self._draining = self._pump_due = False
         self._walking: list[Run] = []
         self.unfit = False  # half of its threads are lost: another process is to take its place
@@ -313,10 +315,12 @@ class Worker:
             self._draining = True
             self.rest.stop()
             self._time.call_later(self.options.drain_timeout_s, self._stop)
+            self.adoption.drain(self.options.drain_timeout_s)
             self._schedule()
 
     def _stop(self) -> None:
         if self._end is not None and not self._end.done():
+            leaving.say(self, self._given_back, self.options.drain_timeout_s)
             self._end.set_result(None)
 
     def fail(self, error: BaseException) -> None:
@@ -334,6 +338,8 @@ class Worker:
     def _pump(self) -> None:
         self._pump_due = False
         if self.held or self._end is None or self._end.done():
+            if self._draining and not (self._parents or self._parked) and self.adoption.idle():
+                self._stop()
             return
         try:
             with loop_hidden():
@@ -424,6 +430,7 @@ class Worker:
                 stay.append(run)
             else:
                 self.commands.give_back(run)
+                self._given_back += 1
         return stay
 
     def _compose(self) -> Batch | None:

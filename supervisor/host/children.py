@@ -68,7 +68,15 @@ class Broken(msgspec.Struct, tag=True):
     words: str
 
 
-Told = Loaded | NotLoaded | Born | Broken
+class Left(msgspec.Struct, tag=True):
+    """What it leaves behind, ending in peace: runs given back, runs in the middle, steps cut off."""
+
+    given_back: int
+    held: int
+    cut: int
+
+
+Told = Loaded | NotLoaded | Born | Broken | Left
 _read = msgspec.json.Decoder(Told).decode
 
 
@@ -92,6 +100,7 @@ class Child:
     loaded: Loaded | None = None
     not_loaded: NotLoaded | None = None
     broken: Broken | None = None
+    left: Left | None = None
     heard: bytes = b""
     closed: bool = False
     leaving: bool = False
@@ -126,7 +135,15 @@ class Child:
                 self.not_loaded = told
             case Broken():
                 self.broken = told
+            case Left():
+                self.left = told
         return told
+
+    @property
+    def name(self) -> str:
+        """Who it is, for the log: by the number that all else shows, and by its place."""
+        place = f"slot {self.number}, pid {self.pid}"
+        return f"worker {self.born.worker_id} ({place})" if self.born is not None else f"the worker of {place}, not born yet,"
 
     def wake(self) -> None:
         """Say that there may be work. Never blocks, and says it once to a worker that has not looked yet."""
@@ -167,8 +184,9 @@ def fork(number: int, generation: int, app: str, keep: Iterable[int], blackbox: 
     if pid != 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     else:
-        birth = Birth(number, generation, blackbox, _Pipe(writing).born, nudge, supervisor_id, (writing, nudge, *keep))
-        _become_worker(birth, _Pipe(writing), app, parent, work, load)
+        pipe = _Pipe(writing)
+        birth = Birth(number, generation, blackbox, pipe.born, pipe.left, nudge, supervisor_id, (writing, nudge, *keep))
+        _become_worker(birth, pipe, app, parent, work, load)
     os.close(writing)
     return Child(number, generation, pid, os.pidfd_open(pid), reading, nudge, time.monotonic())
 
@@ -187,6 +205,9 @@ class _Pipe:
 
     def born(self, worker_id: int, application_name: str, ready: bool) -> None:
         self.tell(Born(worker_id, application_name, ready))
+
+    def left(self, given_back: int, held: int, cut: int) -> None:
+        self.tell(Left(given_back, held, cut))
 
 
 def _become_worker(birth: Birth, pipe: _Pipe, app: str, parent_pid: int, work: Work, load: Load | None) -> NoReturn:

@@ -117,13 +117,13 @@ class Holding:
         after = f", and the worker is ended after {self._limit_s:g} s of computing" if self._limit_s else ""
         log.warning(
             "workflow code of %s (run %s) holds the loop of worker %d for %.0f s%s: no other run of this worker moves meanwhile%s; put what takes long into a step",
-            *self._whose(child, turn), child.number, turn.held_s, _at(turn), after,
+            *self._whose(child, turn), _id(child), turn.held_s, _at(turn), after,
         )  # fmt: skip
 
     def _end(self, child: Child, turn: Turn, cpu_s: float) -> None:
         log.error(
             "workflow code of %s (run %s) has held the loop of worker %d for %.0f s, with %.0f s of computing%s: the worker is killed",
-            *self._whose(child, turn), child.number, turn.held_s, cpu_s, _at(turn),
+            *self._whose(child, turn), _id(child), turn.held_s, cpu_s, _at(turn),
         )  # fmt: skip
         self._parent.blackbox.accuse(child.number, turn.mark, signal.SIGKILL)
         child.kill(signal.SIGKILL)
@@ -131,6 +131,11 @@ class Holding:
     def _whose(self, child: Child, turn: Turn) -> tuple[str, UUID]:
         names = [entry.workflow for entry in self._parent.blackbox.read(child.number).executing if entry.is_code and entry.place == "loop"]
         return plain(names[0]) if names else "a workflow", UUID(bytes=turn.mark[:16])
+
+
+def _id(child: Child) -> int:
+    """The number that all else shows; one that executes something was born."""
+    return child.born.worker_id if child.born is not None else 0
 
 
 def _at(turn: Turn) -> str:

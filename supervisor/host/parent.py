@@ -19,11 +19,12 @@ from typing import Protocol
 
 from supervisor.core import ends
 from supervisor.core.errors import DefinitionError
+from supervisor.core.shown import count
 from supervisor.engine.main import EXIT_DATABASE, EXIT_UNFIT
 from supervisor.engine.responder import forget
 from supervisor.host.blackbox import BlackBox, Executing
-from supervisor.host.blame import how, what
-from supervisor.host.children import Born, Child, Load, Loaded, NotLoaded, Work, fork
+from supervisor.host.blame import how, signal_name, what
+from supervisor.host.children import Born, Child, Left, Load, Loaded, NotLoaded, Work, fork
 from supervisor.host.logs import error_told
 from supervisor.host.reaper import Reaper
 from supervisor.host.reload import Reload
@@ -107,6 +108,9 @@ class Parent:
         self._quick: dict[int, int] = {}
         self._fork_at: dict[int, float] = {}
         self._stopping = False
+        self._stop_at = 0.0  # when that began
+        self._at_end: list[Left] = []  # what workers left behind since
+        self._killed = 0
         self._signals: Signals | None = None
         self._ordered: set[int] = set()  # children that were killed by us: their steps are not to blame
         self.exit_code = 0
@@ -136,9 +140,17 @@ class Parent:
         """End the sessions of the parent and its parts; for whoever drives `start` and `step` instead of calling `run`."""
         for part in [*self.parts, *self._late]:
             part.close()
+            if part is self.reaper and self._stopping:
+                self._say_stopped()  # before the log process ends, which is a part too
         if self._signals is not None:
             self._signals.close()
             self._signals = None
+
+    def _say_stopped(self) -> None:
+        handed, held, cut = (sum(getattr(each, name) for each in self._at_end) for name in ("given_back", "held", "cut"))
+        killed = f", {count(self._killed, 'worker')} killed" if self._killed else ""
+        middle = f", {held} left in the middle with {count(cut, 'step')} cut off" if held else ""
+        log.info("stopped after %.1f s: %s handed back%s%s", time.monotonic() - self._stop_at, count(handed, "run"), middle, killed)
 
     @property
     def stopping(self) -> bool:
@@ -213,7 +225,8 @@ class Parent:
 
     def stop(self, fast: bool = False) -> None:
         """Drain: workers finish or hand back; those that do not end within the timeout are killed. fast: they are killed now."""
-        self._stopping = True
+        if not self._stopping:
+            self._stopping, self._stop_at = True, time.monotonic()
         self._fork_at.clear()
         for child in self.children.values():
             self.dismiss(child)
@@ -251,6 +264,8 @@ class Parent:
 
     def _on_stop(self, number: int) -> None:
         if self._stopping or number == signal.SIGQUIT:
+            again = "told to stop again" if self._stopping else "stopping at once"
+            log.warning("%s, by %s: workers are killed, and what they execute is executed again elsewhere", again, signal_name(number))
             self.exit_code = 128 + number
             self.stop(fast=True)
         else:
@@ -270,9 +285,9 @@ class Parent:
         """Want that many workers from now on: 1 at least, at most what there is room for beside those of a reload."""
         target = max(1, min(target, self.options.slots - 2))
         if target == self.target:
-            log.warning("there are %d workers: no more and no fewer than 1 to %d are possible", target, self.options.slots - 2)
+            log.warning("there %s %s: from 1 to %d are possible", "is" if target == 1 else "are", count(target, "worker"), self.options.slots - 2)
         else:
-            log.info("%d workers instead of %d from now on", target, self.target)
+            log.info("%s instead of %d from now on", count(target, "worker"), self.target)
             self.target = target
 
     # ── children ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -281,6 +296,8 @@ class Parent:
         """Bring what is nearer to what is to be: fork what is missing, end what is too much, kill what does not end."""
         for child in self.children.values():
             if now >= child.kill_at:
+                if child.kill_at > 0.0:
+                    log.warning("%s has not ended within %g s (--drain-timeout), it is stuck: it is killed", child.name, self.options.drain_timeout_s)
                 child.kill_at = float("inf")
                 self.kill(child)
         if self._stopping:
@@ -311,7 +328,7 @@ class Parent:
             keep = [*self.keep_fds, *self.keep(number)]
             child = fork(number, self.generation, options.app, keep, self.blackbox, options.supervisor_id, self._work, self._load)
         except OSError as error:
-            log.warning("worker %d can't be forked, tried again in %g s: %s", number, BACKOFF_S[-1], error)
+            log.warning("the worker of slot %d can't be forked, tried again in %g s: %s", number, BACKOFF_S[-1], error)
             self._fork_at[number] = time.monotonic() + BACKOFF_S[-1]
         else:
             self.children[child.pid] = child
@@ -321,7 +338,7 @@ class Parent:
             if isinstance(told, Born) and told.ready:
                 self._late_at = 0.0
                 word = "is up" if child.times_born == 1 else "goes on"
-                log.info("worker %d (pid %d) %s as %d", child.number, child.pid, word, told.worker_id)
+                log.info("slot %d (pid %d) %s as worker %d", child.number, child.pid, word, told.worker_id)
             elif isinstance(told, Loaded) and self.loaded != told:
                 self.loaded = told
                 for hear in self.on_loaded:
@@ -340,7 +357,7 @@ class Parent:
             self.exit_code = EXIT_CRASH_LOOP
             self.stop(fast=True)
         if self.loaded is not None or waits or not why.code:  # else whoever runs the parent raises it
-            error_told(log, "worker %d can't import the app%s", child.number, ", and waits until a file is saved" if waits else "", told=why.words)
+            error_told(log, "slot %d: its worker can't import the app%s", child.number, ", and waits until a file is saved" if waits else "", told=why.words)
 
     def _reap(self, child: Child) -> None:
         """A child ended: say so, free its claims, plan its successor."""
@@ -355,22 +372,25 @@ class Parent:
             # a worker that asked to be replaced did not crash: what its lost threads are inside of was given up, and nobody is charged
             executing = self.blackbox.inquest(child.number, child.pid, code, ordered=child.pid in self._ordered) if code != EXIT_UNFIT else []
         self._ordered.discard(child.pid)
+        if self._stopping:
+            self._killed += code == -signal.SIGKILL
+            self._at_end += [child.left] if child.left is not None else []
         if not (child.leaving and code in (0, -signal.SIGTERM)) and child.not_loaded is None:
             _say_death(child, code, executing)
         if child.born is not None:
-            self._free(child.born, died_at, ends.of_code(code), executing)
+            self._free(child.born, died_at, ends.of_code(code), executing, held=child.left is None or child.left.held > 0)
         for hear in self.on_death:
             hear(child, code, executing)
         self._plan_successor(child, died_at, code, any(entry.crash for entry in executing))
 
-    def _free(self, born: Born, died_at: float, why: str, executing: list[Executing]) -> None:
+    def _free(self, born: Born, died_at: float, why: str, executing: list[Executing], held: bool) -> None:
         def freed(tasks: int, _: float) -> None:
             took_s = time.monotonic() - died_at
             self.reclaimed.append((born.worker_id, took_s))
             if tasks:
-                log.info("worker %d: %d claims given back %.0f ms after its death", born.worker_id, tasks, 1000 * took_s)
+                log.info("worker %d: %s given back %.0f ms after its death", born.worker_id, count(tasks, "claim"), 1000 * took_s)
 
-        self.reaper.bury(born.worker_id, born.application_name, why, executing, freed)
+        self.reaper.bury(born.worker_id, born.application_name, why, executing, freed, held)
 
     def _plan_successor(self, child: Child, died_at: float, code: int, charged: bool) -> None:
         if self._stopping or child.leaving or self.reload.died(child, died_at, code):
@@ -390,7 +410,7 @@ class Parent:
         if deaths >= QUICK_DEATHS_MAX:
             last = child.broken or child.not_loaded
             of = "; it last died of" if last is not None else ""
-            error_told(log, "worker %d died %d times within a second of its birth: giving up%s", child.number, deaths, of, told=last.words if last is not None else "")
+            error_told(log, "slot %d: its workers died %d times within a second of their birth: giving up%s", child.number, deaths, of, told=last.words if last is not None else "")
             self.exit_code = EXIT_CRASH_LOOP
             self.stop()
             return
@@ -404,7 +424,7 @@ def _say_death(child: Child, code: int, executing: list[Executing]) -> None:
     doing = ", ".join(f"{what(entry)} of run {entry.run_id}" for entry in executing[:3])
     more = f" and {len(executing) - 3} more" if len(executing) > 3 else ""
     words = f"\n{child.broken.words}" if child.broken is not None else ""
-    log.warning("worker %d (pid %d) %s%s%s", child.number, child.pid, how(code), f" while executing {doing}{more}" if doing else "", words)
+    log.warning("%s %s%s%s", child.name, how(code), f" while executing {doing}{more}" if doing else "", words)
     for entry in executing:
         if entry.crash is not None:
-            log.warning("worker %d: its death is charged to %s of run %s", child.number, what(entry), entry.run_id)
+            log.warning("%s: its death is charged to %s of run %s", child.name, what(entry), entry.run_id)

@@ -21,13 +21,14 @@ class Reaper:
         self.burials = Burials(dsn, schema)
 
     def bury(
-        self, worker_id: int, application_name: str, why: str, executing: Sequence[Executing] = (), done: Callable[[int, float], None] | None = None
+        self, worker_id: int, application_name: str, why: str, executing: Sequence[Executing] = (), done: Callable[[int, float], None] | None = None, held: bool = True
     ) -> None:
         """Free what a child held that has ended. *done* hears how many tasks that were, and how many seconds after.
 
         executing   what it was executing, from its black box after the inquest: what is charged with the death, and the suspects
+        held        whether it may have had anything
         """
-        self.burials.bury(Dead(worker_id, application_name, why, executing), done)
+        self.burials.bury(Dead(worker_id, application_name, why, executing, held), done)
 
     def sockets(self) -> tuple[list[int], list[int]]:
         return self.burials.sockets()

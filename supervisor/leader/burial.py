@@ -54,6 +54,7 @@ class Dead:
     application_name: str
     why: str
     executing: Sequence[Seen] | None = None  # None: nobody saw it die
+    held: bool = True  # False: it ended by itself and had nothing left
     older_s: float = 0.0  # end only sessions that are at least that old
     first: tuple[str, Parameters] | None = None  # the fence of every write
 
@@ -62,25 +63,25 @@ class Burials:
     """A session for burying, opened when it is first needed. A part of the parent's loop."""
 
     def __init__(self, dsn: str, schema: str, purpose: str = "reaper") -> None:
-        self.session = Session(dsn, schema, purpose, settings={"lock_timeout": str(LOCK_TIMEOUT_MS)})
+        self.session = Session(dsn, schema, purpose, on_connect=self._connected, on_away=self._not_connected, settings={"lock_timeout": str(LOCK_TIMEOUT_MS)})
         self.talks = Talks(self.session)
-        self._used = False
-        self._burying: set[int] = set()
+        self._used = self._away = False
+        self._burying: dict[int, bool] = {}  # worker → whether it may have held something
 
     def bury(self, dead: Dead, done: Callable[[int, float], None] | None = None) -> None:
         """Free what a worker held that is known to be dead, however long the database is away; *done* hears how many tasks, and after how many seconds."""
         if dead.worker_id in self._burying:
             return
-        self._burying.add(dead.worker_id)
+        self._burying[dead.worker_id] = dead.held
         began = time.monotonic()
 
         def ended(freed: int) -> None:
-            self._burying.discard(dead.worker_id)
+            self._burying.pop(dead.worker_id, None)
             if done is not None:
                 done(freed, time.monotonic() - began)
 
         def failed(error: DatabaseUnavailable) -> None:
-            self._burying.discard(dead.worker_id)
+            self._burying.pop(dead.worker_id, None)
             log.debug("worker %d is not buried: %s", dead.worker_id, error)
 
         self.begin(_bury(dead), ended, failed)
@@ -101,15 +102,26 @@ class Burials:
         self.talks.act()
 
     def finish(self, within_s: float) -> bool:
-        """For an owner whose loop has ended: go on until nobody is left to bury, or the time is over."""
-        until = time.monotonic() + within_s
+        """For an owner whose loop has ended: go on until nobody is left to bury, or the time is over; while the database is away only for those that held something."""
+        until, said = time.monotonic() + within_s, False
         while not self.talks.idle and (now := time.monotonic()) < until:
+            if self._away and not said:
+                if not any(self._burying.values()):
+                    break
+                log.warning("what ended workers still hold can't be given back: the database is away; waiting for it for %.0f s at most, then the leader frees it", until - now)
+                said = True
             if not self.session.idle:
-                self.session.wait(until - now)
+                self.session.turn(min(until, self.talks.due()))
             else:
                 time.sleep(max(0.0, min(self.talks.due(), until) - now))
             self.talks.act()
         return self.talks.idle
+
+    def _connected(self) -> None:
+        self._away = False
+
+    def _not_connected(self, error: DatabaseUnavailable) -> None:
+        self._away = True
 
     def close(self) -> None:
         self.talks.forget()

@@ -273,7 +273,7 @@ def test_signals_and_deaths_in_any_order_end_where_they_should(database: Databas
         eventually(lambda lines=lines: host.log().count("\n") > lines, 10)  # type: ignore[misc]
         if chance.random() < 0.5:
             assert result_of(database, "ask") == "here"
-    target = int(([2, *re.findall(r"(\d+) workers instead of", host.log())])[-1])
+    target = int(([2, *re.findall(r"(\d+) workers? instead of", host.log())])[-1])
 
     def settled() -> bool:
         begun = re.findall(r"generation (\d+) takes over", host.log())
@@ -435,7 +435,7 @@ def test_the_successor_of_a_worker_that_was_told_to_end_waits(hosts: HostFactory
     with hosts(write(HEAD, "import time\nnote('at', time.time())\n", PLAIN.format(word="")), procs=1) as host:
         host.kill_worker(how=signal.SIGTERM)
         eventually(lambda: len(effects.lines("at")) == 2, 20)
-        said = re.search(r"^(\S+ \S+)\.(\d+)Z W \S+ worker 0 .* ended with exit code 0", host.log(), re.MULTILINE)
+        said = re.search(r"^(\S+ \S+)\.(\d+)Z W \S+ worker \d+ .* ended with exit code 0", host.log(), re.MULTILINE)
         assert said is not None, host.log()
         died_at = calendar.timegm(time.strptime(said[1], "%Y-%m-%d %H:%M:%S")) + int(said[2]) / 1000
         assert float(effects.lines("at")[1][1]) - died_at >= 0.2

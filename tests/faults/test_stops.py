@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from supervisor import Client
 from tests.faults import apps_stops as stops
 from tests.faults.load import Load, dice
-from tests.harness import Database, Effects, HostFactory, eventually
+from tests.harness import Database, Effects, Host, HostFactory, Server, eventually
 
 APP = "tests.faults.apps_stops"
 DRAIN_S = 2
@@ -84,6 +86,47 @@ def test_what_does_not_end_in_time_goes_on_elsewhere_and_is_charged_to_nobody(
     assert database.sql("select kind from supervisor.attempts where kind in ('crashed', 'forgiven')") == []
     assert all(effects.count("afterwards", kind) == 1 for kind in kinds)
     assert database.sql("select word from kept") == [(kind,) for kind in kinds if kind == "transacted"]
+
+
+@pytest.fixture
+def on_its_own(own_server: Server, effects: Effects, tmp_path: Path) -> Iterator[HostFactory]:
+    """Hosts on a server that a test may stop."""
+    database = own_server.database()
+    made = HostFactory(database, effects, tmp_path)
+    try:
+        yield made
+    finally:
+        made.stop_all()
+
+
+def away(host: Host, server: Server) -> None:
+    server.embedded.stop("fast")
+    eventually(lambda: "has lost its session" in host.log(), 20, "the worker to notice")
+
+
+def test_an_idle_host_stops_at_once_while_the_database_is_away(on_its_own: HostFactory, own_server: Server, build: str) -> None:
+    """Nothing is held, so there is nothing to give back and nothing to wait for."""
+    host = on_its_own.start(APP, build=build).wait_up(1)
+    away(host, own_server)
+    told_at = time.monotonic()
+    assert host.stop() == 0, host.log()
+    assert time.monotonic() - told_at < 5, host.log()
+    assert "can't be given back" not in host.log()
+
+
+def test_a_stop_says_that_it_waits_for_the_database(on_its_own: HostFactory, own_server: Server, effects: Effects, build: str) -> None:
+    """A run is in memory, and nobody can be told of it: that takes as long as it may, and the log says why."""
+    host = on_its_own.start(APP, build=build, args=("--drain-timeout", str(DRAIN_S))).wait_up(1)
+    with Client(on_its_own.database.dsn) as client:
+        client.start(stops.tasked, "a", "gate")
+        standing(effects, 1, "a")
+    away(host, own_server)
+    told_at = time.monotonic()
+    assert host.stop() == 0, host.log()
+    assert time.monotonic() - told_at >= DRAIN_S
+    assert "can't give back its runs (1), nor store what its executing steps (1) bring: it waits for the database, for 2 s at most" in host.log()
+    assert "stopped after" in host.log() and "no run handed back, 1 left in the middle with 1 step cut off" in host.log()
+    assert "what ended workers still hold can't be given back: the database is away" in host.log()
 
 
 def standing(effects: Effects, times: int, *words: str) -> None:
