@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from supervisor._fastpath.loop import UUID as UUID_OID
 from supervisor._fastpath.loop import Run
@@ -41,6 +42,7 @@ ASKED = ("read_identity", "read_own")  # statements of this protocol that go thr
 BACKOFF_S = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 END_ALL_AFTER = 3  # tries of taking over; then the session for transactional steps may be what is in the way
 QUEUED = 1
+NAMED_MAX = 5  # of runs that were taken away together
 _i4 = struct.Struct(">i").unpack
 
 
@@ -149,8 +151,13 @@ class Adoption:
             batch.tries = 0 if explained else batch.tries + 1
         self.drop(lost)
         worker.become(replace(worker.identity, epoch=epoch), worker.application_name)
-        if lost:
-            log.warning("worker %d: %d runs were taken from it, %d are left", worker.id, len(lost), len(kept))
+        for run_id, run in list(lost.items())[:NAMED_MAX]:
+            log.info(
+                "run %s%s is not worker %d's any more, for somebody has ended it or taken it away (terminate, skip, complete, replace): what it executes is dropped",
+                UUID(bytes=run_id), f" of {run.workflow.name}" if run.workflow is not None else "", worker.id,
+            )  # fmt: skip
+        if len(lost) > NAMED_MAX:
+            log.info("worker %d: %d more runs were taken from it, %s left", worker.id, len(lost) - NAMED_MAX, count(len(kept), "run"))
 
     # ── lost: the session is gone ────────────────────────────────────────────────────────────────────────────────
 

@@ -8,6 +8,7 @@ When half of the threads are lost to such calls, the worker is unfit: it is told
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import threading
 import time
@@ -18,12 +19,15 @@ from datetime import UTC, datetime, timedelta
 from queue import SimpleQueue
 from types import CoroutineType
 from typing import Any
+from uuid import UUID
 
 from supervisor._fastpath.wire import Watched
 from supervisor.core.context import executing, given
 from supervisor.core.errors import DefinitionError, HeartbeatMissed
 from supervisor.engine import terms
 from supervisor.engine.processes import Processes
+
+log = logging.getLogger("pgsupervisor.engine")
 
 PROMOTE_AFTER_CALLS = 50
 PROMOTE_BELOW_US = 100
@@ -34,7 +38,7 @@ STRIKES, STRIKES_S, STRIKES_LOST_US = 3, 10.0, 100_000
 class Call:
     """One attempt of a step in a thread, a task or a process. `live` until it ended or was given up."""
 
-    __slots__ = ("beat_at", "command", "deadline", "holds", "live", "lost", "published", "pulse", "run", "started", "task", "timer", "told")
+    __slots__ = ("beat_at", "command", "deadline", "holds", "limit_s", "live", "lost", "published", "pulse", "run", "started", "task", "timer", "told")
 
     def __init__(self, run: Any, command: Any, started: int) -> None:
         self.run = run
@@ -48,6 +52,7 @@ class Call:
         self.deadline: datetime | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.limit_s = 0.0  # what the timer was set to
         self.pulse: asyncio.TimerHandle | None = None  # looks for signs of life
         self.beat_at = 0.0  # the last one, by time.monotonic()
         self.told: threading.Event | None = None  # made by the body, where it waits to be told that it was given up
@@ -257,7 +262,14 @@ class Executors:
             if slot is not None:
                 slot.leave()
                 self._task_slots.append(slot)
-        if call.live:
+        if call.live and call.timer is not None and (late_s := self._loop.time() - call.timer.when()) > 0:
+            log.warning(
+                "step %s (run %s, seq %d) ended %.1f s after its time of %g s was over, and counts as timed out: the event loop was held so long that nothing could"
+                " cancel it; code of an async def step that computes or blocks (time.sleep) does that: await asyncio.sleep or asyncio.to_thread, or make it a def step",
+                command.step.name, UUID(bytes=call.run.id), command.seq, late_s, call.limit_s,
+            )  # fmt: skip
+            self._expire(call, call.limit_s)
+        elif call.live:
             self._end(call, value, error, self._clock())
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -272,6 +284,7 @@ class Executors:
     def _limit(self, call: Call) -> None:
         limit_s = self._deadline(call)
         if limit_s is not None:
+            call.limit_s = limit_s
             call.timer = self._loop.call_later(limit_s, self._expire, call, limit_s, context=self._context)
         if call.command.step.info.heartbeat_s is not None:
             call.beat_at = time.monotonic()

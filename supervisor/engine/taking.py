@@ -72,8 +72,10 @@ class Taking:
                 continue
             if run.workflow is None:
                 known = ", ".join(sorted(registry.workflows())) or "none"
+                self._worker.failures.missing("a workflow that this app has not", f"it is number {_i4.unpack(workflow_id)[0]} in the catalogue, this worker knows {known}")
                 commands.park(run, CODE_MISSING, {"workflow_id": _i4.unpack(workflow_id)[0], "this_worker_knows": known})
             elif wants is not None:
+                self._worker.failures.missing(run.workflow.name, f"they want version {wants}, this worker has {run.workflow.version}")
                 commands.park(run, CODE_MISSING, {"workflow": run.workflow.name, "wants": wants, "this_worker_has": run.workflow.version})
             elif _i2(claims)[0] > CLAIMS_MAX:
                 commands.park(run, CRASH_LOOP, {"claims": _i2(claims)[0], "why": "claimed again and again without leaving its workers alive"})

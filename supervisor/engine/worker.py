@@ -38,6 +38,7 @@ from supervisor.engine.commands import COMMIT_REJECTED, Commands
 from supervisor.engine.counting import Totals, count_durable, count_into, tries_of
 from supervisor.engine.endings import Notes
 from supervisor.engine.executors import Executors
+from supervisor.engine.failures import Failures
 from supervisor.engine.processes import Processes
 from supervisor.engine.reading import Look, Reading, Reads
 from supervisor.engine.nudges import Nudges
@@ -281,6 +282,7 @@ class Worker:
         self.transactions.clock = self.loop.now_us
         self.transactions.slot = options.page.tx_slot if options.page is not None else None
         context.loop = OnThisThread(self.loop, self.watchdog.on_thread)
+        self.failures = Failures(self.commands.call_later)
         self.claims = Claims([queue_ids[name] for name in sorted(self._queue_names)], options.look_behind or every_second())
         self.taking = Taking(self, workflow_ids, [queue_ids[name] for name in sorted(self._queue_names)])
 
@@ -320,6 +322,7 @@ class Worker:
 
     def _stop(self) -> None:
         if self._end is not None and not self._end.done():
+            self.failures.flush()
             leaving.say(self, self._given_back, self.options.drain_timeout_s)
             self._end.set_result(None)
 
@@ -603,9 +606,11 @@ class Worker:
             self.loop.evict(run)
         self.loop.acknowledge(batch.runs, batch.finished, tries_of(batch, self.commands.tally))
         self.totals.add(batch)
-        endings = self.options.endings
-        if endings is not None and batch.outcomes is not None and endings.wanted:
-            endings.note(batch.outcomes[0])
+        if batch.outcomes is not None:
+            self.failures.settled(batch)
+            endings = self.options.endings
+            if endings is not None and endings.wanted:
+                endings.note(batch.outcomes[0])
         if not batch.rare:
             return
         if "insert_children_done" in batch.rare:
@@ -620,14 +625,15 @@ class Worker:
 
     def _refused(self, batch: Batch, refused: Refused) -> None:
         """The batch did nothing. Send it again, or find the run that is to blame by halving."""
-        log.warning("worker %d: batch of %d runs refused at %s: %s (%s)", self.id, len(batch.runs), refused.statement, refused.message, refused.sqlstate)
+        sqlstate = refused.sqlstate
+        blameless = batch.tries < TRIES_MAX or not sqlstate.startswith(MAYBE_A_ROW)
+        level = logging.DEBUG if refused.fenced and blameless else logging.WARNING  # a run was taken from it, on purpose: which one is told when it is known
+        log.log(level, "worker %d: batch of %d runs refused at %s: %s (%s)", self.id, len(batch.runs), refused.statement, refused.message, sqlstate)
         if batch.claim is not None:
             self._claims_in_flight -= 1
             self._asked_in_flight -= batch.asked
             batch.claim_nothing()
             self.rest.lost()
-        sqlstate = refused.sqlstate
-        blameless = batch.tries < TRIES_MAX or not sqlstate.startswith(MAYBE_A_ROW)
         held_key = sqlstate == "55P03" and "continue_runs" in batch.rare and len(batch.runs) > 1  # a lock that must not hold the others up
         if sqlstate in TRY_AGAIN and not held_key:
             self.repairs.append(batch)

@@ -1,0 +1,86 @@
+"""What a host says of what goes wrong: in words that an operator can act on, once, and no more than that."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from supervisor import Client, RunFailed, RunTerminated
+from tests.faults import apps_said as said
+from tests.harness import Database, Effects, HostFactory, eventually
+
+APP = "tests.faults.apps_said"
+STORM = 300
+
+
+def test_failed_runs_are_told_first_of_a_kind_then_summed_up(database: Database, hosts: HostFactory, build: str) -> None:
+    """Thirty runs failed, and no log had a line. A storm of them must not flood it either."""
+    with hosts(APP, build=build) as host, Client(database.dsn) as client:
+        first = client.start(said.said_failing, 7)
+        with pytest.raises(RunFailed):
+            first.result(timeout=30)
+        told = f"W pgsupervisor.engine: run {first.id} of said_failing failed, after step said_refusing (seq 0) had: ValueError: no number 7; python -m supervisor show {first.id}"
+        eventually(lambda: told in host.log(), 20, "the first to be told")
+        for run in list(client.start_many(said.said_failing, range(STORM))):
+            with pytest.raises(RunFailed):
+                run.result(timeout=60)
+
+        def counted() -> int:
+            sums = re.findall(r"W pgsupervisor.engine: (\d+) more runs? failed like those before: \d+ of said_failing with ValueError", host.log())
+            return sum(map(int, sums)) + host.log().count("said_failing failed, after")
+
+        eventually(lambda: counted() == STORM + 1, 30, "all to be counted")
+        assert host.log().count("said_failing") < 20
+
+
+def test_a_failed_run_is_told_with_its_fields(hosts: HostFactory, database: Database, tmp_path: Path) -> None:
+    """What reads logs as JSON finds run, workflow, step and error without taking a sentence to pieces."""
+    with hosts(APP, args=("--log-dir", str(tmp_path / "logs"))), Client(database.dsn) as client:
+        run = client.start(said.said_failing, 7)
+        with pytest.raises(RunFailed):
+            run.result(timeout=30)
+    lines = [json.loads(line) for line in (tmp_path / "logs" / "supervisor.log").read_text().splitlines()]
+    (line,) = [line for line in lines if line.get("run") == str(run.id)]
+    assert (line["level"], line["workflow"], line["step"], line["seq"]) == ("WARNING", "said_failing", "said_refusing", 0)
+    assert line["extra"] == {"error": "ValueError: no number 7"}
+
+
+def test_runs_whose_code_is_gone_are_told_once(hosts: HostFactory, database: Database) -> None:
+    """A reload without their version parked live runs in silence, while everything graver and rarer was told."""
+    with hosts(APP), Client(database.dsn) as client:
+        runs = list(client.start_many(said.said_versioned, [{}] * 3))
+        eventually(lambda: database.one("select count(*) from supervisor.task where wait_kind = 10") == 3, 30, "all to sleep")
+    with hosts(APP, env={"SAID_VERSION": "two"}) as host:
+        eventually(lambda: database.one("select count(*) from supervisor.task where wait_kind = 20") == 3, 30, "all to be parked")
+        told = "3 runs parked as code_missing, of said_versioned: they want version one, this worker has two; a worker that has it takes them up"
+        eventually(lambda: told in host.log(), 20, host.log())
+        assert host.log().count("code_missing") == 1
+    assert len(runs) == 3
+
+
+def test_a_terminated_run_is_no_alarm(hosts: HostFactory, database: Database, effects: Effects, build: str) -> None:
+    """An everyday verb was told as a refused batch of a fenced worker."""
+    with hosts(APP, build=build) as host, Client(database.dsn) as client:
+        run = client.start(said.tasked, "a", "gate")
+        eventually(lambda: effects.count("standing", "a"), 30)
+        run.terminate()
+        with pytest.raises(RunTerminated):
+            run.result(timeout=30)
+        effects.open("gate")
+        told = rf"I pgsupervisor.worker: run {run.id} of tasked is not worker \d+'s any more, for somebody has ended it or taken it away \(terminate, .*is dropped"
+        eventually(lambda: re.search(told, host.log()), 30, "it to be told")
+        assert " W " not in host.log() and "fence" not in host.log()
+
+
+def test_an_async_step_that_blocks_past_its_timeout_is_timed_out_and_told(hosts: HostFactory, database: Database, build: str) -> None:
+    """Nothing can cancel what never lets go of the loop; the timeout counts all the same, as it does for a def step."""
+    with hosts(APP, build=build) as host, Client(database.dsn) as client:
+        assert client.start(said.said_blocked, 0.0).result(timeout=30) == 0.0
+        run = client.start(said.said_blocked, 2.0)
+        with pytest.raises(RunFailed, match="did not end within 0.5 s"):
+            run.result(timeout=60)
+        told = rf"step said_blocking \(run {run.id}, seq 0\) ended 1\.\d s after its time of 0.5 s was over, and counts as timed out: .* asyncio.to_thread, or make it a def step"
+        assert re.search(told, host.log()), host.log()
