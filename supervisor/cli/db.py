@@ -124,13 +124,22 @@ def logs(embedded: MakeServer, lines: int, follow: bool, as_json: bool) -> None:
     if not server.log_path.exists():
         raise EmbeddedServerError(f"there is no log yet at {server.log_path}; start the server with: python -m supervisor db start")
     command = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(server.log_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as tail:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=None if follow else subprocess.PIPE, text=True, errors="replace") as tail:
         for line in tail.stdout or ():
             text = line.rstrip("\n")
             if as_json:
                 print_json({"line": text})
             else:
                 click.echo(plain(text))
+        why = tail.stderr.read().strip() if tail.stderr is not None else ""
+    if tail.returncode > 0:
+        raise EmbeddedServerError(f"the log can't be read{': ' if why else ''}{why}; it belongs to the account of the server ({_owner(server.log_path)}): read it as that, or as root")
+
+
+def _owner(path: Path) -> str:
+    from supervisor.host.stacks import account
+
+    return account(path.stat().st_uid)
 
 
 def _in_use(server: EmbeddedServer) -> bool:

@@ -38,7 +38,7 @@ class Wanted:
         return (
             (self.run is None or line.run in (self.run, None))
             and (self.step is None or line.step == self.step)
-            and (self.worker is None or self.worker in (line.worker, line.pid))
+            and (self.worker is None or self.worker in (line.worker_id, line.pid, line.worker))
             and (self.level is None or _number(line.level) >= _number(self.level))
         )
 
@@ -57,7 +57,7 @@ def _number(level: str) -> int:
 @click.option("--run", metavar="RUN|KEY", help="Only lines of this run, and what the engine said of it. A key is looked up in the database.")
 @click.option("--step", metavar="NAME", help="Only lines of this step.")
 @click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), help="Only lines of this level and graver ones.")
-@click.option("--worker", type=int, metavar="N", help="Only lines of this worker: its number under its supervisor, or its pid.")
+@click.option("--worker", type=int, metavar="N", help="Only lines of this worker: its number, as `workers` or its supervisor counts, or its pid.")
 @click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N of those that are there.  [default: all; with --follow 10]")
 @click.option("--follow", "-f", is_flag=True, help="Go on with lines as they come, until ^C.")
 @click.option("--log-dir", metavar="DIR", help="Where the workers of this host log to  [env: PGSUPERVISOR_LOG_DIR].")

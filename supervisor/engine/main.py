@@ -33,6 +33,7 @@ class Birth:
     number    its place under its parent: its slots of the black box; a successor has the same
     born      told (worker id, application name, ready) once registered and once ready
     left      told what it leaves behind when it ends in peace: runs given back, runs in the middle, steps cut off
+    away      told why there was no session to be born with; the parent says it, once for many
     nudge_fd  an eventfd that the parent writes to say "there may be work"
     fds       this one and all others that are between parent and worker: what the worker forks keeps none of them
     """
@@ -42,6 +43,7 @@ class Birth:
     blackbox: Any
     born: Callable[[int, str, bool], None]
     left: Callable[[int, int, int], None]
+    away: Callable[[str], None]
     nudge_fd: int
     supervisor_id: UUID
     fds: tuple[int, ...] = ()
@@ -55,8 +57,11 @@ def work(options: WorkerOptions, birth: Birth) -> int:
         answering.start(options.dsn, options.schema, options.hints_fd, close=(*birth.fds, *nursery_fds(options.nursery)))
     page = options.page = birth.blackbox.move_in(birth.number)
 
+    born: list[bool] = []
+
     def told(worker_id: int, application_name: str, ready: bool) -> None:
         page.born(worker_id)
+        born.append(ready)
         birth.born(worker_id, application_name, ready)
 
     options.left = birth.left
@@ -75,6 +80,9 @@ def work(options: WorkerOptions, birth: Birth) -> int:
     try:
         asyncio.run(worker.run())
     except (DatabaseUnavailable, Fenced) as error:
+        if isinstance(error, DatabaseUnavailable) and True not in born:
+            birth.away(str(error))
+            return EXIT_DATABASE
         return _exit_code(worker.id, error, worker.unfit)
     finally:
         page.ends()  # by itself: no step is to blame
@@ -89,7 +97,7 @@ def nursery_fds(made: Any) -> tuple[int, ...]:
 
 def _exit_code(worker_id: int, error: BaseException | None, unfit: bool) -> int:
     if error is not None:
-        log.error("%s ends: %s", f"worker {worker_id}" if worker_id else "a worker that was not born yet", error)
+        log.error("worker %d ends: %s", worker_id, error)
     if isinstance(error, DatabaseUnavailable):
         return EXIT_DATABASE
     if isinstance(error, Fenced):

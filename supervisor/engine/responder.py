@@ -151,7 +151,9 @@ class Responder:
         forget(signal.SIGUSR1)
         # in a thread of its own: a log that nobody reads may block for ever
         if self._writer is None or not self._writer.is_alive():
-            self._writer = threading.Thread(target=log.warning, args=("stacks, as SIGUSR1 asks:\n%s", text), name="stacks-log", daemon=True)
+            # the text as a record's stack, which is shown by lines
+            record = log.makeRecord(log.name, logging.WARNING, __file__, 0, "stacks, as SIGUSR1 asks:", (), None, sinfo=text)
+            self._writer = threading.Thread(target=log.handle, args=(record,), name="stacks-log", daemon=True)
             self._writer.start()
 
     def _answer(self) -> None:

@@ -26,6 +26,7 @@ from supervisor._fastpath.wire import SLOT_BYTES, Slot
 from supervisor.core import codec, context, registry
 from supervisor.core.errors import DatabaseUnavailable, Fenced
 from supervisor.core.ids import RunIds
+from supervisor.core.shown import plain
 from supervisor.db.pipeline import Refused
 from supervisor.db.worker_calls import Identity, Origin, WorkerCalls
 from supervisor.engine import leaving, replay
@@ -173,6 +174,12 @@ class Worker:
         self.become(self.identity, self.application_name)
         self._say(ready=True)
         log.info("worker %d serves %s", self.id, ", ".join(sorted(self._queue_names)))
+        known = {workflow.queue for workflow in registry.workflows().values()}
+        if self.options.number == 0 and (foreign := sorted(self._queue_names - known)) and known:
+            log.warning(
+                "--queues %s: no workflow of this app goes there unless it is started with that queue; its workflows go to %s",
+                plain(",".join(foreign)), plain(", ".join(sorted(known))),
+            )  # fmt: skip
 
     def _say(self, ready: bool) -> None:
         if self.options.born is not None:

@@ -24,6 +24,7 @@ from supervisor.engine.forked import die_with, leave
 from supervisor.engine.main import Birth
 from supervisor.engine.responder import release
 from supervisor.engine.rest import HEAR, NUDGED, SIGNALLED
+from supervisor.host import log_lines
 from supervisor.host.titles import set_title
 
 if TYPE_CHECKING:
@@ -76,7 +77,13 @@ class Left(msgspec.Struct, tag=True):
     cut: int
 
 
-Told = Loaded | NotLoaded | Born | Broken | Left
+class Away(msgspec.Struct, tag=True):
+    """Why it had no session to be born with."""
+
+    words: str
+
+
+Told = Loaded | NotLoaded | Born | Broken | Left | Away
 _read = msgspec.json.Decoder(Told).decode
 
 
@@ -101,6 +108,7 @@ class Child:
     not_loaded: NotLoaded | None = None
     broken: Broken | None = None
     left: Left | None = None
+    away: Away | None = None
     heard: bytes = b""
     closed: bool = False
     leaving: bool = False
@@ -137,6 +145,8 @@ class Child:
                 self.broken = told
             case Left():
                 self.left = told
+            case Away():
+                self.away = told
         return told
 
     @property
@@ -185,7 +195,7 @@ def fork(number: int, generation: int, app: str, keep: Iterable[int], blackbox: 
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     else:
         pipe = _Pipe(writing)
-        birth = Birth(number, generation, blackbox, pipe.born, pipe.left, nudge, supervisor_id, (writing, nudge, *keep))
+        birth = Birth(number, generation, blackbox, pipe.born, pipe.left, pipe.away, nudge, supervisor_id, (writing, nudge, *keep))
         _become_worker(birth, pipe, app, parent, work, load)
     os.close(writing)
     return Child(number, generation, pid, os.pidfd_open(pid), reading, nudge, time.monotonic())
@@ -204,10 +214,14 @@ class _Pipe:
         os.write(self._fd, msgspec.json.encode(what) + b"\n")
 
     def born(self, worker_id: int, application_name: str, ready: bool) -> None:
+        log_lines.worker_id = worker_id
         self.tell(Born(worker_id, application_name, ready))
 
     def left(self, given_back: int, held: int, cut: int) -> None:
         self.tell(Left(given_back, held, cut))
+
+    def away(self, words: str) -> None:
+        self.tell(Away(words))
 
 
 def _become_worker(birth: Birth, pipe: _Pipe, app: str, parent_pid: int, work: Work, load: Load | None) -> NoReturn:

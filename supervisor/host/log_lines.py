@@ -38,6 +38,7 @@ PLACE_NAMES = ("run", "workflow", "step", "seq", "attempt")
 TRACE_NAMES = ("trace_id", "span_id")
 
 worker_number: int | None = None  # set once per process
+worker_id: int | None = None  # set when it is born, and again under a new number
 
 
 class Raised(msgspec.Struct, omit_defaults=True):
@@ -51,7 +52,8 @@ class Raised(msgspec.Struct, omit_defaults=True):
 class Line(msgspec.Struct, omit_defaults=True):
     """One line of a log. What a record has not is left out.
 
-    ts       when, UTC           worker   number of the worker under its parent; the parent itself has none
+    ts       when, UTC           worker   number of the worker under its parent, its slot; the parent itself has none
+    worker_id  the number that the database gave it, as all else shows it
     run, workflow, step, seq, attempt     of the run and the step that made the record
     trace_id, span_id                     where spans are made: those that it is in
     extra    what the caller gave as `extra=`
@@ -64,6 +66,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     host: str
     pid: int
     worker: int | None = None
+    worker_id: int | None = None
     run: str | None = None
     workflow: str | None = None
     step: str | None = None
@@ -125,7 +128,7 @@ def line_of(record: logging.LogRecord) -> Line:
         at = datetime.now(UTC)
     return Line(
         ts=at, level=_sound(str(record.levelname)), logger=_sound(str(record.name)), message=_message(record), host=_host(),
-        pid=record.process if isinstance(record.process, int) else os.getpid(), worker=worker_number,
+        pid=record.process if isinstance(record.process, int) else os.getpid(), worker=worker_number, worker_id=worker_id,
         run=run, workflow=workflow, step=step, seq=seq, attempt=attempt, trace_id=trace_id, span_id=span_id,
         exception=_raised(record), stack=_sound(str(record.stack_info)) if record.stack_info else None, extra=_extra(record),
     )  # fmt: skip

@@ -29,6 +29,7 @@ from typing import NoReturn
 
 from multiprocessing_logging import MultiProcessingHandler  # type: ignore[import-untyped, unused-ignore]
 
+from supervisor.core.shown import count
 from supervisor.engine.forked import die_with
 from supervisor.host.children import close_all_but
 from supervisor.host.log_files import LogFile
@@ -46,7 +47,7 @@ BACKOFF_S = (0.0, 0.05, 0.2, 0.5, 1.0)
 STEADY_S = 5.0  # a log process that has lived for so long was well
 ORPHAN_S, QUIET_S = 0.5, 0.05  # after its parent's death: at most, and when nothing comes any more
 CLOSE_S = 2.0  # that a stop waits for the last lines to be written
-COMPLAIN_S = 60.0
+COMPLAIN_S = (1.0, 10.0, 60.0)  # from one complaint to the next, while the file can't be written
 _tally = struct.Struct("=qq")  # per writer: records dropped, and how many of them were said
 _counting = threading.Lock()  # of this process, for the moment of counting a dropped record; a fork gets a new one
 
@@ -118,8 +119,8 @@ class Pipe:
         return dropped, said
 
 
-def _dropped_line(count: int) -> bytes:
-    return as_json(line_of(_record(f"{count} log records were dropped: they came faster than the log process writes, or it was dead")))
+def _dropped_line(dropped: int) -> bytes:
+    return as_json(line_of(_record(f"{dropped} log records were dropped: they came faster than the log process writes, or it was dead")))
 
 
 def _record(message: str) -> logging.LogRecord:
@@ -319,9 +320,16 @@ class Writer:
             self._poll.register(fd, select.POLLIN)
         self._ends_at = float("inf")
         self._lost = 0
-        self._complain_at = 0.0
+        self._complain_at, self._complaints = 0.0, 0
 
     def run(self) -> None:
+        try:
+            self._run()
+        finally:
+            if self._lost:
+                _complain(f"{count(self._lost, 'log record')} could not be written to {self._file.path}")
+
+    def _run(self) -> None:
         while self._rests and self._clock() < self._ends_at:
             alone = self._ends_at < float("inf")
             ready = self._poll.poll(QUIET_S * 1000 if alone else None)
@@ -371,12 +379,13 @@ class Writer:
             return
         try:
             if self._lost:
-                self._file.write(as_json(line_of(_record(f"{self._lost} log records could not be written here"))))
-                self._lost = 0
+                self._file.write(as_json(line_of(_record(f"{count(self._lost, 'log record')} could not be written here"))))
+                self._lost = self._complaints = 0
             self._file.write(lines)
         except OSError as error:
             self._lost += lines.count(b"\n")
             self._file.close()
             if self._clock() >= self._complain_at:
-                self._complain_at = self._clock() + COMPLAIN_S
-                _complain(f"can't write {self._file.path}: {error.strerror}; {self._lost} log records are lost so far")
+                self._complain_at = self._clock() + COMPLAIN_S[min(self._complaints, len(COMPLAIN_S) - 1)]
+                self._complaints += 1
+                _complain(f"can't write {self._file.path}: {error.strerror}; {count(self._lost, 'log record')} lost so far")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import select
 import signal
 import time
@@ -37,7 +38,8 @@ LATE_PARTS_S = 1.0
 QUICK_DEATH_S = 1.0
 QUICK_DEATHS_MAX = 5
 BACKOFF_S = (0.0, 0.05, 0.2, 0.5, 1.0)
-DATABASE_AWAY_S = 0.5
+DATABASE_AWAY_S, DATABASE_AWAY_MAX_S = 0.5, 5.0  # between births of a slot while the database is away: twice as long each time
+SAY_AWAY_S = 60.0
 BAD_APP_S = 1.0  # between imports of an app that can't be imported, while other workers serve
 TOLD_TO_END_S = 0.25  # who tells a whole group of processes to end reaches us within that
 EXIT_CRASH_LOOP = 70
@@ -106,6 +108,8 @@ class Parent:
         self._said_of_app = ""  # why it could last not be imported; a patient parent says that once
         self._work, self._load = work, load
         self._quick: dict[int, int] = {}
+        self._away: dict[int, int] = {}  # by slot: births in a row without a database
+        self._say_away_at = 0.0
         self._fork_at: dict[int, float] = {}
         self._stopping = False
         self._stop_at = 0.0  # when that began
@@ -336,7 +340,8 @@ class Parent:
     def _listen(self, child: Child) -> None:
         for told in child.listen():
             if isinstance(told, Born) and told.ready:
-                self._late_at = 0.0
+                self._late_at = self._say_away_at = 0.0
+                self._away.pop(child.number, None)
                 word = "is up" if child.times_born == 1 else "goes on"
                 log.info("slot %d (pid %d) %s as worker %d", child.number, child.pid, word, told.worker_id)
             elif isinstance(told, Loaded) and self.loaded != told:
@@ -375,13 +380,21 @@ class Parent:
         if self._stopping:
             self._killed += code == -signal.SIGKILL
             self._at_end += [child.left] if child.left is not None else []
-        if not (child.leaving and code in (0, -signal.SIGTERM)) and child.not_loaded is None:
+        if child.away is not None:
+            self._say_away(child.away.words)
+        elif not (child.leaving and code in (0, -signal.SIGTERM)) and child.not_loaded is None:
             _say_death(child, code, executing)
         if child.born is not None:
             self._free(child.born, died_at, ends.of_code(code), executing, held=child.left is None or child.left.held > 0)
         for hear in self.on_death:
             hear(child, code, executing)
         self._plan_successor(child, died_at, code, any(entry.crash for entry in executing))
+
+    def _say_away(self, why: str) -> None:
+        """No worker can be born: once for all slots, then now and again."""
+        if time.monotonic() >= self._say_away_at:
+            self._say_away_at = time.monotonic() + SAY_AWAY_S
+            log.warning("no worker can begin without the database; tried again, up to %g s apart: %s", DATABASE_AWAY_MAX_S, why)
 
     def _free(self, born: Born, died_at: float, why: str, executing: list[Executing], held: bool) -> None:
         def freed(tasks: int, _: float) -> None:
@@ -414,7 +427,10 @@ class Parent:
             self.exit_code = EXIT_CRASH_LOOP
             self.stop()
             return
-        wait_s = DATABASE_AWAY_S if code == EXIT_DATABASE else BACKOFF_S[min(deaths, len(BACKOFF_S) - 1)]
+        wait_s = BACKOFF_S[min(deaths, len(BACKOFF_S) - 1)]
+        if code == EXIT_DATABASE:
+            times = self._away[child.number] = self._away.get(child.number, 0) + 1
+            wait_s = min(DATABASE_AWAY_S * 2 ** min(times - 1, 10), DATABASE_AWAY_MAX_S) * random.uniform(0.75, 1.25)
         if code in (0, -signal.SIGTERM):
             wait_s = max(wait_s, TOLD_TO_END_S)
         self._fork_at[child.number] = died_at + wait_s

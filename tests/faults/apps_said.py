@@ -7,9 +7,13 @@ import time
 
 from supervisor import sleep, step, workflow
 from tests.apps.taken import afterwards, tasked, threaded, times_begun
-from tests.harness import note
+from tests.harness import in_a_host, note
 
 __all__ = ["afterwards", "tasked", "threaded", "times_begun"]
+
+
+if in_a_host():
+    note("imported")
 
 
 @step

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from supervisor import Client, RunFailed, RunTerminated
 from tests.faults import apps_said as said
-from tests.harness import Database, Effects, HostFactory, eventually
+from tests.harness import Database, Effects, HostFactory, Server, eventually
 
 APP = "tests.faults.apps_said"
 STORM = 300
+
+
+@pytest.fixture
+def on_its_own(own_server: Server, effects: Effects, tmp_path: Path) -> Iterator[HostFactory]:
+    """Hosts on a server that a test may stop."""
+    database = own_server.database()
+    made = HostFactory(database, effects, tmp_path)
+    try:
+        yield made
+    finally:
+        made.stop_all()
 
 
 def test_failed_runs_are_told_first_of_a_kind_then_summed_up(database: Database, hosts: HostFactory, build: str) -> None:
@@ -59,6 +74,53 @@ def test_runs_whose_code_is_gone_are_told_once(hosts: HostFactory, database: Dat
         eventually(lambda: told in host.log(), 20, host.log())
         assert host.log().count("code_missing") == 1
     assert len(runs) == 3
+
+
+def test_a_queue_that_no_workflow_goes_to_is_told(hosts: HostFactory, database: Database) -> None:
+    """A typo in --queues looks like a host that has nothing to do."""
+    with hosts(APP, procs=2, args=("--queues", "default,nosuchq")) as host:
+        (line,) = [line for line in host.log().splitlines() if "--queues" in line]
+        assert "W pgsupervisor.worker: --queues nosuchq: no workflow of this app goes there" in line and line.endswith("go to default")
+
+
+def test_births_without_a_database_are_told_once_and_slow_down(on_its_own: HostFactory, own_server: Server) -> None:
+    """Two lines and an import every half second for each slot, for as long as an outage lasts."""
+    host, effects = on_its_own.start(APP, procs=2).wait_up(2), on_its_own.effects
+    own_server.embedded.stop("fast")
+    eventually(lambda: host.log().count("has lost its session") == 2, 20, "both workers to notice")
+    for pid in host.worker_pids():
+        host.kill_worker(pid)
+    began, before = time.monotonic(), effects.count("imported")
+    eventually(lambda: effects.count("imported") >= before + 6, 60, "three births of each")
+    assert time.monotonic() - began > 0.75 * (0.5 + 1.0), "without any wait from one birth to the next"
+    assert host.log().count("no worker can begin without the database; tried again, up to 5 s apart: ") == 1
+    assert "exit code 69" not in host.log() and " E " not in host.log(), host.log()
+    own_server.embedded.start()
+    eventually(lambda: host.log().count(" is up as ") == 4, 60, "two workers in their places")
+    host.stop()
+
+
+def test_logs_takes_the_number_that_all_else_shows(hosts: HostFactory, database: Database, tmp_path: Path) -> None:
+    """`workers` and `show` say 84, and `logs --worker 84` found nothing."""
+    folder = str(tmp_path / "logs")
+    database.sql("select setval(pg_get_serial_sequence('supervisor.worker', 'id'), 83)")
+    with hosts(APP, args=("--log-dir", folder)) as host:
+        (pid,) = [int(found) for found in re.findall(r"slot 0 \(pid (\d+)\) is up as worker 84", host.log())]
+
+    def lines(number: int) -> str:
+        command = [sys.executable, "-m", "supervisor", "logs", "--log-dir", folder, "--worker", str(number)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    assert "worker 84 serves default" in lines(84) and "worker 84 serves" in lines(0) and "worker 84 serves" in lines(pid)
+    assert lines(83) == ""
+
+
+def test_a_log_of_the_server_that_can_not_be_read_is_an_error(tmp_path: Path) -> None:
+    """tail's words and exit code 0 told a script that all was well."""
+    (tmp_path / "server.log").mkdir()
+    done = subprocess.run([sys.executable, "-m", "supervisor", "db", "--data-dir", str(tmp_path), "logs"], capture_output=True, text=True, timeout=60)
+    assert done.returncode not in (0, 1, 2) and "error: the log can't be read: tail: " in done.stderr.lower(), done
+    assert "it belongs to the account of the server (" in done.stderr
 
 
 def test_a_terminated_run_is_no_alarm(hosts: HostFactory, database: Database, effects: Effects, build: str) -> None:
