@@ -85,13 +85,11 @@ class Seen:
 def _worker(box: Box, process: Process, each: dict[tuple[int, int], Rates]) -> Row:
     from dataclasses import asdict
 
-    from supervisor.host.layout import STATES
-
     page = process.page
     figures = each.get((box.pid, page.number))
     return {
         "supervisor_pid": box.pid, "number": page.number, "worker": page.worker or None, "pid": page.pid or None,
-        "state": STATES[page.state] if page.pid else "not running", "runs": page.live, "memory_bytes": process.memory.resident_bytes,
+        "state": process.state, "runs": page.live, "memory_bytes": process.memory.resident_bytes,
         "executing": [executing_row(entry) for entry in page.executing],
         "last_crash": crash_row(page.crash) if page.crash else None,
         **(asdict(figures) if figures is not None else {}),

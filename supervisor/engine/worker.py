@@ -309,6 +309,8 @@ class Worker:
 
     def _look_at_slow(self) -> None:
         self._time.call_later(LOOK_AT_SLOW_S, self._look_at_slow, context=self._context)
+        if self.options.page is not None:
+            self.options.page.turned()
         if not self.executors.calls:
             return
         self.commands.publish_slow()

@@ -144,6 +144,11 @@ class BlackBox:
             return None
         return slot[: layout.MARK_BYTES], thread in (0, layout.present.unpack_from(self.memory, at + layout.PRESENT_AT)[1])
 
+    def pulse(self, worker: int) -> int:
+        """That worker's last sign that its loop turns; 0 where there was none yet."""
+        last: int = layout.number.unpack_from(self.memory, self._offset(worker) + layout.PULSE_AT)[0]
+        return last
+
     def hold(self, worker: int, mark: bytes, since_us: int, stack: list[str]) -> None:
         """Say for how long the code of that mark has had the loop, and where it is."""
         text = "\n".join(stack).encode()[: layout.held_record.size - layout.MARK_BYTES - 12]
@@ -240,6 +245,10 @@ class WorkerPage:
         layout.present.pack_into(self._memory, self._at + layout.PRESENT_AT, live, self._thread)
         state = layout.DRAINING if draining else layout.BUSY if live else layout.IDLE
         layout.identity.pack_into(self._memory, self._at, self.pid, self._worker, self._generation, state, self._started, clock_us())
+
+    def turned(self) -> None:
+        """Its loop turns. Twice a second."""
+        layout.number.pack_into(self._memory, self._at + layout.PULSE_AT, clock_us())
 
     def say(self, line: str) -> None:
         """Keep a line of the log; the last 64 outlive the process."""

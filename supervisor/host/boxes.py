@@ -46,6 +46,7 @@ class Memory:
 
     resident_bytes: int = 0
     cpu_s: float = 0.0
+    stopped: bool = False  # by SIGSTOP or a debugger
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Process:
 
     page: layout.Page
     memory: Memory
+
+    @property
+    def state(self) -> str:
+        """Which of layout.STATES it says it is in, unless it was stopped: then it can say nothing."""
+        return "not running" if not self.page.pid else "stopped" if self.memory.stopped else layout.STATES[self.page.state]
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ def memory(pid: int) -> Memory:
     """Resident memory and CPU time of a process."""
     try:
         resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    except (OSError, IndexError):
+        state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, IndexError, ValueError):
         return Memory()
-    return Memory(resident, sum(map(int, times)) / _TICKS)
+    return Memory(resident, sum(map(int, facts[10:12])) / _TICKS, state in ("T", "t"))

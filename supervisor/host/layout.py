@@ -35,6 +35,7 @@ SERVING, STOPPING = 1, 2
 REASONS = ("signal", "exit", "told", "database", "unfit")  # why a worker was replaced: a signal, an exit code, told to end from outside, no database, too many threads lost
 # in a page
 IDENTITY_AT, COUNTERS_AT, LATENCY_AT, CRASH_AT, NOTE_AT, LOG_NEXT_AT, BEFORE_AT, CARRIED_AT, HELD_AT, LOG_AT = 0, 32, 96, 416, 544, 592, 608, 976, 1024, 4096
+PULSE_AT = LOG_NEXT_AT + 8  # of the loop, twice a second: a number that is another one each time
 SLOTS_AT = LOG_AT + LOG_LINES * LOG_LINE_BYTES
 identity = struct.Struct("@iiiiqq")  # pid, worker, generation, state, started, progress
 counters = struct.Struct("@6Q")  # claimed, steps, ended, failures, commits, us that these took: of all processes of this number, like the latencies

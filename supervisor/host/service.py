@@ -29,6 +29,7 @@ from supervisor.host.holding import LIMIT_S, Holding
 from supervisor.host.parent import Parent, ParentOptions
 from supervisor.host.sessions import Room, check_room
 from supervisor.host.stacks import Answering
+from supervisor.host.standing import Standing
 from supervisor.host.systemd import Notifier
 from supervisor.host.titles import set_title
 from supervisor.host.vitals import Vitals
@@ -86,6 +87,7 @@ class Service:
             self._look_for_saves()
         parent.add(Answering())
         parent.add(Holding(parent, options.code_limit_s))
+        parent.add(Standing(parent))
         leadership = Leadership(options.dsn, options.schema, parent.options.supervisor_id, parent.reaper.burials, options.retention_s)
         parent.add(leadership, late=True)
         self._board = Board(parent.options.slots)

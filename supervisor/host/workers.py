@@ -68,8 +68,6 @@ def _local(box: Box) -> Row:
 
 
 def _worker(process: Process) -> Row:
-    from supervisor.host.layout import STATES
-
     page = process.page
     entry: Row = {"number": page.number, "last_crash": crash_row(page.crash) if page.crash else None}
     if page.pid == 0:
@@ -79,7 +77,7 @@ def _worker(process: Process) -> Row:
         "worker": page.worker,
         "pid": page.pid,
         "generation": page.generation,
-        "state": STATES[page.state],
+        "state": process.state,
         "started_at": _moment(page.started_us),
         "progress_at": _moment(page.progress_us),
         "runs": page.live,

@@ -31,6 +31,16 @@ async def said_versioned() -> None:
     await sleep(3)
 
 
+@step
+async def said_standing(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@workflow
+async def said_stood(seconds: float) -> None:
+    await said_standing(seconds)
+
+
 @step(timeout=0.5)
 async def said_blocking(seconds: float) -> float:
     note("blocking", os.getpid())

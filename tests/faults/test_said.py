@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -121,6 +123,30 @@ def test_a_log_of_the_server_that_can_not_be_read_is_an_error(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-m", "supervisor", "db", "--data-dir", str(tmp_path), "logs"], capture_output=True, text=True, timeout=60)
     assert done.returncode not in (0, 1, 2) and "error: the log can't be read: tail: " in done.stderr.lower(), done
     assert "it belongs to the account of the server (" in done.stderr
+
+
+def test_an_async_step_that_blocks_is_told_while_it_does(hosts: HostFactory, database: Database, build: str) -> None:
+    """All runs of its worker stood still, and no log had a line at any level."""
+    with hosts(APP, build=build) as host, Client(database.dsn) as client:
+        run = client.start(said.said_stood, 5.0)
+        told = rf"W pgsupervisor.parent: step said_standing \(run {run.id}, seq 0\) holds the loop of worker \d+ \(slot 0, pid \d+\) for [2-4] s: .*make it a def step"
+        eventually(lambda: re.search(told, host.log()), 30, host.log())
+        run.result(timeout=60)
+        eventually(lambda: re.search(rf"step said_standing \(run {run.id}, seq 0\) has held its loop, for \d s: it goes on", host.log()), 20)
+
+
+def test_a_stopped_worker_is_told_and_shown(hosts: HostFactory, database: Database) -> None:
+    """`workers` called it busy, and the log was empty."""
+    with hosts(APP) as host:
+        pid = host.kill_worker(how=signal.SIGSTOP)
+        eventually(lambda: re.search(rf"W pgsupervisor.parent: worker \d+ \(slot 0, pid {pid}\) was stopped \(SIGSTOP, .* kill -CONT {pid} lets it go on", host.log()), 30, host.log())
+        for words in (["workers"], ["top", "--once"]):
+            command = [sys.executable, "-m", "supervisor", *words, "--dsn", database.dsn, "--json"]
+            shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+            assert '"state":"stopped"' in shown.replace(": ", ":"), shown
+        os.kill(pid, signal.SIGCONT)
+        eventually(lambda: "it was stopped, for" in host.log(), 20, "that it goes on")
+    assert host.log().count("was stopped (") == 1
 
 
 def test_a_terminated_run_is_no_alarm(hosts: HostFactory, database: Database, effects: Effects, build: str) -> None:
