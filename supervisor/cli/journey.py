@@ -21,6 +21,7 @@ Row = dict[str, Any]
 EVENTS_SHOWN, LANES_SHOWN = 20, 40
 NAME_SHOWN, BAR_MIN = 28, 20
 IDLE_CELLS, IDLE_SHARE = 6, 0.25
+CUT_FOR, CUT_BELOW = 3, 0.1  # steps that executed, and the share of the bar that they would have in true proportion
 BARS = {"steps": "█", "failed tries": "▓", "backoff": "░"}  # all else is a wait
 WAIT_BAR, NOW, CUT = "─", "▶", "┄"
 OF_KIND = {"step": "steps", "timer": "sleep", "child": "children", "signal": "signals"}  # others of steps take no time
@@ -162,8 +163,11 @@ def journey(found: History, now: datetime) -> list[str]:
         events = [*head, (tail[0][0], f"… {len(events) - EVENTS_SHOWN} more …"), *tail]
     began = found.run["created_at"]
     rows = [(_moment(at), f"+{duration((at - began).total_seconds())}", what) for at, what in events]
-    went = ", ".join(f"{what} {duration(s)}" for what, s in time_in(found, drawn, now).items() if s >= 0.001)
-    return ["", table(("when", "after", "what happened"), rows), *([f"where the time went: {went}"] if went else [])]
+    spent = {what: s for what, s in time_in(found, drawn, now).items() if s >= 0.001}
+    went = ", ".join(f"{what} {duration(s)}" for what, s in spent.items())
+    whole_s = ((found.run["ended_at"] or now) - began).total_seconds()
+    beside = f"; some of it at the same time, it took {duration(whole_s)}" if sum(spent.values()) > 1.05 * whole_s else ""
+    return ["", table(("when", "after", "what happened"), rows), *([f"where the time went: {went}{beside}"] if went else [])]
 
 
 def _moment(at: datetime) -> str:
@@ -204,7 +208,10 @@ def _of_lane(lane: Lane) -> list[tuple[datetime, str]]:
 
 
 def gantt(found: History, now: datetime, columns: int) -> list[str]:
-    """Its steps with their tries as bars, in at most *columns*; stretches in which nothing executed are cut short."""
+    """Its steps with their tries as bars, in at most *columns*, over an axis of times since the start; a bar has one column at least.
+
+    Where several steps would share few columns beside a long wait, what nothing executed in is cut short, and drawn so.
+    """
     drawn = lanes(found, now)
     if not drawn:
         return []
@@ -212,13 +219,13 @@ def gantt(found: History, now: datetime, columns: int) -> list[str]:
     name = min(NAME_SHOWN, max(len(plain(lane.name)) for lane in shown))
     number = len(str(shown[-1].seq))
     frame = number + name + 6 + max(len(_took(lane)) for lane in shown)
-    scale = Scale.over([span for lane in shown for span in lane.spans], max(BAR_MIN, columns - frame))
+    scale = Scale.over([span for lane in shown for span in lane.spans], max(BAR_MIN, columns - frame), sum(any(span.what == "steps" for span in lane.spans) for lane in shown) >= CUT_FOR)
     lines = ["", f"{'':{number}}  {'█ executes  ▓ failed  ░ until its retry  ─ waits' + (f'  {CUT} cut short' if scale.cut else '')}"]
     for at, lane in enumerate(shown):
         if len(shown) < len(drawn) and at == LANES_SHOWN // 4:
             lines.append(f"{'':{number}}  … {len(drawn) - len(shown)} more …")
         lines.append(f"{lane.seq:{number}}  {_cut(plain(lane.name), name):{name}} │{scale.bar(lane.spans)}│ {_took(lane)}")
-    return lines
+    return [*lines, f"{'':{number}}  {'':{name}}  {scale.axis(found.run['created_at'])}"]
 
 
 def _cut(text: str, most: int) -> str:
@@ -250,13 +257,13 @@ class Scale:
         return any(piece.cut for piece in self.pieces)
 
     @classmethod
-    def over(cls, spans: Sequence[Span], columns: int) -> Scale:
+    def over(cls, spans: Sequence[Span], columns: int, several: bool = True) -> Scale:
         begin, end = min(span.begin for span in spans), max(span.end for span in spans)
         whole_s = max((end - begin).total_seconds(), 1e-6)
         executed = ((span.begin, span.end) for span in spans if span.what in ("steps", "failed tries"))
-        idle = [(a, b) for a, b in rests(executed, begin, end) if (b - a).total_seconds() > IDLE_SHARE * whole_s] if columns > 4 * IDLE_CELLS else []
+        idle = [(a, b) for a, b in rests(executed, begin, end) if (b - a).total_seconds() > IDLE_SHARE * whole_s] if columns > 4 * IDLE_CELLS and several else []
         busy_s = whole_s - sum((b - a).total_seconds() for a, b in idle)
-        if not idle or busy_s <= 0:
+        if not idle or busy_s <= 0 or busy_s > CUT_BELOW * whole_s:
             return cls([Piece(begin, end, columns, False)])
         busy = rests(idle, begin, end)
         left = columns - IDLE_CELLS * len(idle)
@@ -272,6 +279,19 @@ class Scale:
                 return column + (min(cells - 1, int(cells * max(0.0, (at - begin).total_seconds()) / length)) if length > 0 else 0)
             column += cells
         return column - 1
+
+    def axis(self, began: datetime) -> str:
+        """Times since *began*: at the ends and the quarters, or where a cut begins and ends."""
+        width = sum(piece.cells for piece in self.pieces)
+        begin, end = self.pieces[0].begin, self.pieces[-1].end
+        marks = [piece.begin for piece in self.pieces] if self.cut else [begin + quarter * (end - begin) / 4 for quarter in range(4)]
+        last = f"+{duration((end - began).total_seconds())}"
+        line = ""
+        for at in marks:
+            label, column = f"+{duration((at - began).total_seconds())}", self.column(at + timedelta(microseconds=1)) if at > begin else 0
+            if (column > len(line) or not line) and column + len(label) < width - len(last):
+                line = f"{line:{column}}{label}"
+        return f"{line:{max(0, width - len(last))}}{last}"
 
     def bar(self, spans: Sequence[Span]) -> str:
         """What executed stands over what waited, so that a short try is seen."""

@@ -92,7 +92,7 @@ def test_nothing_yet_is_time_in_the_queue() -> None:
 def test_bars_fit_and_show_what_is_short(columns: int) -> None:
     """A week's sleep between two steps of a millisecond: both are seen, and the week is cut short."""
     found = history([step(0, 1, 1.001), step(1, 1.001, 604_800, "timer"), step(2, 604_800, 604_800.002), step(3, 604_800.002, 604_800.003)], FAILS_TWICE[:0], ended=604_801)
-    lines = journey.gantt(found, at(700_000), columns)[1:]
+    lines = journey.gantt(found, at(700_000), columns)[1:-1]
     drawn = [line[line.index("│") + 1 : line.rindex("│")] for line in lines[1:]]
     assert max(map(len, lines[1:])) <= max(columns, 20 + 30) and len({len(bar) for bar in drawn}) == 1
     assert [bar.count("█") > 0 for bar in drawn] == [True, False, True, True] and "─" in drawn[1]
@@ -102,10 +102,27 @@ def test_bars_fit_and_show_what_is_short(columns: int) -> None:
         assert starts == sorted(set(starts)) and starts[1] > 10, "what is cut short leaves room for the rest"
 
 
+def test_few_steps_are_in_true_proportion_over_an_axis() -> None:
+    """What took a thousandth of the time has one column, not most of them: who looks at bars compares lengths."""
+    found = history([step(0, 1, 3)], [tried(0, 1, 1, 1.0012, 90, "entrusted")], ended=3)
+    _, _, bar, axis = journey.gantt(found, at(99), 100)
+    assert (bar.count("█"), journey.CUT in bar) == (1, False) and bar.count("─") > 60
+    failed = history([step(0, 1.055, 1.05505)], [tried(0, 1, 1, 1.00005, 1.055)], ended=2)
+    assert [journey.gantt(failed, at(99), 100)[2].count(sign) for sign in "▓█"] == [1, 1]
+    assert axis.split() == ["+1.0", "s", "+1.5", "s", "+2.0", "s", "+2.5", "s", "+3.0", "s"]
+    assert axis.rstrip().endswith("+3.0 s") and len(axis) == bar.rindex("│") and axis.index("+1.0 s") == bar.index("│") + 1
+    assert axis.index("+2.0 s") == pytest.approx((bar.index("│") + bar.rindex("│")) / 2, abs=1.5)
+
+
+def test_times_of_branches_are_said_to_overlap() -> None:
+    both = journey.journey(history([step(0, 0, 1.4, "timer"), step(1, 0.1, 1.5, "signal")], ended=1.7), at(9))[-1]
+    assert both == "where the time went: sleep 1.4 s, signals 1.4 s, between 200 ms; some of it at the same time, it took 1.7 s"
+
+
 def test_a_long_run_is_shown_by_its_ends() -> None:
     found = history([step(n, n, n + 1) for n in range(10_000)], [tried(n, 1, n, n + 0.5, n + 0.5) for n in range(0, 10_000, 2)], ended=10_000)
     lines = journey.gantt(found, at(10_000), 100)
-    assert len(lines) == 2 + journey.LANES_SHOWN + 1 and f"… {10_000 - journey.LANES_SHOWN} more …" in "\n".join(lines) and lines[-1].startswith("9999")
+    assert len(lines) == 2 + journey.LANES_SHOWN + 2 and f"… {10_000 - journey.LANES_SHOWN} more …" in "\n".join(lines) and lines[-2].startswith("9999")
     said = journey.journey(found, at(10_000))
     assert len(said) <= journey.EVENTS_SHOWN + 4 and "more …" in "\n".join(said)
 
