@@ -53,13 +53,17 @@ class InputInvalid(SupervisorError):
 
 
 class PayloadRefused(SupervisorError):
-    """A value can't be stored as JSON without changing it; `path` is where in the value."""
+    """A value can't be stored as JSON without changing it; `path` is where in the value, `what` which value it is."""
 
     code = "payload_refused"
 
-    def __init__(self, path: str, why: str) -> None:
-        self.path, self.why = path, why
-        super().__init__(f"value at {path}: {why}")
+    def __init__(self, path: str, why: str, what: str = "value") -> None:
+        self.path, self.why, self.what = path, why, what
+        super().__init__(f"{what} at {path}: {why}")
+
+    def of(self, what: str) -> PayloadRefused:
+        """The same of a value that is known by name."""
+        return PayloadRefused(self.path, self.why, what)
 
 
 class ResultInvalid(SupervisorError):
@@ -249,16 +253,27 @@ class TransactionMisused(SupervisorError):
 
 
 class ReplayMismatch(SupervisorError):
-    """The code does not do what the history says it did; the run is parked, nothing was executed."""
+    """The code does not do what the history says it did; the run is parked, nothing was executed.
+
+    place     file:line of the code where it does something else, where that is known
+    version   the code's, which is the run's too: then its own source is hardly what differs
+    """
 
     code = "replay_mismatch"
 
-    def __init__(self, run_id: object, seq: int, expected: str, found: str) -> None:
-        self.run_id, self.seq, self.expected, self.found = run_id, seq, expected, found
-        super().__init__(
-            f"run {run_id}: at seq {seq} the history has {expected} but the code now does {found}; "
-            f"bring the old code back, or give the changed workflow a new name"
-        )
+    def __init__(self, run_id: object, seq: int, expected: str, found: str, place: str = "", version: str | None = None) -> None:
+        self.run_id, self.seq, self.expected, self.found, self.place, self.version = run_id, seq, expected, found, place, version
+        at = f" at {place}" if place else ""
+        super().__init__(f"run {run_id}: at seq {seq} the history has {expected} but the code now does {found}{at}; {_replayed_otherwise(version)}")
+
+
+def _replayed_otherwise(version: str | None) -> str:
+    if version is None:
+        return "bring the old code back, or give the changed workflow a new name"
+    return (
+        f"the same version, {version}, did something else: look for what a replay does not repeat (time, random, process, globals, order of a set) "
+        f"and take it from now(), random(), uuid4() or a step, or, where a function that it calls has changed or the run was moved here, bring the old code back"
+    )
 
 
 class CompensationFailed(SupervisorError):
@@ -432,7 +447,7 @@ class RunFailed(SupervisorError):
         self.run_id, self.workflow, self.why, self.seq = run_id, workflow, why, seq
         self.below: list[Any] = [list(link) for link in chain_of(cause)[:CHAIN_MAX]]  # as JSON has it
         self.__cause__ = cause
-        super().__init__(f"run {run_id} of {workflow} failed: {why}")
+        super().__init__(f"run {run_id} of {workflow} failed: {why.replace(f'run {run_id} of {workflow}: ', '', 1)}")
 
     @property
     def chain(self) -> list[Link]:

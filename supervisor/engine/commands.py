@@ -661,7 +661,7 @@ class Commands:
 
     def mismatch(self, run: Any, error: ReplayMismatch) -> None:
         log.error("%s", error)
-        self.park(run, NONDETERMINISM, {"seq": error.seq, "expected": error.expected, "found": error.found, "error": str(error)})
+        self.park(run, NONDETERMINISM, {"seq": error.seq, "expected": error.expected, "found": error.found, "place": error.place, "version": error.version, "error": str(error)})
 
     misuse, unawaited = staticmethod(refused), staticmethod(unawaited)  # the errors for something awaited that is no durable command, and for one that nobody awaited
 

@@ -22,7 +22,7 @@ from supervisor.api.words import TIMEOUT
 from supervisor.core.cancelled import Cancelled
 from supervisor.core.codec import decode_error, brief
 from supervisor.core.errors import HistoryTooLong, InputInvalid, ReplayMismatch, RunCancelled, RunFailed, RunTerminated, SupervisorError
-from supervisor.engine import compensation, waits
+from supervisor.engine import compensation, stacks, waits
 from supervisor.engine.handlers import Handling, give
 from supervisor.engine.terms import NEVER, SCHEDULED, SKIPPED
 
@@ -326,7 +326,7 @@ def check(run: Any, command: Any) -> None:
     waits.date_replayed(run, command)
     record = run.history.get(command.seq)
     if record is not None and (record.kind != command.kind or record.name != command.step.wire_name):
-        raise ReplayMismatch(UUID(bytes=run.id), command.seq, str(record), _called(command))
+        raise _parted(run, command.seq, str(record), _called(command), command)
 
 
 def too_long(run: Any, cmd: Any) -> HistoryTooLong | None:
@@ -339,15 +339,15 @@ def too_long(run: Any, cmd: Any) -> HistoryTooLong | None:
 def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
     if record.kind == core.PATCH:
         if not (run.patches or {}).get(record.name.decode("utf-8", "replace")):
-            raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _instead(run))
+            raise _parted(run, record.seq, str(record), _instead(run))
         return
     if record.status == core.CANCELLED:
         if run.dropped.pop(record.seq, None) is None:
-            raise ReplayMismatch(UUID(bytes=run.id), record.seq, f"the cancellation of {record}", "something that keeps it")
+            raise _parted(run, record.seq, f"the cancellation of {record}", "something that keeps it")
         run.now_us = record.ended
         return
     if run.end is not None:
-        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _ending(run.end))
+        raise _parted(run, record.seq, str(record), _ending(run.end))
     if record.kind == core.UPDATE:
         _redeliver_update(loop, run, record)
         return
@@ -356,7 +356,7 @@ def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
         return
     command = run.open.get(record.seq)
     if command is None:
-        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), _instead(run))
+        raise _parted(run, record.seq, str(record), _instead(run))
     run.pos += 1
     run.now_us = record.ended
     if record.status == core.FAILED:
@@ -366,7 +366,7 @@ def _redeliver(loop: Any, run: Any, record: Record, make_child: Any) -> None:
             value = _value(command, record, make_child)
         except Exception as error:
             wanted = f"a result of {record} that this code can read"
-            raise ReplayMismatch(UUID(bytes=run.id), record.seq, wanted, brief(error)) from error
+            raise _parted(run, record.seq, wanted, brief(error), unread=True) from error
         loop.deliver(run, command, value, None)
 
 
@@ -374,7 +374,7 @@ def _redeliver_update(loop: Any, run: Any, record: Record) -> None:
     handling, name = handling_of(run), record.name.decode("utf-8", "replace")
     if name not in handling.named or record.seq != run.seq:
         found = f"another command at its place (the next is seq {run.seq})" if name in handling.named else "no handler of that name"
-        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), found)
+        raise _parted(run, record.seq, str(record), found)
     assert record.result is not None
     run.seq += 1
     run.pos += 1
@@ -383,11 +383,11 @@ def _redeliver_update(loop: Any, run: Any, record: Record) -> None:
         give(loop, run, handling, record.seq, name, record.result)
     except InputInvalid as error:
         wanted = f"an argument of {record} that this code can read"
-        raise ReplayMismatch(UUID(bytes=run.id), record.seq, wanted, brief(error)) from error
+        raise _parted(run, record.seq, wanted, brief(error), unread=True) from error
 def _interrupt(loop: Any, run: Any, record: Record) -> None:
     """The cancellation is delivered where it was: at that pos, when the code had called so much."""
     if run.seq != record.seq:
-        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), f"calls up to seq {run.seq - 1} by then")
+        raise _parted(run, record.seq, str(record), f"calls up to seq {run.seq - 1} by then")
     run.pos += 1
     run.now_us = record.ended
     if record.name == TIMEOUT.wire_name:
@@ -400,7 +400,7 @@ def _interrupt(loop: Any, run: Any, record: Record) -> None:
     if run.past.request is not None and run.past.request.how == core.CANCELLED:
         run.past.request = None
     if not loop.interrupt(run, cause, None):
-        raise ReplayMismatch(UUID(bytes=run.id), record.seq, str(record), "nothing that waits")
+        raise _parted(run, record.seq, str(record), "nothing that waits")
 
 
 def _value(command: Any, record: Record, make_child: Any) -> Any:
@@ -417,6 +417,15 @@ def _value(command: Any, record: Record, make_child: Any) -> Any:
     if command.step.shape is None:
         command.step.settle()
     return command.step.shape.decode(record.result)
+
+
+def _parted(run: Any, seq: int, expected: str, found: str, culprit: Any = None, unread: bool = False) -> ReplayMismatch:
+    """The history and the code part: at *culprit*, else where the run stands. It is of this code's version, or it would not have been taken up.
+
+    unread   a type is what differs, and types are in no version
+    """
+    file, line, _ = stacks.standing(run, culprit)
+    return ReplayMismatch(UUID(bytes=run.id), seq, expected, found, f"{file}:{line}" if file else "", None if unread else run.workflow.version)
 
 
 def _ending(end: tuple[int, bytes]) -> str:

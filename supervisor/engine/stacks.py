@@ -225,6 +225,25 @@ def parked(coro: Any) -> Stack:
     return tuple(place for place in stack if not is_engine(place[1])) or stack
 
 
+def standing(run: Any, command: Any = None) -> tuple[str, int, str]:
+    """File, line and function of the app where *run* waits for *command*, else for the first thing that it waits for; empty and 0 where no code stands."""
+    command = command or (run.open[min(run.open)] if run.open else None)
+    coro = _branch(command, run)
+    stack = parked(coro) if coro is not None else ()
+    if not stack:
+        return "", 0, ""
+    function, file, line = stack[-1]
+    return file, line, function
+
+
+def _branch(command: Any, run: Any) -> Any:
+    """The coroutine, or greenlet, that waits for *command*: a branch of gather or first, or the workflow itself."""
+    waiter = command.waiter if command is not None else None
+    while type(waiter) is tuple:
+        waiter = waiter[0].waiter
+    return run.coro if waiter is None else waiter.coro
+
+
 class _Groups:
     """Runs by identical situation: (kind, workflow, what it waits for, stack, branches) → (run id, seq, since)."""
 

@@ -20,7 +20,7 @@ from supervisor.core.errors import ReplayMismatch
 from supervisor.core.histories import History, Pending, kind_number, microseconds, status_number
 from supervisor.engine.reader import Reader
 from supervisor.engine.replay import KINDS, Past, Record
-from supervisor.engine.stacks import is_engine, parked
+from supervisor.engine.stacks import is_engine, standing
 
 REPLAY_MAX_S = 10.0  # of one history; a replay of 10,000 steps takes a tenth of a second
 AGAIN_S = 1.0  # for code that catches everything
@@ -145,13 +145,8 @@ class Verifier:
         reader = self._reader
         if reader.culprit is None and run.end is not None:
             return _raised_at(reader.error) if reader.error is not None else self._returned
-        command = reader.culprit or (run.open[min(run.open)] if run.open else None)
-        coro = _branch(command, run)
-        stack = parked(coro) if coro is not None else ()
-        if not stack:
-            return self._returned
-        function, file, line = stack[-1]
-        return file, line, function
+        place = standing(run, reader.culprit)
+        return place if place[0] else self._returned
 
     def _parts(self, history: History, seq: int, recorded: str, now: str, place: tuple[str, int, str]) -> Divergence:
         return Divergence(history.run_id, history.workflow, history.version, seq, recorded, now, *place)
@@ -174,14 +169,6 @@ def _is_asked(run: Any, asked: Pending) -> bool:
     if asked.kind == "timer":
         return command.kind in _ASKED["timer"]
     return command.step.name == asked.name and (asked.kind == "wait" or command.kind in _ASKED[asked.kind])
-
-
-def _branch(command: Any, run: Any) -> Any:
-    """The coroutine, or greenlet, that waits for *command*: a branch of gather or first, or the workflow itself."""
-    waiter = command.waiter if command is not None else None
-    while type(waiter) is tuple:
-        waiter = waiter[0].waiter
-    return run.coro if waiter is None else waiter.coro
 
 
 def _raised_at(error: BaseException) -> tuple[str, int, str]:

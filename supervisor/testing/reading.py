@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.core import context
+from supervisor.core import context, registry
 from supervisor.core.errors import ReplayMismatch, RunUnknown
 from supervisor.core.histories import STATUSES, History, Pending, Recorded, kind_name, moment, read
 from supervisor.engine.answering import answers
@@ -89,8 +89,10 @@ def replay_file(path: str | Path) -> int:
 
 
 def mismatch(parted: Divergence) -> ReplayMismatch:
-    place = f"{parted.now} at {parted.file}:{parted.line}" if parted.file else parted.now
-    return ReplayMismatch(parted.run_id, parted.seq, parted.recorded, place)
+    known = registry.find(parted.workflow)
+    same = known is not None and parted.version is not None and known.accepts(parted.version)
+    place = f"{parted.file}:{parted.line}" if parted.file else ""
+    return ReplayMismatch(parted.run_id, parted.seq, parted.recorded, parted.now, place, known.version if known is not None and same else None)
 
 
 class _Started(msgspec.Struct):
@@ -181,7 +183,7 @@ def refuse_put_aside(tables: Tables, run: bytes) -> None:
 
 def put_aside(run_id: uuid.UUID, kind: int, facts: dict[str, Any], others: list[str]) -> Exception:
     if kind == NONDETERMINISM:
-        return ReplayMismatch(run_id, facts["seq"], facts["expected"], facts["found"])
+        return ReplayMismatch(run_id, **{each: facts[each] for each in ("seq", "expected", "found", "place", "version")})
     return EnvironmentStuck(f"run {run_id} was put aside by the engine", others)
 
 

@@ -53,6 +53,9 @@ def test_changed_code_is_found_out_before_any_new_effect(database: Database, hos
                 assert (status.status, status.wait) == ("waiting", "nondeterminism"), name
                 detail = json.loads(database.one("select wait_detail from supervisor.task where run_id = %s", runs[name].id))
                 assert expected in detail["expected"] and found in detail["found"], (name, detail)
+                unread = name == "other_result"  # its type has changed, which is in no version
+                assert (detail["version"], "the same version, 1, did" in detail["error"]) == ((None, False) if unread else ("1", True)), (name, detail)
+                assert name in ("returns_early", "raises_early", "removed", "handled", "other_input", "other_result") or "changed_new.py:" in detail["place"], (name, detail)
         assert effects.count("forbidden") == 0
         # and nothing is lost: the old code finishes them
         database.sql("update supervisor.task set ready_at = clock_timestamp(), wait_kind = 1 where wait_kind = 19")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -302,6 +303,18 @@ def test_replaying_at_every_commit_finds_what_is_not_deterministic():
     kit_shop.kit_calls.clear()
     with TestEnvironment(replay=True) as env, pytest.raises(ReplayMismatch, match="step 'kit_"):
         env.start(kit_shop.kit_changes_its_mind).result()
+
+
+def test_code_that_has_not_changed_is_not_said_to_have_changed():
+    """Who is told to bring old code back looks for a change that nobody made."""
+    kit_shop.kit_calls.clear()
+    with TestEnvironment(replay=True) as env, pytest.raises(ReplayMismatch) as caught:
+        env.start(kit_shop.kit_changes_its_mind).result()
+    told = caught.value
+    file, _, line = told.place.rpartition(":")
+    assert file == kit_shop.__file__ and "await kit_pack.aio(1) if" in linecache.getline(file, int(line))
+    assert told.version == kit_shop.kit_changes_its_mind.version and f"the same version, {told.version}, did something else" in str(told) and "random()" in str(told)
+    assert "give the changed workflow a new name" in str(ReplayMismatch("r", 0, "a", "b")), "where nothing is known of the version"
 
 
 def test_verify_replays_what_was_recorded(env):
