@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, Never, ParamSpec, TypeVar, overload
 from uuid import UUID
 from collections.abc import Awaitable, Iterator
 
@@ -46,9 +46,9 @@ def gather(*awaitables: Any) -> Any:
     return _block(words.group_command(core_loop.GATHER, list(awaitables), None))
 
 
-def first(**awaitables: Awaitable[Any]) -> tuple[str, Any]:
+def first(*nameless: Never, **awaitables: Awaitable[Any]) -> tuple[str, Any]:
     """Run several things at once; (name, result) of the first that ends."""
-    return _block(words.first(**awaitables))  # type: ignore[no-any-return]
+    return _block(words.first(*nameless, **awaitables))  # type: ignore[no-any-return]
 
 
 def shield(awaitable: Awaitable[T1], *, timeout: float | timedelta | None = words.SHIELD_S) -> T1:

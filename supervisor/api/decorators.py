@@ -33,6 +33,7 @@ Place = Literal["inline", "thread", "process"]
 ParentClose = Literal["request_cancel", "abandon", "terminate"]
 MAX_STEPS, MAX_STEPS_MOST = 100_000, 10_000_000  # of one run; a replay of 100,000 small results takes half a second and 20 MB
 WARN_TENTHS = 8
+PLAIN = (bool, int, float, str, bytes, list, dict, tuple, set)  # annotations that no transaction has
 
 
 @dataclass(frozen=True)
@@ -419,8 +420,19 @@ def _check_step(fn: Callable[..., Any], info: StepInfo) -> None:
         raise DefinitionError(f"step {fn.__qualname__}: isolation={info.isolation!r} is of a transaction; add transactional=True or leave it out")
     if info.isolation not in (None, "serializable", "repeatable read"):
         raise DefinitionError(f"step {fn.__qualname__}: isolation={info.isolation!r}; give \"serializable\" or \"repeatable read\"")
-    if info.transactional and not inspect.signature(fn).parameters:
-        raise DefinitionError(f"step {fn.__qualname__}: a transactional step takes its transaction as first parameter")
+    if info.transactional:
+        _check_first(fn, is_async)
+
+
+def _check_first(fn: Callable[..., Any], is_async: bool) -> None:
+    """A transactional step is given its transaction as first argument: what is annotated as plain data was meant for another one."""
+    wanted = f"def {fn.__name__}(tx: {'AsyncTransaction' if is_async else 'Transaction'}, …)"
+    first = next(iter(inspect.signature(fn).parameters.values()), None)
+    if first is None:
+        raise DefinitionError(f"step {fn.__qualname__}: a transactional step takes its transaction as first parameter; write {wanted}")
+    if first.annotation in PLAIN or first.annotation in [kind.__name__ for kind in PLAIN]:
+        kind = first.annotation if isinstance(first.annotation, str) else first.annotation.__name__
+        raise DefinitionError(f"step {fn.__qualname__}: a transactional step is given its transaction as first parameter, and {first.name} is annotated {kind}; write {wanted}, or leave out transactional=True")
 
 
 def _policy(retry: Retry | bool | None) -> Retry:

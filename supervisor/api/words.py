@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
 from math import isfinite
 from random import Random
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Generic, Never, NoReturn, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from supervisor._fastpath import loop as core_loop
@@ -137,10 +137,14 @@ def gather(*awaitables: Any) -> Any:
     return group_command(core_loop.GATHER, list(awaitables), None)
 
 
-def first(**awaitables: Awaitable[Any]) -> Durable[tuple[str, Any]]:
+def first(*nameless: Never, **awaitables: Awaitable[Any]) -> Durable[tuple[str, Any]]:
     """Run several things at once; (name, result) of the first that ends. The losers are cancelled, durably."""
-    if not awaitables:
-        raise DefinitionError("first() needs at least one thing to wait for: first(paid=charge(…), late=sleep(600))")
+    if nameless or not awaitables:
+        for each in nameless:
+            if inspect.iscoroutine(each):
+                each.close()
+        what = f"was given {len(nameless)} without a name, and its answer says by name which of them ended" if nameless else "needs at least one thing to wait for"
+        raise DefinitionError(f"first() {what}: first(paid=charge(…), late=sleep(600))")
     return group_command(core_loop.FIRST, list(awaitables.values()), list(awaitables))  # type: ignore[no-any-return]
 
 

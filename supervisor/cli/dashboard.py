@@ -57,7 +57,7 @@ def dashboard(ctx: click.Context, /, dsn: str | None, schema: str | None, as_jso
     serving = Serving(found, name, talk.tell, talk.ready, actor or options.actor(), timeout_s=timeout, any_port=any_port, log_dir=Path(folder) if folder else None, **how)
     check_address(serving)
     with db.connect(found, purpose="check", schema=name) as conn:
-        migrations.check(conn, name)
+        migrations.check(conn, name, "viewer")
     return serve(serving)
 
 

@@ -11,6 +11,7 @@ import errno
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -187,11 +188,33 @@ def main(args: Sequence[str] | None = None) -> None:
         _discard_stdout()
         code = EXIT_PIPE
     except BaseException as error:  # noqa: BLE001 - the last resort of the program
-        code = _report(error, debug)
+        code = _report(error, debug, _given_dsn(words))
     sys.exit(code)
 
 
-def _report(error: BaseException, debug: bool) -> int:
+def _given_dsn(words: Sequence[str]) -> str | None:
+    """What --dsn was given."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word == "--dsn" or word.startswith("--dsn="):
+            return after if word == "--dsn" else word.partition("=")[2]
+    return None
+
+
+def _with_dsn(text: str, dsn: str | None) -> str:
+    """Commands that *text* says to type, with the --dsn that was typed: without it they would go to another database. Without its password, for which there are PGPASSWORD and ~/.pgpass."""
+    if dsn is None or "python -m supervisor" not in text:
+        return text
+    from shlex import quote
+
+    from supervisor.db.connect import without_password
+
+    shown = without_password(dsn)
+    if shown is None:
+        return text
+    return re.sub(r"python -m supervisor (?!db\b)([a-z][a-z-]*)", lambda found: f"{found[0]} --dsn {quote(shown)}" if found[1] in COMMANDS else found[0], text)
+
+
+def _report(error: BaseException, debug: bool, dsn: str | None = None) -> int:
     """Print *error* in at most three lines and return its exit code."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else EXIT_NEGATIVE
@@ -209,7 +232,7 @@ def _report(error: BaseException, debug: bool) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, SupervisorError):
-        _print_error(str(error), getattr(error, "__notes__", []))
+        _print_error(_with_dsn(str(error), dsn), getattr(error, "__notes__", []))
         return EXIT_OF_ERROR.get(error.code, EXIT_TIMEOUT if isinstance(error, TimeoutError) else EXIT_NEGATIVE)
     if type(error) is TimeoutError and error.errno is None:  # ours; the system's have a number
         _print_error(str(error), [])
@@ -238,6 +261,7 @@ def _print_error(text: str, notes: Sequence[str]) -> None:
     """What and why on one line, what to do on the next, notes on a third."""
     from supervisor.cli.output import plain
 
+    text = " ".join(re.sub(r"\n\s*\^\s*(?=[;\n]|$)", "", text).split())  # the server's place in a statement is drawn with lines
     what, _, remedy = text.rpartition("; ")
     lines = [f"error: {what}", f"  {remedy}"] if what else [f"error: {text}"]
     if notes:

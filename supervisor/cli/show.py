@@ -10,7 +10,7 @@ import click
 
 from supervisor.cli import family, journey, logs, options, watch
 from supervisor.cli.output import ago, columns, duration, plain, print_json, progress_words, say, short_json, table
-from supervisor.cli.why import banner, error_words
+from supervisor.cli.why import banner, error_words, raised_at
 from supervisor.core.shown import asked_by
 
 if TYPE_CHECKING:
@@ -149,8 +149,16 @@ def _outcome(found: History) -> list[str]:
     if run["status"] in ("completed", "continued"):
         lines.append(f"result {short_json(run['result'])}")
     elif run["error"] is not None:
-        lines.append(f"error {error_words(run['error'])}")
+        lines += [f"error {error_words(run['error'])}", *raised_at(run["error"], _of_a_step(found))]
     return lines + [f"{each['how']} {plain(asked_by(each))}, asked for {ago(each['asked_at'])}" for each in found.cancellations]
+
+
+def _of_a_step(found: History) -> Any:
+    """The error of the step that the run failed with, which has the step's own lines; the run's has those of the workflow that called it."""
+    what = ("type", "message")
+    error = found.run["error"]
+    alike = (each["error"] for each in reversed(found.steps) if isinstance(each["error"], dict) and isinstance(error, dict))
+    return next((each for each in alike if [each.get(name) for name in what] == [error.get(name) for name in what]), None)
 
 
 def _published(found: History) -> list[str]:
@@ -221,6 +229,9 @@ def _came(step: dict[str, Any]) -> str:
     """What came of an entry."""
     if step["status"] != "completed":
         return error_words(step["error"])
+    if step["kind"] == "compensation":
+        steps = ", ".join(f"{each['name']} (seq {each['seq']})" for each in step["result"]["undo"])
+        return plain(f"{step['result']['because']}: to be undone by {steps}")
     return plain(asked_by(step["result"])) if step["kind"] == "cancellation" and isinstance(step["result"], dict) else short_json(step["result"])
 
 
@@ -231,8 +242,8 @@ def _shown_name(step: dict[str, Any], undone: dict[int, int]) -> str:
 
 
 def _undoing(name: str, seq: int, undone: dict[int, int]) -> str:
-    """What undoes something says what."""
-    return f"{name} (undo of {undone[seq]})" if seq in undone else name
+    """What undoes something says what: the step before it was named, if there was one."""
+    return f"{name} (undo of {undone[seq]})" if undone.get(seq, -1) >= 0 else f"{name} (undo)" if seq in undone else name
 
 
 def _tries(step: dict[str, Any], failed: int, crashed: int) -> object:

@@ -112,7 +112,9 @@ def _start_one(
     workflow: str, pairs: tuple[str, ...], dsn: str | None, schema: str | None, attributes: bytes | None, told: dict[str, Any]
 ) -> None:
     from supervisor.api.asked import Named
-    from supervisor.core.errors import SupervisorError
+    from supervisor.core.errors import InputInvalid, SupervisorError
+    from supervisor.core.kinds import fits
+    from supervisor.core.parameters import unknown_words
 
     as_json = told["as_json"]
     with options.client(dsn, schema) as client:
@@ -122,8 +124,11 @@ def _start_one(
         else:
             parameters = {each["name"]: each.get("schema") for each in client.parameters(workflow)}
             given = _named(pairs, schemas=parameters)
-            if len(parameters) == 1 and given and not given.keys() <= parameters.keys():
+            unknown = next((name for name in given if name not in parameters), None)
+            if unknown is not None and len(parameters) == 1 and fits(next(iter(parameters.values())), given):
                 run = client.start_record(asked, given)  # these names describe the only parameter's value
+            elif unknown is not None:
+                raise InputInvalid(f"workflow {workflow}", unknown_words(unknown, list(parameters)))
             else:
                 run = client.start(asked, **given)
         facts: dict[str, Any] = {"run_id": run.id, "key": run.key, "workflow": run.workflow, "created": run.created}
@@ -131,9 +136,12 @@ def _start_one(
             _print(facts, as_json)
             return
         if not as_json:
-            say(f"started run {run.id}; waiting for its end")
+            say(f"{'started run' if run.created else f'key {plain(run.key)!r} named this run already, nothing was started: run'} {run.id}; waiting for its end")
         try:
             result = _awaited(run, told["timeout_s"], lambda: _why(run, dsn, schema))
+        except KeyboardInterrupt:
+            say(f"no longer waited for: run {run.id} goes on; see it: python -m supervisor show {run.id}, end it: python -m supervisor cancel {run.id}")
+            raise
         except SupervisorError as error:
             if as_json:
                 print_json({**facts, "status": str(run.status()), "error": {"code": error.code, "message": str(error)}})

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from supervisor.db.history import History
 
 Row = dict[str, Any]
+FRAMES_SHOWN = 5
 HELD_S = 1.5  # the parent looks twice a second
 HELD = {
     "freed_by": "the end of that code; or the limit of its worker (code_limit_s): then the worker is killed and the run begins again, three times at most",
     "who": "whoever owns the code: what takes long belongs into a step; terminate ends the run in the database, and the limit frees the worker",
 }
+_OURS = re.compile(r"(?:^|/)supervisor/(?:_fastpath|api|core|db|engine)/[^/]*$")
 _PLACE = re.compile(r'^\s*File "(.*)", line (\d+), in (.+)$', re.MULTILINE)
 
 
@@ -31,15 +33,17 @@ def banner(found: History, executing: list[Row]) -> list[str]:
     if held is not None:
         wait = {**wait, "meaning": f"its {code_words(held)} holds the loop of worker {held['worker']}: no other run of that worker moves", **HELD}
     when = f"{ago(wait['wake_at'])}: " if wait["wake_at"] else ""
+    if wait["code"] == "nondeterminism" and (detail_of(wait["detail"])[0] or {}).get("version"):
+        when = "make that code do the same each time, or "  # it is of the run's version
     return [
         _state(wait),
         *_place(found),
-        *_detail(wait),
+        *_detail(wait, found),
         *_pausing(found),
         *_ending(found),
         *_executing(executing),
         *_beats(found),
-        f"  what frees it: {when}{plain(wait['freed_by'])}",
+        f"  what frees it: {when}{plain(wait['freed_by']).replace('(see detail)', '(see above)')}",
         f"  who can act: {plain(wait['who'])}",
         *_last_error(found),
     ]
@@ -60,12 +64,23 @@ def _place(found: History) -> list[str]:
     return [f"  {words}"] if words else []
 
 
-def _detail(wait: Row) -> list[str]:
+def _detail(wait: Row, found: History) -> list[str]:
     if wait["code"] == "attempts_exhausted" and "crashes" in (crash := detail_of(wait["detail"])[0] or {}):
         return _poison(crash)
+    if wait["code"] == "code_missing" and "workflow_id" in (facts := detail_of(wait["detail"])[0] or {}):
+        return _unknown_here(facts, found.run)
     lines = [f"  {line}" for line in detail_words(wait["detail"])]
     behind = (detail_of(wait["detail"])[0] or {}).get("behind") if wait["code"] == "schedule_overlap" else None
     return lines + ([f"  to end that one: python -m supervisor cancel {plain(behind)}"] if behind else [])
+
+
+def _unknown_here(facts: Row, run: Row) -> list[str]:
+    """The worker did not know its workflow, by whatever name."""
+    pinned = f" in version {plain(run['version'])}" if run["version"] else ""
+    return [
+        f"  wants: workflow {plain(run['workflow'])}{pinned}", f"  this worker knows: {plain(facts['this_worker_knows'])}",
+        f"  if it was renamed: @workflow(name={plain(run['workflow'])!r}) gives the code its old name; a run can be moved to another version of its workflow, not to another workflow",
+    ]  # fmt: skip
 
 
 def detail_words(detail: str | None) -> list[str]:
@@ -144,8 +159,17 @@ def _last_error(found: History) -> list[str]:
     return lines
 
 
+def raised_at(error: Any, more: Any = None) -> list[str]:
+    """Where the app's code raised *error*: its last frames, the innermost last; *more*: where a step of the run raised the same."""
+    places = [place for each in (error, more) if isinstance(each, dict) for place in _PLACE.findall(str(each.get("traceback") or "")) if not _OURS.search(place[0])]
+    left = len(places) - FRAMES_SHOWN
+    lines = [f"  raised at {plain(file)}:{line} in {plain(function)}" for file, line, function in places[max(0, left) :]]
+    return [f"  … {left} frames before these: --json", *lines] if left > 0 else lines
+
+
 def error_words(error: Any) -> str:
     """Type and message of a stored error."""
     if not isinstance(error, dict) or "type" not in error:
         return short_json(error)
-    return plain(f"{str(error['type']).removeprefix('builtins.')}: {str(error.get('message', ''))[:300]}")
+    message = " ".join(str(error.get("message", "")).split())
+    return plain(f"{str(error['type']).removeprefix('builtins.')}: {message[:300]}")

@@ -8,11 +8,13 @@ unpickled on the way back: an exception's class is looked up among those that ar
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
 from hashlib import blake2b
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -25,6 +27,7 @@ ERROR_MAX_BYTES = 16 * 1024  # an error is read by people
 MESSAGE_MAX, SHORT_MAX = 4000, 500  # characters of its message; where it is too big with that
 TEXT_MAX = (4000, 1300, 600, 80)  # characters of each text among its arguments: the first with which all fit; 1,300 of three bytes, 600 of escapes
 CAUSES_MAX = 4
+_NO_JSON = "can't be written as JSON"
 
 EXACT = frozenset({type(None), bool, int, str, float})  # what JSON gives back unchanged when no annotation says otherwise
 
@@ -37,7 +40,7 @@ def _to_builtin(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="json")
-    raise NotImplementedError(f"a {type(value).__module__}.{type(value).__qualname__} can't be written as JSON")
+    raise NotImplementedError(f"a {type(value).__module__}.{type(value).__qualname__} {_NO_JSON}")
 
 
 def _from_builtin(kind: type, value: Any) -> Any:
@@ -66,7 +69,8 @@ def _encoded(value: Any, where: str) -> bytes:
     try:
         encoded = encode_raw(value)
     except Exception as error:  # noqa: BLE001 - an object of the user's may raise whatever it likes when it is looked at
-        raise PayloadRefused(where, f"{brief(error)}; a result must be JSON, a dataclass, Struct, TypedDict, attrs or pydantic") from None
+        why = str(error) if type(error) is NotImplementedError and error.args and str(error).endswith(_NO_JSON) else brief(error)
+        raise PayloadRefused(where, f"{why}; a result must be JSON, a dataclass, Struct, TypedDict, attrs or pydantic") from None
     if len(encoded) > PAYLOAD_MAX_BYTES:
         raise PayloadRefused(where, f"{len(encoded):,} bytes of JSON, more than {PAYLOAD_MAX_BYTES:,}; store it elsewhere and return where it is")
     return encoded
@@ -175,8 +179,11 @@ class Shape:
         return error
 
     def settle(self, value: Any) -> tuple[bytes, Any]:
-        """Encode and give back what a replay would decode. Raises PayloadRefused or ResultInvalid."""
-        encoded = self.encode(value)
+        """Encode a result and give back what a replay would decode. Raises PayloadRefused or ResultInvalid, which name whose it is."""
+        try:
+            encoded = self.encode(value)
+        except PayloadRefused as error:
+            raise error.of(f"result of {self.name}") from None
         return encoded, self._read(encoded)
 
     def _read(self, encoded: bytes) -> Any:
@@ -239,6 +246,8 @@ class StoredError(msgspec.Struct, omit_defaults=True):
 _error_decode = msgspec.json.Decoder(StoredError).decode
 _ORIGIN = "_pgsupervisor_origin"  # (traceback, fingerprint) of an error that came from another process
 _PLACE = re.compile(r'^  File "(.*)", line (\d+), in (.+)$', re.MULTILINE)  # of a stored traceback
+_HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LEADING = ("supervisor/_fastpath/", _HOME + "_fastpath/", _HOME + "engine/")  # files whose frames call the app's code; compiled ones have names of their own
 _LAST_RESORT = b'{"type":"builtins.Exception","message":"the error could not be described"}'
 
 
@@ -302,9 +311,17 @@ def _trace(error: BaseException) -> str:
     try:
         if (origin := _origin(error)) is not None:
             return origin[0]
-        return "".join(traceback.format_tb(error.__traceback__, limit=-12))
+        return "".join(traceback.format_tb(_from_the_app(error.__traceback__), limit=-12))
     except BaseException:  # noqa: BLE001
         return ""
+
+
+def _from_the_app(trace: TracebackType | None) -> TracebackType | None:
+    """*trace* without the engine's frames that lead to the app's code; all of it where none is the app's."""
+    found = trace
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_LEADING):
+        found = found.tb_next
+    return found or trace
 
 
 def clean(text: str) -> str:

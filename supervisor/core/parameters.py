@@ -8,14 +8,15 @@ from __future__ import annotations
 import copy
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 import msgspec.structs
 
 from supervisor.core import codec, kinds
-from supervisor.core.errors import DefinitionError, InputInvalid
+from supervisor.core.errors import DefinitionError, InputInvalid, PayloadRefused
 
 
 def named_parameters(fn: Callable[..., Any], what: str) -> list[inspect.Parameter]:
@@ -35,7 +36,13 @@ def hints(fn: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(fn, include_extras=True)
     except Exception as error:
-        raise DefinitionError(f"{fn.__module__}.{fn.__qualname__}: its annotations can't be resolved: {type(error).__name__}: {error}") from error
+        raise DefinitionError(f"{fn.__module__}.{fn.__qualname__}: its annotations can't be resolved: {type(error).__name__}: {error}; import what they name at the module's level, or mend them") from error
+
+
+def unknown_words(name: str, known: Sequence[str]) -> str:
+    """That no parameter has that name, which there are, and the nearest."""
+    near = get_close_matches(name, known, 1)
+    return f"{name!r} is not one of its parameters ({', '.join(known) or 'it has none'})" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 class Input:
@@ -83,6 +90,8 @@ class Input:
         if not kwargs and len(args) == len(self._names):
             bound: dict[str, Any] = dict(zip(self._names, args, strict=True))
         else:
+            if (unknown := next((name for name in kwargs if name not in self._shapes), None)) is not None:
+                raise InputInvalid(self.name, unknown_words(unknown, self._names))
             try:
                 bound = self._signature.bind(*args, **kwargs).arguments
             except TypeError as error:
@@ -93,7 +102,10 @@ class Input:
             if type(value) in shape.exact and type(value) in (int, bool, type(None)):
                 encoded = codec.encode_raw(value)
             else:
-                encoded = shape.encode(value)
+                try:
+                    encoded = shape.encode(value)
+                except PayloadRefused as error:
+                    raise error.of(f"{self.name}, parameter {name!r}") from None
                 try:
                     shape.decode(encoded)
                 except (msgspec.MsgspecError, NotImplementedError, TypeError, ValueError) as error:
@@ -117,7 +129,7 @@ class Input:
         named = cells if len(self._names) > 1 or list(cells) == self._names else {self._names[0]: cells} if self._names else cells
         unknown = [name for name in named if name not in self._shapes]
         if unknown:
-            raise InputInvalid(self.name, f"{unknown[0]!r} is not one of its parameters ({', '.join(self._names) or 'it has none'})")
+            raise InputInvalid(self.name, unknown_words(unknown[0], self._names))
         try:
             values = msgspec.convert(named, self._struct, strict=False, dec_hook=codec._from_builtin)
         except (msgspec.ValidationError, NotImplementedError, ValueError, TypeError) as error:

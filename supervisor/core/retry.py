@@ -48,6 +48,8 @@ class Retry:
             raise DefinitionError(f"Retry(factor={self.factor!r}): give 1 or more")
         object.__setattr__(self, "initial", seconds(self.initial, "Retry(initial=…)"))
         object.__setattr__(self, "maximum", seconds(self.maximum, "Retry(maximum=…)"))
+        if self.initial > self.maximum:  # type: ignore[operator]
+            raise DefinitionError(f"Retry(initial={self.initial:g}, maximum={self.maximum:g}): no wait is longer than maximum, so the first would not be initial; give maximum={self.initial:g} or more, or a smaller initial")
         object.__setattr__(self, "non_retryable", tuple(self.non_retryable))
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.non_retryable):
             raise DefinitionError(f"Retry(non_retryable={self.non_retryable!r}): give exception classes")

@@ -31,10 +31,11 @@ APPLICATION_NAME_BYTES_MAX = 63
 VARIABLES = ("PGSUPERVISOR_DATABASE_URL", "DATABASE_URL")
 _LIBPQ = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGDATABASE", "PGPORT", "PGUSER")
 _SECRET = re.compile("password|secret", re.IGNORECASE)
+SECRET_MIN = 6  # characters, from which on it is hidden also within other words
 
 _NOT_CONFIGURED = (
     "no database is configured; give one with {} or in PGSUPERVISOR_DATABASE_URL, "
-    "or start the embedded server: python -m supervisor db start"
+    "or use the embedded server, which `python -m supervisor db start` starts where it does not run: export PGSUPERVISOR_DATABASE_URL=\"$(python -m supervisor db url)\""
 )
 
 
@@ -60,7 +61,9 @@ def find_dsn(explicit: str | None = None, *, source: str = "--dsn", environ: Map
     service file, which libpq itself reads (`conninfo` is empty then). Raises ConfigInvalid for one that can't be used.
     """
     environ = os.environ if environ is None else environ
-    if explicit:
+    if explicit is not None:
+        if not explicit.strip():
+            raise ConfigInvalid(f"{source} is empty, as an unset variable of the shell is; give a connection string, or leave it out to use what the environment says")
         return _dsn(explicit, source)
     for variable in VARIABLES:
         if environ.get(variable):
@@ -106,6 +109,16 @@ def _dsn(text: str, source: str) -> Dsn:
             f"or host=… dbname=… user=… (values with spaces in single quotes)"
         ) from None
     return Dsn(text, source, _shown(parts))
+
+
+def without_password(text: str) -> str | None:
+    """The connection string *text* as it can be typed and shown to anybody; None for one that can't be read."""
+    try:
+        parts = _conninfo.conninfo_to_dict(text)
+    except psycopg.Error:
+        return None
+    kept = {name: value for name, value in parts.items() if not _SECRET.search(name)}
+    return text if kept == parts else _conninfo.make_conninfo("", **kept)
 
 
 def _shown(parts: Mapping[str, object]) -> str:
@@ -290,7 +303,7 @@ def application_name(purpose: str) -> str:
 _HINTS = re.compile(r" ?Is the server running [^?]*\?|connection (failed|is bad): (?=connection to server )")  # libpq's own remedy: ours follows; and psycopg's first words
 
 _REMEDIES = (
-    (r'on socket "[^"]*" failed: Permission denied', "let this account into the folder of the socket (that is the file system, not the database's roles), or connect by TCP: host=127.0.0.1"),
+    (r'on socket "[^"]*" failed: Permission denied', "let this account into the folder of the socket (that is the file system, not the database's roles), or connect by TCP (host=127.0.0.1) where the server listens there, which the embedded one does not"),
     (r"refused|No such file or directory|could not connect|Connection reset", "is the server running, and is this where it listens?"),
     (r"password authentication failed|no password supplied", "check the user and the password (PGPASSWORD, ~/.pgpass)"),
     (r"(Peer|Ident) authentication failed", "use the operating-system account of that name, or connect by TCP with a password"),
@@ -311,17 +324,21 @@ _REMEDIES = (
 def not_connected(error: psycopg.Error, given: Mapping[str, object], dsn: Dsn) -> DatabaseUnavailable:
     """The words for a session that could not be had: where, why, what to do; without its secrets."""
     why = _HINTS.sub("", " ".join(str(error).split())) or type(error).__name__
-    for name, value in given.items():
-        if _SECRET.search(name) and value:
-            why = why.replace(str(value), "***")
-    password = os.environ.get("PGPASSWORD")
-    if password:
-        why = why.replace(password, "***")
     remedies = (remedy for pattern, remedy in _REMEDIES if re.search(pattern, why, re.IGNORECASE))
     remedy = next(remedies, "check the connection string and the server's log")
+    for secret in (*(value for name, value in given.items() if _SECRET.search(name)), os.environ.get("PGPASSWORD")):
+        why = _without(why, str(secret)) if secret else why
     where = _shown(given) or dsn.shown or "libpq's defaults"
     came = f", from {dsn.source}" if dsn.source else ""
     return DatabaseUnavailable(f"no session with the database ({where}{came}): {why}; {remedy}")
+
+
+def _without(text: str, secret: str) -> str:
+    """*text* with *secret* hidden; a short one, which is in many words, only where it stands as a word."""
+    found = re.escape(secret)
+    if len(secret) < SECRET_MIN:
+        found = ("" if not re.match(r"\w", secret) else r"(?<!\w)") + found + ("" if not re.search(r"\w$", secret) else r"(?!\w)")
+    return re.sub(found, "***", text)
 
 
 def unavailable(error: psycopg.Error, conn: psycopg.Connection | None = None) -> DatabaseUnavailable:

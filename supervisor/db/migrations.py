@@ -99,9 +99,9 @@ def status(conn: psycopg.Connection, schema: str = "supervisor") -> list[State]:
     return sorted(states)
 
 
-def check(conn: psycopg.Connection, schema: str = "supervisor") -> None:
-    """Raise SchemaMissing, SchemaTooOld, SchemaTooNew or MigrationChanged unless this program fits the schema."""
-    recorded = _recorded(conn, Sql(schema))
+def check(conn: psycopg.Connection, schema: str = "supervisor", role: str = "worker") -> None:
+    """Raise SchemaMissing, SchemaTooOld, SchemaTooNew or MigrationChanged unless this program fits the schema; *role*: the least that it needs, named where a right is missing."""
+    recorded = _recorded(conn, Sql(schema), role)
     where = f"schema {schema!r} of database {conn.info.dbname!r}"
     if not recorded:
         raise SchemaMissing(f"{where} has no tables of pgsupervisor; make them: {command(schema)}")
@@ -123,7 +123,7 @@ def command(schema: str) -> str:
 # ── what is there ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _recorded(conn: psycopg.Connection, sql: Sql) -> dict[int, tuple[str, str, object, str]]:
+def _recorded(conn: psycopg.Connection, sql: Sql, needed: str = "owner") -> dict[int, tuple[str, str, object, str]]:
     """number → name, checksum, applied_at, by_version; empty where the table does not exist."""
     try:
         if not _row(conn, "SELECT pg_catalog.to_regclass({schema_literal} || '.migration') IS NOT NULL", sql)[0]:
@@ -132,8 +132,8 @@ def _recorded(conn: psycopg.Connection, sql: Sql) -> dict[int, tuple[str, str, o
     except errors.InsufficientPrivilege as error:
         role = conn.info.user
         raise PermissionMissing(
-            f"role {role!r} may not read schema {sql.schema!r}; grant it one of the engine's roles, "
-            f"for example: GRANT {sql.tokens['role_worker']} TO \"{role}\""
+            f"role {role!r} may not read schema {sql.schema!r}; grant it the engine's role for this: "
+            f"GRANT {sql.tokens[f'role_{needed}']} TO \"{role}\""
         ) from error
     return {number: (name, checksum, applied_at, by_version) for number, name, checksum, applied_at, by_version in rows}
 

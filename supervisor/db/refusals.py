@@ -31,9 +31,10 @@ def no_schema(schema: str, dbname: str) -> SchemaMissing:
 
 
 def no_right(schema: str, user: str, role: str, text: str, what: str = "this") -> PermissionMissing:
-    """What *text* says the server refused *user*, who lacks *role* of the engine's."""
+    """What *text* says the server refused *user*, who lacks *role* of the engine's. *what*: a verb, or what it was about."""
+    asked = "" if what in ("a question", "this") else what
     return PermissionMissing(
-        f"role {user!r} may not do {what} in schema {schema!r} ({text}); "
+        f"role {user!r} may not {f'do what {asked} asks for' if asked else 'ask for this'} in schema {schema!r} ({text}); "
         f'grant it the engine\'s role: GRANT {Sql(schema).tokens[f"role_{role}"]} TO "{user}"'
     )
 

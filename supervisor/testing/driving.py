@@ -23,6 +23,7 @@ from supervisor.api.handles import Run
 from supervisor.api.verbs import Verbs
 from supervisor.core import context, registry
 from supervisor.core.histories import History
+from supervisor.core.retry import seconds
 from supervisor.engine.visibility import loop_hidden
 from supervisor.testing import reading
 from supervisor.testing.client_async import DrivenAsyncClient
@@ -107,7 +108,7 @@ class Driven(Client):
 
     def advance(self, by: float | timedelta) -> None:
         """Let time pass, in seconds, and everything happen that is due meanwhile, each at its moment."""
-        until = self.now + (by if isinstance(by, timedelta) else timedelta(seconds=by))
+        until = self.now + timedelta(seconds=seconds(by, "advance(…)"))
         with self._entered():
             self._settle()
             while self._jump(until):

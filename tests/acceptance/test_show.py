@@ -79,7 +79,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "token": ("waiting at step staged_ask (seq 0, attempt 1)", "  it waits for token of staged_ask at seq 0", "complete TOKEN, or fail TOKEN; operators: skip RUN --seq 0"),
     "child": ("  it waits for child run staged_sleep at seq 0, child run staged_middle at seq 1", "  1 of 2 ended", "children: 1 completed, 1 waiting"),
     "any_of": ("  it waits for signal staged_approved at seq 0, timer sleep at seq 1", "signal RUN 'staged_approved'", "whoever can make one of them happen"),
-    "nondeterminism": ("  expected: step 'staged_other'", "  found: step 'staged_part'", "who deploys its code; then operators: python -m supervisor retry RUN"),
+    "nondeterminism": ("  expected: step 'staged_other'", "  found: step 'staged_part'", "staged.py:", "the same version,", "what frees it: make that code do the same each time, or bring back", "who deploys its code; then operators: python -m supervisor retry RUN"),
     "code_missing": ("  this worker knows: staged_approval", "versions move --help"),
     "attempts_exhausted": ("step staged_fatal (seq 0) has ended its worker 3 times, the last one by SIGKILL", "  the worker's last log lines:", "skip RUN --seq 0", "0 + 3 crashes"),
     "crash_loop": ("  claims: 12", "python -m supervisor retry RUN"),

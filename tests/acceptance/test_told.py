@@ -12,6 +12,7 @@ import pytest
 
 from supervisor import Client
 from supervisor.cli.audit import VERBS
+from supervisor.core.errors import InputInvalid
 from tests.acceptance.test_reading import as_role, registered, started
 from tests.acceptance.test_workers import command
 from tests.acceptance.visits import Read, served
@@ -125,7 +126,7 @@ def test_a_right_that_is_missing_is_said_of_the_verb(words: tuple[str, ...], dat
     registered(database, "checkout")
     started(database, "checkout", key="k")
     text = said(as_role(database, "viewer"), *words, folder=tmp_path, code=77)
-    assert f"may not do {words[0]} in schema" in text and 'GRANT "supervisor_client"' in text and "a question" not in text
+    assert f"may not do what {words[0]} asks for in schema" in text and 'GRANT "supervisor_client"' in text and "a question" not in text
 
 
 def test_nothing_done_is_not_said_to_be_done(database: Database, tmp_path: Path) -> None:
@@ -134,6 +135,30 @@ def test_nothing_done_is_not_said_to_be_done(database: Database, tmp_path: Path)
     started(database, "checkout", key="k")
     made = command(as_role(database, "viewer"), "cancel", "--filter", "key = k", "--yes", folder=tmp_path)
     assert (made.returncode, made.stdout) == (77, "")
+
+
+def test_what_is_to_be_typed_has_the_dsn_that_was_typed(database: Database, server: Server, tmp_path: Path) -> None:
+    """`migrate` without it would make tables in the database of the environment. Its password is not repeated."""
+    other = f"{server.dsn} password=canary-secret".replace("dbname=supervisor", "dbname=postgres")
+    text = said(database, "list", "--dsn", other, folder=tmp_path, code=75)
+    assert "python -m supervisor migrate --dsn '" in text and "dbname=postgres" in text and "canary" not in text
+    assert "--dsn is empty" in said(database, "list", "--dsn", "", folder=tmp_path, code=78)
+
+
+def test_a_parameter_that_is_not_there_is_named_with_the_nearest(database: Database, hosts: HostFactory, tmp_path: Path) -> None:
+    """`start tea centz=5`: that cents expects a number is true, and helps nobody."""
+    hosts.start("tests.apps.deaf", procs=1).wait_up(1)
+    text = said(database, "start", "deaf", "m=2", folder=tmp_path, code=2)
+    assert "workflow deaf: 'm' is not one of its parameters (n)" in text
+    with Client(database.dsn) as client, pytest.raises(InputInvalid, match="'nn' is not one of its parameters .n.; did you mean 'n'"):
+        client.start(deaf.deaf, nn=2)  # type: ignore[call-arg]
+
+
+def test_a_key_that_named_a_run_is_said_also_when_it_is_waited_for(database: Database, tmp_path: Path) -> None:
+    registered(database, "checkout")
+    run = started(database, "checkout", key="k")
+    text = said(database, "start", "checkout", "--key", "k", "--wait", "--timeout", "0.1", folder=tmp_path, code=124)
+    assert f"key 'k' named this run already, nothing was started: run {run}; waiting for its end" in text
 
 
 @pytest.mark.parametrize("where", ["> /dev/full", ">&-"])

@@ -178,7 +178,7 @@ def kit_hands_over(beat: float) -> str:
     raise CompleteLater(heartbeat=beat)
 
 
-@step(retry=Retry(max_attempts=1000, initial=600, factor=1), schedule_to_close=7200)
+@step(retry=Retry(max_attempts=1000, initial=60, factor=1), schedule_to_close=7200)
 def kit_fails_on() -> str:
     raise OSError("again")
 

@@ -159,3 +159,23 @@ def test_database_that_goes_away_keeps_what_was_acknowledged(own_server: Server,
         again = client.start(odd.takes.options(key="acknowledged"), FINE)
         assert (again.id, again.created) == (run.id, False)
     assert database.one("select count(*) from supervisor.run") == 1
+
+
+@pytest.mark.parametrize("password", ["x", "role", "does", "!x"])
+def test_a_short_password_takes_no_word_apart_and_no_hint_away(password: str) -> None:
+    """`does not e***ist`: and what to do was looked for in what was left."""
+    said = f'connection to server at "h", port 5432 failed: FATAL:  role "w5r" does not exist (as w5r:{password}@h)'
+    told = str(connect.not_connected(psycopg.OperationalError(said), {"password": password}, connect.Dsn("host=h", "--dsn")))
+    assert told.endswith("; create it (createuser), or name another") and " exist (as w5r:***@h)" in told
+
+
+def test_a_longer_password_is_hidden_wherever_it_stands() -> None:
+    told = str(connect.not_connected(psycopg.OperationalError("at canary-7xyz"), {"password": "canary-7"}, connect.Dsn("host=h", "--dsn")))
+    assert "canary" not in told and "***xyz" in told
+
+
+def test_an_empty_dsn_is_not_taken_for_none() -> None:
+    """--dsn "$UNSET" would go to the database of the environment."""
+    for given in ("", " "):
+        with pytest.raises(ConfigInvalid, match="--dsn is empty"):
+            connect.find_dsn(given, environ={"PGSUPERVISOR_DATABASE_URL": "host=elsewhere"})

@@ -68,12 +68,15 @@ BAD: dict[str, Callable[[], Any]] = {
     "step transactional at_most_once": lambda: step(transactional=True, at_most_once=True)(_plain),  # type: ignore[call-overload]
     "step transactional in thread": lambda: step(transactional=True, run="thread")(_plain),  # type: ignore[call-overload]
     "step transactional without tx": lambda: step(transactional=True)(_nothing),
+    "step transactional with data first": lambda: step(transactional=True)(_counts),
     "step isolation unknown": lambda: step(transactional=True, isolation="chaos")(_plain),  # type: ignore[call-overload]
     "step isolation without transaction": lambda: step(isolation="serializable")(_plain),  # type: ignore[call-overload]
     "retry attempts": lambda: Retry(max_attempts=0),
     "retry attempts many": lambda: Retry(max_attempts=1001),
     "retry factor": lambda: Retry(factor=0.5),
     "retry initial": lambda: Retry(initial=-1),
+    "retry initial over maximum": lambda: Retry(initial=5, maximum=1),
+    "first without names": lambda: first(placed.add.aio(1, 2), placed.add.aio(3, 4)),  # type: ignore[arg-type]
     "retry non_retryable": lambda: Retry(non_retryable=("ValueError",)),  # type: ignore[arg-type]
     "options priority": lambda: placed.ordinary.options(priority=10),
     "options priority bool": lambda: placed.ordinary.options(priority=True),
@@ -84,6 +87,10 @@ BAD: dict[str, Callable[[], Any]] = {
     "workflow name nul": lambda: workflow(name="a\x00b")(_plain),
     "workflow name long": lambda: workflow(name="x" * 501)(_plain),
 }
+
+
+def _counts(n: int) -> int:
+    return n
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ async def wrong(order: Order) -> int:
     await start(charge, 1, 2)  # E: call-overload reportArgumentType
     await gather(1, 2)  # E: call-overload reportArgumentType
     await gather(pack(1), pack(2))  # E: call-overload reportArgumentType
-    await first(charge(1, 2), sleep(3))  # E: call-arg reportCallIssue
+    await first(charge(1, 2), sleep(3))  # E: arg-type reportArgumentType
     await first(paid=charge(1, 2), late=600)  # E: arg-type reportArgumentType
     await sleep("1 h")  # E: arg-type reportArgumentType
     await sleep_until(3600)  # E: arg-type reportArgumentType
