@@ -127,6 +127,8 @@ def test_a_loop_that_is_stuck_in_a_step_still_answers(hosts: HostFactory, effect
         # SIGUSR1 says the same in the log, of all processes
         os.kill(host.pid, signal.SIGUSR1)
         eventually(lambda: f"parked.py:{line_of('the line that is stuck inline')} inline" in host.log() and f"parent (pid {host.pid})" in host.log(), 20)
+        told = next(at for at, line in enumerate(host.log().splitlines()) if line.endswith("stacks, as SIGUSR1 asks:"))
+        assert host.log().splitlines()[told + 1].startswith("    ") and "\\n" not in host.log(), "a worker's stack is lines too"
         effects.open("go")
         assert run.result(timeout=30) == 3
 
