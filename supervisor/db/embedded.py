@@ -58,7 +58,6 @@ SOCKET_PATH_BYTES_MAX = 107        # sun_path without its NUL
 LOG_BYTES_MAX = 16 * 2**20
 POLL_S = 0.02                      # while waiting: a start takes 0.2 s, a recovery any time
 TELL_EVERY_S = 1.0
-_EVERYDAY = re.compile("logical replication launcher")  # its end with exit code 1 is how it ends at every stop
 PING_TIMEOUT_S = 2                 # libpq's least; a server that hangs must not silence the progress
 EXEC_S = 5.0                       # from fork to the end of exec, on a machine that swaps
 ORPHAN_GRACE_S = 2.0               # backends of a killed server notice within milliseconds, unless busy
@@ -139,7 +138,7 @@ class EmbeddedServer:
             return False
         os.kill(pid, STOP_SIGNALS[mode])
         while self._is_server(pid):
-            self._tell("stopping PostgreSQL" + self._last_log_line())
+            self._tell("stopping PostgreSQL" + self._last_log_line("shut"))
             time.sleep(POLL_S)
         return True
 
@@ -433,9 +432,9 @@ class EmbeddedServer:
         except FileNotFoundError:
             return "(no log)"
 
-    def _last_log_line(self) -> str:
-        """Return the last words that the server wrote by itself, without their prefix: what it is doing; nothing before its first."""
-        said = [line.partition("LOG:")[2].strip() for line in self._log_tail().splitlines() if "LOG:" in line and not _EVERYDAY.search(line)]
+    def _last_log_line(self, of: str = "") -> str:
+        """Return the last words that the server wrote by itself and that have *of* in them, without their prefix: what it is doing; nothing before its first."""
+        said = [line.partition("LOG:")[2].strip() for line in self._log_tail().splitlines() if "LOG:" in line and of in line]
         return f": {said[-1]}" if said else ""
 
     def _tell(self, text: str, *, now: bool = False) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import Client, RunFailed, RunTerminated
+from supervisor.db.embedded import EmbeddedServer
 from tests.faults import apps_said as said
 from tests.harness import Database, Effects, HostFactory, Server, eventually
 
@@ -147,6 +148,16 @@ def test_a_stopped_worker_is_told_and_shown(hosts: HostFactory, database: Databa
         os.kill(pid, signal.SIGCONT)
         eventually(lambda: "it was stopped, for" in host.log(), 20, "that it goes on")
     assert host.log().count("was stopped (") == 1
+
+
+def test_a_stop_of_the_server_tells_only_of_the_stop(tmp_path: Path) -> None:
+    """How the replication launcher ends at every stop read like a fault."""
+    server = EmbeddedServer(tmp_path)
+    ends = 'background worker "logical replication launcher" (PID 9075) exited with exit code 1'
+    server.log_path.write_text(f"LOG:  database system is ready to accept connections\nLOG:  received fast shutdown request\nLOG:  {ends}\n")
+    assert server._last_log_line("shut") == ": received fast shutdown request"
+    server.log_path.write_text("LOG:  database system is ready to accept connections\n")
+    assert server._last_log_line("shut") == ""
 
 
 def test_a_terminated_run_is_no_alarm(hosts: HostFactory, database: Database, effects: Effects, build: str) -> None:
