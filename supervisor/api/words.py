@@ -140,6 +140,7 @@ def gather(*awaitables: Any) -> Any:
 def first(*nameless: Never, **awaitables: Awaitable[Any]) -> Durable[tuple[str, Any]]:
     """Run several things at once; (name, result) of the first that ends. The losers are cancelled, durably."""
     if nameless or not awaitables:
+        each: object
         for each in nameless:
             if inspect.iscoroutine(each):
                 each.close()

@@ -39,6 +39,10 @@ def audit(run: str | None, schedule: str | None, verb: str | None, before: Place
     """List what operators did to one run, to one schedule, or to all and to queues, newest first.
 
     Kept as long as the runs' history. With --json one object per line. The role wants to be viewer or operator.
+
+    \b
+      pgsupervisor audit order-42
+      pgsupervisor audit --verb skip --limit 20
     """
     from supervisor.db import history
 

@@ -55,6 +55,10 @@ def list_runs(
     """List runs, newest first: all, or those that FILTER asks for.
 
     With --json one object per line. Reads the views: the role wants to be viewer or operator.
+
+    \b
+      pgsupervisor list 'workflow = checkout AND status = failed AND age < 1h'
+      pgsupervisor list 'wait = signal' --limit 100 --watch
     """
     named = {"status": status, "workflow": workflow, "key": key}
     tests = (Compare(name, "=", (value,)) for name, value in named.items() if value is not None)

@@ -176,19 +176,22 @@ def main(args: Sequence[str] | None = None) -> None:
 
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words[:2]
+    out = sys.stdout
     try:
         output.draw_for_stdout()
         _warn_of_namesakes()
+        out = sys.stdout
         result: Any = cli.main(words, prog_name=_program_name(), standalone_mode=False)
         if sys.stdout is not None:  # None where nobody opened it: >&-
             sys.stdout.flush()
         code = result if isinstance(result, int) else 0
-    except BrokenPipeError:
-        # whoever read our output went away: say nothing
-        _discard_stdout()
-        code = EXIT_PIPE
     except BaseException as error:  # noqa: BLE001 - the last resort of the program
-        code = _report(error, debug, _given_dsn(words))
+        if isinstance(error, BrokenPipeError) or isinstance(error, SystemExit) and sys.stdout is not out:  # click exits with 1 then, its own stdout in place
+            # whoever read our output went away: say nothing
+            _discard_stdout()
+            code = EXIT_PIPE
+        else:
+            code = _report(error, debug, _given_dsn(words))
     sys.exit(code)
 
 

@@ -31,6 +31,9 @@ def pause(order: Order) -> int | None:
 
     Steps that execute end and are recorded first; timers keep their due times, signals are kept. The role wants to be client or operator, with --filter
     operator. Exit code 1 when one had ended, or is locked by somebody else.
+
+    \b
+      pgsupervisor pause order-42 --reason "the warehouse is shut"
     """
     return _do(order, "pause", lambda client, run_id: (True, client.pause(run_id, order.reason, actor=order.actor), None))
 
@@ -68,7 +71,11 @@ def retry(order: Order) -> int | None:
 @click.option("--workflow", metavar="NAME", help="Another workflow, whose code does the same up to there.")
 @operating
 def fork(order: Order, seq: int, input_json: str | None, workflow: str | None) -> int | None:
-    """Start new runs that have been given what these were before the result of step N, and go on from there. The runs themselves stay as they are."""
+    """Start new runs that have been given what these were before the result of step N, and go on from there. The runs themselves stay as they are.
+
+    \b
+      pgsupervisor fork order-42 --seq 7
+    """
     given = None if input_json is None else _json("--input-json", input_json)
     if given is not None and not isinstance(given, dict):
         raise click.UsageError("--input-json wants an object by parameter name: '{\"order_id\": 42}'")
@@ -90,7 +97,11 @@ def fork(order: Order, seq: int, input_json: str | None, workflow: str | None) -
 @click.option("--app", metavar="MODULE", help="Where the step's code is: the value is checked against its annotation.")
 @operating
 def skip(order: Order, seq: int, value: str, app: str | None) -> int | None:
-    """Give step N a result, in place of executing it again; the runs go on. For steps that failed, crashed, or have been running for a second."""
+    """Give step N a result, in place of executing it again; the runs go on. For steps that failed, crashed, or have been running for a second.
+
+    \b
+      pgsupervisor skip order-42 --seq 7 --json-value '"paid by hand"' --reason "the bank is down"
+    """
     if app is not None:
         from supervisor.cli.run import load_app
 
@@ -113,7 +124,11 @@ def skip(order: Order, seq: int, value: str, app: str | None) -> int | None:
 @click.option("--next-in", type=float, metavar="S", help="Seconds from now to the next try.")
 @operating
 def edit_retry(order: Order, seq: int, next_in: float | None, **policy: Any) -> int | None:
-    """Change the retry policy of step N, which failed or has been executing for a second, and has no result yet, for these runs alone."""
+    """Change the retry policy of step N, which failed or has been executing for a second, and has no result yet, for these runs alone.
+
+    \b
+      pgsupervisor edit-retry order-42 --seq 7 --max-attempts 20 --next-in 0
+    """
     changed = {name: value for name, value in policy.items() if value is not None}
     if not changed and next_in is None:
         raise click.UsageError("nothing to change: give --max-attempts, --initial, --factor, --maximum or --next-in")

@@ -26,6 +26,9 @@ def query(run: str, name: str, json_value: str | None, timeout: float, dsn: str 
     """Ask a run, by its id or its key, what the handler of its workflow answers that is called NAME.
 
     A worker that has its code replays the run's history to answer, and executes nothing; the run need not live, and does not notice.
+
+    \b
+      pgsupervisor query order-42 total
     """
     arguments = [] if json_value is None else [_parsed(json_value)]
     with options.client(dsn, schema) as client:

@@ -22,6 +22,9 @@ def signal(run: str, name: str, value: str, message_id: str | None, dsn: str | N
     """Send the signal NAME to a live run, by its id or its key.
 
     It is stored when this returns, and the run is given it at its next wait for that name. Any role but viewer may do it.
+
+    \b
+      pgsupervisor signal order-42 approved --json-value '{"by": "ann"}'
     """
     import msgspec
 

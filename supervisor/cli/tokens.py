@@ -26,7 +26,11 @@ def _tell(as_json: bool, verb: str, stored: bool, words: str) -> int | None:
 @options.schema
 @options.as_json
 def complete(token: str, value: str, dsn: str | None, schema: str | None, as_json: bool) -> int | None:
-    """Give the step that handed out TOKEN its result. Exit code 1 when it has just that already, or the token is closed."""
+    """Give the step that handed out TOKEN its result. Exit code 1 when it has just that already, or the token is closed.
+
+    \b
+      pgsupervisor complete "$TOKEN" --json-value '{"approved": true}'
+    """
     result = _json("--json-value", value)
     with options.client(dsn, schema) as client:
         return _tell(as_json, "complete", client.complete(token, result), "completed")

@@ -30,6 +30,9 @@ def update(
     """Send the update NAME to a live run, by its id or its key, and print what its handler returns.
 
     A rejection by the run's validator leaves nothing in its history. Any role but viewer may do it.
+
+    \b
+      pgsupervisor update order-42 set_address '{"city": "Bern"}'
     """
     arguments = [] if value is None else [_parsed(value)]
     with options.client(dsn, schema) as client:

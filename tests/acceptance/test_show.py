@@ -99,7 +99,7 @@ def test_a_run_says_why_it_waits_what_frees_it_and_who_can_act(stage: Stage, cod
     assert f"{meaning} [{code}], since " in first and re.search(r"since (now|[\d.]+ (µs|ms|s|min).* ago)$", first)
     (frees,) = re.findall(r"^  what frees it: (.*)$", page, re.MULTILINE)
     (acts,) = re.findall(r"^  who can act: (.*)$", page, re.MULTILINE)
-    assert freed_by.split(":")[0].replace("RUN", run).split(",")[0] in frees or code in ("signal", "any_of")
+    assert freed_by.replace("(see detail)", "(see above)").split(":")[0].replace("RUN", run).split(",")[0] in frees or code in ("signal", "any_of")
     assert acts.startswith(re.split("RUN|QUEUE", who)[0]) and not re.search("SEQ|RUN|QUEUE", acts)
     for words in SAID[code]:
         assert words.replace("RUN", run).replace("FRONT", str(staged.in_front(stage.database))) in page, f"{words!r} is not said:\n{page}"

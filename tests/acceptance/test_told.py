@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from supervisor import Client
 from supervisor.cli.audit import VERBS
+from supervisor.cli.main import cli
 from supervisor.core.errors import InputInvalid
 from tests.acceptance.test_reading import as_role, registered, started
 from tests.acceptance.test_workers import command
@@ -168,6 +173,28 @@ def test_an_output_that_takes_nothing_is_no_error_of_ours(where: str, database: 
     made = subprocess.run(f"{sys.executable} -m supervisor list {where}", shell=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn, "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in made.stderr and "error of pgsupervisor" not in made.stderr, made.stderr
     assert (made.returncode, "No space left on device" in made.stderr) == ((73, True) if "full" in where else (0, False)), made.stderr
+
+
+@pytest.mark.parametrize("words", [("list", "--json"), ("list", "--watch"), ("export", "k")], ids=" ".join)
+def test_a_reader_that_goes_away_is_one_exit_code(words: tuple[str, ...], database: Database, tmp_path: Path) -> None:
+    """`export | head` ended with 1, as if something had gone wrong."""
+    registered(database, "checkout")
+    started(database, "checkout", key="k")
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "wb") as out:
+        made = subprocess.run([sys.executable, "-m", "supervisor", *words], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PGSUPERVISOR_DATABASE_URL": database.dsn, "PATH": "/usr/bin:/bin"}, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (made.returncode, made.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("command", ["list", "signal", "update", "query", "pause", "skip", "edit-retry", "fork", "complete", "audit"])
+def test_help_has_an_example(command: str) -> None:
+    """Each is a line that click itself can read as the command's."""
+    made = CliRunner().invoke(cli, [command, "--help"])
+    (line, *_) = [line.strip() for line in made.output.splitlines() if line.strip().startswith(f"pgsupervisor {command} ")]
+    words = shlex.split(line.replace("$TOKEN", "t"))[2:]
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None and found.make_context(command, words)
 
 
 def test_migrate_without_the_right_says_so(database: Database, tmp_path: Path) -> None:
