@@ -318,3 +318,22 @@ def test_fingerprint_tells_places_apart_and_not_messages() -> None:
 
     assert codec.fingerprint(raised("a")) == codec.fingerprint(raised("b")) != codec.fingerprint(elsewhere())
     assert len(codec.fingerprint(Unprintable())) == 12
+
+
+def test_a_stored_traceback_begins_with_the_app():
+    """The frames that call the app are the same for every error there is."""
+    engine: dict[str, Any] = {}
+    exec(compile("def call(fn):\n    fn()", "supervisor/_fastpath/loop.py", "exec"), engine)
+
+    def app() -> None:
+        engine["call"](lambda: 1 / 0)
+
+    for caller, of_engine in ((lambda: engine["call"](app), 1), (lambda: engine["call"](None), 1)):
+        try:
+            caller()
+        except Exception as error:
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # this test's own frame
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # and the lambda's
+            text = msgspec.json.decode(codec.encode_error(error))["traceback"]
+            assert text.count("_fastpath") == of_engine, "those in between stay, and all where none is the app's"
+            assert (" in app" in text.splitlines()[0]) == (text.count("File") > 1)

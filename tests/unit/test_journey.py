@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor.cli import family, journey
-from supervisor.cli.why import detail_words
+from supervisor.cli.why import FRAMES_SHOWN, detail_words, raised_at
 from supervisor.db.history import History
 
 BEGAN = datetime(2026, 11, 30, tzinfo=timezone.utc)
@@ -159,3 +159,13 @@ def test_the_tree_says_where_more_is() -> None:
     lines = family.tree(History(itself, None, [], [], tree=[*above, run_row(0, "r", "b", 2, children=50), *(run_row(1, f"c{n}", "r", n) for n in range(50))]))
     assert lines[2:6] == ["above it: run further", "w  a  running", "└─ w  b  running", "   └─ w  r  running  <- this run"]
     assert len(lines) == 2 + family.SHOWN + 1 and lines[-1] == "and 14 lines more: --json"
+
+
+def test_where_it_was_raised_is_said_by_the_lines_of_the_app() -> None:
+    """The engine's are ours to read; of many the innermost say most."""
+    frames = ["supervisor/_fastpath/loop.py", "/x/supervisor/engine/executors.py", "/app/shop.py", "/x/supervisor/core/codec.py"]
+    trace = "".join(f'  File "{file}", line {n}, in f\n    code\n' for n, file in enumerate(frames))
+    assert raised_at({"traceback": trace}, {"traceback": '  File "/app/bank.py", line 9, in pay\x1b\n'}) == ["  raised at /app/shop.py:2 in f", "  raised at /app/bank.py:9 in pay\\x1b"]
+    deep = "".join(f'  File "/app/deep.py", line {n}, in f\n' for n in range(20))
+    assert raised_at({"traceback": deep}) == ["  … 15 frames before these: --json", *(f"  raised at /app/deep.py:{n} in f" for n in range(20 - FRAMES_SHOWN, 20))]
+    assert raised_at(None) == raised_at({"traceback": None}) == []

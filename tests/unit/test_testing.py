@@ -512,3 +512,10 @@ def test_no_pause_holds_up_an_end(env):
 
 def _hands_over() -> None:
     raise CompleteLater(timeout=60)
+
+
+def test_time_does_not_go_back(env):
+    """It was taken without a word, and nothing happened."""
+    for by in (-1, timedelta(seconds=-1), float("nan")):
+        with pytest.raises(DefinitionError, match="advance"):
+            env.advance(by)
