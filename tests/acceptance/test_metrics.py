@@ -213,6 +213,7 @@ def test_live_is_the_host_and_ready_is_all_it_needs(hosts: HostFactory, own_serv
     try:
         with metered(factory, procs=1) as meter, Client(database.dsn) as client:
             client.start(app.metered_counts, 2).result(timeout=30)
+            eventually(lambda: meter.ask("/readyz")[0] == 200, 10)  # its parent hears of a worker a little later than the worker of its first run
             assert [meter.ask(path)[:2] for path in ("/livez", "/readyz", "/startupz")] == [(200, "ok\n")] * 3
             own_server.embedded.stop("immediate")  # type: ignore[attr-defined]
             status, text, _ = eventually(lambda: (told := meter.ask("/readyz"))[0] == 503 and told, 30)

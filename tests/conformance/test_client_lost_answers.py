@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +38,7 @@ class Forgetful(GoBetween):
 @pytest.fixture
 def way(database: Database) -> Iterator[Forgetful]:
     register(database, "asked_sleeper", "asked_double")
-    made = Forgetful(database.dsn, Path(tempfile.mkdtemp(prefix="pgs-lose-", dir="/tmp")))
+    made = Forgetful(database.dsn)
     try:
         yield made
     finally:

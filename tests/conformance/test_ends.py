@@ -330,7 +330,9 @@ def test_what_is_to_end_is_not_paused_whoever_asks(database: Database, hosts: Ho
     said = command(database, "pause", str(one.id))
     assert said.returncode == 1 and "it is being cancelled" in said.stderr
     told = [json.loads(line) for line in command(database, "pause", "--filter", "workflow = ended_saga", "--yes", "--json").stdout.splitlines()]
-    assert sorted((each["done"], each["state"]) for each in told) == [(False, "refused"), (False, "refused"), (True, "paused")]
+    *runs, summary = told
+    assert sorted((each["done"], each["state"]) for each in runs) == [(False, "refused"), (False, "refused"), (True, "paused")]
+    assert summary["done"] == 1, summary
     bulk = client.operate_all("pause", "workflow = ended_saga")
     assert (bulk.found, bulk.done, bulk.refused) == (3, 0, 3)
     assert [row[0] for row in database.sql("select run_id from supervisor.pauses")] == [idle.id]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -34,7 +32,7 @@ def stored(database: Database, run: object) -> list[object]:
 
 @pytest.fixture
 def way(post: Database) -> Iterator[Forgetful]:
-    made = Forgetful(post.dsn, Path(tempfile.mkdtemp(prefix="pgs-lose-", dir="/tmp")))
+    made = Forgetful(post.dsn)
     try:
         yield made
     finally:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -122,7 +120,7 @@ def test_one_that_is_refused_refuses_no_other(post: Database) -> None:
 @pytest.mark.parametrize("lost", ["signals_together", "start_runs"])
 def test_answers_that_are_lost_are_asked_for_again(post: Database, lost: str) -> None:
     """The transaction has committed and nobody is told: it is repeated under the same ids, for all that are in it."""
-    way = Forgetful(post.dsn, Path(tempfile.mkdtemp(prefix="pgs-lose-", dir="/tmp")))
+    way = Forgetful(post.dsn)
     try:
         with Client(way.dsn) as client, ThreadPoolExecutor(THREADS) as threads:
             run = client.start(letters.collects, 100)

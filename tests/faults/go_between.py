@@ -3,9 +3,10 @@ ends where they are and pass nothing."""
 
 from __future__ import annotations
 
-import os
 import selectors
+import shutil
 import socket
+import tempfile
 import threading
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import psycopg
 class GoBetween:
     """Clients connect to `dsn`. `cut` ends what clients have; the server hears nothing of it. While `closed`, nobody gets in."""
 
-    def __init__(self, dsn: str, folder: Path) -> None:
+    def __init__(self, dsn: str) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="pgs-between-", dir="/tmp"))  # a socket's path is short
         given = psycopg.conninfo.conninfo_to_dict(dsn)
         self._server = f"{given['host']}/.s.PGSQL.{given['port']}"
         self._path = folder / f".s.PGSQL.{given['port']}"
@@ -105,4 +107,4 @@ class GoBetween:
         self._thread.join(5)
         for end in (self._listener, *self._peers, *self._hung):
             end.close()
-        os.unlink(self._path)
+        shutil.rmtree(self._path.parent)

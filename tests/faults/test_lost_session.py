@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,7 +194,7 @@ def test_stopped_worker_writes_nothing_of_what_was_taken_over(
 
 @pytest.fixture
 def between(database: Database) -> Iterator[GoBetween]:
-    made = GoBetween(database.dsn, Path(tempfile.mkdtemp(prefix="pgs-between-", dir="/tmp")))
+    made = GoBetween(database.dsn)
     try:
         yield made
     finally:
