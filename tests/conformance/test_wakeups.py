@@ -374,7 +374,7 @@ def test_after_an_adoption_a_worker_is_nudged_as_before(database: Database, host
         for n in range(1, 4):
             assert client.start(apps_plain.one_step, n).result(timeout=20) == n + 1
             database.sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name ~ '^pgsupervisor: worker'")
-            eventually(lambda n=n: host.log().count(" goes on as worker ") == n, 20)  # type: ignore[misc]
+            eventually(lambda n=n: len(re.findall(r"worker \d+ goes on as worker ", host.log())) == n, 20)  # type: ignore[misc]
         silence(database)
         eventually(lambda: ended(database) == 4, 10 * rest.POLL_IDLE_S)
         assert host.log().count(" is up as ") == 1
