@@ -26,6 +26,7 @@ SUM_S = (1.0, 10.0, 60.0)  # from one sum to the next, while it goes on
 KINDS_MAX = 1000  # remembered; a storm of errors that are all of another kind is summed up like any other
 FIRST_MAX = 10  # told at once between two sums
 ERROR_MAX = 300
+UNKNOWN = "a workflow that this app has not"  # a run whose time was over before anybody who knows it took it
 STATUS_COLUMN, ERROR_COLUMN = 1, 3  # of a batch's outcomes
 _BAD = tuple(struct.pack(">ih", 2, status) for status in (FAILED, TIMED_OUT))  # an element of the array of statuses
 
@@ -53,7 +54,7 @@ class Failures:
                 self._failed(run, errors.get(run.id), batch)
 
     def _failed(self, run: Any, encoded: bytes | None, batch: Batch) -> None:
-        name = run.workflow.name
+        name = run.workflow.name if run.workflow is not None else UNKNOWN
         kind, error = codec.told(encoded)
         kind, error = f"{name} {kind}", plain(error[:ERROR_MAX])
         if kind in self._known or self._first >= FIRST_MAX:

@@ -15,6 +15,7 @@ from supervisor._fastpath.loop import INT4, TEXT, Run
 from supervisor.core import registry
 from supervisor.db.arrays import encode_rows
 from supervisor.engine.commands import CODE_MISSING, CRASH_LOOP
+from supervisor.engine.failures import UNKNOWN
 from supervisor.engine.visibility import loop_hidden
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Taking:
                 continue
             if run.workflow is None:
                 known = ", ".join(sorted(registry.workflows())) or "none"
-                self._worker.failures.missing("a workflow that this app has not", f"it is number {_i4.unpack(workflow_id)[0]} in the catalogue, this worker knows {known}")
+                self._worker.failures.missing(UNKNOWN, f"it is number {_i4.unpack(workflow_id)[0]} in the catalogue, this worker knows {known}")
                 commands.park(run, CODE_MISSING, {"workflow_id": _i4.unpack(workflow_id)[0], "this_worker_knows": known})
             elif wants is not None:
                 self._worker.failures.missing(run.workflow.name, f"they want version {wants}, this worker has {run.workflow.version}")

@@ -54,6 +54,21 @@ def test_failed_runs_are_told_first_of_a_kind_then_summed_up(database: Database,
         assert host.log().count("said_failing") < 20
 
 
+def test_a_run_of_a_workflow_that_nobody_has_is_told_when_its_time_is_over(database: Database, hosts: HostFactory, build: str) -> None:
+    """Whoever takes it ends it as timed out, knows no name for it, and goes on."""
+    with hosts(APP, build=build, procs=1):
+        pass
+    database.sql("insert into supervisor.workflow (name, queue, timeout_s) values ('said_nowhere', supervisor.queue_id('default'), 0.1)")
+    run = database.one("select supervisor.new_id()")
+    database.sql("select supervisor.start_one('said_nowhere', %s, '{}', null, 5::int2, '0')", run)
+    eventually(lambda: database.one("select clock_timestamp() > cancel_at from supervisor.task"), 10)
+    with hosts(APP, build=build, procs=1) as host:
+        told = f"run {run} of a workflow that this app has not timed out: "
+        eventually(lambda: told in host.log(), 20, "it to be told")
+        assert database.one("select status from supervisor.runs where run_id = %s", run) == "timed_out"
+        assert "could not be processed" not in host.log() and host.log().count(" is up as ") == 1
+
+
 def test_a_failed_run_is_told_with_its_fields(hosts: HostFactory, database: Database, tmp_path: Path) -> None:
     """What reads logs as JSON finds run, workflow, step and error without taking a sentence to pieces."""
     with hosts(APP, args=("--log-dir", str(tmp_path / "logs"))), Client(database.dsn) as client:
