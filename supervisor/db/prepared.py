@@ -9,12 +9,15 @@ another type make another statement and never a wrong one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import psycopg
 from psycopg import generators
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import ExecStatus, Format
+
+from supervisor.db.statement_pipe import rows
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -30,6 +33,7 @@ class Prepared:
         self._values = Transformer.from_context(conn)
         self._asked: dict[str, int] = {}
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self._tries = count()  # each under a name of its own: one that was interrupted may be there
 
     def takes(self, block: str | bytes) -> TypeGuard[str]:
         """Whether *block* has been asked often enough; counts. Never a statement that is not a block: there is no end of those."""
@@ -44,19 +48,15 @@ class Prepared:
         types, formats = self._values.types or (), self._values.formats
         name = self._names.get((block, types))
         if name is None:
-            name = b"pgs_%d" % len(self._names)
+            name = b"pgs_%d" % next(self._tries)
             self._pgconn.send_prepare(name, text, types)
             yield from self._answer()
             self._names[block, types] = name
         self._pgconn.send_query_prepared(name, given, formats, Format.BINARY)
         result = yield from self._answer()
-        if not result.nfields:
-            return []
-        self._values.set_pgresult(result)
-        try:
-            return self._values.load_rows(0, result.ntuples, tuple)
-        finally:
-            self._values.set_pgresult(None)
+        found = rows(self._values, result)
+        self._values.set_pgresult(None)
+        return found
 
     def _answer(self) -> PQGen[Any]:
         result = (yield from generators.execute(self._pgconn))[-1]

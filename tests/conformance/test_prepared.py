@@ -56,6 +56,19 @@ def test_values_of_another_type_make_another_statement(database: Database) -> No
     assert types == [("{smallint}",), ("{integer}",), ("{bigint}",)]
 
 
+def test_one_that_was_interrupted_while_it_was_prepared_is_prepared_again(database: Database) -> None:
+    """The server has it by then, and nobody noted that."""
+    with database.connect() as conn:
+        prepared = Prepared(conn)
+        cut = prepared.talk("next", b"select $1 + 1", [1])
+        next(cut)
+        cut.close()
+        while conn.pgconn.get_result() is not None:
+            pass
+        assert conn.execute("select count(*) from pg_prepared_statements").fetchone() == (1,)
+        assert conn.wait(prepared.talk("next", b"select $1 + 1", [1])) == [(2,)]
+
+
 def test_what_is_refused_is_refused_in_the_same_words(database: Database) -> None:
     def words(times: int) -> list[str]:
         said = []
