@@ -384,6 +384,8 @@ def _redeliver_update(loop: Any, run: Any, record: Record) -> None:
     except InputInvalid as error:
         wanted = f"an argument of {record} that this code can read"
         raise _parted(run, record.seq, wanted, brief(error), unread=True) from error
+
+
 def _interrupt(loop: Any, run: Any, record: Record) -> None:
     """The cancellation is delivered where it was: at that pos, when the code had called so much."""
     if run.seq != record.seq:

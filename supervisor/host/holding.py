@@ -27,7 +27,7 @@ from supervisor._fastpath.wire import clock_us
 from supervisor.core.shown import plain
 from supervisor.engine.responder import PLACE_MEMFD, PLACE_SIGNAL, is_memfd
 from supervisor.host.boxes import memory
-from supervisor.host.stacks import catches, state_of
+from supervisor.host.stacks import catches
 
 if TYPE_CHECKING:
     from supervisor.host.children import Child
@@ -91,14 +91,14 @@ class Holding:
         turn = self._turns.get(child.pid)
         if turn is None or turn.mark != mark:
             return Turn(mark, memory(child.pid).cpu_s, now)
-        stopped = state_of(child.pid) in ("T", "t")
+        process = memory(child.pid)
         passed_s, turn.seen = min(now - turn.seen, 2 * LOOK_S), now  # where this process itself was held up nothing is known
-        if stopped:
+        if process.stopped:
             return turn
         turn.held_s += passed_s
         if turn.asked:
             turn.asked, turn.stack = False, told_place(child.pid)
-        cpu_s = memory(child.pid).cpu_s - turn.cpu_s
+        cpu_s = process.cpu_s - turn.cpu_s
         blocked_s = turn.held_s / BLOCKED_TIMES if not any(word in place for place in turn.stack for word in _DEBUGGERS) else 0.0
         spent_s = max(cpu_s, blocked_s)
         over = 0 < self._limit_s <= spent_s
